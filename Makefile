@@ -1,0 +1,30 @@
+# One environment for everything. Large temporaries stay on the heap: without these glibc returns their pages every step.
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 4294967296
+export MALLOC_TOP_PAD_ := 268435456
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PYTHON ?= python3
+
+.PHONY: repro test test-slow check bench
+
+repro: .venv/installed
+	@dvc repro
+
+test: .venv/installed
+	@pytest -m "not slow and not hub and not cuda"
+
+test-slow: .venv/installed
+	@pytest -m "slow or hub or cuda"
+
+check: .venv/installed
+	@ruff format --check . && ruff check . && basedpyright
+
+bench: .venv/installed
+	@python -m benchmarks
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	@touch $@

@@ -1,0 +1,1 @@
+"""Do induction heads sit at a stable relative depth across model sizes?"""

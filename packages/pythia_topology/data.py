@@ -1,0 +1,150 @@
+"""The stimuli of the study for one model: the same token ids for every model that shares a tokenizer."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from interp_core.artifacts import file_sha256, load_arrays
+from interp_core.errors import InputError
+from interp_core.models import Subject
+from interp_core.params import project_root
+from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens, spaced_pairs
+from interp_core.text_stimuli import names, natural_repeats
+from pythia_topology.params import PythiaTopology
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Real text as the model's token ids, and how often each id occurs (None for another tokenizer's corpus)."""
+
+    validation: Integer[np.ndarray, " token"]
+    counts: Integer[np.ndarray, " vocab"] | None
+
+
+def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
+    """Prompts by family, `repeated_tokens` first. InputError when they do not fit the model or its vocabulary."""
+    corpus = load_corpus(subject, params)
+    vocabulary = vocabulary_of(subject, params, corpus)
+    n = params.n_sequences
+    longest = max(2 * params.period + 1, params.seq_len)
+    if longest > subject.n_ctx:
+        raise InputError(
+            f"{subject.name}: prompts of {longest} tokens (seq_len {params.seq_len}, period {params.period}) are "
+            f"longer than its context, {subject.n_ctx}"
+        )
+    built = {
+        "repeated_tokens": repeated_tokens(
+            vocabulary, period=params.period, n_prompts=n, rng=_rng(params, "repeated_tokens")
+        )
+    }
+    for family in params.task_types:
+        rng = _rng(params, family)
+        if family == "spaced_pairs":
+            built[family] = spaced_pairs(
+                vocabulary, lags=params.lag_values, length=params.seq_len, n_prompts=n, rng=rng
+            )
+        elif family == "names":
+            tokenizer = _tokenizer(subject, family)
+            built[family] = names(tokenizer, vocabulary, length=params.seq_len, n_prompts=n, rng=rng)
+        elif family == "natural_repeats":
+            built[family] = natural_repeats(
+                _text(corpus, family).validation,
+                vocabulary,
+                length=params.seq_len,
+                n_prompts=n,
+                rng=rng,
+                max_pairs=params.max_pairs,
+            )
+    return built
+
+
+def prompts_sha256(prompts: dict[str, Prompts]) -> str:
+    """One hash of all stimuli."""
+    return hashlib.sha256("".join(p.sha256 for p in prompts.values()).encode()).hexdigest()
+
+
+def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | None) -> Vocabulary:
+    """Ids that random prompts may use: the tokenizer's without special ones, without the most and the least frequent
+    where the corpus is known."""
+    tokenizer = subject.tokenizer
+    size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
+    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    counts = None if corpus is None or corpus.counts is None else corpus.counts[:size]
+    return Vocabulary.of(
+        size, bos=subject.bos, pad=subject.bos, special=special, counts=counts, excluded_share=params.excluded_share
+    )
+
+
+def text_windows(subject: Subject, params: PythiaTopology, *, n: int) -> Integer[np.ndarray, "prompt position"]:
+    """BOS and seq_len - 1 tokens of real text, windows drawn without overlap, for what should not change."""
+    corpus = load_corpus(subject, params)
+    if corpus is None:
+        raise InputError(
+            f"{subject.name}: what ablation does elsewhere is measured on real text: run `induction-lab corpus` in the "
+            "project's folder, and give a model with a tokenizer"
+        )
+    stream = corpus.validation.astype(np.int64)
+    width = params.seq_len - 1
+    windows = stream[: len(stream) // width * width].reshape(-1, width)
+    if len(windows) < n:
+        raise InputError(
+            f"the text has {len(windows)} windows of {width} tokens, {n} wanted: use fewer (--causal-sequences) or "
+            "shorter ones (--seq-len)"
+        )
+    drawn = windows[_rng(params, "text").permutation(len(windows))[:n]]
+    return np.pad(drawn, ((0, 0), (1, 0)), constant_values=subject.bos)
+
+
+def load_corpus(subject: Subject, params: PythiaTopology) -> Corpus | None:
+    """data/corpus in the model's ids: as stored where the tokenizer is the corpus's, else decoded and encoded again.
+
+    None when there is no corpus or the model has no tokenizer.
+    """
+    folder = project_root() / "data" / "corpus"
+    if subject.tokenizer is None or not (folder / "tokens.npz").is_file():
+        return None
+    arrays = load_arrays(folder / "tokens.npz")
+    if _same_tokenizer(subject.tokenizer, folder / "tokenizer.json"):
+        return Corpus(arrays["validation"], arrays["counts"])
+    return Corpus(_encode_again(arrays["validation"], folder / "tokenizer.json", subject.tokenizer, params), None)
+
+
+def _encode_again(
+    stream: Integer[np.ndarray, " token"], tokenizer_file: Path, tokenizer: Any, params: PythiaTopology
+) -> Integer[np.ndarray, " encoded"]:
+    """Byte-level tokens decode without loss, so one text serves every model; only as much as the study needs."""
+    from tokenizers import Tokenizer
+
+    enough = 40 * params.n_sequences * params.seq_len
+    text = Tokenizer.from_file(str(tokenizer_file)).decode(stream[:enough].tolist())
+    return np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _same_tokenizer(tokenizer: Any, file: Path) -> bool:
+    folder = Path(str(tokenizer.name_or_path))
+    own = folder / "tokenizer.json"
+    return own.is_file() and file_sha256(own) == file_sha256(file)
+
+
+def _tokenizer(subject: Subject, family: str) -> Any:
+    if subject.tokenizer is None:
+        raise InputError(f"{subject.name} has no tokenizer, which {family} needs: leave it out with --task_types")
+    return subject.tokenizer
+
+
+def _text(corpus: Corpus | None, family: str) -> Corpus:
+    if corpus is None:
+        raise InputError(
+            f"{family} needs real text: run `induction-lab corpus` in the project's folder (and a model with a "
+            "tokenizer), or leave it out with --task_types"
+        )
+    return corpus
+
+
+def _rng(params: PythiaTopology, what: str) -> np.random.Generator:
+    """A generator for one purpose, so that leaving one family out does not change another."""
+    return np.random.default_rng([params.seed, *what.encode()])

@@ -1,0 +1,119 @@
+"""The study's figures, from files alone: no model is loaded and no score computed here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp_core.artifacts import load_arrays, load_json
+from pythia_topology import figures_causal, figures_circuits, figures_depth, figures_heads, figures_training
+
+Report = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray]
+
+
+def draw_all(models: Sequence[str], folder: Path) -> list[Path]:
+    """Every figure of the commands that have run, for the named models, into folder/figures; returns the files written.
+
+    Reads folder/scores/<command>/*.npz and folder/metrics/<command>/*.json. A command without a folder of metrics has
+    not run; within a folder every model's file must be there. InputError names what is missing or damaged.
+    """
+    metrics, out = folder / "metrics", folder / "figures"
+    scores = {name: load_arrays(folder / "scores" / "profile" / f"scores_{name}.npz") for name in models}
+    written: list[Path] = []
+    for name in models:
+        profile = load_json(metrics / "profile" / f"profile_{name}.json")
+        written += draw_profile(scores[name], profile, name, out)
+    for command, stem in (("crosssize", "cross_size"), ("multisize", "multi_size")):
+        if (metrics / command).is_dir():
+            written += draw_crosssize(load_json(metrics / command / f"{stem}.json"), out / f"{stem}_overlay.png")
+    for name, report in _reports(folder, "nulls", models, stem="nulls").items():
+        written += draw_nulls(report, scores[name], name, out)
+    if lags := _reports(folder, "lagbuckets", models, stem="lags"):
+        written += draw_lags(lags, out)
+    if causal := _reports(folder, "causal", models, stem="causal"):
+        written += draw_causal(causal, out)
+        for name, report in causal.items():
+            written += draw_dose(report, name, out)
+            written += draw_single_heads(report, _arrays(folder, "causal", name), name, out)
+    for name, report in _reports(folder, "composition", models, stem="composition").items():
+        written += draw_composition(report, _arrays(folder, "composition", name), scores[name], name, out)
+    if emerged := _reports(folder, "emergence", models, stem="emergence"):
+        both = {name: (report, _arrays(folder, "emergence", name)) for name, report in emerged.items()}
+        written += draw_emergence(both, out)
+    return written
+
+
+def _reports(folder: Path, command: str, models: Sequence[str], *, stem: str) -> dict[str, Report]:
+    """One command's reports by model; empty when it has not run."""
+    place = folder / "metrics" / command
+    return {name: load_json(place / f"{stem}_{name}.json") for name in models} if place.is_dir() else {}
+
+
+def _arrays(folder: Path, command: str, name: str) -> Arrays:
+    return load_arrays(folder / "scores" / command / f"{command}_{name}.npz")
+
+
+def draw_profile(scores: Arrays, profile: Report, name: str, folder: Path) -> list[Path]:
+    """heatmap_<name>.png, profile_<name>.png and scores_<name>.png."""
+    heatmap, profiled, table = (folder / f"{kind}_{name}.png" for kind in ("heatmap", "profile", "scores"))
+    figures_heads.heatmap(scores, profile, name, heatmap)
+    figures_depth.layer_profile(scores, profile, name, profiled)
+    figures_heads.score_table(scores, profile, name, table)
+    return [heatmap, profiled, table]
+
+
+def draw_crosssize(crosssize: Report, path: Path) -> list[Path]:
+    """The overlay of all compared models, cross_size_overlay.png or multi_size_overlay.png."""
+    figures_depth.cross_size(crosssize, path)
+    return [path]
+
+
+def draw_nulls(nulls: Report, scores: Arrays, name: str, folder: Path) -> list[Path]:
+    """nulls_<name>.png."""
+    path = folder / f"nulls_{name}.png"
+    figures_depth.nulls(nulls, scores, name, path)
+    return [path]
+
+
+def draw_causal(causal_by_model: Mapping[str, Report], folder: Path) -> list[Path]:
+    """causal_delta.png, all models."""
+    path = folder / "causal_delta.png"
+    figures_causal.causal_delta(causal_by_model, path)
+    return [path]
+
+
+def draw_dose(causal: Report, name: str, folder: Path) -> list[Path]:
+    """dose_<name>.png, from causal_<name>.json."""
+    path = folder / f"dose_{name}.png"
+    figures_causal.dose(causal, name, path)
+    return [path]
+
+
+def draw_single_heads(causal: Report, arrays: Arrays, name: str, folder: Path) -> list[Path]:
+    """single_heads_<name>.png, from causal_<name>.json and .npz."""
+    path = folder / f"single_heads_{name}.png"
+    figures_heads.single_heads(causal, arrays, name, path)
+    return [path]
+
+
+def draw_lags(lags_by_model: Mapping[str, Report], folder: Path) -> list[Path]:
+    """lag_profiles.png."""
+    path = folder / "lag_profiles.png"
+    figures_depth.lag_profiles(lags_by_model, path)
+    return [path]
+
+
+def draw_emergence(by_model: Mapping[str, tuple[Report, Arrays]], folder: Path) -> list[Path]:
+    """emergence.png, all models."""
+    path = folder / "emergence.png"
+    figures_training.emergence(by_model, path)
+    return [path]
+
+
+def draw_composition(composition: Report, arrays: Arrays, scores: Arrays, name: str, folder: Path) -> list[Path]:
+    """composition_<name>.png; scores say which heads look one token back or are induction heads."""
+    path = folder / f"composition_{name}.png"
+    figures_circuits.composition(composition, arrays, scores, name, path)
+    return [path]

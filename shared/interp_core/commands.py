@@ -1,0 +1,61 @@
+"""The command `induction-lab`: what all studies share, made from a profile. Imports nothing heavy before it runs."""
+
+from pathlib import Path
+
+import click
+
+from interp_core.cli import Group, option, profile_option
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Induction Lab: the corpus and the reference models that the studies share."""
+
+
+@main.command()
+@profile_option
+@option("--out", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Folder to write.")
+@option("--max-characters", type=int, help="Use only this much text.")
+def corpus(profile: str | None, out: Path, max_characters: int | None) -> None:
+    """Text to tokens: tokenizer.json, tokens.npz and corpus.json."""
+    from interp_core.corpus import CorpusParams, build
+    from interp_core.params import read_section
+
+    summary = build(read_section("corpus", CorpusParams, profile, max_characters=max_characters), out)
+    tokens = summary["tokens"]
+    click.echo(f"{out}: {tokens['train']} training and {tokens['validation']} held-out tokens")
+
+
+@main.command()
+@profile_option
+@option("--models", multiple=True, help="Train only these of the profile's models.")
+@option(
+    "--corpus", "corpus_folder", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Corpus to read."
+)
+@option("--out", type=_FOLDER, default=Path("data/models"), show_default=True, help="Folder to write models to.")
+@option(
+    "--history", type=_FOLDER, default=Path("data/training"), show_default=True, help="Folder for the CSV histories."
+)
+@option("--seed", type=int, help="Seed of weights and batches.")
+@option("--processes", type=int, help="Models trained at once.")
+def models(
+    profile: str | None,
+    models: tuple[str, ...],
+    corpus_folder: Path,
+    out: Path,
+    history: Path,
+    seed: int | None,
+    processes: int | None,
+) -> None:
+    """Train the reference models; a training that was stopped goes on where it was."""
+    from interp_core.params import read_section
+    from interp_core.reference_models import Places, ReferenceModels, train_all
+
+    params = read_section("reference_models", ReferenceModels, profile, seed=seed, processes=processes)
+    train_all(params, Places(corpus_folder, out, history), only=models)
+
+
+if __name__ == "__main__":
+    main()

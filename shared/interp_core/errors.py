@@ -1,0 +1,5 @@
+"""What a user can mend: one line that names the input, what is wrong with it, and the way out."""
+
+
+class InputError(ValueError):
+    """A bad input. Commands print its message as one line and exit with code 2."""

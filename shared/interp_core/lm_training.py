@@ -1,0 +1,313 @@
+"""One training loop for every language model here: one process, several GPUs or several machines, same code.
+
+The global batch of step i comes from a function of i alone, so a training that was killed ends with the same bytes as
+one that was not, and several processes compute what one would.
+"""
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, reduce
+from jaxtyping import Int
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from interp_core.checkpoints import Resumed, Scratch, checkpoint_steps
+from interp_core.errors import InputError
+from interp_core.params import Params
+from interp_core.progress import Bar, training_bar
+from interp_core.tracking import Run
+
+IGNORED = -100  # a label that does not count, as in torch's cross_entropy
+LOG_EVERY = 10  # steps between two points of the live curves; shapes no result
+
+Batch = tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]  # input ids, labels (label t is id t)
+BatchSource = Callable[[int], Batch]  # the global batch of a step, a pure function of the step
+Evaluation = Callable[[nn.Module], Mapping[str, float]]
+Row = dict[str, int | float]
+History = list[Row]
+
+
+class Recipe(Params):
+    """How a model is trained, whatever it is trained on."""
+
+    steps: PositiveInt  # updates
+    learning_rate: PositiveFloat  # at the end of the warm-up
+    final_share: float = Field(ge=0, le=1)  # of the learning rate, at the end of the cosine
+    warmup: NonNegativeInt  # steps of linear rise
+    betas: tuple[float, float]  # AdamW (Loshchilov & Hutter 2019)
+    weight_decay: NonNegativeFloat  # of matrices; vectors, convolutions and marked parameters have none
+    clip: PositiveFloat  # largest norm of the gradient
+    precision: Literal["fp32", "bf16"]
+    device: Literal["cpu", "auto"]  # auto: CUDA where there is one
+    threads: PositiveInt  # CPU threads of torch in one process; sums, and so the last bits, depend on it
+    checkpoint_every: PositiveInt  # steps between kept weights, beside the powers of two
+    checkpoint_also: tuple[NonNegativeInt, ...]  # more steps at which weights are kept: where the change is fast
+    save_seconds: NonNegativeFloat  # between two saves of the state to resume from
+
+    @model_validator(mode="after")
+    def _warm_before_end(self) -> "Recipe":
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup ({self.warmup}) must be shorter than steps ({self.steps})")
+        return self
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update after `step` updates: linear warm-up, then a cosine to final_share."""
+        rising = min(1.0, (step + 1) / max(1, self.warmup))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return self.learning_rate * rising * (self.final_share + (1 - self.final_share) * cosine)
+
+
+def train(
+    model: nn.Module,
+    batch: BatchSource,
+    evaluate: Evaluation,
+    recipe: Recipe,
+    *,
+    scratch: Scratch | None,
+    run: Run,
+    label: str,
+    position: int = 0,
+) -> History:
+    """Train `model` in place and return its history: one row at each checkpoint step.
+
+    A row has `step` (updates so far), `loss` (mean over the batches since the last row, each before its update, nats a
+    token), `learning_rate` and what `evaluate` returns. With a scratch (needed on the main process alone) the training
+    resumes from it. InputError when the loss stops being finite; KeyboardInterrupt, after saving, on Ctrl-C.
+    """
+    torch.set_num_threads(recipe.threads)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.precision == "bf16" else "no", cpu=recipe.device == "cpu"
+    )
+    _check_world(accelerator, label)
+    trainer = _Trainer.start(accelerator, model, recipe, scratch)
+    rows = set(checkpoint_steps(recipe.steps, every=recipe.checkpoint_every, also=recipe.checkpoint_also))
+    with _interruptions() as interrupted, training_bar(recipe.steps, label, trainer.step, position) as bar:
+        speed = _Speed(trainer.step)
+        while trainer.step <= recipe.steps:
+            ids, labels = batch(trainer.step)
+            loss = trainer.forward(ids, labels)
+            if trainer.step in rows:
+                row = trainer.note_row(evaluate)
+                run.log(row, trainer.step)
+                bar.show({name: row[name] for name in row if name != "step"})
+            if trainer.step == recipe.steps:
+                break
+            trainer.update(loss)
+            bar.advance()
+            speed.note(trainer, ids.numel(), run, bar)
+            trainer.save_if_due(interrupted.is_set())
+            if trainer.agree(interrupted.is_set()):
+                raise KeyboardInterrupt
+    return trainer.history
+
+
+def _check_world(accelerator: Accelerator, label: str) -> None:
+    """Launchers differ in what they start: say how many processes train, and refuse fewer than were asked for."""
+    world, asked = accelerator.num_processes, int(os.environ.get("WORLD_SIZE", "1"))
+    if world != asked:
+        raise InputError(f"{label}: WORLD_SIZE is {asked}, but {world} process trains; start it with torchrun")
+    if world > 1 and accelerator.is_main_process:
+        print(f"{label}: trained by a world of {world} processes", file=sys.stderr, flush=True)
+
+
+@dataclass
+class _Trainer:
+    """Model, optimiser and memory of a training in progress."""
+
+    accelerator: Accelerator
+    module: nn.Module  # the bare model
+    wrapped: nn.Module  # the model as accelerate runs it
+    optimizer: Any
+    recipe: Recipe
+    scratch: Scratch | None
+    step: int  # updates so far
+    history: History
+    losses: list[float]  # since the last row
+    last_saved: float
+
+    @classmethod
+    def start(cls, accelerator: Accelerator, model: nn.Module, recipe: Recipe, scratch: Scratch | None) -> "_Trainer":
+        """Fresh, or from the main process's saved state."""
+        model.train()
+        model.to(accelerator.device)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas, fused=True
+        )
+        resumed = scratch.load() if scratch is not None and accelerator.is_main_process else None
+        step = _spread(model, optimizer, resumed, accelerator)
+        wrapped, prepared = accelerator.prepare(model, optimizer)
+        memory = resumed.memory if resumed else {"history": [], "losses": []}
+        return cls(
+            accelerator,
+            model,
+            wrapped,
+            prepared,
+            recipe,
+            scratch if accelerator.is_main_process else None,
+            step,
+            memory["history"],
+            memory["losses"],
+            time.monotonic(),
+        )
+
+    def forward(self, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]) -> Tensor:
+        """This process's part of the loss, scaled so that the mean over processes is the mean over all labels."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = slice(rank * len(ids) // world, (rank + 1) * len(ids) // world)
+        counted = int((labels[:, 1:] != IGNORED).sum())
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            logits = self.wrapped(input_ids=ids[mine].to(device), use_cache=False).logits
+        predicted = logits[:, :-1].float().flatten(0, 1)
+        target = labels[mine, 1:].flatten().to(device)
+        total = nn.functional.cross_entropy(predicted, target, ignore_index=IGNORED, reduction="sum")
+        loss = total * (world / counted)
+        value = self._reduced(loss.detach(), "mean")
+        if not math.isfinite(value):
+            raise InputError(self._diverged(value))
+        self.losses.append(value)
+        return loss
+
+    def update(self, loss: Tensor) -> None:
+        """One step of AdamW."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.step)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+
+    def note_row(self, evaluate: Evaluation) -> Row:
+        """Evaluate on the main process, keep the weights, extend the history."""
+        row: Row = {"step": self.step, "loss": sum(self.losses) / len(self.losses)}
+        if self.accelerator.is_main_process:
+            self.module.eval()
+            row |= evaluate(self.module)
+            self.module.train()
+            if self.scratch is not None:
+                self.scratch.keep(self.step, self.module)
+        row["learning_rate"] = self.recipe.rate(self.step)
+        self.losses.clear()
+        self.history.append(row)
+        self.accelerator.wait_for_everyone()
+        return row
+
+    def save_if_due(self, now: bool) -> None:
+        """Save the state when the interval is over, or now."""
+        if self.scratch is None or not (now or time.monotonic() - self.last_saved >= self.recipe.save_seconds):
+            return
+        memory = {"history": self.history, "losses": self.losses}
+        self.scratch.save(self.step, _state(self.module, self.optimizer), memory)
+        self.last_saved = time.monotonic()
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process wants to stop."""
+        return self._reduced(torch.tensor(float(stop), device=self.accelerator.device), "sum") > 0
+
+    def _reduced(self, value: Tensor, how: str) -> float:
+        """A number's sum or mean over processes."""
+        if self.accelerator.num_processes == 1:
+            return value.item()
+        together = reduce(value, how)
+        assert isinstance(together, Tensor)
+        return together.item()
+
+    def _diverged(self, value: float) -> str:
+        message = f"training diverged: the loss is {value} at step {self.step}; lower learning_rate or raise warmup"
+        if self.scratch is None:
+            return message
+        return f"{message} (weights up to the last good checkpoint are in {self.scratch.checkpoints})"
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay for the matrices of linear maps and embeddings; none for vectors, convolutions and Mamba's A_log and D."""
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim == 2 and name.endswith("weight") else free).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+_SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
+
+
+def _state(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    """Weights and optimiser memory under flat names. Tied weights appear once (named_parameters leaves repeats out)."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.named_parameters()}
+    tensors |= {f"buffer/{name}": tensor for name, tensor in model.named_buffers()}
+    memory = getattr(optimizer, "optimizer", optimizer).state
+    for name, parameter in model.named_parameters():
+        tensors |= {f"{slot}/{name}": memory[parameter][slot] for slot in _SLOTS if parameter in memory}
+    return tensors
+
+
+@torch.no_grad()
+def _spread(model: nn.Module, optimizer: Any, resumed: Resumed | None, accelerator: Accelerator) -> int:
+    """Put the main process's saved state into every process; returns its step, 0 for a fresh start."""
+    device = accelerator.device
+    step = torch.tensor(resumed.step if resumed else 0, device=device)
+    step = int(broadcast(step) if accelerator.num_processes > 1 else step)  # pyright: ignore[reportArgumentType]
+    if step == 0:
+        return 0
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    for name, tensor in _state(model, optimizer).items():
+        if resumed:
+            tensor.copy_(resumed.tensors[name])
+        if accelerator.num_processes > 1:
+            tensor.copy_(broadcast(tensor))  # pyright: ignore[reportArgumentType]
+    return step
+
+
+@dataclass
+class _Speed:
+    """Tokens a second since the last point; for the live curves and the bar only."""
+
+    step: int
+    started: float = 0.0
+    tokens: int = 0
+
+    def note(self, trainer: _Trainer, tokens: int, run: Run, bar: Bar) -> None:
+        """Count a step; every LOG_EVERY steps send the point."""
+        if self.started == 0.0:
+            self.started = time.monotonic()
+            return
+        self.tokens += tokens
+        if trainer.step % LOG_EVERY == 0 and trainer.losses:
+            rate = self.tokens / (time.monotonic() - self.started)
+            live = {"batch_loss": trainer.losses[-1], "tokens_per_second": rate}
+            run.log(live | {"batch_learning_rate": trainer.recipe.rate(trainer.step)}, trainer.step)
+            bar.show({"loss": trainer.losses[-1], "tokens/s": rate})
+            self.started, self.tokens = time.monotonic(), 0
+
+
+@contextmanager
+def _interruptions() -> Iterator[threading.Event]:
+    """Inside the block Ctrl-C (and SIGTERM) only sets the event, so that no update is cut in half."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,247 @@
+"""load_model: from a ModelSpec (or a name, directory or hub id a user typed) to a checked Subject."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp_core.artifacts import file_sha256
+from interp_core.bridge import BridgeSubject
+from interp_core.errors import InputError
+from interp_core.model_spec import Dtype, ModelSpec
+from interp_core.models import Subject
+from interp_core.native import NativeSubject
+from interp_core.sites import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def load_model(spec: ModelSpec, *, name: str, device: str = "cpu", dtype: Dtype = "float32") -> Subject:
+    """A model ready for study, in evaluation mode, checked: weights finite, tokenizer and vocabulary fit.
+
+    InputError (one line) for an unreachable hub, a directory without weights, damaged weights, not-a-number weights,
+    a tokenizer with more ids than the model embeds, or a device that is not there.
+    """
+    _check_device(device)
+    if spec.source == "random":
+        return _random(spec, name, device, dtype)
+    folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
+    digest = weights_sha256(folder)
+    _match_record(folder, digest)
+    model = _placed(_from_folder(folder, dtype), device)
+    tokenizer = _tokenizer(folder)
+    _check_weights(model, name)
+    _check_vocabulary(model, tokenizer, name)
+    return subject_of(model, tokenizer, name=name, digest=digest)
+
+
+def subject_of(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    *,
+    name: str = "model",
+    bos: int | None = None,
+    digest: str | None = None,
+) -> Subject:
+    """A Subject of a Hugging Face causal language model in memory: native where its architecture is known."""
+    if bos is None:
+        bos = getattr(tokenizer, "bos_token_id", None) if tokenizer is not None else None
+        bos = model.config.bos_token_id if bos is None else bos
+        bos = model.config.eos_token_id if bos is None else bos
+        bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
+    kind = NativeSubject if _is_native(model.config) else BridgeSubject
+    model.eval().requires_grad_(requires_grad=False)
+    return kind(name, model, tokenizer, bos, digest or _parameters_hash(model))
+
+
+def _is_native(config: Any) -> bool:
+    sliding = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+    return config.model_type in ARCHITECTURES and not sliding
+
+
+def random_like(subject: Subject, *, seed: int) -> Subject:
+    """The same architecture with fresh random weights: the untrained null."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(subject.config, dtype=torch.float32)
+    model = _placed(model, str(subject.device), next(subject.model.parameters()).dtype)
+    return subject_of(model, subject.tokenizer, name=f"{subject.name} untrained", bos=subject.bos)
+
+
+def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype) -> Subject:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = dict(spec.config or {})
+    try:
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    except (KeyError, ValueError) as problem:
+        raise InputError(f"{name}: `config` needs a model_type that transformers knows: {problem}") from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    return subject_of(_placed(model, device), None, name=name)
+
+
+def _hub_folder(spec: ModelSpec) -> Path:
+    """The snapshot of a hub model, from the cache if it is there; one quick question tells whether the hub answers."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # of whichever client this version of the hub library speaks through  # pyright: ignore[reportPrivateImportUsage]
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    assert spec.repo is not None
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    try:
+        cached = snapshot_download(spec.repo, revision=spec.revision, allow_patterns=wanted, local_files_only=True)
+        if any(Path(cached).glob("*.safetensors")):
+            return Path(cached)
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        pass
+    try:
+        HfApi().model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
+        return Path(snapshot_download(spec.repo, revision=spec.revision, allow_patterns=wanted))
+    except RevisionNotFoundError:
+        raise InputError(f"{spec.repo} has no revision {spec.revision} on the hub") from None
+    except (RepositoryNotFoundError, HfHubHTTPError) as problem:
+        raise InputError(f"{spec.repo} at {spec.revision}: the hub refused: {str(problem).splitlines()[0]}") from None
+    except (OSError, HTTPError):
+        raise InputError(
+            f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot be reached; "
+            "ways out: (1) download it where there is a network and copy the cache (HF_HOME) here, (2) give a folder "
+            "that holds the model instead of its name, (3) use the models trained here (profile laptop, no hub)"
+        ) from None
+
+
+def _local_folder(spec: ModelSpec) -> Path:
+    folder = spec.path
+    assert folder is not None
+    if not folder.is_dir():
+        made = "; `dvc repro reference_models` trains it" if spec.source == "trained" else ""
+        raise InputError(f"no model directory {folder}{made}")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json: not a Hugging Face model directory")
+    return folder
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
+    if not files:
+        raise InputError(f"{folder} has no weights (model.safetensors)")
+    return files
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of the weight files. Hub caches name large files by their hash: one that is not its name is damaged."""
+    digest = hashlib.sha256()
+    for path in _weight_files(folder):
+        of_file = file_sha256(path)
+        stored = path.resolve().name
+        if re.fullmatch(r"[0-9a-f]{64}", stored) and stored != of_file:
+            raise InputError(f"{path} is damaged: its SHA-256 is not {stored[:12]}…; delete it and fetch it again")
+        digest.update(of_file.encode())
+    return digest.hexdigest()
+
+
+def _match_record(folder: Path, digest: str) -> None:
+    """Models trained here record the hash of their weights (training.json)."""
+    record = folder / "training.json"
+    if not record.is_file():
+        return
+    try:
+        expected = json.loads(record.read_text()).get("weights_sha256")
+    except json.JSONDecodeError as problem:
+        raise InputError(f"{record} is not JSON ({problem}): train the model again") from None
+    actual = file_sha256(folder / "model.safetensors")
+    if expected is not None and expected != actual:
+        raise InputError(
+            f"{folder / 'model.safetensors'} is damaged: its SHA-256 differs from training.json's; train it again"
+        )
+
+
+def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+        )
+    except SafetensorError as problem:
+        raise InputError(f"{folder}: the weights are damaged ({problem}): fetch or train the model again") from None
+    except (ValueError, KeyError, OSError, RuntimeError) as problem:
+        raise InputError(f"{folder}: not a causal language model that can be loaded: {_first_line(problem)}") from None
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} first")
+    return model
+
+
+def _placed(model: "PreTrainedModel", device: str, dtype: torch.dtype | None = None) -> "PreTrainedModel":
+    torch.nn.Module.to(model, torch.device(device), dtype)
+    return model
+
+
+def _first_line(problem: Exception) -> str:
+    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+
+
+def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
+    from transformers import AutoTokenizer
+
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, KeyError) as problem:
+        raise InputError(f"{folder}: its tokenizer cannot be read: {_first_line(problem)}") from None
+
+
+def _check_device(device: str) -> None:
+    kind = device.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise InputError(f"unknown device {device}: cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda was asked for, but torch sees no CUDA device; use --device cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device mps was asked for, but torch sees none; use --device cpu")
+
+
+def _check_weights(model: "PreTrainedModel", name: str) -> None:
+    for key, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise InputError(f"{name}: weight {key} holds numbers that are not finite")
+
+
+def _check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
+        raise InputError(
+            f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds {model.config.vocab_size}: no fit"
+        )
+
+
+def _parameters_hash(model: "PreTrainedModel") -> str:
+    return _tensors_hash(model.state_dict().items())
+
+
+def _tensors_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

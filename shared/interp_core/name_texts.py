@@ -1,0 +1,70 @@
+"""Invented people and neutral sentences for the stimulus family `names`."""
+
+FIRST_NAMES = (
+    *(
+        "Alice",
+        "Amelia",
+        "Arthur",
+        "Benjamin",
+        "Bridget",
+        "Caroline",
+        "Charles",
+        "Daniel",
+        "Dorothy",
+        "Edward",
+    ),
+    *("Eleanor", "Ethan", "Fiona", "Frederick", "George", "Grace", "Harold", "Helen", "Isaac", "Jasmine"),
+    *("Kevin", "Laura", "Martin", "Miriam", "Nathan", "Olivia", "Patrick", "Quentin", "Rachel", "Samuel"),
+    *("Sophie", "Thomas", "Ursula", "Victor", "Walter", "Yvonne"),
+)
+LAST_NAMES = (
+    *(
+        "Abbott",
+        "Barker",
+        "Bennett",
+        "Calloway",
+        "Carver",
+        "Dalton",
+        "Draper",
+        "Ellison",
+        "Fletcher",
+        "Foster",
+    ),
+    *(
+        "Gardner",
+        "Graham",
+        "Hawkins",
+        "Hobbs",
+        "Ingram",
+        "Jennings",
+        "Keller",
+        "Kimball",
+        "Lambert",
+        "Lowell",
+    ),
+    *(
+        "Mercer",
+        "Mitchell",
+        "Norwood",
+        "Osborne",
+        "Parker",
+        "Pruitt",
+        "Quimby",
+        "Ramsey",
+        "Sawyer",
+        "Sheldon",
+    ),
+    *("Thornton", "Underhill", "Vaughn", "Whitaker", "Winslow", "York"),
+)
+# Text before the first mention, between the mentions, and after the second; a mention begins with its space.
+TEMPLATES = (
+    ("I met", ". So did", "."),
+    ("We saw", ", then", " left."),
+    ("This is", ". Call", " again."),
+    ("Here comes", ", and now", " is here."),
+    ("They asked", " to wait, but", " did not."),
+    ("The first on the list is", ". The last is", " too."),
+    ("The letter is from", ". It was written when", " was away."),
+    ("Nobody at the station knew", " until the train was late and", " made the call."),
+    ("The report of that morning was signed by", ", and in the end the prize was given to", " alone."),
+)

@@ -1,0 +1,260 @@
+"""The reference models: one family, one recipe, trained here; only the size differs between its members."""
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from os import environ
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from interp_core import attention, checkpoints, lm_training, native, repeat_mixture, scores, stimuli
+from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
+from interp_core.checkpoints import Scratch, fingerprint, scratch
+from interp_core.corpus import END_OF_TEXT, Corpus
+from interp_core.errors import InputError
+from interp_core.lm_training import History, Recipe, train
+from interp_core.params import Params
+from interp_core.repeat_mixture import Mixture, MixtureSource
+from interp_core.stimuli import Prompts, Vocabulary
+from interp_core.tracking import announce, tracked_run
+from interp_core.workers import Task, run_in_processes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+STAGE = "reference_models"
+CODE = (
+    attention,
+    checkpoints,
+    lm_training,
+    native,
+    repeat_mixture,
+    scores,
+    stimuli,
+)  # what a training's numbers rest on
+
+
+class Shape(Params):
+    """The size of one member of the family."""
+
+    layers: PositiveInt
+    heads: PositiveInt  # attention heads a layer
+    width: PositiveInt  # of the residual stream
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Shape":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Architecture(Params):
+    """What all members share: Pythia's architecture (Biderman et al. 2023), parallel residual and rotary positions."""
+
+    context: PositiveInt  # longest sequence, tokens
+    mlp_ratio: PositiveInt  # hidden units of the MLP per unit of width
+    rotary_share: float = Field(gt=0, le=1)  # share of each head's dimensions that carries position
+    initializer_range: PositiveFloat  # standard deviation of all weights at step 0
+
+
+class Watched(Params):
+    """What is measured at every checkpoint, on stimuli drawn once."""
+
+    prompts: PositiveInt
+    period: int = Field(ge=2)  # tokens in one copy
+    validation_rows: PositiveInt  # pieces of held-out text, as long as a training row
+
+
+class ReferenceModels(Params):
+    """Section `reference_models` of a profile."""
+
+    seed: NonNegativeInt
+    processes: PositiveInt  # models trained at once, each in a process of its own; the bytes do not depend on it
+    models: dict[str, Shape]  # by name
+    architecture: Architecture
+    mixture: Mixture
+    recipe: Recipe
+    watched: Watched
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ReferenceModels":
+        longest = max(self.mixture.length, 2 * self.watched.period + 1)
+        if longest > self.architecture.context:
+            raise ValueError(f"architecture.context is {self.architecture.context}, but rows are {longest} tokens long")
+        return self
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a training reads and writes."""
+
+    corpus: Path
+    models: Path
+    history: Path
+
+
+def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = ()) -> None:
+    """Train every model of the section, or `only` some, the largest first. InputError for a name it does not have."""
+    if unknown := [name for name in only if name not in params.models]:
+        raise InputError(f"no reference model {unknown[0]} in the profile; it has {', '.join(params.models) or 'none'}")
+    chosen = [name for name in params.models if name in only or not only]
+    chosen.sort(key=lambda name: -params.models[name].layers * params.models[name].width ** 2)
+    for folder in (places.models, places.history):
+        folder.mkdir(parents=True, exist_ok=True)
+    announce()
+    alone = "WORLD_SIZE" in environ  # under torchrun the processes share one model
+    tasks: list[Task] = [(train_reference_model, (name, params, places), {}) for name in chosen]
+    run_in_processes(tasks, processes=1 if alone else params.processes)
+
+
+def train_reference_model(name: str, params: ReferenceModels, places: Places, *, position: int = 0) -> None:
+    """Train one member and write its folder and its history. Resumes; same params, corpus and threads, same bytes."""
+    corpus = Corpus.load(places.corpus)
+    settings = {"name": name, **params.model_dump(mode="json", exclude={"models", "processes"})}
+    settings["shape"] = params.models[name].model_dump()
+    settings["corpus_sha256"] = array_sha256(corpus.train, corpus.validation)
+    mark = fingerprint(settings, code=[Path(__file__), *(Path(str(module.__file__)) for module in CODE)])
+    torch.set_num_threads(params.recipe.threads)
+    model = new_model(params.models[name], params.architecture, len(corpus.counts), seed=params.seed)
+    content = np.arange(1, len(corpus.counts))  # all but the end of text, bytes that the text lacks included
+    source = MixtureSource(params.mixture, corpus.train, content, bos=0, seed=params.seed)
+    watch = Watch.of(params, corpus)
+    with (
+        _main_process_scratch(f"{name}-{mark}") as held,
+        tracked_run(name, group=STAGE, job_type="train", tags=[model.config.model_type, name], config=settings) as run,
+    ):
+        history = train(model, source, watch, params.recipe, scratch=held, run=run, label=name, position=position)
+        if held is not None:
+            _write(model, history, settings, held, corpus, places)
+
+
+def new_model(shape: Shape, architecture: Architecture, vocabulary: int, *, seed: int) -> "PreTrainedModel":
+    """A GPT-NeoX of this shape with random weights."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": architecture.rotary_share}
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=architecture.mlp_ratio * shape.width,
+        max_position_embeddings=architecture.context,
+        initializer_range=architecture.initializer_range,
+        use_parallel_residual=True,
+        rope_parameters=rotary,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPTNeoXForCausalLM(config)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The numbers of a history row, measured on fixed stimuli."""
+
+    random: Prompts  # repeated random tokens
+    text: Prompts  # pieces of held-out text, twice
+    validation: torch.Tensor  # held-out text [row, position]
+
+    @classmethod
+    def of(cls, params: ReferenceModels, corpus: Corpus) -> "Watch":
+        """Draw the stimuli. InputError when the held-out text is too short."""
+        watched, length = params.watched, params.mixture.length
+        if len(corpus.validation) < max(length, watched.period) + 1:
+            raise InputError(f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text")
+        rng = np.random.default_rng([params.seed, 0, 0])  # three numbers: never the stream of a training batch
+        vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
+        random = stimuli.repeated_tokens(vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng)
+        pieces = _pieces(corpus.validation, watched.period, watched.prompts, rng)
+        tokens = stimuli.begin(vocabulary, np.tile(pieces, (1, 2)))
+        pairs = stimuli.pairs_of(tokens, batch=random.pairs.batch, query=random.pairs.query, distance=watched.period)
+        text = Prompts("repeated_text", tokens, random.control, pairs, random.lengths)
+        rows = _pieces(corpus.validation, length, watched.validation_rows, rng)
+        return cls(random, text, torch.from_numpy(rows))
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> Mapping[str, float]:
+        """Accuracy on second copies (random ids, held-out text), best head's prefix matching, held-out loss in nats."""
+        from interp_core.loading import subject_of
+
+        frozen: Any = model
+        subject = subject_of(frozen, name="model in training", bos=0, digest="in training")
+        try:
+            keys = {"prefix_matching": self.random.pairs.induction_key}
+            random = scores.score_heads(subject, self.random.tokens, self.random.pairs, keys, behaviour=True)
+            accuracy, _ = scores.copy_behaviour(subject, self.text)
+            ids = self.validation.to(subject.device)
+            logits = subject.logits(ids)[:, :-1].float().flatten(0, 1)
+            loss = nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
+        finally:
+            model.requires_grad_(requires_grad=True)
+        return {
+            "validation_loss": float(loss),
+            "repeat_accuracy": float(random.accuracy.mean()),
+            "repeated_text_accuracy": float(accuracy.mean()),
+            "best_prefix_matching": float(random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()),
+        }
+
+
+def history_csv(history: History) -> str:
+    """The history as CSV, numbers with nine digits; no times, so equal trainings give equal text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.9g}" for name, value in row.items()} for row in history)
+    return text.getvalue()
+
+
+def _pieces(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    starts = rng.integers(len(stream) - length + 1, size=n)
+    return stream[starts[:, None] + np.arange(length)].astype(np.int64)
+
+
+def _main_process_scratch(mark: str) -> Any:
+    """The locked scratch folder on the process of rank 0, nothing on the others."""
+    return scratch(STAGE, mark) if environ.get("RANK", "0") == "0" else nullcontext()
+
+
+def _write(
+    model: "PreTrainedModel", history: History, settings: dict[str, Any], held: Scratch, corpus: Corpus, places: Places
+) -> None:
+    """Put the finished model in its place: complete beside it first, then swapped in."""
+    from transformers import PreTrainedTokenizerFast
+
+    name = settings["name"]
+    part, place = places.models / f".{name}.part", places.models / name
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = "float32"
+    model.config.save_pretrained(part)
+    save_weights(part / "model.safetensors", model.state_dict(), {"format": "pt"})
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(corpus.tokenizer_file), **special)
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save_pretrained(part)
+    shutil.copytree(held.checkpoints, part / "checkpoints")
+    record = {
+        **settings,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "final": history[-1],
+        "checkpoints": [int(row["step"]) for row in history],
+        "weights_sha256": file_sha256(part / "model.safetensors"),
+    }
+    save_json(part / "training.json", record)
+    shutil.rmtree(place, ignore_errors=True)
+    part.rename(place)
+    with replacing(places.history / f"{name}.csv") as written:
+        written.write_text(history_csv(history))

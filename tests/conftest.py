@@ -1,0 +1,24 @@
+"""Fixtures that more than one file needs. Models are small_models.py (random) and known_circuits.py (built by hand)."""
+
+import os
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+import known_circuits as known
+from interp_core.loading import subject_of
+from interp_core.models import Subject
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # small matrices; and the same sums on every machine
+
+
+@pytest.fixture
+def planted() -> Subject:
+    """The hand-built induction circuit."""
+    return subject_of(known.induction_model(), name="planted")

@@ -1,0 +1,99 @@
+"""The whole pipeline of the smoke profile in a clone of this tree, and what `dvc push` and `dvc pull` carry."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a command of this environment in a clone; its own sources, not the installed ones, are imported."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(["packages", "shared"]),
+        "WANDB_MODE": "disabled",
+        "OMP_NUM_THREADS": "1",
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "user.name",
+        "GIT_CONFIG_VALUE_0": "tester",
+        "GIT_CONFIG_KEY_1": "user.email",
+        "GIT_CONFIG_VALUE_1": "tester@example.org",
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All files under data, by relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "data").rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the tracked and the new files of this tree, the smoke profile chosen, the pipeline run once."""
+    folder = tmp_path_factory.mktemp("lab") / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "params.yaml").write_text("profile: smoke\n")
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "Run the smoke profile")
+    return folder
+
+
+def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) -> None:
+    assert "up to date" in run(clone, "dvc", "repro")
+    study = clone / "data" / "pythia_topology"
+    for name in ("neox-2l", "neox-3l", "neox-4l"):
+        profile = json.loads((study / "metrics" / "profile" / f"profile_{name}.json").read_text())
+        assert {"mode", "q", "per_layer", "peak_layer", "peak_rel", "bandwidth", "n_induction_heads"} <= profile.keys()
+        assert (study / "figures" / f"heatmap_{name}.png").stat().st_size > 1000
+    assert "pythia_topology" in run(clone, "dvc", "metrics", "show")
+
+
+def test_cached_artifacts_travel_to_a_fresh_clone_that_runs_no_stage(clone: Path, tmp_path: Path) -> None:
+    run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
+    run(clone, "dvc", "push")
+    other = tmp_path / "other"
+    run(tmp_path, "git", "clone", "--quiet", str(clone), str(other))
+    run(other, "dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
+    run(other, "dvc", "pull")
+    assert "Running stage" not in run(other, "dvc", "repro")
+    assert files_of(other) == files_of(clone)
+
+
+def test_a_truncated_object_in_the_remote_is_refused(clone: Path, tmp_path: Path) -> None:
+    run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
+    run(clone, "dvc", "push")
+    largest = max((p for p in (tmp_path / "store").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.chmod(0o644)
+    largest.write_bytes(largest.read_bytes()[:-100])
+    other = tmp_path / "other"
+    run(tmp_path, "git", "clone", "--quiet", str(clone), str(other))
+    run(other, "dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
+    with pytest.raises(AssertionError, match="dvc pull"):
+        run(other, "dvc", "pull")
+
+
+@pytest.mark.slow
+def test_running_twice_gives_the_same_bytes(clone: Path) -> None:
+    before, lock = files_of(clone), (clone / "dvc.lock").read_bytes()
+    run(clone, "dvc", "repro", "--force")
+    assert files_of(clone) == before
+    assert (clone / "dvc.lock").read_bytes() == lock

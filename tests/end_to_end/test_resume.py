@@ -1,0 +1,157 @@
+"""A training that is killed, interrupted or spread over processes ends where an untouched one does."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from interp_core.artifacts import load_weights
+from interp_core.params import project_root
+
+COMMAND = [sys.executable, "-m", "interp_core.commands", "models", "--corpus", "corpus"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project's folder with a small text, its corpus, and a profile whose two models save after every step."""
+    folder = tmp_path_factory.mktemp("project")
+    smoke = yaml.safe_load((project_root() / "profiles" / "smoke.yaml").read_text())
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80)]
+    (folder / "text.txt").write_text("\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60)))
+    models = smoke["reference_models"]
+    models["models"] = {name: {"layers": 1, "heads": 2, "width": 16} for name in ("one", "two")}
+    models["recipe"] |= {"steps": 60, "warmup": 5, "checkpoint_every": 50, "save_seconds": 0}
+    corpus = {"path": {"path": "text.txt"}, "vocabulary": 300, "validation_every": 4}
+    (folder / "profiles").mkdir()
+    (folder / "profiles" / "test.yaml").write_text(yaml.safe_dump({"corpus": corpus, "reference_models": models}))
+    (folder / "params.yaml").write_text("profile: test\n")
+    made = [sys.executable, "-m", "interp_core.commands", "corpus", "--out", "corpus"]
+    subprocess.run(made, cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untouched(project: Path) -> Path:
+    """Models of a run that nothing happened to."""
+    subprocess.run([*COMMAND, *to("untouched")], cwd=project, env=environment(), check=True)
+    return project / "untouched"
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+
+
+def to(name: str, processes: int = 1) -> list[str]:
+    return ["--out", f"{name}/models", "--history", f"{name}/training", "--processes", str(processes)]
+
+
+def start(project: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=project,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(project: Path, running: subprocess.Popen[str], step: int) -> None:
+    """Until every training in progress has kept the weights of `step` and saved its state."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert running.poll() is None, running.stderr and running.stderr.read()
+        kept = list((project / ".scratch").glob(f"*/*/checkpoints/step-{step:06d}.safetensors"))
+        if kept and all((file.parents[1] / "state.safetensors").exists() for file in kept):
+            return
+    raise AssertionError(f"no step {step} in two minutes")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(("processes", "step"), [(1, 32), (2, 16)])
+def test_after_kill_9_the_same_command_ends_with_the_same_bytes(
+    processes: int, step: int, project: Path, untouched: Path
+) -> None:
+    name = f"killed-{processes}"
+    running = start(project, to(name, processes))
+    wait_for_step(project, running, step)
+    os.kill(running.pid, signal.SIGKILL)  # its workers get no signal: they must notice
+    running.wait()
+    assert files(project / name / "models").keys() < files(untouched / "models").keys()
+    again = subprocess.run([*COMMAND, *to(name, processes)], cwd=project, env=environment(), check=False)
+    assert again.returncode == 0
+    assert files(project / name) == files(untouched)
+    assert list((project / ".scratch" / "reference_models").iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_says_one_line_and_the_next_run_goes_on(processes: int, project: Path, untouched: Path) -> None:
+    name = f"interrupted-{processes}"
+    running = start(project, to(name, processes))
+    wait_for_step(project, running, 16)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert said.strip().splitlines() == ["interrupted: the same command continues from the last saved state"]
+    assert subprocess.run([*COMMAND, *to(name, processes)], cwd=project, env=environment(), check=False).returncode == 0
+    assert files(project / name) == files(untouched)
+
+
+def test_a_second_trainer_of_the_same_model_is_told_so(project: Path) -> None:
+    running = start(project, to("first"))
+    wait_for_step(project, running, 1)
+    os.kill(running.pid, signal.SIGSTOP)
+    try:
+        second = subprocess.run(
+            [*COMMAND, *to("second")], cwd=project, env=environment(), capture_output=True, text=True, check=False
+        )
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
+        running.communicate(timeout=120)
+    assert second.returncode == 2
+    assert f"process {running.pid} is already training" in second.stderr
+    assert running.returncode == 0
+
+
+def test_two_ranks_under_torchrun_train_the_model_of_one_process(project: Path, untouched: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    done = subprocess.run(
+        [*launched, "-m", *COMMAND[2:], *to("ranks")],
+        cwd=project,
+        env=environment() | {"TORCH_DISTRIBUTED_DEBUG": "INFO"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "world of 2" in done.stderr
+    for name in ("one", "two"):
+        for step in (0, 1, 60):
+            file = f"models/{name}/checkpoints/step-{step:06d}.safetensors"
+            mine, alone = load_weights(project / "ranks" / file), load_weights(untouched / file)
+            for key, tensor in alone.items():
+                torch.testing.assert_close(mine[key], tensor, rtol=1e-2, atol=2e-4)
+
+
+def test_help_needs_no_torch() -> None:
+    started = time.perf_counter()
+    program = (
+        "import sys; from interp_core import commands; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert time.perf_counter() - started < 3

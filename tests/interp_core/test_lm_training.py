@@ -1,0 +1,251 @@
+"""The training loop against a loop written out by hand, against itself when interrupted, and against bad numbers."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
+
+from interp_core.artifacts import load_weights
+from interp_core.checkpoints import Scratch, checkpoint_name, checkpoint_steps, fingerprint, scratch
+from interp_core.errors import InputError
+from interp_core.lm_training import IGNORED, Batch, History, Recipe, parameter_groups, train
+from interp_core.tracking import Run
+
+VOCABULARY = 40
+
+
+def recipe(**changes: object) -> Recipe:
+    values = {
+        "steps": 12,
+        "learning_rate": 1e-2,
+        "final_share": 0.1,
+        "warmup": 3,
+        "betas": (0.9, 0.98),
+        "weight_decay": 0.1,
+        "clip": 0.5,
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "checkpoint_every": 5,
+        "checkpoint_also": [],
+        "save_seconds": 1000,
+    }
+    return Recipe.model_validate(values | changes)
+
+
+def small_model() -> GPTNeoXForCausalLM:
+    torch.manual_seed(3)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+def small_batch(step: int) -> Batch:
+    rng = np.random.default_rng([5, step])
+    ids = torch.from_numpy(rng.integers(VOCABULARY, size=(4, 10)))
+    labels = ids.clone()
+    labels[:2, :5] = IGNORED
+    return ids, labels
+
+
+def nothing(_model: nn.Module) -> Mapping[str, float]:
+    return {}
+
+
+def run_training(model: nn.Module, where: Scratch | None = None, **changes: object) -> History:
+    return train(model, small_batch, nothing, recipe(**changes), scratch=where, run=Run(), label="test")
+
+
+class Interrupted:
+    """A batch source during which Ctrl-C is pressed at one step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __call__(self, step: int) -> Batch:
+        if step == self.at:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        return small_batch(step)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Scratch:
+    return Scratch(tmp_path / "scratch")
+
+
+def test_training_is_adamw_on_the_models_own_loss() -> None:
+    ours, plain = small_model(), small_model()
+    settings = recipe()
+    history = run_training(ours)
+    optimizer = torch.optim.AdamW(parameter_groups(plain, settings.weight_decay), betas=settings.betas)
+    losses = []
+    for step in range(settings.steps + 1):
+        ids, labels = small_batch(step)
+        loss = plain(input_ids=ids, labels=labels).loss  # transformers' own shift and mean
+        losses.append(loss.item())
+        if step == settings.steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate(step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), settings.clip)
+        optimizer.step()
+    for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2e-4, atol=2e-5)  # keys' biases have gradients of pure noise
+    assert [row["step"] for row in history] == [0, 1, 2, 4, 5, 8, 10, 12]
+    assert history[-1]["loss"] == pytest.approx(np.mean(losses[11:13]), rel=1e-4)
+    assert history[5]["loss"] == pytest.approx(np.mean(losses[6:9]), rel=1e-4)
+
+
+def test_the_rate_rises_evenly_then_follows_a_cosine() -> None:
+    settings = recipe(steps=100, warmup=10, final_share=0.2, learning_rate=1.0)
+    assert settings.rate(0) == pytest.approx(0.1, rel=1e-3)
+    assert settings.rate(50) == pytest.approx(0.6)
+    assert settings.rate(100) == pytest.approx(0.2)
+    assert all(settings.rate(step) > settings.rate(step + 1) for step in range(10, 100))
+
+
+def test_only_matrices_decay_and_nothing_that_asks_not_to() -> None:
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4))
+    decayed = {id(p) for p in parameter_groups(mamba, 0.1)[0]["params"]}
+    names = {name for name, parameter in mamba.named_parameters() if id(parameter) in decayed}
+    short = {name.rsplit(".", 2)[-2] for name in names}
+    assert short == {"embeddings", "in_proj", "x_proj", "dt_proj", "out_proj"}
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 7])
+def test_a_training_stopped_by_ctrl_c_ends_with_the_bytes_of_one_that_was_not(at: int, folder: Scratch) -> None:
+    straight, stopped, resumed = small_model(), small_model(), small_model()
+    expected = run_training(straight)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, Interrupted(at), nothing, recipe(), scratch=folder, run=Run(), label="test")
+    history = run_training(resumed, folder)
+    assert history == expected
+    for name, tensor in resumed.state_dict().items():
+        assert torch.equal(tensor, straight.state_dict()[name]), name
+    saved = load_weights(folder.checkpoints / checkpoint_name(12))
+    assert all(torch.equal(saved[name], tensor) for name, tensor in straight.state_dict().items())
+    steps = [int(file.stem.removeprefix("step-")) for file in sorted(folder.checkpoints.iterdir())]
+    assert steps == checkpoint_steps(12, every=5)
+
+
+def test_a_resumed_training_does_not_repeat_the_steps_it_has_done(folder: Scratch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(small_model(), Interrupted(7), nothing, recipe(), scratch=folder, run=Run(), label="test")
+    asked: list[int] = []
+
+    def source(step: int) -> Batch:
+        asked.append(step)
+        return small_batch(step)
+
+    train(small_model(), source, nothing, recipe(), scratch=folder, run=Run(), label="test")
+    assert asked == [8, 9, 10, 11, 12]
+
+
+def test_a_diverging_loss_stops_with_its_step_and_keeps_the_last_good_weights(folder: Scratch) -> None:
+    model = small_model()
+
+    def source(step: int) -> Batch:
+        if step == 6:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("inf"))
+        return small_batch(step)
+
+    with pytest.raises(InputError, match=r"the loss is nan at step 6.*learning_rate"):
+        train(model, source, nothing, recipe(), scratch=folder, run=Run(), label="test")
+    kept = load_weights(folder.checkpoints / checkpoint_name(5))
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.values())
+
+
+def test_evaluation_changes_nothing() -> None:
+    quiet, watched = small_model(), small_model()
+    run_training(quiet)
+
+    def look(model: nn.Module) -> Mapping[str, float]:
+        assert not model.training
+        return {"first": next(model.parameters()).flatten()[0].item()}
+
+    history = train(watched, small_batch, look, recipe(), scratch=None, run=Run(), label="test")
+    assert torch.equal(next(quiet.parameters()), next(watched.parameters()))
+    assert history[0]["first"] != history[-1]["first"] == next(watched.parameters()).flatten()[0].item()
+    assert watched.training
+
+
+def test_kept_steps_are_log_spaced_with_even_ones_between() -> None:
+    assert checkpoint_steps(40, every=20) == [0, 1, 2, 4, 8, 16, 20, 32, 40]
+    assert checkpoint_steps(8, every=100) == [0, 1, 2, 4, 8]
+    assert checkpoint_steps(7, every=7) == [0, 1, 2, 4, 7]
+    assert checkpoint_steps(8, every=100, also=[3, 9]) == [0, 1, 2, 3, 4, 8]
+
+
+def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("profile: x\n")
+    (tmp_path / "profiles").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with scratch("stage", "mark") as first:
+        assert first.folder == tmp_path / ".scratch" / "stage" / "mark"
+        with pytest.raises(InputError, match=r"already training.*mark\.lock"), scratch("stage", "mark", patience=0.0):
+            pass
+        with scratch("stage", "other", patience=0.0):
+            pass
+    assert list((tmp_path / ".scratch" / "stage").iterdir()) == []
+
+
+def test_a_failed_training_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text("profile: x\n")
+    (tmp_path / "profiles").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError), scratch("stage", "mark") as held:
+        raise InputError("x")
+    assert held.folder.is_dir()
+    with scratch("stage", "mark", patience=0.0):
+        pass
+
+
+def test_a_damaged_state_is_named(folder: Scratch) -> None:
+    folder.save(3, {"a": torch.ones(2)}, {"history": []})
+    state = folder.folder / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"state\.safetensors is damaged"):
+        folder.load()
+
+
+def test_the_fingerprint_knows_params_and_code(tmp_path: Path) -> None:
+    code = tmp_path / "a.py"
+    code.write_text("x = 1")
+    first = fingerprint({"steps": 3}, "data", code=[code])
+    assert first == fingerprint({"steps": 3}, "data", code=[code])
+    assert first != fingerprint({"steps": 4}, "data", code=[code])
+    code.write_text("x = 2")
+    assert first != fingerprint({"steps": 3}, "data", code=[code])
+
+
+def test_a_rising_warm_up_longer_than_the_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="warmup"):
+        recipe(warmup=12)
+
+
+def test_saving_costs_little(folder: Scratch) -> None:
+    import time
+
+    model = small_model()
+    started = time.perf_counter()
+    folder.save(1, {f"model/{name}": tensor for name, tensor in model.named_parameters()}, {"history": []})
+    assert time.perf_counter() - started < 0.5
+    assert math.isfinite(started)

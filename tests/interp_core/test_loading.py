@@ -1,0 +1,334 @@
+"""Every way in which a model can come, and every way in which one can be bad: one line that names it and the mend."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+import small_models as small
+from interp_core.artifacts import file_sha256
+from interp_core.errors import InputError
+from interp_core.loading import load_model, subject_of
+from interp_core.model_spec import ModelSpec, short_name, spec_of
+from interp_core.native import NativeSubject
+
+REPO, REVISION = "EleutherAI/pythia-410m", "9879c9b5f8bea9051dcb0e68dff21493d67e9d4f"
+
+
+def words(size: int) -> PreTrainedTokenizerFast:
+    model = WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token="w0", eos_token="w0", pad_token="w0")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory with a good model and its tokenizer."""
+    path = tmp_path / "toy"
+    small.build("gpt_neox").save_pretrained(path)
+    words(small.VOCAB).save_pretrained(path)
+    return path
+
+
+def one_line(problem: pytest.ExceptionInfo[InputError]) -> str:
+    text = str(problem.value)
+    assert "\n" not in text
+    return text
+
+
+def local(path: Path) -> ModelSpec:
+    return ModelSpec(source="local", path=path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_directory_loads_with_the_weights_it_holds(folder: Path, dtype: str) -> None:
+    subject = load_model(local(folder), name="toy", dtype=dtype)  # type: ignore[arg-type]
+    assert isinstance(subject, NativeSubject)
+    assert (subject.name, subject.bos) == ("toy", 0)
+    assert subject.tokenizer is not None
+    assert not subject.model.training
+    for key, value in small.build("gpt_neox").state_dict().items():
+        assert torch.equal(subject.model.state_dict()[key], value.to(getattr(torch, dtype)))
+
+
+def test_the_hash_is_of_the_weights(folder: Path, tmp_path: Path) -> None:
+    first = load_model(local(folder), name="a").hash
+    assert load_model(local(folder), name="b").hash == first
+    small.build("gpt_neox", seed=1).save_pretrained(tmp_path / "other")
+    assert load_model(local(tmp_path / "other"), name="a").hash != first
+
+
+def test_random_models_are_their_seed() -> None:
+    config = {"model_type": "gpt_neox", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 2, "intermediate_size": 32}
+    hashes = [load_model(ModelSpec(source="random", config=config, seed=seed), name="r").hash for seed in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    with pytest.raises(InputError, match="model_type that transformers knows") as problem:
+        load_model(ModelSpec(source="random", config={"model_type": "gpt_neo_y"}), name="r")
+    one_line(problem)
+
+
+def test_a_name_is_a_known_model_a_directory_or_a_hub_id(folder: Path) -> None:
+    known = {"small": ModelSpec(source="random", config={})}
+    assert spec_of("small", known) is known["small"]
+    assert spec_of(str(folder), known) == local(folder)
+    assert spec_of("a/b", known) == ModelSpec(source="hub", repo="a/b", revision="main")
+    assert spec_of("a/b@step30", known) == ModelSpec(source="hub", repo="a/b", revision="step30")
+    assert [short_name(name) for name in ("a/b@step30", "x/y/toy", "small")] == ["b", "toy", "small"]
+    with pytest.raises(InputError, match=r"unknown model smal: .* not one of small") as problem:
+        spec_of("smal", known)
+    one_line(problem)
+
+
+# Bad directories
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model directory .*nowhere$"):
+        load_model(local(tmp_path / "nowhere"), name="x")
+    with pytest.raises(InputError, match="dvc repro reference_models"):
+        load_model(ModelSpec(source="trained", path=tmp_path / "nowhere"), name="x")
+
+
+def test_a_directory_without_config_or_weights_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"toy has no weights") as problem:
+        load_model(local(folder), name="toy")
+    one_line(problem)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"no config.json"):
+        load_model(local(folder), name="toy")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000])
+def test_truncated_weights_are_damaged(folder: Path, keep: int) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(InputError, match="toy: the weights are damaged") as problem:
+        load_model(local(folder), name="toy")
+    one_line(problem)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_differs_from_the_record_of_training(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    (folder / "training.json").write_text(json.dumps({"weights_sha256": file_sha256(weights)}))
+    load_model(local(folder), name="toy")
+    flip_a_bit(weights)
+    with pytest.raises(InputError, match=r"model.safetensors is damaged: its SHA-256 differs") as problem:
+        load_model(local(folder), name="toy")
+    one_line(problem)
+
+
+def test_weights_that_lack_a_tensor_are_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["gpt_neox.layers.1.attention.dense.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"lack 1 tensors of the architecture, gpt_neox.layers.1.attention.dense"):
+        load_model(local(folder), name="toy")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, value: float) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][3, 4] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"gpt_neox.layers.1.mlp.dense_4h_to_h.weight holds numbers that are not fin"):
+        load_model(local(folder), name="toy")
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"hidden_size": small.WIDTH * 2}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="not a causal language model that can be loaded") as problem:
+        load_model(local(folder), name="toy")
+    one_line(problem)
+
+
+def test_an_unknown_architecture_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neo_y"}))
+    with pytest.raises(InputError, match="not a causal language model that can be loaded") as problem:
+        load_model(local(folder), name="toy")
+    one_line(problem)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "training.json"])
+def test_broken_json_is_named(folder: Path, file: str) -> None:
+    (folder / file).write_text('{"model_type": ')
+    with pytest.raises(InputError) as problem:
+        load_model(local(folder), name="toy")
+    assert str(folder) in one_line(problem)
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_does_not_fit(folder: Path) -> None:
+    words(small.VOCAB + 1).save_pretrained(folder)
+    with pytest.raises(InputError, match=f"the tokenizer has {small.VOCAB + 1} ids, the model embeds {small.VOCAB}"):
+        load_model(local(folder), name="toy")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="torch sees no CUDA device; use --device cpu"):
+        load_model(local(tmp_path / "nowhere"), name="x", device="cuda")
+    with pytest.raises(InputError, match="unknown device gpu"):
+        load_model(local(tmp_path / "nowhere"), name="x", device="gpu")
+
+
+# The hub
+
+
+def seed_cache(home: Path, files: Path, repo: str = REPO) -> Path:
+    """Put the files of a directory into a hub cache under a repo at REVISION, large ones under their SHA-256."""
+    root = home / "hub" / f"models--{repo.replace('/', '--')}"
+    snapshot = root / "snapshots" / REVISION
+    (root / "blobs").mkdir(parents=True)
+    (root / "refs").mkdir()
+    snapshot.mkdir(parents=True)
+    (root / "refs" / "main").write_text(REVISION)
+    for file in files.iterdir():
+        content = file.read_bytes()
+        name = (hashlib.sha256 if file.suffix == ".safetensors" else hashlib.sha1)(content).hexdigest()
+        (root / "blobs" / name).write_bytes(content)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / name)
+    return snapshot
+
+
+def load_in_fresh_process(home: Path, *models: tuple[str, str]) -> list[tuple[str, float]]:
+    """What load_model says of each (repo, revision) where nothing answers: the hash, or its InputError; and the seconds
+    it took. A fresh process, because huggingface_hub reads its environment once."""
+    program = f"""
+        import time, transformers, huggingface_hub.hf_api
+        from interp_core.errors import InputError
+        from interp_core.loading import load_model
+        from interp_core.model_spec import ModelSpec
+        for repo, revision in {models!r}:
+            start = time.monotonic()
+            try:
+                said = load_model(ModelSpec(source="hub", repo=repo, revision=revision), name="x").hash
+            except InputError as problem:
+                said = f"InputError: {{problem}}"
+            print("said", said, time.monotonic() - start, sep="|")
+    """
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
+    environment |= {"HF_HOME": str(home), "HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [line.split("|") for line in done.stdout.splitlines() if line.startswith("said|")]
+    return [(said, float(seconds)) for _, said, seconds in answers]
+
+
+def assert_names_three_ways_out(said: str, seconds: float, repo: str = REPO) -> None:
+    for part in (repo, REVISION, "(1)", "(2)", "(3)", "cannot be reached"):
+        assert part in said
+    assert "\n" not in said
+    assert seconds < 5
+
+
+def test_without_a_hub_the_cache_is_all_there_is(folder: Path, tmp_path: Path) -> None:
+    expected = load_model(local(folder), name="x").hash
+    seed_cache(tmp_path / "home", folder)
+    flip_a_bit((seed_cache(tmp_path / "home", folder, "lab/flipped") / "model.safetensors").resolve())
+    (folder / "model.safetensors").unlink()
+    seed_cache(tmp_path / "home", folder, "lab/tokenizer-only")
+    repos = [(REPO, REVISION), (REPO, "main")]
+    repos += [(f"lab/{name}", REVISION) for name in ("flipped", "tokenizer-only", "absent")]
+    pinned, main, flipped, tokenizer_only, absent = load_in_fresh_process(tmp_path / "home", *repos)
+    assert pinned[0] == main[0] == expected
+    assert "model.safetensors is damaged: its SHA-256 is not" in flipped[0]
+    assert_names_three_ways_out(*tokenizer_only, repo="lab/tokenizer-only")
+    assert_names_three_ways_out(*absent, repo="lab/absent")
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    kept.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in kept:
+            connection.close()
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize("kind", ["no such host", "never answers"])
+def test_an_unreachable_hub_is_said_within_five_seconds(
+    kind: str, silent_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = silent_server if kind == "never answers" else "http://no-such-host.invalid"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    start = time.monotonic()
+    with pytest.raises(InputError) as problem:
+        load_model(ModelSpec(source="hub", repo=REPO, revision=REVISION), name="x")
+    assert_names_three_ways_out(one_line(problem), time.monotonic() - start)
+
+
+@pytest.mark.usefixtures("empty_cache")
+@pytest.mark.parametrize(("code", "says"), [("RepoNotFound", "the hub refused"), ("RevisionNotFound", "no revision")])
+def test_a_hub_that_refuses_is_told_apart_from_one_that_is_not_there(
+    code: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", code)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """No line on standard error."""
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(InputError, match=says) as problem:
+            load_model(ModelSpec(source="hub", repo=REPO, revision=REVISION), name="x")
+        server.shutdown()
+    assert REPO in one_line(problem)
+    assert REVISION in one_line(problem)
+
+
+def test_sliding_windows_are_not_native() -> None:
+    """Their mask depends on the distance: the bridge has it, the fused entries would not."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes: dict[str, Any] = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    with_window = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
+    without = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
+    assert not isinstance(subject_of(with_window, bos=0), NativeSubject)
+    assert isinstance(subject_of(without, bos=0), NativeSubject)

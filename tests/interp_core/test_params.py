@@ -1,0 +1,135 @@
+"""Profiles: found, checked, and refused in one line that names the file, the key and the mend."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from interp_core.errors import InputError
+from interp_core.params import Params, check, profile_path, project_root, read_section, read_yaml
+
+
+class Inner(Params):
+    """A section within the section."""
+
+    width: PositiveInt
+    names: tuple[str, ...] = ()
+
+
+class Study(Params):
+    """A section of a profile."""
+
+    period: PositiveInt
+    share: float = Field(default=0.5, gt=0, lt=1)
+    inner: Inner | None = None
+    models: Mapping[str, Inner] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Study":
+        if self.period > 100:
+            raise ValueError("a period above 100 is too long")
+        return self
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "params.yaml").write_text("profile: first\n")
+    (tmp_path / "profiles" / "first.yaml").write_text("study: {period: 3}\n")
+    (tmp_path / "profiles" / "second.yaml").write_text("study: {period: 4, share: 0.25}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(values: Any, **given: Any) -> str:
+    with pytest.raises(InputError) as problem:
+        check(Study, values, where="here.yaml: study", **given)
+    assert "\n" not in str(problem.value)
+    return str(problem.value)
+
+
+@pytest.mark.usefixtures("project")
+def test_the_profile_is_the_one_named_or_the_projects() -> None:
+    assert read_section("study", Study).period == 3
+    assert read_section("study", Study, "second") == Study(period=4, share=0.25)
+    assert read_section("study", Study, "profiles/second.yaml").period == 4
+
+
+@pytest.mark.usefixtures("project")
+def test_an_override_that_is_given_replaces_the_profiles_value() -> None:
+    assert read_section("study", Study, "second", period=7, share=None) == Study(period=7, share=0.25)
+
+
+def test_the_project_is_found_from_inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = project / "a" / "b"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    assert project_root() == project
+    assert profile_path() == project / "profiles" / "first.yaml"
+
+
+def test_values_never_change_after_reading() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Study(period=3).period = 4  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"share": 0.1}, "here.yaml: study: `period`: Field required"),
+        ({"period": 3, "shar": 1}, "here.yaml: study: unknown key `shar`; did you mean `share`?"),
+        ({"period": 3, "zzz": 1}, "unknown key `zzz`; known here: period, share, inner, models"),
+        ({"period": 3, "inner": {"width": 1, "nmes": []}}, "unknown key `inner.nmes`; did you mean `names`?"),
+        ({"period": 3, "models": {"a": {"width": 1, "widht": 2}}}, "unknown key `models.a.widht`"),
+        ({"period": "x"}, "here.yaml: study: `period`: Input should be a valid integer"),
+        ({"period": 0}, "here.yaml: study: `period`: Input should be greater than 0, got '0'"),
+        ({"period": 3, "share": 1}, "`share`: Input should be less than 1, got '1'"),
+        ({"period": 101}, "here.yaml: study: a period above 100 is too long"),
+    ],
+)
+def test_the_first_thing_that_is_wrong_is_named(values: dict[str, Any], says: str) -> None:
+    assert says in refusal(values)
+
+
+def test_an_option_is_named_as_it_was_typed_and_the_file_is_not() -> None:
+    said = refusal({"period": 3, "share": 2.0}, options=("share",))
+    assert said == "--share: Input should be less than 1, got '2.0'"
+    assert "here.yaml" in refusal({"period": 0, "share": 0.5}, options=("share",))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no sections"),
+        ("- 1\n", "holds no sections"),
+        ("a: [1\n", "not valid YAML"),
+        ("stdy: {period: 3}\n", "has no section `study`; did you mean `stdy`?"),
+        ("other: {}\n", "has no section `study`; known here: other"),
+        ("study: 3\n", "section `study` holds no keys"),
+        ("study:\n", "section `study` holds no keys"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_named(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as problem:
+        read_section("study", Study, str(file))
+    assert says in str(problem.value)
+    assert str(file) in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+def test_a_profile_that_is_not_there_names_those_that_are(project: Path) -> None:
+    with pytest.raises(InputError, match=r"no profile .*third.yaml; known here: first, second"):
+        profile_path("third")
+    (project / "params.yaml").write_text("prof: first\n")
+    with pytest.raises(InputError, match="needs one line, `profile: NAME`"):
+        profile_path()
+
+
+def test_a_file_that_cannot_be_parsed_names_the_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("a: 1\nb: {\n")
+    with pytest.raises(InputError, match="line 3"):
+        read_yaml(tmp_path / "mine.yaml")

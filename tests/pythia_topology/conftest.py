@@ -1,0 +1,54 @@
+"""Projects that the tests of the study share; commands run inside them, each with its own --out."""
+
+from pathlib import Path
+
+import pytest
+
+import small_project
+from interp_core.loading import load_model
+from interp_core.model_spec import ModelSpec
+from interp_core.models import Subject
+
+
+@pytest.fixture(scope="session")
+def random_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two random models that share the tokenizer of a corpus; nothing may change it."""
+    return small_project.build_project(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="session")
+def planted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hand-built circuits with a corpus of random words; nothing may change it."""
+    return small_project.build_planted_project(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.fixture
+def project(random_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The random project, as the working directory."""
+    monkeypatch.chdir(random_project)
+    return random_project
+
+
+@pytest.fixture
+def planted_project(planted_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The planted project, as the working directory."""
+    monkeypatch.chdir(planted_folder)
+    return planted_folder
+
+
+@pytest.fixture
+def toy(project: Path) -> Subject:
+    """The random model of two layers."""
+    return load_model(ModelSpec(source="local", path=project / "models" / "toy"), name="toy")
+
+
+@pytest.fixture
+def induction(planted_project: Path) -> Subject:
+    """The hand-built induction circuit, with a tokenizer and a corpus around it."""
+    return load_model(ModelSpec(source="local", path=planted_project / "models" / "induction"), name="induction")
+
+
+@pytest.fixture
+def duplicate(planted_project: Path) -> Subject:
+    """The hand-built duplicate-token circuit."""
+    return load_model(ModelSpec(source="local", path=planted_project / "models" / "duplicate"), name="duplicate")

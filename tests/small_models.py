@@ -1,0 +1,88 @@
+"""Real models of every family, small enough for a test: random weights, large enough to attend to something."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedModel,
+)
+
+from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens
+
+VOCAB, WIDTH, LAYERS, HEADS, CONTEXT = 96, 32, 3, 4, 64
+VOCABULARY = Vocabulary.of(VOCAB, bos=0, pad=0)
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_STD: dict[str, Any] = {"initializer_range": 0.3, "intermediate_size": 64}
+
+
+def gpt_neox(**changes: Any) -> PreTrainedModel:
+    """Rotary positions on a quarter of each head, attention and MLP in parallel (Pythia)."""
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**(_COMMON | _STD | changes)))
+
+
+def gpt2(**changes: Any) -> PreTrainedModel:
+    """Learned positions, Conv1D weights, tied embeddings."""
+    sizes: dict[str, Any] = {"n_positions": CONTEXT, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": 64}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, initializer_range=0.3, bos_token_id=0, **(sizes | changes)))
+
+
+def llama(**changes: Any) -> PreTrainedModel:
+    """RMSNorm, full rotary positions, two query heads for each key-value head."""
+    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **(_COMMON | _STD | changes)))
+
+
+def phi(**changes: Any) -> PreTrainedModel:
+    """Unknown to the core, known to TransformerLens: biases everywhere, parallel blocks, partial rotary."""
+    return PhiForCausalLM(PhiConfig(**(_COMMON | _STD | changes)))
+
+
+def opt(**changes: Any) -> PreTrainedModel:
+    """Unknown to the core, known to TransformerLens: learned positions with an offset, ReLU."""
+    sizes: dict[str, Any] = {"ffn_dim": 64, "word_embed_proj_dim": WIDTH, "init_std": 0.3, "dropout": 0.0}
+    return OPTForCausalLM(OPTConfig(**(_COMMON | sizes | changes)))
+
+
+NATIVE: dict[str, Callable[..., PreTrainedModel]] = {"gpt_neox": gpt_neox, "gpt2": gpt2, "llama": llama}
+BRIDGED: dict[str, Callable[..., PreTrainedModel]] = {"phi": phi, "opt": opt}
+ALL = NATIVE | BRIDGED
+
+
+def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
+    """A model of one of ALL, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ALL[name](**changes).eval()
+        # Biases and gains that start at 0 and 1 would hide mistakes in them.
+        for key, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.data += 0.1 * torch.randn_like(parameter) * (1.0 if key.endswith("bias") else 0.5)
+        nn.Module.to(model, dtype)
+    return model
+
+
+def prompts(n_prompts: int = 5, period: int = 12, seed: int = 0) -> Prompts:
+    """Repeated random tokens that fit these models."""
+    return repeated_tokens(VOCABULARY, period=period, n_prompts=n_prompts, rng=np.random.default_rng(seed))

@@ -1,0 +1,106 @@
+"""The pipeline as a description: every stage names the files and the parameters that its command uses."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from import_closure import ROOT, WORKFLOW_OF, files_of_command, functions_reached
+from interp_core.corpus import CorpusParams
+from interp_core.model_spec import catalogue
+from interp_core.params import read_section
+from interp_core.reference_models import ReferenceModels
+from pythia_topology.params import PythiaTopology
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+
+
+def names(entries: list) -> set[str]:
+    """Paths of dependencies or outputs, with or without settings of their own."""
+    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_names_every_file_that_its_command_runs(stage: str) -> None:
+    listed = {Path(dep) for dep in names(STAGES[stage]["deps"]) if dep.endswith(".py")}
+    needed = {file.relative_to(ROOT) for file in files_of_command(STAGES[stage]["cmd"])}
+    assert not needed - listed, f"add to the deps of {stage} in dvc.yaml"
+    assert not listed - needed, f"{stage} does not run these; remove them from dvc.yaml"
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].startswith("induct ")])
+def test_a_stage_names_every_parameter_that_its_code_reads(stage: str) -> None:
+    command = STAGES[stage]["cmd"]
+    (entry,) = STAGES[stage]["params"]
+    (declared,) = entry.values()
+    trees = [
+        ast.parse(file.read_text())
+        for file in files_of_command(command)
+        if file.parent.name == "pythia_topology" and file.stem not in ("params", "workflow")
+    ]
+    if not command.endswith("figures"):
+        trees += functions_reached(WORKFLOW_OF["induct"], command)
+    read = {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("params")
+    }
+    needed = {f"pythia_topology.{name}" for name in read & set(PythiaTopology.model_fields)}
+    assert needed <= set(declared), f"add to the params of {stage} in dvc.yaml"
+
+
+def test_the_packages_that_the_corpus_comes_from_are_pinned_to_one_version() -> None:
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line.startswith(("numpy==", "matplotlib=="))
+    ]
+    assert len(pins) == 2
+    assert all(";" not in pin for pin in pins)
+    assert "constraints.txt" in names(STAGES["corpus"]["deps"])
+
+
+def test_no_registry_is_named_anywhere() -> None:
+    assert "://" not in (ROOT / "constraints.txt").read_text()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> None:
+    known = catalogue(profile)
+    study = read_section("pythia_topology", PythiaTopology, profile)
+    read_section("corpus", CorpusParams, profile)
+    trained = read_section("reference_models", ReferenceModels, profile).models
+    for name in study.models:
+        assert name in known
+        assert known[name].source == "hub" or name in trained
+
+
+def test_no_stage_imports_transformer_lens_without_a_bridge() -> None:
+    for stage in STAGES.values():
+        for file in files_of_command(stage["cmd"]):
+            tops = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert not any("transformer_lens" in ast.unparse(node) for node in tops), file
+
+
+def test_outputs_that_are_read_in_a_clone_are_committed_and_large_ones_are_not() -> None:
+    for stage in STAGES.values():
+        for kind in ("metrics", "plots"):
+            for entry in stage.get(kind, []):
+                assert isinstance(entry, dict)
+                assert next(iter(entry.values())) == {"cache": False}
+        assert all(isinstance(out, str) for out in stage.get("outs", []))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_parameter_of_a_stage_is_in_every_profile(profile: str) -> None:
+    content = yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text())
+    for stage in STAGES.values():
+        (declared,) = (names for entry in stage["params"] for names in entry.values())
+        for name in declared:
+            value = content
+            for part in name.split("."):
+                assert part in value, f"{profile}.yaml lacks {name}"
+                value = value[part]
