@@ -39,6 +39,12 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete what writers killed inside `replacing` left in the folder: only where nobody writes now."""
+    for part in folder.rglob(".*.part*"):
+        part.unlink()
+
+
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Named arrays as an uncompressed .npz; member times are fixed, so equal arrays give equal bytes."""
     with replacing(path) as part:

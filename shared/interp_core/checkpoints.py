@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from interp_core.artifacts import load_weights, save_weights
+from interp_core.artifacts import load_weights, remove_unfinished, save_weights
 from interp_core.errors import InputError
 from interp_core.params import project_root
 
@@ -93,8 +93,9 @@ class Scratch:
 def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch]:
     """The folder .scratch/<stage>/<mark>, locked against a second trainer of the same thing.
 
-    A killed trainer's lock is gone with it; `patience` (seconds) covers one that is just ending. InputError when
-    another process holds it. Removed when the block ends without an error.
+    A killed trainer's lock is gone with it; `patience` (seconds) covers one that is just ending. What it was writing
+    when it was killed is deleted. InputError when another process holds the lock. Removed when the block ends without
+    an error.
     """
     folder = project_root() / ".scratch" / stage / mark
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +104,7 @@ def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch
     with lock.open("a+") as held:
         _acquire(held.fileno(), lock, time.monotonic() + patience)
         folder.mkdir(exist_ok=True)
+        remove_unfinished(folder)
         held.truncate(0)
         held.write(str(os.getpid()))
         held.flush()

@@ -1,6 +1,9 @@
 """The training loop against a loop written out by hand, against itself when interrupted, and against bad numbers."""
 
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -216,6 +219,27 @@ def test_a_failed_training_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.
     assert held.folder.is_dir()
     with scratch("stage", "mark", patience=0.0):
         pass
+
+
+def test_what_a_killed_trainer_was_writing_is_gone_when_the_next_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("profile: x\n")
+    (tmp_path / "profiles").mkdir()
+    monkeypatch.chdir(tmp_path)
+    killed = """
+import os, signal
+from interp_core.artifacts import replacing
+from interp_core.checkpoints import checkpoint_name, scratch
+with scratch("stage", "mark") as held, replacing(held.checkpoints / checkpoint_name(8)) as part:
+    part.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
+    checkpoints = tmp_path / ".scratch" / "stage" / "mark" / "checkpoints"
+    assert len(list(checkpoints.iterdir())) == 1
+    with scratch("stage", "mark") as held:
+        assert list(held.checkpoints.iterdir()) == []
 
 
 def test_a_damaged_state_is_named(folder: Scratch) -> None:
