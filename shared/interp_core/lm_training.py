@@ -33,9 +33,29 @@ LOG_EVERY = 10  # steps between two points of the live curves; shapes no result
 
 Batch = tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]  # input ids, labels (label t is id t)
 BatchSource = Callable[[int], Batch]  # the global batch of a step, a pure function of the step
-Evaluation = Callable[[nn.Module], Mapping[str, float]]
 Row = dict[str, int | float]
 History = list[Row]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A training between two updates, as an evaluation sees it: to look at, not to change."""
+
+    step: int  # updates so far
+    model: nn.Module  # the bare model, in eval mode
+    optimizer: Any  # AdamW (or accelerate's wrapping of it)
+    rate: float  # learning rate of the next update
+
+
+Evaluation = Callable[[Moment], Mapping[str, float]]
+
+
+class Diverged(InputError):
+    """The loss is no longer finite. Carries the rows up to there."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 class Recipe(Params):
@@ -78,12 +98,14 @@ def train(
     run: Run,
     label: str,
     position: int = 0,
+    keep: Callable[[History], bool] = lambda _: True,
 ) -> History:
     """Train `model` in place and return its history: one row at each checkpoint step.
 
     A row has `step` (updates so far), `loss` (mean over the batches since the last row, each before its update, nats a
     token), `learning_rate` and what `evaluate` returns. With a scratch (needed on the main process alone) the training
-    resumes from it. InputError when the loss stops being finite; KeyboardInterrupt, after saving, on Ctrl-C.
+    resumes from it, and the weights of those rows are kept there for which `keep`, given the history so far, says so.
+    Diverged when the loss stops being finite; KeyboardInterrupt, after saving, on Ctrl-C.
     """
     torch.set_num_threads(recipe.threads)
     accelerator = Accelerator(
@@ -98,7 +120,7 @@ def train(
             ids, labels = batch(trainer.step)
             loss = trainer.forward(ids, labels)
             if trainer.step in rows:
-                row = trainer.note_row(evaluate)
+                row = trainer.note_row(evaluate, keep)
                 run.log(row, trainer.step)
                 bar.show({name: row[name] for name in row if name != "step"})
             if trainer.step == recipe.steps:
@@ -175,7 +197,7 @@ class _Trainer:
         loss = total * (world / counted)
         value = self._reduced(loss.detach(), "mean")
         if not math.isfinite(value):
-            raise InputError(self._diverged(value))
+            raise Diverged(self._diverged(value), self.history)
         self.losses.append(value)
         return loss
 
@@ -189,18 +211,19 @@ class _Trainer:
         self.optimizer.zero_grad()
         self.step += 1
 
-    def note_row(self, evaluate: Evaluation) -> Row:
-        """Evaluate on the main process, keep the weights, extend the history."""
+    def note_row(self, evaluate: Evaluation, keep: Callable[[History], bool]) -> Row:
+        """Evaluate on the main process, extend the history, keep the weights."""
         row: Row = {"step": self.step, "loss": sum(self.losses) / len(self.losses)}
+        rate = self.recipe.rate(self.step)
         if self.accelerator.is_main_process:
             self.module.eval()
-            row |= evaluate(self.module)
+            row |= evaluate(Moment(self.step, self.module, self.optimizer, rate))
             self.module.train()
-            if self.scratch is not None:
-                self.scratch.keep(self.step, self.module)
-        row["learning_rate"] = self.recipe.rate(self.step)
+        row["learning_rate"] = rate
         self.losses.clear()
         self.history.append(row)
+        if self.scratch is not None and keep(self.history):
+            self.scratch.keep(self.step, self.module)
         self.accelerator.wait_for_everyone()
         return row
 

@@ -20,7 +20,7 @@ from interp_core.artifacts import array_sha256, file_sha256, replacing, save_jso
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.corpus import END_OF_TEXT, Corpus
 from interp_core.errors import InputError
-from interp_core.lm_training import History, Recipe, train
+from interp_core.lm_training import History, Moment, Recipe, train
 from interp_core.params import Params
 from interp_core.repeat_mixture import Mixture, MixtureSource
 from interp_core.stimuli import Prompts, Vocabulary
@@ -185,12 +185,12 @@ class Watch:
         return cls(random, text, torch.from_numpy(rows))
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module) -> Mapping[str, float]:
+    def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Accuracy on second copies (random ids, held-out text), best head's prefix matching, held-out loss in nats."""
         from interp_core.loading import subject_of
 
-        frozen: Any = model
-        subject = subject_of(frozen, name="model in training", bos=0, digest="in training")
+        model: Any = moment.model
+        subject = subject_of(model, name="model in training", bos=0, digest="in training")
         try:
             keys = {"prefix_matching": self.random.pairs.induction_key}
             random = scores.score_heads(subject, self.random.tokens, self.random.pairs, keys, behaviour=True)

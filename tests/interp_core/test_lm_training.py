@@ -16,7 +16,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaFo
 from interp_core.artifacts import load_weights
 from interp_core.checkpoints import Scratch, checkpoint_name, checkpoint_steps, fingerprint, scratch
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED, Batch, History, Recipe, parameter_groups, train
+from interp_core.lm_training import IGNORED, Batch, Diverged, History, Moment, Recipe, parameter_groups, train
 from interp_core.tracking import Run
 
 VOCABULARY = 40
@@ -62,7 +62,7 @@ def small_batch(step: int) -> Batch:
     return ids, labels
 
 
-def nothing(_model: nn.Module) -> Mapping[str, float]:
+def nothing(_moment: Moment) -> Mapping[str, float]:
     return {}
 
 
@@ -168,8 +168,9 @@ def test_a_diverging_loss_stops_with_its_step_and_keeps_the_last_good_weights(fo
                 next(model.parameters()).fill_(float("inf"))
         return small_batch(step)
 
-    with pytest.raises(InputError, match=r"the loss is nan at step 6.*learning_rate"):
+    with pytest.raises(Diverged, match=r"the loss is nan at step 6.*learning_rate") as caught:
         train(model, source, nothing, recipe(), scratch=folder, run=Run(), label="test")
+    assert [row["step"] for row in caught.value.history] == [0, 1, 2, 4, 5]
     kept = load_weights(folder.checkpoints / checkpoint_name(5))
     assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.values())
 
@@ -178,14 +179,32 @@ def test_evaluation_changes_nothing() -> None:
     quiet, watched = small_model(), small_model()
     run_training(quiet)
 
-    def look(model: nn.Module) -> Mapping[str, float]:
-        assert not model.training
-        return {"first": next(model.parameters()).flatten()[0].item()}
+    def look(moment: Moment) -> Mapping[str, float]:
+        assert not moment.model.training
+        return {"first": next(moment.model.parameters()).flatten()[0].item()}
 
     history = train(watched, small_batch, look, recipe(), scratch=None, run=Run(), label="test")
     assert torch.equal(next(quiet.parameters()), next(watched.parameters()))
     assert history[0]["first"] != history[-1]["first"] == next(watched.parameters()).flatten()[0].item()
     assert watched.training
+
+
+def test_weights_are_kept_where_the_history_says_so(folder: Scratch) -> None:
+    def late(history: History) -> bool:
+        return history[-1]["step"] > 4
+
+    train(small_model(), small_batch, nothing, recipe(), scratch=folder, run=Run(), label="test", keep=late)
+    assert [file.name for file in sorted(folder.checkpoints.iterdir())] == [checkpoint_name(s) for s in (5, 8, 10, 12)]
+
+
+def test_an_evaluation_sees_the_optimiser_and_the_next_rate() -> None:
+    def look(moment: Moment) -> Mapping[str, float]:
+        memory = [float(state["step"]) for state in moment.optimizer.state.values()]
+        assert memory == [moment.step] * len(memory)
+        return {"next_rate": moment.rate}
+
+    history = train(small_model(), small_batch, look, recipe(), scratch=None, run=Run(), label="test")
+    assert [row["next_rate"] for row in history] == [row["learning_rate"] for row in history]
 
 
 def test_kept_steps_are_log_spaced_with_even_ones_between() -> None:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp_core.artifacts import file_sha256, load_json, load_weights
 from interp_core.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED
+from interp_core.lm_training import IGNORED, Moment
 from interp_core.loading import load_model
 from interp_core.model_spec import ModelSpec
 from interp_core.params import check, read_section
@@ -89,7 +89,7 @@ def test_what_is_watched_agrees_with_the_models_own_patterns(corpus: Corpus) -> 
     params = section()
     watch = Watch.of(params, corpus)
     model = new_model(params.models["tiny"], params.architecture, len(corpus.counts), seed=0)
-    numbers = watch(model.eval())
+    numbers = watch(Moment(0, model.eval(), None, 0.0))
     model.set_attn_implementation("eager")
     with torch.no_grad():
         found = model(input_ids=torch.from_numpy(watch.random.tokens), output_attentions=True)
