@@ -15,8 +15,8 @@ from interp_core.model_spec import ModelSpec
 from interp_core.models import Subject
 from interp_core.progress import progress
 from interp_core.scores import score_heads
-from interp_core.stats import logistic_fit
 from interp_core.stimuli import Prompts
+from interp_core.transitions import logistic_fit
 from pythia_topology.measure_layer_profile import profile_shape
 from pythia_topology.params import PythiaTopology
 

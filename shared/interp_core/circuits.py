@@ -5,17 +5,37 @@ Symbols are those of Elhage et al. 2021, A Mathematical Framework for Transforme
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.models import Subject
+from interp_core.models import HeadWeights
+
+
+@runtime_checkable
+class CircuitWeights(Protocol):
+    """What circuits are read from: a models.Subject, or any module that answers the same. See Subject for each."""
+
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def n_heads(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def d_head(self) -> int: ...
+
+    def head_weights(self, layer: int) -> HeadWeights: ...
+    def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor: ...
+    def embedding(self) -> Float[Tensor, "vocab d_model"]: ...
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]: ...
 
 
 @torch.no_grad()
-def copying_eigenvalues(subject: Subject) -> Float[np.ndarray, "layer head"]:
+def copying_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer head"]:
     """Sum of the eigenvalues of W_E W_OV W_U over the sum of their magnitudes, in [-1, 1]: 1 is a pure copier.
 
     The eigenvalues of that [vocab, vocab] matrix are those of the [d_head, d_head] one W_O (W_U W_E) W_V.
@@ -25,11 +45,30 @@ def copying_eigenvalues(subject: Subject) -> Float[np.ndarray, "layer head"]:
     for layer in range(subject.n_layers):
         weights = subject.head_weights(layer)
         core = torch.einsum("hed,dc,hcf->hef", weights.W_O.double(), there_and_back, weights.W_V.double())
-        # NumPy's LAPACK: torch's fails to converge on the nearly nilpotent matrices of hand-built heads.
-        eigenvalues = np.linalg.eigvals(core.cpu().numpy())
-        total = np.abs(eigenvalues).sum(axis=-1)
-        scores.append(eigenvalues.real.sum(axis=-1) / np.maximum(total, np.finfo(np.float64).tiny))
+        scores.append(_positivity(core))
     return np.stack(scores)
+
+
+@torch.no_grad()
+def matching_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer head"]:
+    """The same of the QK circuit W_E W_Q W_K^T W_E^T, content alone (no rotary turn): 1 is a head that matches a token
+    with itself, -1 one that looks away from it. Its eigenvalues are those of W_K^T (W_E^T W_E) W_Q; they are complex,
+    for the circuit is not symmetric."""
+    tokens = subject.embedding().double()
+    overlap = tokens.T @ tokens
+    scores = []
+    for layer in range(subject.n_layers):
+        weights = subject.head_weights(layer)
+        scores.append(_positivity(torch.einsum("hde,dc,hcf->hef", weights.W_K.double(), overlap, weights.W_Q.double())))
+    return np.stack(scores)
+
+
+def _positivity(cores: Float[Tensor, "head d_head d_head"]) -> Float[np.ndarray, " head"]:
+    """Sum of eigenvalues over sum of their magnitudes."""
+    # NumPy's LAPACK: torch's fails to converge on the nearly nilpotent matrices of hand-built heads.
+    eigenvalues = np.linalg.eigvals(cores.cpu().numpy())
+    total = np.abs(eigenvalues).sum(axis=-1)
+    return eigenvalues.real.sum(axis=-1) / np.maximum(total, np.finfo(np.float64).tiny)
 
 
 def vocabulary_covariance(unembedding: Float[Tensor, "d_model vocab"]) -> Float[Tensor, "d_model d_model"]:
@@ -46,7 +85,9 @@ class Composition:
 
 
 @torch.no_grad()
-def k_composition(subject: Subject, *, distances: Sequence[int], draws: int, generator: torch.Generator) -> Composition:
+def k_composition(
+    subject: CircuitWeights, *, distances: Sequence[int], draws: int, generator: torch.Generator
+) -> Composition:
     """K-composition |W_OV W_K R W_Q^T| / (|W_OV| |W_K R W_Q^T|), Frobenius norms, mean over rotary distances.
 
     `distances` are how many tokens the reader looks back (ignored by models without rotary positions). z compares with
@@ -83,7 +124,7 @@ class _Reader:
 
 
 def _writer(
-    subject: Subject, layer: int
+    subject: CircuitWeights, layer: int
 ) -> tuple[Float[Tensor, "writer d_head"], Float[Tensor, "writer d_head d_model"]]:
     """Singular values of W_OV and its output directions."""
     weights = subject.head_weights(layer)
@@ -93,7 +134,7 @@ def _writer(
     return values, rows @ right.Q.transpose(-1, -2)
 
 
-def _reader(subject: Subject, layer: int, distances: Sequence[int]) -> _Reader:
+def _reader(subject: CircuitWeights, layer: int, distances: Sequence[int]) -> _Reader:
     weights = subject.head_weights(layer)
     keys = weights.W_K.double()
     queries = torch.stack([torch.linalg.qr(subject.rotated(weights.W_Q, d).double()).R for d in distances])

@@ -50,16 +50,6 @@ class Distance:
     p: float
 
 
-@dataclass(frozen=True)
-class LogisticFit:
-    """low + (high - low) / (1 + exp(-(step - midpoint) / width)), width >= 0, each with its interval."""
-
-    midpoint: Interval
-    width: Interval
-    low: Interval
-    high: Interval
-
-
 def percentile_interval(
     value: Num[np.ndarray, "*unit"] | float, draws: Float[np.ndarray, "draw *unit"], *, level: float = 0.95
 ) -> Interval:
@@ -252,74 +242,6 @@ def _distances(
         between = np.cumsum(own / totals[0] - others / totals[1], axis=1)[:, :-1]
     distance = np.abs(between) @ gaps
     return np.where((totals[0] > 0)[:, 0] & (totals[1] > 0)[:, 0], distance, np.inf)
-
-
-def logistic_fit(
-    step: Num[np.ndarray, " step"],
-    values: Float[np.ndarray, "prompt step"],
-    rng: np.random.Generator,
-    *,
-    resamples: int,
-    level: float = 0.95,
-) -> LogisticFit:
-    """Least-squares logistic rise of the mean curve over steps (pass log steps for a rise on a log axis);
-    intervals from resampling prompts. Midpoint lies within the steps, in their units, as does the width."""
-    if len(step) < 4:
-        raise InputError(f"a logistic rise needs at least 4 steps, got {len(step)}")
-    curves = np.concatenate(
-        [values.mean(axis=0, keepdims=True, dtype=np.float64), resampled_means(values, rng, resamples=resamples)]
-    )
-    origin, span = float(step.min()), float(step.max() - step.min())
-    fits = _fit_rises((step.astype(np.float64) - origin) / span, curves)
-    fits = fits * np.array([span, span, 1.0, 1.0]) + np.array([origin, 0.0, 0.0, 0.0])
-    found = percentile_interval(fits[0], fits[1:], level=level)
-    return LogisticFit(
-        *(Interval(*(np.asarray(end[i]) for end in (found.value, found.low, found.high))) for i in range(4))
-    )
-
-
-def _fit_rises(
-    scaled: Float[np.ndarray, " step"], curves: Float[np.ndarray, "curve step"]
-) -> Float[np.ndarray, "curve 4"]:
-    """Midpoint, width, low and high of each curve by least squares; steps are scaled to [0, 1].
-
-    Low and high are linear given midpoint and width, so these two are searched on a grid that zooms in. The smallest
-    width is a tenth of the smallest gap between steps: a sharper rise lies in the middle of its gap.
-    """
-    narrowest = np.diff(np.sort(scaled)).min() / 10
-    midpoint, log_width = np.meshgrid(np.linspace(0, 1, 81), np.linspace(np.log(narrowest), 0, 25))
-    place = np.broadcast_to(midpoint.ravel(), (len(curves), midpoint.size))
-    log_width = np.broadcast_to(log_width.ravel(), place.shape)
-    reach = np.array([1 / 80, -np.log(narrowest) / 24])
-    offsets = np.stack(np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 7)), axis=-1).reshape(-1, 2)
-    best = _best_rise(scaled, curves, place, log_width)
-    for _ in range(9):
-        place = np.clip(best[:, :1] + reach[0] * offsets[:, 0], 0, 1)
-        log_width = np.clip(best[:, 1:] + reach[1] * offsets[:, 1], np.log(narrowest), 0)
-        best = _best_rise(scaled, curves, place, log_width)
-        reach = reach / 2
-    shape = special.expit((scaled - best[:, :1]) / np.exp(best[:, 1:]))  # [curve, step]
-    centred = shape - shape.mean(axis=1, keepdims=True)
-    height = (centred * curves).sum(axis=1) / (centred**2).sum(axis=1)
-    low = curves.mean(axis=1) - height * shape.mean(axis=1)
-    return np.stack([best[:, 0], np.exp(best[:, 1]), low, low + height], axis=1)
-
-
-def _best_rise(
-    scaled: Float[np.ndarray, " step"],
-    curves: Float[np.ndarray, "curve step"],
-    midpoint: Float[np.ndarray, "curve candidate"],
-    log_width: Float[np.ndarray, "curve candidate"],
-) -> Float[np.ndarray, "curve 2"]:
-    """The midpoint and log width, among each curve's candidates, that explain most of its variance."""
-    best = np.empty((len(curves), 2))
-    for i, curve in enumerate(curves):
-        shape = special.expit((scaled - midpoint[i, :, None]) / np.exp(log_width[i, :, None]))
-        centred = shape - shape.mean(axis=1, keepdims=True)
-        explained = (centred @ curve) ** 2 / np.maximum((centred**2).sum(axis=1), 1e-12)
-        chosen = explained.argmax()
-        best[i] = midpoint[i, chosen], log_width[i, chosen]
-    return best
 
 
 def split_half_rank(values: Float[np.ndarray, "prompt *unit"], rng: np.random.Generator, *, splits: int) -> float:

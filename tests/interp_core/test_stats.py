@@ -4,18 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import optimize
 from scipy import stats as scipy_stats
 
 from interp_core.errors import InputError
 from interp_core.stats import (
-    LogisticFit,
     discoveries,
     effective_number,
     equivalence_from_draws,
     equivalence_normal,
     hierarchical_bootstrap,
-    logistic_fit,
     max_test,
     mean_interval,
     permutation_threshold,
@@ -196,47 +193,6 @@ def test_wasserstein_permutes_heads_that_leave_a_side_empty_without_dividing_by_
     assert result.p == 1.0
 
 
-def test_the_logistic_fit_recovers_a_rise_and_its_intervals_cover() -> None:
-    step = np.arange(0, 1000, 50)
-    rng = _rng(9)
-    covered = []
-
-    def fitted() -> LogisticFit:
-        shift = rng.normal(size=(30, 1)) * 20
-        rise = 0.05 + 0.9 / (1 + np.exp(-(step - 600 - shift) / 30)) + 0.03 * rng.normal(size=(30, 20))
-        return logistic_fit(step, rise, rng, resamples=40)
-
-    for _ in range(25):
-        fit = fitted()
-        covered.append(fit.midpoint.low <= 600 <= fit.midpoint.high)
-    assert np.mean(covered) >= 0.8
-    fit = fitted()
-    assert fit.midpoint.value == pytest.approx(600, abs=15)
-    assert 25 <= fit.width.value <= 45
-    assert fit.low.value == pytest.approx(0.05, abs=0.03)
-    assert fit.high.value == pytest.approx(0.95, abs=0.03)
-
-
-def test_the_logistic_fit_equals_scipy_s_curve_fit() -> None:
-    step, rng = np.log1p(np.geomspace(1, 2000, 24)), _rng(12)
-
-    def rise(x: np.ndarray, midpoint: float, width: float, low: float, high: float) -> np.ndarray:
-        return low + (high - low) / (1 + np.exp(-(x - midpoint) / width))
-
-    curve = rise(step, 6.1, 0.2, 0.08, 0.97) + 0.02 * rng.normal(size=24)
-    expected, _ = optimize.curve_fit(rise, step, curve, p0=[6, 0.3, 0.1, 0.9])
-    fit = logistic_fit(step, np.stack([curve, curve]), rng, resamples=2)
-    found = [float(part.value) for part in (fit.midpoint, fit.width, fit.low, fit.high)]
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
-
-
-def test_a_rise_sharper_than_the_steps_lies_in_the_middle_of_its_gap() -> None:
-    fit = logistic_fit(np.arange(20) * 10, np.tile(np.arange(20) > 12, (3, 1)).astype(float), _rng(), resamples=2)
-    assert fit.midpoint.value == pytest.approx(125, abs=0.5)
-    assert fit.low.value == pytest.approx(0, abs=0.01)
-    assert fit.high.value == pytest.approx(1, abs=0.01)
-
-
 def test_split_half_rank_is_the_reliability() -> None:
     rng = _rng(10)
     truth, noise = rng.normal(size=300), rng.normal(size=(50, 300))
@@ -261,7 +217,5 @@ def test_what_cannot_be_tested_is_said() -> None:
         equivalence_normal(0.0, 1.0, margin=0.0, alpha=0.05)
     with pytest.raises(InputError, match="weight on both sides"):
         wasserstein_1(np.ones(2), np.zeros(2), np.ones(2), np.ones(2), _rng(), draws=9)
-    with pytest.raises(InputError, match="at least 4 steps"):
-        logistic_fit(np.arange(3), np.ones((2, 3)), _rng(), resamples=2)
     with pytest.raises(InputError, match="at least 2 prompts"):
         split_half_rank(np.ones((1, 3)), _rng(), splits=2)

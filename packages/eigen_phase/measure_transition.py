@@ -1,0 +1,205 @@
+"""When each metric of a run turns, how abruptly, and what leads what over seeds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from eigen_phase.params import Transition
+from eigen_phase.run_directory import RunDirectory
+from interp_core.stats import discoveries
+from interp_core.transitions import FEWEST, Turn, midpoint_interval, turn_of
+
+ACCURACY = "pattern_accuracy"
+PLAIN = (
+    ACCURACY,
+    "pattern_loss",
+    "other_loss",
+    "held_out_loss",
+    "gradient_norm",
+    "top_eigenvalue",
+    "most_negative_eigenvalue",
+    "spectral_norm",
+    "alignment_mass",
+    "alignment_independent",
+    "alignment_training",
+    "alignment_update",
+    "persistence",
+)
+OF_HEADS = ("prefix_matching", "previous_token", "duplicate_token", "copying", "qk_matching")
+
+Series = tuple[np.ndarray, np.ndarray]  # steps, values
+Report = dict[str, Any]
+
+
+def metrics_of(run: RunDirectory) -> dict[str, Series]:
+    """Every curve that is fitted. Of each kind of head score it is that of one head: the one that leads at the end."""
+    found = {name: run.series(name) for name in PLAIN if name in run.history}
+    for family in OF_HEADS:
+        if family in run.history:
+            heads = run.history[family]
+            layer, head = np.unravel_index(heads[-1].argmax(), heads[-1].shape)
+            found[f"{family} of the best head"] = (run.history["step"], heads[:, layer, head])
+    if "k_composition" in run.history:
+        pairs = run.history["k_composition"]
+        found["k_composition of the best pair"] = (run.history["step"], pairs[:, pairs[-1].argmax()])
+    return found
+
+
+def transition_report(runs: Sequence[RunDirectory], settings: Transition, rng: np.random.Generator) -> Report:
+    """Fits and a verdict for each run, and leads and lags for each condition, whose runs are its seeds.
+
+    Verdicts: `transition` (step-like by BIC, large enough, abrupt), `gradual` (the same, but spread over more than
+    abrupt_ratio in steps; or a change without a step), `no transition`. Never an error for a run that does not turn.
+    """
+    found = {run.name: _of_run(run, settings, rng) for run in runs}
+    conditions = list(dict.fromkeys(run.condition for run in runs))
+    return {
+        "runs": found,
+        "conditions": {
+            condition: _of_condition([found[run.name] for run in runs if run.condition == condition], settings, rng)
+            for condition in conditions
+        },
+    }
+
+
+def _of_run(run: RunDirectory, settings: Transition, rng: np.random.Generator) -> Report:
+    metrics: dict[str, Report] = {}
+    for name, (steps, values) in metrics_of(run).items():
+        if (steps > 0).sum() >= FEWEST:
+            turn = turn_of(steps, values)
+            metrics[name] = asdict(turn) | {"event": _event(turn), "event_step": _event_step(turn)}
+    base = {"name": run.name, "condition": run.condition, "seed": run.training.seed, "metrics": metrics}
+    if ACCURACY not in metrics:
+        return base | {"verdict": "too few points", "sentence": "too few points to say", "midpoint": None}
+    steps, values = run.series(ACCURACY)
+    turn = turn_of(steps, values)
+    verdict = _verdict(turn, settings)
+    if verdict == "no transition":
+        sentence = f"no transition: pattern accuracy {values[0]:.2f} at first, {values[-1]:.2f} at the end"
+        return base | {"verdict": verdict, "sentence": sentence, "midpoint": None}
+    interval = midpoint_interval(steps, values, rng, resamples=settings.resamples // 10)
+    change = np.abs(np.diff(values)).max() / abs(turn.size)
+    return base | {
+        "verdict": verdict,
+        "sentence": f"{verdict} at step {turn.midpoint:.0f} [{interval[0]:.0f}, {interval[1]:.0f}], pattern accuracy"
+        f" {turn.low:.2f} to {turn.high:.2f}, 10 to 90 % within a factor {turn.ratio:.2f} of steps",
+        "midpoint": turn.midpoint,
+        "midpoint_interval": list(interval),
+        "ratio": turn.ratio,
+        "largest_share_in_one_interval": float(change),
+    }
+
+
+def _verdict(turn: Turn, settings: Transition) -> str:
+    if abs(turn.size) < settings.smallest_change:
+        return "no transition"
+    if not turn.steps_like:
+        return "no transition" if turn.best == "flat" else "gradual"
+    return "transition" if turn.ratio <= settings.abrupt_ratio else "gradual"
+
+
+def _event(turn: Turn) -> str | None:
+    """What dates a curve: its peak (or trough) if it comes back by half its range, else the middle of its step; none
+    where a flat or a straight line does as well."""
+    if turn.peaked and turn.steps_like:
+        return "peak"
+    if turn.dipped and turn.steps_like:
+        return "trough"
+    return "midpoint" if turn.steps_like else None
+
+
+def _event_step(turn: Turn) -> float | None:
+    event = _event(turn)
+    return None if event is None else float(getattr(turn, event))
+
+
+def _of_condition(runs: Sequence[Report], settings: Transition, rng: np.random.Generator) -> Report:
+    """Midpoints over seeds, and each metric's lead (negative) or lag against pattern accuracy."""
+    turned = [run for run in runs if run["midpoint"] is not None]
+    report: Report = {
+        "runs": len(runs),
+        "verdicts": {verdict: sum(run["verdict"] == verdict for run in runs) for verdict in _verdicts(runs)},
+        "midpoint": None,
+        "ratio": None,
+        "lags": {},
+    }
+    if turned:
+        middles = np.log([run["midpoint"] for run in turned])
+        report["midpoint"] = _exponential(_over_seeds(middles, settings, rng))
+        report["ratio"] = _exponential(_over_seeds(np.log([run["ratio"] for run in turned]), settings, rng))
+        report["lags"] = _lags(turned, settings, rng)
+    return report
+
+
+def _verdicts(runs: Sequence[Report]) -> list[str]:
+    return list(dict.fromkeys(run["verdict"] for run in runs))
+
+
+def _lags(turned: Sequence[Report], settings: Transition, rng: np.random.Generator) -> Report:
+    """By metric: step of its commonest event over that of the accuracy's midpoint, over the seeds that have it."""
+    lags: Report = {}
+    for name in turned[0]["metrics"]:
+        if name == ACCURACY:
+            continue
+        found = [run["metrics"].get(name, {}).get("event") for run in turned]
+        events = [event for event in found if event is not None]
+        if not events:
+            lags[name] = {"event": None, "n": 0, "of": len(turned), "lag": None}
+            continue
+        event = max(dict.fromkeys(events), key=events.count)
+        those = [run for run, its in zip(turned, found, strict=True) if its == event]
+        steps = np.array([run["metrics"][name]["event_step"] for run in those])
+        middles = np.array([run["midpoint"] for run in those])
+        lag = _over_seeds(np.log(steps / middles), settings, rng)
+        lags[name] = {
+            "event": event,
+            "n": len(those),
+            "of": len(turned),
+            "lag": _exponential(lag),
+            "steps": _over_seeds(steps - middles, settings, rng),
+            "p": lag["p"],
+        }
+    tested = [name for name, lag in lags.items() if lag["n"] > 1]
+    kept = discoveries(np.array([lags[name]["p"] for name in tested]), rate=settings.false_discovery_rate)
+    for name, discovery in zip(tested, kept, strict=True):
+        lags[name]["verdict"] = _lag_verdict(lags[name]["lag"]["value"]) if discovery else "no lead or lag shown"
+    return lags
+
+
+def _lag_verdict(ratio: float) -> str:
+    return "leads" if ratio < 1 else "lags"
+
+
+def _over_seeds(values: Float[np.ndarray, " seed"], settings: Transition, rng: np.random.Generator) -> Report:
+    """Mean over seeds with Student's interval and p against zero, and the percentile bootstrap's interval.
+
+    With a handful of seeds the bootstrap's interval is too narrow (five normal values: about 83 % for a nominal 95 %);
+    verdicts use Student's, which is exact for normal values. `signs_p` is the exact sign-flip test's, never below
+    2 / 2^n.
+    """
+    n, mean = len(values), float(values.mean())
+    if n == 1:
+        return {"value": mean, "ci": None, "bootstrap_ci": None, "p": 1.0, "signs_p": 1.0, "n": 1}
+    error = float(values.std(ddof=1) / np.sqrt(n))
+    reach = float(stats.t.ppf(0.975, n - 1)) * error
+    drawn = values[rng.integers(n, size=(settings.resamples, n))].mean(axis=1)
+    flips = np.array(np.meshgrid(*[[1.0, -1.0]] * min(n, 12))).reshape(min(n, 12), -1)
+    flipped = np.abs(flips.T @ values[:12] / len(flips))
+    return {
+        "value": mean,
+        "ci": [mean - reach, mean + reach],
+        "bootstrap_ci": np.quantile(drawn, [0.025, 0.975]).tolist(),
+        "p": float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0),
+        "signs_p": float((flipped >= abs(values[:12].mean()) - 1e-12).mean()),
+        "n": n,
+    }
+
+
+def _exponential(found: Report) -> Report:
+    """From logarithms of steps to steps, or to ratios of steps."""
+    ends = {key: None if found[key] is None else np.exp(found[key]).tolist() for key in ("ci", "bootstrap_ci")}
+    return found | {"value": float(np.exp(found["value"]))} | ends

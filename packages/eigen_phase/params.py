@@ -1,0 +1,215 @@
+"""Every knob of the study. A profile gives the values; options of `train` override the fields of Training."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from eigen_phase.data import Data, Kind
+from eigen_phase.model import Shape
+from interp_core.lm_training import Recipe
+from interp_core.params import Params, check
+
+Pair = tuple[PositiveInt, PositiveInt]
+
+
+class Training(Params):
+    """One training run, whole: what config.json of its directory holds."""
+
+    seed: NonNegativeInt
+
+    # Data
+    data: Kind
+    test_data: Kind  # what accuracy and heads are measured on: a control that never saw repeats is asked for them too
+    vocab_size: PositiveInt = Field(ge=2)
+    seq_length: PositiveInt = Field(ge=4)  # tokens a row
+    pattern_length: Pair  # placed: shortest and longest pattern, tokens
+    patterns: PositiveInt  # placed: different patterns in a row
+    placements: Pair  # placed: fewest and most copies of a pattern in a row
+    period: Pair  # tiled: shortest and longest segment, tokens
+    fixed_distance: PositiveInt  # the one distance of fixed_distance, tokens
+    leave_out_predictable: bool  # the loss leaves out what induction could predict (arXiv 2511.05743)
+
+    # Model
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    d_model: PositiveInt
+    mlp_ratio: NonNegativeInt  # 0: attention only
+    rotary_base: PositiveFloat
+    initializer_range: PositiveFloat
+    clamp_previous_token: bool
+
+    # Optimisation
+    num_steps: PositiveInt
+    batch_size: PositiveInt  # rows
+    learning_rate: PositiveFloat  # AdamW
+    final_share: float = Field(ge=0, le=1)
+    warmup: NonNegativeInt  # steps
+    betas: tuple[float, float]
+    weight_decay: NonNegativeFloat
+    clip: PositiveFloat  # norm of the gradient
+    device: Literal["cpu", "auto"]
+    threads: PositiveInt
+    save_seconds: NonNegativeFloat  # between two saves of the state to resume from
+
+    # What is watched
+    eval_interval: PositiveInt  # steps between two rows of the history
+    held_out_sequences: PositiveInt  # rows that accuracy and head scores are measured on
+    copies: PositiveInt  # copies after the first with an accuracy of their own; the last takes all later ones in
+    composition_distances: tuple[PositiveInt, ...] = Field(min_length=1)  # rotary distances of K-composition, tokens
+    composition_draws: PositiveInt = Field(ge=2)  # random orientations of its z
+    checkpoint_interval: PositiveInt  # steps between kept weights
+    checkpoint_change: float = Field(gt=0, le=1)  # weights are kept too when pattern accuracy has moved this far
+    eigen_interval: PositiveInt  # steps between two looks at the Hessian
+    track_top_k_eigenvalues: NonNegativeInt  # largest by magnitude; 0: the Hessian is not looked at
+    probe_sequences: PositiveInt  # rows that the Hessian is of; fixed, held out
+    micro_batch: PositiveInt  # rows whose graph is in memory at once
+    lanczos_tolerance: PositiveFloat  # relative residual |Hv - lambda v| / |lambda| of every eigenpair
+    max_products: PositiveInt  # Hessian-vector products that one evaluation may spend
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        check(Shape, self._part(Shape), where="training")
+        check(Data, self._part(Data), where="training")
+        check(Data, self._part(Data) | {"data": self.test_data}, where="training")
+        if self.track_top_k_eigenvalues > self.n_parameters:
+            raise ValueError(
+                f"track_top_k_eigenvalues ({self.track_top_k_eigenvalues}) is more than the model's {self.n_parameters}"
+                " parameters"
+            )
+        if self.max_products <= self.track_top_k_eigenvalues:
+            raise ValueError(
+                f"max_products ({self.max_products}) must exceed track_top_k_eigenvalues"
+                f" ({self.track_top_k_eigenvalues})"
+            )
+        if self.warmup >= self.num_steps:
+            raise ValueError(f"warmup ({self.warmup}) must be shorter than num_steps ({self.num_steps})")
+        return self
+
+    def _part(self, schema: type[Params]) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in schema.model_fields}
+
+    @property
+    def shape(self) -> Shape:
+        """The model's part."""
+        return Shape(**self._part(Shape))
+
+    @property
+    def data_settings(self) -> Data:
+        """The data's part."""
+        return Data(**self._part(Data))
+
+    @property
+    def test_settings(self) -> Data:
+        """What accuracy is measured on."""
+        return Data(**self._part(Data) | {"data": self.test_data})
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the model: embedding, unembedding, attention, gains of the norms, MLPs."""
+        width = self.d_model
+        layer = 4 * width**2 + width + (2 * self.mlp_ratio * width**2 + width if self.mlp_ratio else 0)
+        return 2 * self.vocab_size * width + self.n_layers * layer + width
+
+    @property
+    def recipe(self) -> Recipe:
+        """For the core's training loop; a row of the history at every interval's steps."""
+        intervals = {self.eval_interval, self.checkpoint_interval, self.eigen_interval}
+        also = {step for interval in intervals for step in range(0, self.num_steps + 1, interval)}
+        return Recipe(
+            steps=self.num_steps,
+            learning_rate=self.learning_rate,
+            final_share=self.final_share,
+            warmup=self.warmup,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            clip=self.clip,
+            precision="fp32",
+            device=self.device,
+            threads=self.threads,
+            checkpoint_every=self.eval_interval,
+            checkpoint_also=tuple(sorted(also)),
+            save_seconds=self.save_seconds,
+        )
+
+
+class Condition(Params):
+    """Runs that share everything but the seed."""
+
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    changes: dict[str, Any]  # fields of Training that differ from the section's `training`
+
+
+class Spectrum(Params):
+    """The whole spectrum at a few checkpoints of each run."""
+
+    checkpoints: PositiveInt = Field(ge=2)  # a run; around the transition, the first and the last
+    probe_sizes: tuple[PositiveInt, ...]  # rows of the batches on which the top eigenvalue is compared
+    density_probes: PositiveInt  # random start vectors of stochastic Lanczos quadrature
+    density_steps: PositiveInt  # Lanczos steps of each
+    trace_products: PositiveInt = Field(ge=3)  # Hessian-vector products of Hutch++
+    other_k: PositiveInt  # eigenvalues of the Gauss-Newton and the Adam-preconditioned operator
+
+
+class Transition(Params):
+    """Fits of the histories."""
+
+    resamples: PositiveInt = Field(ge=100)  # of the bootstrap over seeds
+    smallest_change: float = Field(gt=0, lt=1)  # of pattern accuracy, for a transition
+    abrupt_ratio: float = Field(gt=1)  # step at 90 % of the rise over that at 10 %: below it the transition is abrupt
+    false_discovery_rate: float = Field(gt=0, lt=1)  # of the leads and lags of one condition
+
+
+class Controls(Params):
+    """Runs that should not turn, or turn elsewhere, and interventions on those that did."""
+
+    conditions: dict[str, Condition]  # no repeats, one distance, masked loss, clamped head
+    clamped: str  # the condition that is compared with `free`, seed by seed
+    free: str  # a condition of the section
+    subspace_runs: tuple[str, ...]  # runs that are continued inside and outside the dominant subspace
+    subspace_start: float = Field(gt=0, lt=1)  # pattern accuracy at whose checkpoint the arms part
+    subspace_steps: PositiveInt  # updates of each arm
+    subspace_refresh: PositiveInt  # updates between two looks at the Hessian
+    ablation_checkpoints: PositiveInt  # of each run, spread over pattern accuracy
+    draws: PositiveInt = Field(ge=100)  # of the bootstrap
+
+
+class EigenPhase(Params):
+    """The section `eigen_phase` of a profile."""
+
+    processes: PositiveInt  # runs at once, each in a process of its own; the bytes do not depend on it
+    training: Training
+    conditions: dict[str, Condition]
+    spectrum: Spectrum
+    transition: Transition
+    controls: Controls
+
+    @model_validator(mode="after")
+    def _known(self) -> "EigenPhase":
+        runs_of(self.training, self.conditions | self.controls.conditions)
+        if self.controls.free not in self.conditions:
+            raise ValueError(f"controls.free: no condition {self.controls.free}")
+        if self.controls.clamped not in self.controls.conditions:
+            raise ValueError(f"controls.clamped: no condition {self.controls.clamped} in controls.conditions")
+        if unknown := set(self.controls.subspace_runs) - set(self.runs):
+            raise ValueError(f"controls.subspace_runs: no run {min(unknown)}; runs are {', '.join(self.runs)}")
+        return self
+
+    @property
+    def runs(self) -> dict[str, Training]:
+        """Every run of `conditions` by name."""
+        return runs_of(self.training, self.conditions)
+
+    @property
+    def control_runs(self) -> dict[str, Training]:
+        """Every run of `controls.conditions` by name."""
+        return runs_of(self.training, self.controls.conditions)
+
+
+def runs_of(training: Training, conditions: dict[str, Condition]) -> dict[str, Training]:
+    """Runs by name, CONDITION-sSEED. InputError for changes that make no valid training."""
+    base = training.model_dump()
+    return {
+        f"{name}-s{seed}": check(Training, base | condition.changes | {"seed": seed}, where=f"condition {name}")
+        for name, condition in conditions.items()
+        for seed in condition.seeds
+    }

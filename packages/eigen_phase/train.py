@@ -1,0 +1,202 @@
+"""One run, trained by the core's loop, watched on one clock: behaviour and heads at every row, the Hessian at some."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from eigen_phase import data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model
+from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
+from eigen_phase.measure_alignment import adam_memory, flat, next_update, squared_cosines, subspace_overlap
+from eigen_phase.measure_curvature import next_token_hessian
+from eigen_phase.measure_heads import behaviour, behaviour_and_heads
+from eigen_phase.measure_spectrum import eigenpairs
+from eigen_phase.model import Transformer
+from eigen_phase.params import Training
+from eigen_phase.run_directory import write_run
+from interp_core import checkpoints, circuits, lm_training
+from interp_core.artifacts import load_weights, save_weights
+from interp_core.checkpoints import checkpoint_name, fingerprint, scratch
+from interp_core.lm_training import BatchSource, Diverged, History, Moment, train
+from interp_core.tracking import tracked_run
+
+STAGE = "eigen_phase"
+ROOMS = (data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model)
+CODE = (*ROOMS, checkpoints, circuits, lm_training)  # what a run's numbers rest on
+HELD_OUT, PROBE, INDEPENDENT = 1, 2, 3  # streams of rows that no training batch uses
+
+
+def train_run(
+    name: str, training: Training, place: Path, *, group: str = STAGE, job_type: str = "train", position: int = 0
+) -> None:
+    """Train one run and write its directory at `place`. Resumes; same settings and threads, same bytes.
+
+    Diverged (an InputError) when the loss stops being finite: the directory then holds the history up to there.
+    """
+    torch.set_num_threads(training.threads)
+    settings = {"name": name, **training.model_dump(mode="json")}
+    mark = fingerprint(settings, code=[Path(__file__), *(Path(str(room.__file__)) for room in CODE)])
+    transformer = Transformer(training.shape, seed=training.seed)
+    source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
+    with (
+        scratch(STAGE, f"{name}-{mark}") as held,
+        tracked_run(name, group=group, job_type=job_type, tags=[training.data], config=settings) as run,
+    ):
+        watch = Watch.of(training, source, held.folder / "eigenvectors")
+        try:
+            history = train(
+                transformer,
+                source,
+                watch,
+                training.recipe,
+                scratch=held,
+                run=run,
+                label=name,
+                position=position,
+                keep=keeping(training),
+            )
+        except Diverged as problem:
+            write_run(place, name, training, problem.history, None, working=held.folder, diverged=str(problem))
+            raise Diverged(f"{problem}; the history up to there is in {place}", problem.history) from None
+        write_run(place, name, training, history, transformer, working=held.folder)
+
+
+def keeping(training: Training) -> Callable[[History], bool]:
+    """Which rows keep their weights: those of both intervals, the first, the last, and wherever pattern accuracy has
+    moved by checkpoint_change since the last kept ones, so that a transition is kept densely wherever it falls."""
+
+    def keep(history: History) -> bool:
+        kept_accuracy, kept = 0.0, False
+        for row in history:
+            step, accuracy = int(row["step"]), row["pattern_accuracy"]
+            kept = (
+                step % training.checkpoint_interval == 0
+                or step % training.eigen_interval == 0
+                or step == training.num_steps
+                or abs(accuracy - kept_accuracy) >= training.checkpoint_change
+            )
+            if kept:
+                kept_accuracy = accuracy
+        return kept
+
+    return keep
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The numbers of a history row, on rows of the data that no training batch holds."""
+
+    training: Training
+    source: BatchSource
+    held_out: Sequences
+    own: Sequences | None  # held out too, of the kind that is trained on, where that is another
+    probe: Sequences  # the Hessian is of the loss on these
+    independent: Sequences
+    folder: Path  # of the eigenvectors
+
+    @classmethod
+    def of(cls, training: Training, source: BatchSource, folder: Path) -> "Watch":
+        """Draw the rows."""
+
+        own = None if training.data == training.test_data else held_out_rows(training, training.data_settings)
+        probe, independent = probe_rows(training), probe_rows(training, stream=INDEPENDENT)
+        return cls(training, source, held_out_rows(training, training.test_settings), own, probe, independent, folder)
+
+    def __call__(self, moment: Moment) -> Mapping[str, float]:
+        """Behaviour and heads; the Hessian too where its interval says so."""
+        assert isinstance(moment.model, Transformer)
+        training = self.training
+        row = behaviour_and_heads(moment.model, self.held_out, training)
+        if self.own is not None:
+            row["own_accuracy"] = behaviour(moment.model, self.own, copies=training.copies)["accuracy"]
+        if training.track_top_k_eigenvalues == 0 or moment.step % training.eigen_interval:
+            return row
+        return row | self._curvature(moment.model, moment)
+
+    def _curvature(self, model: Transformer, moment: Moment) -> dict[str, float]:
+        k = self.training.track_top_k_eigenvalues
+        with torch.enable_grad(), model.explicit_attention():
+            operator = next_token_hessian(
+                model, *labelled(self.probe, self.training), micro_batch=self.training.micro_batch
+            )
+            previous = self._previous(moment.step)
+            pairs = eigenpairs(
+                operator,
+                k=k,
+                tolerance=self.training.lanczos_tolerance,
+                max_products=self.training.max_products,
+                generator=torch.Generator().manual_seed(self.training.seed),
+                start=None if previous is None else previous.to(model.device),
+            )
+            independent = gradient_of(model, *labelled(self.independent, self.training))
+            training_gradient = gradient_of(model, *self.source(moment.step))
+        top = pairs.vectors[:k]
+        update = next_update(moment.optimizer, model, training_gradient, rate=moment.rate, clip=self.training.clip)
+        kept = {"vectors": pairs.vectors, "values": pairs.values, **adam_memory(moment.optimizer, model)}
+        save_weights(self.folder / checkpoint_name(moment.step), kept)
+        return curvature_row(pairs.values, pairs.residuals, k=k) | {
+            "products": float(pairs.products),
+            "gradient_norm": float(operator.gradient.norm()),
+            "alignment_null": k / operator.size,
+            **{f"alignment/{i}": float(c) for i, c in enumerate(squared_cosines(top, operator.gradient))},
+            "alignment_mass": float(squared_cosines(top, operator.gradient).sum()),
+            "alignment_independent": float(squared_cosines(top, independent).sum()),
+            "alignment_training": float(squared_cosines(top, training_gradient).sum()),
+            "alignment_update": float(squared_cosines(top, update).sum()),
+            **({} if previous is None else {"persistence": subspace_overlap(previous[:k].to(top), top)}),
+        }
+
+    def _previous(self, step: int) -> Float[Tensor, "pair parameter"] | None:
+        """Eigenvectors of the evaluation before, from its file, so that a resumed run continues as one that went on."""
+        file = self.folder / checkpoint_name(step - self.training.eigen_interval)
+        return load_weights(file)["vectors"] if file.exists() else None
+
+
+def held_out_rows(training: Training, settings: Data) -> Sequences:
+    """Rows that behaviour and heads are measured on."""
+    return _rows(training, settings, training.held_out_sequences, HELD_OUT)
+
+
+def probe_rows(training: Training, *, rows: int | None = None, stream: int = PROBE) -> Sequences:
+    """Rows of the training's own kind that the Hessian is of; other numbers of rows are other rows."""
+    return _rows(training, training.data_settings, rows or training.probe_sequences, stream)
+
+
+def _rows(training: Training, settings: Data, n: int, stream: int) -> Sequences:
+    # Three numbers: never the stream of a training batch.
+    return draw(np.random.default_rng([training.seed, 0, stream]), n, settings)
+
+
+def curvature_row(values: Float[Tensor, " pair"], residuals: Float[Tensor, " pair"], *, k: int) -> dict[str, float]:
+    """History keys of eigenpairs: the k largest by magnitude in order, then the most negative one."""
+    return {
+        **{f"eigenvalues/{i}": float(value) for i, value in enumerate(values[:k])},
+        **{f"residuals/{i}": float(residual) for i, residual in enumerate(residuals[:k])},
+        "top_eigenvalue": float(values.max()),
+        "most_negative_eigenvalue": float(values[-1]),
+        "most_negative_residual": float(residuals[-1]),
+        "spectral_norm": float(values[:k].abs().max()),
+        "worst_residual": float(residuals[:k].max()),
+    }
+
+
+def labelled(
+    sequences: Sequences, training: Training
+) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
+    """Input ids and labels as the training sees them."""
+    labels = masked_labels(sequences, leave_out_predictable=training.leave_out_predictable)
+    return torch.from_numpy(sequences.ids), torch.from_numpy(labels)
+
+
+def gradient_of(
+    model: Transformer, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]
+) -> Float[Tensor, " parameter"]:
+    """Gradient of the mean loss of a batch, parameters in the model's order."""
+    logits = model(ids.to(model.device)).logits[:, :-1].flatten(0, 1)
+    loss = functional.cross_entropy(logits, labels[:, 1:].flatten().to(model.device))
+    return flat(torch.autograd.grad(loss, list(model.parameters())))

@@ -1,0 +1,202 @@
+"""What each command does, from settings to files. Heavy rooms are imported where they are needed.
+
+A study lives in one folder: runs, control_runs, scores, metrics, figures. Called bare, a command is a stage of the
+pipeline and the folder is data/eigen_phase; with --profile or --out it is an experiment and the folder is --out. Each
+function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from eigen_phase.params import EigenPhase, Training
+from eigen_phase.run_directory import RunDirectory
+from interp_core.artifacts import load_arrays, save_arrays, save_json
+from interp_core.errors import InputError
+from interp_core.params import check, project_root, read_section
+
+if TYPE_CHECKING:
+    from interp_core.workers import Task
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One call of a command: its settings and its folder."""
+
+    params: EigenPhase
+    folder: Path
+
+    @property
+    def runs(self) -> list[RunDirectory]:
+        """The profile's runs, opened. InputError when one is missing or half-written."""
+        return [RunDirectory.open(self.folder / "runs" / name) for name in self.params.runs]
+
+    @property
+    def control_runs(self) -> list[RunDirectory]:
+        """The profile's control runs, opened."""
+        return [RunDirectory.open(self.folder / "control_runs" / name) for name in self.params.control_runs]
+
+
+def prepare(profile: str | None, out: Path | None) -> Study:
+    """Settings of a profile and the folder they belong to."""
+    if out is None and profile is not None:
+        out = Path("outputs") / "eigen_phase" / Path(profile).stem
+    params = read_section("eigen_phase", EigenPhase, profile)
+    return Study(params, out or project_root() / "data" / "eigen_phase")
+
+
+def one_training(study: Study, condition: str | None, **overrides: Any) -> tuple[str, Training]:
+    """A single run's name and settings: a condition of the profile (the first one unless named) with some options."""
+    known = study.params.conditions | study.params.controls.conditions
+    chosen = condition or next(iter(study.params.conditions))
+    if chosen not in known:
+        raise InputError(f"--condition: no condition {chosen}; known here: {', '.join(known)}")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    base = study.params.training.model_dump() | known[chosen].changes | {"seed": known[chosen].seeds[0]}
+    training = check(Training, base | given, where=f"condition {chosen}", options=tuple(given))
+    return f"{chosen}-s{training.seed}", training
+
+
+def train(study: Study) -> None:
+    """Every run of the profile's conditions, several at once; a run that was stopped goes on where it was."""
+    _train_all(study, study.params.runs, study.folder / "runs", job_type="train")
+    for run in study.runs:
+        save_json(_metrics(study, "train", run.name), _summary(run))
+
+
+def train_one(name: str, training: Training, place: Path) -> RunDirectory:
+    """One run into a directory of the user's."""
+    from eigen_phase.train import train_run
+    from interp_core.tracking import announce
+
+    _writable(place.parent)
+    if place.exists() and not (place / "config.json").is_file() and (place.is_file() or any(place.iterdir())):
+        raise InputError(f"{place} holds something that is not a run directory; name another --out")
+    announce()
+    train_run(name, training, place)
+    return RunDirectory.open(place)
+
+
+def curvature(study: Study) -> None:
+    """The whole spectrum of each run at a few checkpoints."""
+    for run in study.runs:
+        arrays, report = _landscape(run, study)
+        save_arrays(study.folder / "scores" / "curvature" / f"{run.name}.npz", arrays)
+        save_json(_metrics(study, "curvature", run.name), report)
+        click.echo(f"{run.name}: {report['verdict']}")
+
+
+def curvature_of(run: RunDirectory, study: Study) -> None:
+    """The same of one run directory, into it."""
+    arrays, report = _landscape(run, study)
+    save_arrays(run.folder / "curvature.npz", arrays)
+    save_json(run.folder / "curvature.json", report)
+    click.echo(f"{run.name}: {report['verdict']}")
+
+
+def transition(study: Study) -> None:
+    """Fits of every history, verdicts, and what leads what over seeds."""
+    save_json(study.folder / "metrics" / "transition" / "transition.json", transition_of(study.runs, study))
+
+
+def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
+    """Fits, verdicts, leads and lags of these runs; runs of one condition are its seeds."""
+    from eigen_phase.measure_transition import transition_report
+
+    report = transition_report(runs, study.params.transition, np.random.default_rng([0, 21]))
+    for name, found in report["runs"].items():
+        click.echo(f"{name}: {found['sentence']}")
+    return report
+
+
+def controls(study: Study) -> None:
+    """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and outside the top
+    subspace."""
+    from eigen_phase.intervene import ablation_report, clamped_report, subspace_report
+    from eigen_phase.measure_transition import transition_report
+
+    params = study.params
+    _train_all(study, params.control_runs, study.folder / "control_runs", job_type="control")
+    report = transition_report(study.control_runs, params.transition, np.random.default_rng([0, 22]))
+    save_json(study.folder / "metrics" / "controls" / "transition.json", report)
+    for name, found in report["runs"].items():
+        click.echo(f"{name}: {found['sentence']}")
+    free = [run for run in study.runs if run.condition == params.controls.free]
+    clamped = [run for run in study.control_runs if run.condition == params.controls.clamped]
+    found = {"clamped": clamped_report(free, clamped, params)}
+    scores = study.folder / "scores" / "controls"
+    for run in study.runs:
+        arrays, found[f"ablation_{run.name}"] = ablation_report(run, params)
+        save_arrays(scores / f"ablation_{run.name}.npz", arrays)
+    for run in study.runs:
+        if run.name in params.controls.subspace_runs:
+            arrays, found[f"subspace_{run.name}"] = subspace_report(run, params)
+            save_arrays(scores / f"subspace_{run.name}.npz", arrays)
+    for name, part in found.items():
+        save_json(study.folder / "metrics" / "controls" / f"{name}.json", part)
+        click.echo(f"{name}: {part['verdict']}")
+
+
+def visualize(study: Study) -> None:
+    """All figures of the study, from its files alone."""
+    from eigen_phase.figures import draw_all
+
+    draw_all(study.folder)
+
+
+def visualize_run(run: RunDirectory) -> list[Path]:
+    """The figures of one run directory, into it."""
+    from eigen_phase.figures import draw_run
+    from eigen_phase.measure_landscape import attention_patterns
+
+    arrays = attention_patterns(run)
+    if (run.folder / "curvature.npz").is_file():
+        arrays |= load_arrays(run.folder / "curvature.npz")
+    return draw_run(run, run.folder / "figures", arrays)
+
+
+def _landscape(run: RunDirectory, study: Study) -> tuple[dict[str, np.ndarray], Report]:
+    from eigen_phase.measure_landscape import attention_patterns, landscape
+
+    arrays, report = landscape(run, study.params.spectrum)
+    return arrays | attention_patterns(run), report
+
+
+def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_type: str) -> None:
+    from eigen_phase.train import train_run
+    from interp_core.tracking import announce
+    from interp_core.workers import run_in_processes
+
+    _writable(folder)
+    announce()
+    tasks: list[Task] = [
+        (train_run, (name, training, folder / name), {"job_type": job_type}) for name, training in runs.items()
+    ]
+    run_in_processes(tasks, processes=study.params.processes)
+
+
+def _metrics(study: Study, command: str, name: str) -> Path:
+    return study.folder / "metrics" / command / f"{command}_{name}.json"
+
+
+def _summary(run: RunDirectory) -> Report:
+    """The last row of a run, the numbers of one head left out."""
+    last = {key: value for key, value in run.rows[-1].items() if "/L" not in key}
+    return {"name": run.name, "n_parameters": run.config["n_parameters"], "last": last}
+
+
+def _writable(folder: Path) -> None:
+    """Find out that the folder cannot be written before computing."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise InputError(f"cannot write into {folder}: {problem.strerror}") from None

@@ -1,0 +1,35 @@
+"""A transformer of eigen_phase small enough for its whole Hessian, and a batch for it."""
+
+import torch
+from torch import Tensor
+
+from eigen_phase.measure_curvature import Operator
+from eigen_phase.model import Shape, Transformer
+from interp_core.lm_training import IGNORED
+
+
+def tiny(*, mlp_ratio: int = 0, clamp: bool = False) -> Transformer:
+    shape = Shape(
+        vocab_size=5,
+        seq_length=6,
+        n_layers=2,
+        n_heads=2,
+        d_model=4,
+        mlp_ratio=mlp_ratio,
+        rotary_base=100.0,
+        initializer_range=0.7,
+        clamp_previous_token=clamp,
+    )
+    return Transformer(shape, seed=1).double()
+
+
+def some_batch(rows: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(5, (rows, 6), generator=generator)
+    labels = ids.clone()
+    labels[0, 2:4] = IGNORED
+    return ids, labels
+
+
+def dense(operator: Operator) -> Tensor:
+    return torch.stack([operator(row) for row in torch.eye(operator.size, dtype=operator.dtype)])
