@@ -137,10 +137,11 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
 
+    study = workflow.prepare(profile, out)
     if not run_directories:
-        workflow.visualize(workflow.prepare(profile, out))
+        workflow.visualize(study)
     for run in [RunDirectory.open(folder) for folder in run_directories]:
-        for path in workflow.visualize_run(run):
+        for path in workflow.visualize_run(run, study):
             click.echo(str(path))
 
 
@@ -156,7 +157,7 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
         trained, study = _train_one(profile, out, options)
         workflow.curvature_of(trained, study)
         workflow.transition_of([trained], study)
-        for path in workflow.visualize_run(trained):
+        for path in workflow.visualize_run(trained, study):
             click.echo(str(path))
         return
     study = workflow.prepare(profile, out)

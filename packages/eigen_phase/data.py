@@ -26,7 +26,7 @@ class Data(Params):
     data: Kind
     vocab_size: PositiveInt = Field(ge=2)
     seq_length: PositiveInt = Field(ge=4)
-    patterns: PositiveInt  # placed: different patterns in a row
+    patterns: PositiveInt  # placed: different patterns in a row, or as many as fit
     pattern_length: tuple[PositiveInt, PositiveInt]  # placed: shortest and longest pattern
     placements: tuple[PositiveInt, PositiveInt]  # placed: fewest and most copies of a pattern
     period: tuple[PositiveInt, PositiveInt]  # tiled: shortest and longest segment
@@ -53,10 +53,9 @@ class Data(Params):
             longest, fewest = self.pattern_length[1], self.placements[0]
             if longest > length:
                 raise ValueError(f"a pattern of {longest} tokens is longer than the sequence of {length}")
-            if self.patterns * longest * fewest > length:
+            if longest * fewest > length:
                 raise ValueError(
-                    f"{self.patterns} patterns of {longest} tokens, {fewest} copies each, do not fit into a sequence"
-                    f" of {length}"
+                    f"{fewest} copies of a pattern of {longest} tokens do not fit into a sequence of {length}"
                 )
         return self
 
@@ -170,9 +169,10 @@ def _blocks(rng: np.random.Generator, settings: Data) -> tuple[Int[np.ndarray, "
     room = settings.seq_length
     sizes, owner = [], []
     for pattern in range(settings.patterns):
-        reserved = (settings.patterns - pattern - 1) * longest * fewest
-        size = int(rng.integers(shortest, longest + 1))
-        copies = int(rng.integers(fewest, min(most, (room - reserved) // size) + 1))
+        if room < shortest * fewest:
+            break
+        size = int(rng.integers(shortest, min(longest, room // fewest) + 1))
+        copies = int(rng.integers(fewest, min(most, room // size) + 1))
         room -= copies * size
         sizes += [size] * copies
         owner += [pattern] * copies

@@ -1,7 +1,8 @@
 """Spectra of symmetric operators from products alone: extreme eigenpairs, density, trace; where eigenvectors live.
 
-Lanczos with full reorthogonalisation, twice where once is not enough: in it a Ritz pair's residual |Hv - lambda v| is the last coupling times
-the last entry of its coordinates (Parlett 1980), so that stopping on true residuals costs no product.
+Lanczos with full reorthogonalisation, twice where once is not enough: in it a Ritz pair's residual |Hv - lambda v| is
+the last coupling times the last entry of its coordinates (Parlett 1980), so that stopping on true residuals costs no
+product.
 """
 
 from collections.abc import Sequence
@@ -39,13 +40,15 @@ def eigenpairs(
     max_products: int,
     generator: torch.Generator,
     start: Float[Tensor, "some parameter"] | None = None,
+    most_negative: bool = True,
 ) -> Eigenpairs:
-    """Both ends of the spectrum to a relative residual, signs kept.
+    """Both ends of the spectrum to a relative residual, signs kept; or, for operators that are never negative, the k
+    largest by magnitude alone.
 
-    Stops when |Hv - lambda v| <= tolerance |lambda| for all wanted pairs (for the most negative one never finer than
-    SMALL times the spectral norm asks), or after max_products; then `converged` is False and the residuals say how far
-    it came. `start`: vectors whose sum begins the search, such as the eigenvectors of an evaluation before. Memory:
-    one basis of as many vectors as products. InputError for more eigenvalues than parameters.
+    Stops when |Hv - lambda v| <= tolerance |lambda| for all wanted pairs (for small ones never finer than SMALL times
+    the spectral norm asks), or after max_products; then `converged` is False and the residuals say how far it came.
+    `start`: vectors whose sum begins the search, such as the eigenvectors of an evaluation before. Memory: one basis of
+    as many vectors as products. InputError for more eigenvalues than parameters.
     """
     if not 1 <= k <= operator.size:
         raise InputError(f"asked for {k} eigenvalues, but there are {operator.size} parameters")
@@ -56,10 +59,12 @@ def eigenpairs(
         if krylov.steps < min(k + 1, operator.size) or (krylov.steps % 2 and krylov.room):
             continue
         values, coordinates = krylov.ritz()
-        wanted = _wanted(values, k)
+        wanted = np.argsort(-np.abs(values), kind="stable")[:k]
+        if most_negative:
+            wanted = np.append(wanted, values.argmin())
         residuals = krylov.coupling * np.abs(coordinates[-1, wanted])
         bound = tolerance * np.abs(values[wanted])
-        bound[-1] = max(bound[-1], tolerance * SMALL * np.abs(values).max())
+        bound = np.maximum(bound, tolerance * SMALL * np.abs(values).max())
         converged = krylov.settled(k + 1) and bool((residuals <= bound).all())
         if converged or not krylov.room:
             break
@@ -72,10 +77,6 @@ def eigenpairs(
         products=operator.products - before,
         converged=converged or krylov.steps == operator.size,
     )
-
-
-def _wanted(values: Float[np.ndarray, " ritz"], k: int) -> np.ndarray:
-    return np.append(np.argsort(-np.abs(values), kind="stable")[:k], values.argmin())
 
 
 class _Krylov:
@@ -133,7 +134,8 @@ class _Krylov:
 
     def ritz(self) -> tuple[Float[np.ndarray, " ritz"], Float[np.ndarray, "step ritz"]]:
         """Eigenvalues of the tridiagonal matrix, ascending, and their coordinates in the basis."""
-        return eigh_tridiagonal(np.array(self._diagonal), np.array(self._couplings[:-1]))
+        values, coordinates = eigh_tridiagonal(np.array(self._diagonal), np.array(self._couplings[:-1]))
+        return np.asarray(values), np.asarray(coordinates)
 
     def _random(self) -> Tensor:
         vector = torch.randn(self._operator.size, generator=self._generator, dtype=torch.float64)

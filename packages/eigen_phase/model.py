@@ -153,6 +153,7 @@ class Transformer(nn.Module):
     def forward(self, input_ids: Int[Tensor, "row position"], use_cache: bool = False) -> Output:
         """Logits at t predict the token at t + 1. There is no cache; the argument is for callers that name it."""
         x = self.embed(input_ids)
+        assert isinstance(self.rotary, Tensor)
         rotary = self.rotary[: input_ids.shape[1]]
         for block in self.layers:
             x = block(x, rotary)

@@ -54,7 +54,7 @@ class _AttentionGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of <c_q, dq> + <c_k, dk> + <c_v, dv> with respect to q, k, v, dz."""
         query, key, value, pattern, dz = ctx.saved_tensors
         scale = query.shape[-1] ** -0.5

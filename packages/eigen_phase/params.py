@@ -23,7 +23,7 @@ class Training(Params):
     vocab_size: PositiveInt = Field(ge=2)
     seq_length: PositiveInt = Field(ge=4)  # tokens a row
     pattern_length: Pair  # placed: shortest and longest pattern, tokens
-    patterns: PositiveInt  # placed: different patterns in a row
+    patterns: PositiveInt  # placed: different patterns in a row, or as many as fit
     placements: Pair  # placed: fewest and most copies of a pattern in a row
     period: Pair  # tiled: shortest and longest segment, tokens
     fixed_distance: PositiveInt  # the one distance of fixed_distance, tokens
@@ -91,17 +91,17 @@ class Training(Params):
     @property
     def shape(self) -> Shape:
         """The model's part."""
-        return Shape(**self._part(Shape))
+        return Shape.model_validate(self._part(Shape))
 
     @property
     def data_settings(self) -> Data:
         """The data's part."""
-        return Data(**self._part(Data))
+        return Data.model_validate(self._part(Data))
 
     @property
     def test_settings(self) -> Data:
         """What accuracy is measured on."""
-        return Data(**self._part(Data) | {"data": self.test_data})
+        return Data.model_validate(self._part(Data) | {"data": self.test_data})
 
     @property
     def n_parameters(self) -> int:
@@ -109,6 +109,12 @@ class Training(Params):
         width = self.d_model
         layer = 4 * width**2 + width + (2 * self.mlp_ratio * width**2 + width if self.mlp_ratio else 0)
         return 2 * self.vocab_size * width + self.n_layers * layer + width
+
+    @property
+    def work(self) -> int:
+        """How long the run takes, roughly, in updates; only for sharing runs out."""
+        looks = self.num_steps // self.eigen_interval if self.track_top_k_eigenvalues else 0
+        return self.num_steps * (1 + bool(self.mlp_ratio)) + 40 * looks
 
     @property
     def recipe(self) -> Recipe:
@@ -140,8 +146,9 @@ class Condition(Params):
 
 
 class Spectrum(Params):
-    """The whole spectrum at a few checkpoints of each run."""
+    """The whole spectrum at a few checkpoints of some runs."""
 
+    runs: tuple[str, ...]
     checkpoints: PositiveInt = Field(ge=2)  # a run; around the transition, the first and the last
     probe_sizes: tuple[PositiveInt, ...]  # rows of the batches on which the top eigenvalue is compared
     density_probes: PositiveInt  # random start vectors of stochastic Lanczos quadrature
@@ -170,6 +177,7 @@ class Controls(Params):
     subspace_steps: PositiveInt  # updates of each arm
     subspace_refresh: PositiveInt  # updates between two looks at the Hessian
     ablation_checkpoints: PositiveInt  # of each run, spread over pattern accuracy
+    head_share: float = Field(gt=0, lt=1)  # of the best head's score, for a head to count as one of its kind
     draws: PositiveInt = Field(ge=100)  # of the bootstrap
 
 
@@ -190,8 +198,12 @@ class EigenPhase(Params):
             raise ValueError(f"controls.free: no condition {self.controls.free}")
         if self.controls.clamped not in self.controls.conditions:
             raise ValueError(f"controls.clamped: no condition {self.controls.clamped} in controls.conditions")
-        if unknown := set(self.controls.subspace_runs) - set(self.runs):
-            raise ValueError(f"controls.subspace_runs: no run {min(unknown)}; runs are {', '.join(self.runs)}")
+        for field, names in (
+            ("controls.subspace_runs", self.controls.subspace_runs),
+            ("spectrum.runs", self.spectrum.runs),
+        ):
+            if unknown := set(names) - set(self.runs):
+                raise ValueError(f"{field}: no run {min(unknown)}; runs are {', '.join(self.runs)}")
         return self
 
     @property

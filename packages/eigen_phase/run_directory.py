@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,12 +132,13 @@ def write_run(
     history: History,
     model: Transformer | None,
     *,
+    bounds: Mapping[str, float | bool],
     working: Path,
     diverged: str | None = None,
 ) -> None:
     """Put a finished (or diverged) run in its place: complete beside it first, then swapped in.
 
-    `working` holds the folders checkpoints and eigenvectors.
+    `bounds` is what no model can do better than; `working` holds the folders checkpoints and eigenvectors.
     """
     part = place.with_name(f".{place.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -155,6 +157,7 @@ def write_run(
         "name": name,
         "training": training.model_dump(mode="json"),
         "n_parameters": training.n_parameters,
+        "bounds": bounds,
         "diverged": diverged,
         "files": files,
         "weights_sha256": file_sha256(part / FINAL) if model is not None else None,
@@ -171,7 +174,7 @@ def history_arrays(history: History, training: Training) -> Arrays:
     matrix [row, pair] with the pairs' names in `family_names`.
     """
     names = list(dict.fromkeys(name for row in history for name in row))
-    columns = {name: np.array([row.get(name, np.nan) for row in history], dtype=np.float64) for name in names}
+    columns: Arrays = {name: np.array([row.get(name, np.nan) for row in history], dtype=np.float64) for name in names}
     columns["step"] = columns["step"].astype(np.int64)
     families: dict[str, list[str]] = {}
     for name in names:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from eigen_phase import data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model
 from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
+from eigen_phase.data_oracle import ceiling, entropy_floor
 from eigen_phase.measure_alignment import adam_memory, flat, next_update, squared_cosines, subspace_overlap
 from eigen_phase.measure_curvature import next_token_hessian
 from eigen_phase.measure_heads import behaviour, behaviour_and_heads
@@ -29,6 +30,12 @@ STAGE = "eigen_phase"
 ROOMS = (data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model)
 CODE = (*ROOMS, checkpoints, circuits, lm_training)  # what a run's numbers rest on
 HELD_OUT, PROBE, INDEPENDENT = 1, 2, 3  # streams of rows that no training batch uses
+
+
+def train_runs(runs: Mapping[str, Training], folder: Path, *, job_type: str, position: int = 0) -> None:
+    """Several runs one after the other in this process, each into folder/NAME."""
+    for name, training in runs.items():
+        train_run(name, training, folder / name, job_type=job_type, position=position)
 
 
 def train_run(
@@ -61,9 +68,35 @@ def train_run(
                 keep=keeping(training),
             )
         except Diverged as problem:
-            write_run(place, name, training, problem.history, None, working=held.folder, diverged=str(problem))
+            write_run(
+                place,
+                name,
+                training,
+                problem.history,
+                None,
+                bounds=bounds(training),
+                working=held.folder,
+                diverged=str(problem),
+            )
             raise Diverged(f"{problem}; the history up to there is in {place}", problem.history) from None
-        write_run(place, name, training, history, transformer, working=held.folder)
+        write_run(place, name, training, history, transformer, bounds=bounds(training), working=held.folder)
+
+
+def bounds(training: Training) -> dict[str, float | bool]:
+    """What no model can do better than: the oracle's accuracy on predictable test targets, its interval over rows, and
+    the floor of the training's own loss."""
+    rows = held_out_rows(training, training.test_settings)
+    found = ceiling(rows, training.vocab_size, np.random.default_rng([training.seed, 41]))
+    own = held_out_rows(training, training.data_settings)
+    floor, exact = entropy_floor(own, training.data_settings)
+    low, high = found.predictable_interval
+    return {
+        "ceiling": found.predictable,
+        "ceiling_low": low,
+        "ceiling_high": high,
+        "entropy_floor": floor,
+        "entropy_floor_exact": exact,
+    }
 
 
 def keeping(training: Training) -> Callable[[History], bool]:
@@ -133,8 +166,8 @@ class Watch:
                 generator=torch.Generator().manual_seed(self.training.seed),
                 start=None if previous is None else previous.to(model.device),
             )
-            independent = gradient_of(model, *labelled(self.independent, self.training))
-            training_gradient = gradient_of(model, *self.source(moment.step))
+            independent, _ = gradient_of(model, *labelled(self.independent, self.training))
+            training_gradient, _ = gradient_of(model, *self.source(moment.step))
         top = pairs.vectors[:k]
         update = next_update(moment.optimizer, model, training_gradient, rate=moment.rate, clip=self.training.clip)
         kept = {"vectors": pairs.vectors, "values": pairs.values, **adam_memory(moment.optimizer, model)}
@@ -195,8 +228,8 @@ def labelled(
 
 def gradient_of(
     model: Transformer, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]
-) -> Float[Tensor, " parameter"]:
-    """Gradient of the mean loss of a batch, parameters in the model's order."""
+) -> tuple[Float[Tensor, " parameter"], float]:
+    """Gradient of the mean loss of a batch, parameters in the model's order, and that loss."""
     logits = model(ids.to(model.device)).logits[:, :-1].flatten(0, 1)
     loss = functional.cross_entropy(logits, labels[:, 1:].flatten().to(model.device))
-    return flat(torch.autograd.grad(loss, list(model.parameters())))
+    return flat(torch.autograd.grad(loss, list(model.parameters()))), loss.item()

@@ -84,8 +84,9 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
 
 
 def curvature(study: Study) -> None:
-    """The whole spectrum of each run at a few checkpoints."""
-    for run in study.runs:
+    """The whole spectrum of the chosen runs at a few checkpoints."""
+    chosen = study.params.spectrum.runs
+    for run in [RunDirectory.open(study.folder / "runs" / name) for name in chosen]:
         arrays, report = _landscape(run, study)
         save_arrays(study.folder / "scores" / "curvature" / f"{run.name}.npz", arrays)
         save_json(_metrics(study, "curvature", run.name), report)
@@ -110,37 +111,41 @@ def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
     from eigen_phase.measure_transition import transition_report
 
     report = transition_report(runs, study.params.transition, np.random.default_rng([0, 21]))
-    for name, found in report["runs"].items():
-        click.echo(f"{name}: {found['sentence']}")
+    click.echo(_sentences(report))
     return report
 
 
 def controls(study: Study) -> None:
     """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and outside the top
     subspace."""
-    from eigen_phase.intervene import ablation_report, clamped_report, subspace_report
+    from eigen_phase.intervene import clamped_against_free
+    from eigen_phase.intervene_heads import head_ablations
+    from eigen_phase.intervene_subspace import subspace_arms
     from eigen_phase.measure_transition import transition_report
 
-    params = study.params
-    _train_all(study, params.control_runs, study.folder / "control_runs", job_type="control")
-    report = transition_report(study.control_runs, params.transition, np.random.default_rng([0, 22]))
-    save_json(study.folder / "metrics" / "controls" / "transition.json", report)
-    for name, found in report["runs"].items():
-        click.echo(f"{name}: {found['sentence']}")
-    free = [run for run in study.runs if run.condition == params.controls.free]
-    clamped = [run for run in study.control_runs if run.condition == params.controls.clamped]
-    found = {"clamped": clamped_report(free, clamped, params)}
-    scores = study.folder / "scores" / "controls"
+    settings = study.params.controls
+    _train_all(study, study.params.control_runs, study.folder / "control_runs", job_type="control")
+    free = [run for run in study.runs if run.condition == settings.free]
+    report = transition_report([*study.control_runs, *free], study.params.transition, np.random.default_rng([0, 22]))
+    reports: dict[str, Report] = {"controls": report}
+    by_seed = {
+        condition: {found["seed"]: found for found in report["runs"].values() if found["condition"] == condition}
+        for condition in (settings.clamped, settings.free)
+    }
+    reports["clamped"] = clamped_against_free(by_seed[settings.clamped], by_seed[settings.free])
     for run in study.runs:
-        arrays, found[f"ablation_{run.name}"] = ablation_report(run, params)
-        save_arrays(scores / f"ablation_{run.name}.npz", arrays)
-    for run in study.runs:
-        if run.name in params.controls.subspace_runs:
-            arrays, found[f"subspace_{run.name}"] = subspace_report(run, params)
-            save_arrays(scores / f"subspace_{run.name}.npz", arrays)
-    for name, part in found.items():
-        save_json(study.folder / "metrics" / "controls" / f"{name}.json", part)
-        click.echo(f"{name}: {part['verdict']}")
+        arrays, reports[f"ablation_{run.name}"] = head_ablations(run, settings)
+        save_arrays(study.folder / "scores" / "controls" / f"ablation_{run.name}.npz", arrays)
+        if run.name in settings.subspace_runs:
+            arrays, reports[f"subspace_{run.name}"] = subspace_arms(run, settings)
+            save_arrays(study.folder / "scores" / "controls" / f"subspace_{run.name}.npz", arrays)
+    for name, found in reports.items():
+        save_json(study.folder / "metrics" / "controls" / f"{name}.json", found)
+        click.echo(f"{name}: {found['verdict']}" if "verdict" in found else _sentences(found))
+
+
+def _sentences(report: Report) -> str:
+    return "\n".join(f"{name}: {found['sentence']}" for name, found in report["runs"].items())
 
 
 def visualize(study: Study) -> None:
@@ -150,15 +155,17 @@ def visualize(study: Study) -> None:
     draw_all(study.folder)
 
 
-def visualize_run(run: RunDirectory) -> list[Path]:
+def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
     """The figures of one run directory, into it."""
     from eigen_phase.figures import draw_run
     from eigen_phase.measure_landscape import attention_patterns
+    from eigen_phase.measure_transition import transition_report
 
-    arrays = attention_patterns(run)
+    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))["runs"][run.name]
+    arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():
         arrays |= load_arrays(run.folder / "curvature.npz")
-    return draw_run(run, run.folder / "figures", arrays)
+    return draw_run(run, run.folder / "figures", found=found, arrays=arrays)
 
 
 def _landscape(run: RunDirectory, study: Study) -> tuple[dict[str, np.ndarray], Report]:
@@ -169,16 +176,17 @@ def _landscape(run: RunDirectory, study: Study) -> tuple[dict[str, np.ndarray], 
 
 
 def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_type: str) -> None:
-    from eigen_phase.train import train_run
+    from eigen_phase.train import train_runs
     from interp_core.tracking import announce
     from interp_core.workers import run_in_processes
 
     _writable(folder)
     announce()
-    tasks: list[Task] = [
-        (train_run, (name, training, folder / name), {"job_type": job_type}) for name, training in runs.items()
-    ]
-    run_in_processes(tasks, processes=study.params.processes)
+    n = study.params.processes
+    longest = sorted(runs, key=lambda name: -runs[name].work)
+    shares = [{name: runs[name] for name in longest[i::n]} for i in range(n)]
+    tasks: list[Task] = [(train_runs, (share, folder), {"job_type": job_type}) for share in shares if share]
+    run_in_processes(tasks, processes=n)
 
 
 def _metrics(study: Study, command: str, name: str) -> Path:

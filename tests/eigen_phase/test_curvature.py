@@ -1,6 +1,7 @@
 """Hessian products against the explicit Hessian, against closed forms, and in bounded memory."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,9 @@ def explicit_hessian(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
         logits = torch.func.functional_call(model, named, (ids,)).logits[:, :-1]
         return functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
 
-    return torch.autograd.functional.hessian(loss, flat)
+    found = torch.autograd.functional.hessian(loss, flat)
+    assert isinstance(found, Tensor)
+    return found
 
 
 @pytest.fixture(params=[(0, False), (2, False), (0, True)], ids=["attention", "mlp", "clamped"])
@@ -121,9 +124,9 @@ def test_what_a_product_keeps_does_not_grow_with_the_batch() -> None:
 
 def test_a_quadratic_has_its_own_matrix() -> None:
     matrix = torch.tensor([[3.0, 1.0], [1.0, -2.0]], dtype=DOUBLE)
-    point = nn.ParameterList([nn.Parameter(torch.tensor([0.5, -1.0], dtype=DOUBLE))])
+    point: Any = nn.ParameterList([nn.Parameter(torch.tensor([0.5, -1.0], dtype=DOUBLE))])
     operator = Hessian(
-        point, (torch.zeros(1),), loss_sum=lambda m, _: 0.5 * m[0] @ matrix @ m[0], divisor=1.0, micro_batch=1
+        point, (torch.zeros(1),), loss_sum=lambda *_: 0.5 * point[0] @ matrix @ point[0], divisor=1.0, micro_batch=1
     )
     torch.testing.assert_close(dense(operator), matrix)
     torch.testing.assert_close(operator.gradient, matrix @ point[0].detach())

@@ -1,0 +1,128 @@
+"""Controls and interventions: runs that should not turn, heads taken out, steps inside and outside the subspace."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+
+from eigen_phase.figures_run import CURVATURE, alignment_lines
+from eigen_phase.run_directory import RunDirectory
+from interp_core.plotting import ABLATED, COPYING, INK, NULL, band, drawing, note
+
+Arrays = Mapping[str, np.ndarray]
+Report = Mapping[str, Any]
+ARM_COLOURS = {"free": INK, "inside": CURVATURE, "outside": ABLATED}
+
+
+def accuracies(runs: Sequence[RunDirectory], report: Report, clamped: Report, path: Path) -> None:
+    """Pattern accuracy of every run, a panel for each condition, with verdicts and the oracle's ceiling."""
+    conditions = list(dict.fromkeys(run.condition for run in runs))
+    columns = 2
+    rows = -(-len(conditions) // columns)
+    with drawing(path, width=10.5, height=1.6 + 2.4 * rows) as figure:
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for axes in grid[len(conditions) :]:
+            axes.set_axis_off()
+        for axes, condition in zip(grid, conditions, strict=False):
+            members = [run for run in runs if run.condition == condition]
+            for run in members:
+                steps, values = run.series("pattern_accuracy")
+                axes.plot(steps, values, color=COPYING, linewidth=1.5)
+                if "own_accuracy" in run.history:
+                    axes.plot(*run.series("own_accuracy"), color=NULL, linestyle="--", linewidth=1.3)
+                    axes.annotate("all targets of its own data", (0.97, 0.45), xycoords="axes fraction", ha="right")
+            ceiling = members[0].config["bounds"]["ceiling"]
+            axes.axhline(ceiling, color=INK, linestyle=":", linewidth=1.2)
+            axes.set_title(f"{condition} ({len(members)}): {_verdicts(report, members)}", loc="left", fontsize=11.5)
+            axes.set_ylim(-0.02, 1.05)
+            axes.set_xlabel("training step")
+        for axes in grid[::columns]:
+            axes.set_ylabel("pattern accuracy")
+        figure.suptitle(f"With and without what induction needs\n{clamped['verdict']}")
+        note(figure, "a line for each seed, accuracy on predictable targets of held-out test rows · dotted: oracle")
+
+
+def _verdicts(report: Report, runs: Sequence[RunDirectory]) -> str:
+    found = [report["runs"][run.name]["verdict"] for run in runs if run.name in report["runs"]]
+    return ", ".join(f"{found.count(word)} {word}" for word in dict.fromkeys(found)) or "see its own figure"
+
+
+def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path: Path) -> None:
+    """Change of pattern accuracy without each head, over the training; and without sets of heads at its end."""
+    columns = 2
+    rows = -(-len(arrays) // columns)
+    with drawing(path, width=10.5, height=1.8 + 2.6 * rows) as figure:
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+        for axes in grid[len(arrays) :]:
+            axes.set_axis_off()
+        for axes, (name, found) in zip(grid, arrays.items(), strict=False):
+            _, layers, heads = found["effect"].shape
+            for layer in range(layers):
+                for head in range(heads):
+                    strong = abs(found["effect"][-1, layer, head]) > 0.1
+                    colour = ABLATED if strong else NULL
+                    axes.plot(found["step"], found["effect"][:, layer, head], color=colour, linewidth=1.4)
+                    low, high = found["effect_low"][:, layer, head], found["effect_high"][:, layer, head]
+                    band(axes, found["step"].astype(float), low, high, colour=colour)
+                    if strong:
+                        place = (found["step"][-1], found["effect"][-1, layer, head])
+                        axes.annotate(f" L{layer}H{head}", place, fontsize=9.5, va="center")
+            joint = reports[name]["induction"]
+            axes.axhline(0, color=INK, linewidth=0.8)
+            axes.set_title(
+                f"{name}: {' '.join(joint['heads'])} together {joint['change']['value']:+.2f},"
+                f" other sets {joint['others_mean']:+.2f}",
+                loc="left",
+                fontsize=10.5,
+            )
+            axes.set_xlabel("training step")
+        for axes in grid[::columns]:
+            axes.set_ylabel("change of\npattern accuracy")
+        figure.suptitle("Each head alone replaced by its mean, over the training")
+        n = next(iter(reports.values()))["induction"]["rows"]
+        note(figure, f"95 % intervals over {n} held-out rows · title: induction heads of the final model, all at once")
+
+
+def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Path) -> None:
+    """How much of gradients and steps lies in the top subspace, and what steps inside and outside it do."""
+    example = next((run for run in runs if run.name in arms), runs[0])
+    with drawing(path, width=10.5, height=4.2 + 3.0 * len(arms)) as figure:
+        panels = figure.subplots(1 + len(arms), 2, squeeze=False)
+        top = panels[0]
+        alignment_lines(top[0], example)
+        top[0].set_title(f"{example.name}: share inside the subspace", loc="left", fontsize=11.5)
+        top[0].set_xlabel("training step")
+        top[0].legend(fontsize=9, loc="lower left")
+        _over_seeds(top[1], runs)
+        for row, (name, found) in zip(panels[1:], arms.items(), strict=True):
+            for axes, key, title in zip(
+                row,
+                ("pattern_loss", "accuracy"),
+                ("loss on predictable targets (nats)", "pattern accuracy"),
+                strict=True,
+            ):
+                for arm, colour in ARM_COLOURS.items():
+                    axes.plot(found["refresh_step"], found[f"{arm}_{key}"], "o-", color=colour, label=arm, markersize=4)
+                axes.set_title(f"{name}: {title}", loc="left", fontsize=11.5)
+                axes.set_xlabel("training step")
+            row[0].legend(fontsize=10, title="steps")
+        figure.suptitle("Gradients align with the top eigenvectors far above chance; training does not need them")
+        note(
+            figure,
+            "below: the run continued with AdamW's steps whole (free), projected onto the top eigenvectors (inside),\n"
+            "or onto everything else (outside); same batches, rates and memory of Adam",
+        )
+
+
+def _over_seeds(axes: Any, runs: Sequence[RunDirectory]) -> None:
+    """Mean share over the training, a point for each run."""
+    keys = ("alignment_mass", "alignment_independent", "alignment_training", "alignment_update", "alignment_null")
+    labels = ("same\nbatch", "independent\nbatch", "training\nbatch", "update", "random\nK/p")
+    colours = colormaps["viridis"](np.linspace(0, 0.85, len(runs)))
+    for run, colour in zip(runs, colours, strict=True):
+        values = [np.nanmean(run.history[key]) for key in keys]
+        axes.semilogy(range(len(keys)), values, "o", color=colour, alpha=0.8, label=run.name)
+    axes.set_xticks(range(len(keys)), labels, fontsize=9.5)
+    axes.set_title("mean over the training, a point for each run", loc="left", fontsize=11.5)

@@ -1,0 +1,124 @@
+"""What pattern accuracy loses without a head, at several moments of a training."""
+
+from collections.abc import Collection
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from eigen_phase.data import Sequences
+from eigen_phase.measure_heads import attention_scores, per_target
+from eigen_phase.model import Head, Transformer
+from eigen_phase.params import Controls
+from eigen_phase.run_directory import RunDirectory
+from eigen_phase.train import held_out_rows
+from interp_core.stats import mean_interval
+
+Report = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report]:
+    """Each head alone replaced by its mean, over the clock; and at the end the induction heads, and the previous-token
+    heads, together against every other set of as many heads.
+
+    Arrays: `step`, `accuracy` [step]; `effect`, `effect_low`, `effect_high` [step, layer, head]: change of pattern
+    accuracy, 95 % over rows; `other_effect` [step, layer, head]: change of the accuracy on all other targets.
+    """
+    rows = held_out_rows(run.training, run.training.test_settings)
+    rng = np.random.default_rng([run.training.seed, 31])
+    steps = spread_steps(run, settings.ablation_checkpoints)
+    found = [_single(run.model(step), rows, settings, rng) for step in steps]
+    arrays = {name: np.stack([part[name] for part in found]) for name in found[0]}
+    arrays["step"] = np.array(steps)
+    model = run.model()
+    scores = attention_scores(model, rows)
+    means = mean_outputs(model, rows)
+    joint = {
+        kind: _joint(model, rows, means, _of_kind(scores[score], settings.head_share), settings, rng)
+        for kind, score in (("induction", "prefix_matching"), ("previous_token", "previous_token"))
+    }
+    induction = joint["induction"]
+    names, change = " ".join(induction["heads"]), induction["change"]["value"]
+    verdict = (
+        f"without {names} pattern accuracy changes by {change:+.2f}, without other sets of {len(induction['heads'])} by"
+        f" {induction['others_mean']:+.2f} on average (worst {induction['others_worst']:+.2f})"
+    )
+    return arrays, {"name": run.name, "verdict": verdict, "steps": steps, **joint}
+
+
+def spread_steps(run: RunDirectory, n: int) -> list[int]:
+    """Kept steps, n at most, spread evenly over the change of pattern accuracy; the first and the last among them."""
+    kept = np.array(run.checkpoint_steps)
+    rows = np.searchsorted(run.history["step"], kept)
+    path = np.concatenate([[0.0], np.abs(np.diff(run.history["pattern_accuracy"][rows])).cumsum()])
+    path = path / max(path[-1], 1e-12) + np.linspace(0, 0.5, len(path))  # half as much by the clock, for flat stretches
+    wanted = np.linspace(path[0], path[-1], n)
+    return sorted({int(kept[np.abs(path - place).argmin()]) for place in wanted})
+
+
+def mean_outputs(model: Transformer, rows: Sequences) -> dict[Head, Float[Tensor, " d_head"]]:
+    """Mean z of every head over rows and positions."""
+    z = model.head_outputs(torch.from_numpy(rows.ids).to(model.device)).mean(dim=(1, 3))
+    return {(layer, head): z[layer, head] for layer in range(model.n_layers) for head in range(model.n_heads)}
+
+
+def _single(model: Transformer, rows: Sequences, settings: Controls, rng: np.random.Generator) -> Arrays:
+    means = mean_outputs(model, rows)
+    shape = (model.n_layers, model.n_heads)
+    found = {name: np.zeros(shape) for name in ("effect", "effect_low", "effect_high", "other_effect")}
+    clean = _by_row(model, rows)
+    for head, mean in means.items():
+        with model.replacing_heads({head: mean}):
+            change = _by_row(model, rows) - clean
+        interval = mean_interval(change[0], rng, resamples=settings.draws)
+        found["effect"][head], found["other_effect"][head] = change.mean(axis=1)
+        found["effect_low"][head], found["effect_high"][head] = float(interval.low), float(interval.high)
+    return found | {"accuracy": clean[0].mean()}
+
+
+def _by_row(model: Transformer, rows: Sequences) -> Float[np.ndarray, "2 row"]:
+    """Accuracy of each row on predictable targets, and on the others."""
+    hit, _ = per_target(model, rows)
+    flagged = rows.predictable[:, 1:]
+    some = flagged.any(axis=1)
+    parts = [(hit * where)[some].sum(axis=1) / where[some].sum(axis=1) for where in (flagged, ~flagged)]
+    return np.stack(parts)
+
+
+def _of_kind(score: Float[np.ndarray, "layer head"], share: float) -> list[Head]:
+    """Heads whose score is at least this share of the best one's, in order of the score."""
+    layers, heads = np.nonzero(score >= share * score.max())
+    found = sorted(zip(layers, heads, strict=True), key=lambda head: -score[head])
+    return [(int(layer), int(head)) for layer, head in found]
+
+
+def _joint(
+    model: Transformer,
+    rows: Sequences,
+    means: dict[Head, Tensor],
+    chosen: Collection[Head],
+    settings: Controls,
+    rng: np.random.Generator,
+) -> Report:
+    clean = _by_row(model, rows)[0]
+
+    def change(heads: Collection[Head]) -> Float[np.ndarray, " row"]:
+        with model.replacing_heads({head: means[head] for head in heads}):
+            return _by_row(model, rows)[0] - clean
+
+    of_chosen = mean_interval(change(chosen), rng, resamples=settings.draws)
+    sets = [others for others in combinations(means, len(chosen)) if not set(others) & set(chosen)]
+    others = [float(change(heads).mean()) for heads in sets]
+    return {
+        "heads": [f"L{layer}H{head}" for layer, head in chosen],
+        "rows": len(clean),
+        "accuracy": float(clean.mean()),
+        "change": {"value": float(of_chosen.value), "ci": [float(of_chosen.low), float(of_chosen.high)]},
+        "other_sets": len(others),
+        "others_mean": float(np.mean(others)) if others else 0.0,
+        "others_worst": min(others, default=0.0),
+    }
