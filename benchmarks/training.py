@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from benchmarks.measure import Row, interleaved
-from interp_core.lm_training import Recipe, train
+from interp_core.lm_training import Moment, Recipe, train
 from interp_core.tracking import Run
 
 TITLE = "Training: tokens/s against the same loop's bare matrix products"
@@ -47,7 +47,7 @@ def loop() -> None:
     )
     ids = torch.randint(0, VOCAB, (ROWS, LENGTH))
 
-    def nothing(_: nn.Module) -> Mapping[str, float]:
+    def nothing(_: Moment) -> Mapping[str, float]:
         return {}
 
     train(model(), lambda step: (ids, ids), nothing, recipe, scratch=None, run=Run(None), label="benchmark")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HOMES = (ROOT / "shared", ROOT / "packages")
-WORKFLOW_OF = {"induct": "pythia_topology.workflow"}
+WORKFLOW_OF = {"induct": "pythia_topology.workflow", "eigen-phase": "eigen_phase.workflow"}
 
 
 def source_of(module: str) -> Path | None:

@@ -47,7 +47,7 @@ def draw_all(folder: Path) -> list[Path]:
     for condition, run in first.items():
         files.append(out / f"phase_{condition}.png")
         figures_run.phase(run, report["runs"][run.name], files[-1])
-    for condition in first:
+    for condition in [name for name in first if report["conditions"][name]["midpoint"] is not None]:
         files += [out / f"seeds_{condition}.png", out / f"lags_{condition}.png"]
         figures_seeds.aligned([run for run in runs if run.condition == condition], report, files[-2])
         figures_seeds.lags(condition, report["conditions"][condition], files[-1])

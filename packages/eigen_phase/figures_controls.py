@@ -32,9 +32,9 @@ def accuracies(runs: Sequence[RunDirectory], report: Report, clamped: Report, pa
                 axes.plot(steps, values, color=COPYING, linewidth=1.5)
                 if "own_accuracy" in run.history:
                     axes.plot(*run.series("own_accuracy"), color=NULL, linestyle="--", linewidth=1.3)
-                    axes.annotate("all targets of its own data", (0.97, 0.45), xycoords="axes fraction", ha="right")
-            ceiling = members[0].config["bounds"]["ceiling"]
-            axes.axhline(ceiling, color=INK, linestyle=":", linewidth=1.2)
+            if any("own_accuracy" in run.history for run in members):
+                axes.annotate("dashed: all targets of its own data", (0.97, 0.6), xycoords="axes fraction", ha="right")
+            axes.axhline(members[0].config["bounds"]["ceiling"], color=INK, linestyle=":", linewidth=1.2)
             axes.set_title(f"{condition} ({len(members)}): {_verdicts(report, members)}", loc="left", fontsize=11.5)
             axes.set_ylim(-0.02, 1.05)
             axes.set_xlabel("training step")
@@ -108,7 +108,7 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
                 axes.set_title(f"{name}: {title}", loc="left", fontsize=11.5)
                 axes.set_xlabel("training step")
             row[0].legend(fontsize=10, title="steps")
-        figure.suptitle("Gradients align with the top eigenvectors far above chance; training does not need them")
+        figure.suptitle("Gradients and steps in the top subspace, and steps inside and outside it alone")
         note(
             figure,
             "below: the run continued with AdamW's steps whole (free), projected onto the top eigenvectors (inside),\n"

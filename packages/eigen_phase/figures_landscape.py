@@ -27,7 +27,7 @@ def densities(landscapes: Mapping[str, Arrays], path: Path) -> None:
             axes.set_title(name, loc="left", fontsize=11.5)
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
         panels[-1].set_xlabel("eigenvalue of the Hessian")
-        figure.suptitle("Nearly all directions are flat; a few leave the bulk as the heads form")
+        figure.suptitle("Density of the Hessian's eigenvalues over the training")
         note(figure, "stochastic Lanczos quadrature, smoothed by a hundredth of the axis · one seed a panel")
 
 
@@ -74,7 +74,7 @@ def matrices(landscapes: Mapping[str, Arrays], path: Path) -> None:
         grid[1].set_title("Gauss-Newton, largest eigenvalue", loc="left", fontsize=11.5)
         grid[2].set_title("Adam-preconditioned sharpness", loc="left", fontsize=11.5)
         grid[3].set_title(f"largest by magnitude, by probe batch ({name})", loc="left", fontsize=11.5)
-        grid[2].set_yscale("log")
+        grid[2].set_yscale("symlog", linthresh=1.0)
         for axes in grid:
             axes.set_xlabel("training step")
             axes.axhline(0, color=INK, linewidth=0.6)

@@ -175,15 +175,13 @@ def _losses(axes: Axes, run: RunDirectory) -> None:
 def _accuracies(axes: Axes, run: RunDirectory) -> None:
     steps, history = run.history["step"], run.history
     axes.plot(steps, history["pattern_accuracy"], color=COPYING, label="predictable targets")
-    copies = history["copy_accuracy"]
+    copies = history.get("copy_accuracy", np.empty((len(steps), 0)))
     for i, colour in enumerate(colormaps["Greens"](np.linspace(0.45, 0.8, copies.shape[1]))):
         label = f"copy {i + 2}" if i + 1 < copies.shape[1] else f"copy {i + 2} and later"
         if np.isfinite(copies[:, i]).any():
             axes.plot(steps, copies[:, i], color=colour, linewidth=1.1, linestyle="--", label=label)
     axes.plot(steps, history["accuracy"], color=NULL, label="all targets")
-    ceiling = run.config["bounds"]["ceiling"]
-    if ceiling is not None:
-        axes.axhline(ceiling, color=COPYING, linestyle=":", linewidth=1.4, label="induction oracle")
+    axes.axhline(run.config["bounds"]["ceiling"], color=COPYING, linestyle=":", linewidth=1.4, label="induction oracle")
     axes.set_ylabel("accuracy")
     axes.set_ylim(-0.02, 1.05)
 

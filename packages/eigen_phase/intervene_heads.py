@@ -22,8 +22,8 @@ Arrays = dict[str, np.ndarray]
 
 
 def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report]:
-    """Each head alone replaced by its mean, over the clock; and at the end the induction heads, and the previous-token
-    heads, together against every other set of as many heads.
+    """Each head alone replaced by its mean, over the clock; and at the end the best induction heads, and the best
+    previous-token heads, half a layer of them at most, together against every other set from the same layers.
 
     Arrays: `step`, `accuracy` [step]; `effect`, `effect_low`, `effect_high` [step, layer, head]: change of pattern
     accuracy, 95 % over rows; `other_effect` [step, layer, head]: change of the accuracy on all other targets.
@@ -38,14 +38,16 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
     scores = attention_scores(model, rows)
     means = mean_outputs(model, rows)
     joint = {
-        kind: _joint(model, rows, means, _of_kind(scores[score], settings.head_share), settings, rng)
+        kind: _joint(
+            model, rows, means, _of_kind(scores[score], settings.head_share)[: model.n_heads // 2], settings, rng
+        )
         for kind, score in (("induction", "prefix_matching"), ("previous_token", "previous_token"))
     }
-    induction = joint["induction"]
-    names, change = " ".join(induction["heads"]), induction["change"]["value"]
+    found = joint["induction"]
     verdict = (
-        f"without {names} pattern accuracy changes by {change:+.2f}, without other sets of {len(induction['heads'])} by"
-        f" {induction['others_mean']:+.2f} on average (worst {induction['others_worst']:+.2f})"
+        f"without {' '.join(found['heads'])} pattern accuracy changes by {found['change']['value']:+.2f}, without other"
+        f" heads of the same layers by {found['others_mean']:+.2f} on average (worst {found['others_worst']:+.2f},"
+        f" {found['other_sets']} sets)"
     )
     return arrays, {"name": run.name, "verdict": verdict, "steps": steps, **joint}
 
@@ -90,7 +92,7 @@ def _by_row(model: Transformer, rows: Sequences) -> Float[np.ndarray, "2 row"]:
 
 
 def _of_kind(score: Float[np.ndarray, "layer head"], share: float) -> list[Head]:
-    """Heads whose score is at least this share of the best one's, in order of the score."""
+    """Heads whose score is at least this share of the best one's, the best first."""
     layers, heads = np.nonzero(score >= share * score.max())
     found = sorted(zip(layers, heads, strict=True), key=lambda head: -score[head])
     return [(int(layer), int(head)) for layer, head in found]
@@ -111,7 +113,12 @@ def _joint(
             return _by_row(model, rows)[0] - clean
 
     of_chosen = mean_interval(change(chosen), rng, resamples=settings.draws)
-    sets = [others for others in combinations(means, len(chosen)) if not set(others) & set(chosen)]
+    layers = sorted(layer for layer, _ in chosen)
+    sets = [
+        others
+        for others in combinations(means, len(chosen))
+        if sorted(layer for layer, _ in others) == layers and set(others) != set(chosen)
+    ]
     others = [float(change(heads).mean()) for heads in sets]
     return {
         "heads": [f"L{layer}H{head}" for layer, head in chosen],

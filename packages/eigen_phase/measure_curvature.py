@@ -32,7 +32,8 @@ class Operator:
     def __call__(self, vector: Vector) -> Vector:
         """The product with a vector."""
         self.products += 1
-        return self._apply(vector)
+        with torch.enable_grad():  # whoever only wants numbers may have switched it off
+            return self._apply(vector)
 
 
 class Hessian(Operator):

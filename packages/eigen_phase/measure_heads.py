@@ -23,7 +23,7 @@ def behaviour_and_heads(model: Transformer, rows: Sequences, training: Training)
 
     pattern_accuracy, pattern_loss: over predictable targets; other_loss: over the others; accuracy, held_out_loss:
     over all. copy_accuracy/2 ...: predictable targets by which copy they lie in, the last key holding all later ones
-    (as many keys as `copies`; not-a-number where there is none). Per head: prefix_matching, previous_token,
+    (as many keys as `copies`; none for a copy that does not occur). Per head: prefix_matching, previous_token,
     duplicate_token (mean attention at the predictable targets' queries), copying, qk_matching (interp_core.circuits).
     Per pair of heads of two layers: k_composition, as z against random orientations.
     """
@@ -37,9 +37,9 @@ def behaviour(model: Transformer, rows: Sequences, *, copies: int) -> dict[str, 
     flagged, copy = rows.predictable[:, 1:], rows.copy[:, 1:]
 
     def mean(values: Float[np.ndarray, "row target"], where: np.ndarray) -> float:
-        return float(values[where].mean()) if where.any() else float("nan")
+        return float(values[where].mean())
 
-    found = {
+    found: dict[str, float] = {
         "pattern_accuracy": mean(hit, flagged),
         "accuracy": mean(hit, np.ones_like(flagged)),
         "pattern_loss": mean(nats, flagged),
@@ -47,8 +47,9 @@ def behaviour(model: Transformer, rows: Sequences, *, copies: int) -> dict[str, 
         "held_out_loss": mean(nats, np.ones_like(flagged)),
     }
     for number in range(2, 2 + copies):
-        last = number == 1 + copies
-        found[f"copy_accuracy/{number}"] = mean(hit, flagged & (copy >= number if last else copy == number))
+        where = flagged & (copy >= number if number == 1 + copies else copy == number)
+        if where.any():
+            found[f"copy_accuracy/{number}"] = mean(hit, where)
     return found
 
 

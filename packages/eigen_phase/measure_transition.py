@@ -39,6 +39,10 @@ Report = dict[str, Any]
 def metrics_of(run: RunDirectory) -> dict[str, Series]:
     """Every curve that is fitted. Of each kind of head score it is that of one head: the one that leads at the end."""
     found = {name: run.series(name) for name in PLAIN if name in run.history}
+    if "top_eigenvalue" in found:  # steep up, slow down: its rise is dated by itself
+        steps, values = found["top_eigenvalue"]
+        peak = values[1:].argmax() + 2
+        found["top_eigenvalue up to its peak"] = (steps[:peak], values[:peak])
     for family in OF_HEADS:
         if family in run.history:
             heads = run.history[family]
@@ -55,8 +59,10 @@ def transition_report(runs: Sequence[RunDirectory], settings: Transition, rng: n
 
     Verdicts: `transition` (step-like by BIC, large enough, abrupt), `gradual` (the same, but spread over more than
     abrupt_ratio in steps; or a change without a step), `no transition`. Never an error for a run that does not turn.
+    Other metrics are fitted from midpoint / window on: what they do in the first steps, when the model learns which
+    tokens there are, is another story.
     """
-    found = {run.name: _of_run(run, settings, rng) for run in runs}
+    found = {run.name: _of_run(run, settings) for run in runs}
     conditions = list(dict.fromkeys(run.condition for run in runs))
     return {
         "runs": found,
@@ -67,22 +73,24 @@ def transition_report(runs: Sequence[RunDirectory], settings: Transition, rng: n
     }
 
 
-def _of_run(run: RunDirectory, settings: Transition, rng: np.random.Generator) -> Report:
+def _of_run(run: RunDirectory, settings: Transition) -> Report:
     metrics: dict[str, Report] = {}
-    for name, (steps, values) in metrics_of(run).items():
-        if (steps > 0).sum() >= FEWEST:
-            turn = turn_of(steps, values)
-            metrics[name] = asdict(turn) | {"event": _event(turn), "event_step": _event_step(turn)}
     base = {"name": run.name, "condition": run.condition, "seed": run.training.seed, "metrics": metrics}
-    if ACCURACY not in metrics:
-        return base | {"verdict": "too few points", "sentence": "too few points to say", "midpoint": None}
     steps, values = run.series(ACCURACY)
+    if (steps > 0).sum() < FEWEST:
+        return base | {"verdict": "too few points", "sentence": "too few points to say", "midpoint": None}
     turn = turn_of(steps, values)
     verdict = _verdict(turn, settings)
+    start = turn.midpoint / settings.window if verdict != "no transition" else 1.0
+    for name, (at, curve) in metrics_of(run).items():
+        late = at >= (0.0 if name == ACCURACY else start)
+        if (at[late] > 0).sum() >= FEWEST:
+            fitted = turn_of(at[late], curve[late])
+            metrics[name] = asdict(fitted) | {"event": _event(fitted), "event_step": _event_step(fitted)}
     if verdict == "no transition":
         sentence = f"no transition: pattern accuracy {values[0]:.2f} at first, {values[-1]:.2f} at the end"
         return base | {"verdict": verdict, "sentence": sentence, "midpoint": None}
-    interval = midpoint_interval(steps, values, rng, resamples=settings.resamples // 10)
+    interval = midpoint_interval(steps, values)
     change = np.abs(np.diff(values)).max() / abs(turn.size)
     return base | {
         "verdict": verdict,
@@ -98,24 +106,23 @@ def _of_run(run: RunDirectory, settings: Transition, rng: np.random.Generator) -
 def _verdict(turn: Turn, settings: Transition) -> str:
     if abs(turn.size) < settings.smallest_change:
         return "no transition"
-    if not turn.steps_like:
+    if not turn.steps:
         return "no transition" if turn.best == "flat" else "gradual"
     return "transition" if turn.ratio <= settings.abrupt_ratio else "gradual"
 
 
 def _event(turn: Turn) -> str | None:
-    """What dates a curve: its peak (or trough) if it comes back by half its range, else the middle of its step; none
-    where a flat or a straight line does as well."""
-    if turn.peaked and turn.steps_like:
-        return "peak"
-    if turn.dipped and turn.steps_like:
-        return "trough"
-    return "midpoint" if turn.steps_like else None
+    """What dates a curve: the middle of its step, its peak or its trough; nothing where a line does as well."""
+    if not turn.turns:
+        return None
+    if turn.best == "bump":
+        return "peak" if turn.height > 0 else "trough"
+    return "midpoint"
 
 
 def _event_step(turn: Turn) -> float | None:
     event = _event(turn)
-    return None if event is None else float(getattr(turn, event))
+    return None if event is None else turn.midpoint if event == "midpoint" else turn.bump
 
 
 def _of_condition(runs: Sequence[Report], settings: Transition, rng: np.random.Generator) -> Report:

@@ -146,16 +146,21 @@ class Transformer(nn.Module):
         return self.embed.weight.device
 
     @property
+    def blocks(self) -> list[Block]:
+        """The layers."""
+        return list(self.layers)  # pyright: ignore[reportReturnType]
+
+    @property
     def attentions(self) -> list[Attention]:
         """The attention of each layer."""
-        return [block.attention for block in self.layers]  # pyright: ignore[reportReturnType]
+        return [block.attention for block in self.blocks]
 
     def forward(self, input_ids: Int[Tensor, "row position"], use_cache: bool = False) -> Output:
         """Logits at t predict the token at t + 1. There is no cache; the argument is for callers that name it."""
         x = self.embed(input_ids)
         assert isinstance(self.rotary, Tensor)
         rotary = self.rotary[: input_ids.shape[1]]
-        for block in self.layers:
+        for block in self.blocks:
             x = block(x, rotary)
         return Output(self.unembed(self.norm(x)))
 
@@ -213,7 +218,7 @@ class Transformer(nn.Module):
     def head_weights(self, layer: int) -> HeadWeights:
         """Attention weights of a layer with the norm's gain folded in, acting from the left on the normed stream."""
         attention: Attention = self.attentions[layer]
-        gain = self.layers[layer].norm.weight[:, None]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+        gain = self.blocks[layer].norm.weight[:, None]
         read = {
             name: gain * rearrange(getattr(attention, name).weight, "(head e) d -> head d e", head=self.n_heads)
             for name in ("q", "k", "v")

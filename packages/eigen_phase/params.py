@@ -19,7 +19,7 @@ class Training(Params):
 
     # Data
     data: Kind
-    test_data: Kind  # what accuracy and heads are measured on: a control that never saw repeats is asked for them too
+    test_data: Literal["tiled", "placed", "fixed_distance"]  # what accuracy and heads are measured on, controls too
     vocab_size: PositiveInt = Field(ge=2)
     seq_length: PositiveInt = Field(ge=4)  # tokens a row
     pattern_length: Pair  # placed: shortest and longest pattern, tokens
@@ -163,6 +163,7 @@ class Transition(Params):
     resamples: PositiveInt = Field(ge=100)  # of the bootstrap over seeds
     smallest_change: float = Field(gt=0, lt=1)  # of pattern accuracy, for a transition
     abrupt_ratio: float = Field(gt=1)  # step at 90 % of the rise over that at 10 %: below it the transition is abrupt
+    window: float = Field(gt=1)  # other metrics are fitted from the midpoint's step over this on
     false_discovery_rate: float = Field(gt=0, lt=1)  # of the leads and lags of one condition
 
 

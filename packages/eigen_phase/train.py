@@ -15,7 +15,7 @@ from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
 from eigen_phase.data_oracle import ceiling, entropy_floor
 from eigen_phase.measure_alignment import adam_memory, flat, next_update, squared_cosines, subspace_overlap
 from eigen_phase.measure_curvature import next_token_hessian
-from eigen_phase.measure_heads import behaviour, behaviour_and_heads
+from eigen_phase.measure_heads import behaviour_and_heads, per_target
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
@@ -146,7 +146,7 @@ class Watch:
         training = self.training
         row = behaviour_and_heads(moment.model, self.held_out, training)
         if self.own is not None:
-            row["own_accuracy"] = behaviour(moment.model, self.own, copies=training.copies)["accuracy"]
+            row["own_accuracy"] = float(per_target(moment.model, self.own)[0].mean())
         if training.track_top_k_eigenvalues == 0 or moment.step % training.eigen_interval:
             return row
         return row | self._curvature(moment.model, moment)

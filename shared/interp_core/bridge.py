@@ -85,23 +85,23 @@ class BridgeSubject(Subject):
         """The booted bridge; it owns `model` from here on."""
         return boot(self.model, self.tokenizer, self.name)
 
-    @cached_property
+    @property
     def n_layers(self) -> int:
         return int(self.bridge.cfg.n_layers)
 
-    @cached_property
+    @property
     def n_heads(self) -> int:
         return int(self.bridge.cfg.n_heads)
 
-    @cached_property
+    @property
     def d_model(self) -> int:
         return int(self.bridge.cfg.d_model)
 
-    @cached_property
+    @property
     def d_head(self) -> int:
         return int(self.bridge.cfg.d_head)
 
-    @cached_property
+    @property
     def n_ctx(self) -> int:
         return int(self.bridge.cfg.n_ctx)
 

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -63,32 +62,32 @@ class Subject(ABC):
         """The transformers config."""
         return self.model.config
 
-    @cached_property
+    @property
     def n_layers(self) -> int:
         """Number of blocks."""
         return int(self.config.num_hidden_layers)
 
-    @cached_property
+    @property
     def n_heads(self) -> int:
         """Query heads a layer."""
         return int(self.config.num_attention_heads)
 
-    @cached_property
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.config.hidden_size)
 
-    @cached_property
+    @property
     def d_head(self) -> int:
         """Width of a head."""
         return int(getattr(self.config, "head_dim", None) or self.d_model // self.n_heads)
 
-    @cached_property
+    @property
     def n_ctx(self) -> int:
         """Longest sequence that the positions of the model know, in tokens."""
         return int(self.config.max_position_embeddings)
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
         """Rows of the embedding."""
         return int(self.config.vocab_size)

@@ -60,6 +60,14 @@ def test_the_stated_residual_is_the_true_one(tolerance: float) -> None:
     assert found.products < operator.size
 
 
+def test_micro_batches_give_the_same_eigenpairs() -> None:
+    model, batch = tiny(), some_batch()
+    with model.explicit_attention():
+        whole = find(next_token_hessian(model, *batch, micro_batch=6), 4)
+        parts = find(next_token_hessian(model, *batch, micro_batch=2), 4)
+    torch.testing.assert_close(parts.values, whole.values, rtol=0, atol=1e-8)
+
+
 def test_signs_are_kept_and_the_most_negative_comes_last() -> None:
     operator, _ = symmetric(torch.cat([torch.tensor([9.0, -8.0, 7.0, -0.5]), torch.linspace(-0.2, 0.2, 60)]))
     found = find(operator, 3)
