@@ -66,7 +66,7 @@ def draw_all(folder: Path) -> list[Path]:
     clamped = load_json(metrics / "controls" / "clamped.json")
     everything = [*runs, *_runs(folder / "control_runs")]
     files += [out / "controls.png", out / "ablation.png", out / "alignment.png"]
-    figures_controls.accuracies(everything, controls, clamped, files[-3])
+    figures_controls.accuracies(everything, {**report["runs"], **controls["runs"]}, clamped, files[-3])
     ablated = {run.name: load_arrays(scores / "controls" / f"ablation_{run.name}.npz") for run in runs}
     reports = {run.name: load_json(metrics / "controls" / f"ablation_{run.name}.json") for run in runs}
     figures_controls.ablations(ablated, reports, files[-2])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from eigen_phase.figures_run import CURVATURE, alignment_lines
+from eigen_phase.figures_run import CURVATURE, alignment_lines, plain
 from eigen_phase.run_directory import RunDirectory
 from interp_core.plotting import ABLATED, COPYING, INK, NULL, band, drawing, note
 
@@ -16,7 +16,7 @@ Report = Mapping[str, Any]
 ARM_COLOURS = {"free": INK, "inside": CURVATURE, "outside": ABLATED}
 
 
-def accuracies(runs: Sequence[RunDirectory], report: Report, clamped: Report, path: Path) -> None:
+def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, path: Path) -> None:
     """Pattern accuracy of every run, a panel for each condition, with verdicts and the oracle's ceiling."""
     conditions = list(dict.fromkeys(run.condition for run in runs))
     columns = 2
@@ -35,7 +35,7 @@ def accuracies(runs: Sequence[RunDirectory], report: Report, clamped: Report, pa
             if any("own_accuracy" in run.history for run in members):
                 axes.annotate("dashed: all targets of its own data", (0.97, 0.6), xycoords="axes fraction", ha="right")
             axes.axhline(members[0].config["bounds"]["ceiling"], color=INK, linestyle=":", linewidth=1.2)
-            axes.set_title(f"{condition} ({len(members)}): {_verdicts(report, members)}", loc="left", fontsize=11.5)
+            axes.set_title(f"{condition} ({len(members)}): {_verdicts(found, members)}", loc="left", fontsize=11.5)
             axes.set_ylim(-0.02, 1.05)
             axes.set_xlabel("training step")
         for axes in grid[::columns]:
@@ -44,9 +44,9 @@ def accuracies(runs: Sequence[RunDirectory], report: Report, clamped: Report, pa
         note(figure, "a line for each seed, accuracy on predictable targets of held-out test rows · dotted: oracle")
 
 
-def _verdicts(report: Report, runs: Sequence[RunDirectory]) -> str:
-    found = [report["runs"][run.name]["verdict"] for run in runs if run.name in report["runs"]]
-    return ", ".join(f"{found.count(word)} {word}" for word in dict.fromkeys(found)) or "see its own figure"
+def _verdicts(found: Report, runs: Sequence[RunDirectory]) -> str:
+    words = [found[run.name]["verdict"] for run in runs]
+    return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
 
 
 def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path: Path) -> None:
@@ -59,9 +59,10 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
             axes.set_axis_off()
         for axes, (name, found) in zip(grid, arrays.items(), strict=False):
             _, layers, heads = found["effect"].shape
+            weakest_named = np.sort(found["effect"][-1], axis=None)[min(2, layers * heads - 1)]  # three are named
             for layer in range(layers):
                 for head in range(heads):
-                    strong = abs(found["effect"][-1, layer, head]) > 0.1
+                    strong = found["effect"][-1, layer, head] <= weakest_named
                     colour = ABLATED if strong else NULL
                     axes.plot(found["step"], found["effect"][:, layer, head], color=colour, linewidth=1.4)
                     low, high = found["effect_low"][:, layer, head], found["effect_high"][:, layer, head]
@@ -71,18 +72,19 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
                         axes.annotate(f" L{layer}H{head}", place, fontsize=9.5, va="center")
             joint = reports[name]["induction"]
             axes.axhline(0, color=INK, linewidth=0.8)
-            axes.set_title(
-                f"{name}: {' '.join(joint['heads'])} together {joint['change']['value']:+.2f},"
-                f" other sets {joint['others_mean']:+.2f}",
-                loc="left",
-                fontsize=10.5,
-            )
+            together, others = joint["change"]["value"], joint["others_mean"]
+            title = f"{name}: {' '.join(joint['heads'])} {together:+.2f}, others {others:+.2f}"
+            axes.set_title(title, loc="left", fontsize=10.5)
             axes.set_xlabel("training step")
         for axes in grid[::columns]:
             axes.set_ylabel("change of\npattern accuracy")
         figure.suptitle("Each head alone replaced by its mean, over the training")
         n = next(iter(reports.values()))["induction"]["rows"]
-        note(figure, f"95 % intervals over {n} held-out rows · title: induction heads of the final model, all at once")
+        note(
+            figure,
+            f"95 % intervals over {n} held-out rows · title: the best induction heads of the final model together,"
+            " and other heads of their layers",
+        )
 
 
 def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Path) -> None:
@@ -94,6 +96,7 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
         alignment_lines(top[0], example)
         top[0].set_title(f"{example.name}: share inside the subspace", loc="left", fontsize=11.5)
         top[0].set_xlabel("training step")
+        top[0].set_ylim(1e-7, 2.0)
         top[0].legend(fontsize=9, loc="lower left")
         _over_seeds(top[1], runs)
         for row, (name, found) in zip(panels[1:], arms.items(), strict=True):
@@ -125,4 +128,5 @@ def _over_seeds(axes: Any, runs: Sequence[RunDirectory]) -> None:
         values = [np.nanmean(run.history[key]) for key in keys]
         axes.semilogy(range(len(keys)), values, "o", color=colour, alpha=0.8, label=run.name)
     axes.set_xticks(range(len(keys)), labels, fontsize=9.5)
+    axes.yaxis.set_major_formatter(plain)
     axes.set_title("mean over the training, a point for each run", loc="left", fontsize=11.5)

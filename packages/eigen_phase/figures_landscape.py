@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 
-from eigen_phase.figures_run import CURVATURE
+from eigen_phase.figures_run import CURVATURE, plain
 from interp_core.plotting import ABLATED, COPYING, INK, drawing, model_styles, note, shades
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,6 +24,7 @@ def densities(landscapes: Mapping[str, Arrays], path: Path) -> None:
             axes.axvline(0, color=INK, linewidth=0.8)
             axes.set_ylim(FLOOR, None)
             axes.set_ylabel("density")
+            axes.yaxis.set_major_formatter(plain)
             axes.set_title(name, loc="left", fontsize=11.5)
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
         panels[-1].set_xlabel("eigenvalue of the Hessian")
@@ -73,8 +74,9 @@ def matrices(landscapes: Mapping[str, Arrays], path: Path) -> None:
         grid[0].set_title("trace of the Hessian", loc="left", fontsize=11.5)
         grid[1].set_title("Gauss-Newton, largest eigenvalue", loc="left", fontsize=11.5)
         grid[2].set_title("Adam-preconditioned sharpness", loc="left", fontsize=11.5)
-        grid[3].set_title(f"largest by magnitude, by probe batch ({name})", loc="left", fontsize=11.5)
+        grid[3].set_title(f"largest of the Hessian, by probe batch ({name})", loc="left", fontsize=11.5)
         grid[2].set_yscale("symlog", linthresh=1.0)
+        grid[2].yaxis.set_major_formatter(plain)
         for axes in grid:
             axes.set_xlabel("training step")
             axes.axhline(0, color=INK, linewidth=0.6)

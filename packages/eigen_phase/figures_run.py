@@ -111,6 +111,7 @@ def eigenvalues(run: RunDirectory, found: Report, path: Path) -> None:
         panels[1].semilogy(steps, history["worst_residual"][there], ".-", color=INK)
         panels[1].axhline(run.training.lanczos_tolerance, color=NULL, linestyle="--", label="tolerance")
         panels[1].set_ylabel("relative\nresidual")
+        panels[1].yaxis.set_major_formatter(plain)
         panels[2].plot(steps, history["products"][there], ".-", color=INK)
         panels[2].set_ylim(bottom=0)
         panels[2].set_ylabel("Hessian\nproducts")
@@ -158,6 +159,12 @@ def alignment_lines(axes: Axes, run: RunDirectory) -> None:
         axes.semilogy(steps, history[key][there], color=colour, marker=marker, markersize=4, linewidth=1.5, label=label)
     axes.semilogy(steps, history["alignment_null"][there], color=NULL, linestyle="--", label="random direction (K/p)")
     axes.set_ylabel(f"share inside\ntop {k} of {run.training.n_parameters}")
+    axes.yaxis.set_major_formatter(plain)
+
+
+def plain(value: float, _: object = None) -> str:
+    """0.001, not a power of ten in markup that the house's style does not parse."""
+    return f"{value:g}"
 
 
 def _losses(axes: Axes, run: RunDirectory) -> None:
@@ -223,6 +230,7 @@ def _finish(figure: Figure, panels: np.ndarray, run: RunDirectory, found: Report
         handles, _ = axes.get_legend_handles_labels()
         if legends and handles:
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
+    figure.align_ylabels(panels)
     panels[-1].set_xlabel("training step")
     figure.suptitle(f"{run.name}: {found['verdict']}")
     words = found["sentence"] if run.diverged is None else f"{found['sentence']}\n{run.diverged}"

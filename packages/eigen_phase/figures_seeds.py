@@ -76,6 +76,7 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.set_xscale("log", base=2)
+        axes.set_xlim(0.35, 2.8)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.set_xlabel("step of its event / step of the accuracy's transition (left: leads)")
         axes.grid(axis="x", color=GRID)

@@ -1,6 +1,6 @@
 """What pattern accuracy loses without a head, at several moments of a training."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -30,7 +30,7 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
     """
     rows = held_out_rows(run.training, run.training.test_settings)
     rng = np.random.default_rng([run.training.seed, 31])
-    steps = spread_steps(run, settings.ablation_checkpoints)
+    steps = spread_steps(run, settings.ablation_checkpoints, among=run.checkpoint_steps)
     found = [_single(run.model(step), rows, settings, rng) for step in steps]
     arrays = {name: np.stack([part[name] for part in found]) for name in found[0]}
     arrays["step"] = np.array(steps)
@@ -52,9 +52,9 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
     return arrays, {"name": run.name, "verdict": verdict, "steps": steps, **joint}
 
 
-def spread_steps(run: RunDirectory, n: int) -> list[int]:
-    """Kept steps, n at most, spread evenly over the change of pattern accuracy; the first and the last among them."""
-    kept = np.array(run.checkpoint_steps)
+def spread_steps(run: RunDirectory, n: int, *, among: Sequence[int]) -> list[int]:
+    """Of these kept steps n at most, spread over the change of pattern accuracy; the first and the last are in."""
+    kept = np.array(among)
     rows = np.searchsorted(run.history["step"], kept)
     path = np.concatenate([[0.0], np.abs(np.diff(run.history["pattern_accuracy"][rows])).cumsum()])
     path = path / max(path[-1], 1e-12) + np.linspace(0, 0.5, len(path))  # half as much by the clock, for flat stretches

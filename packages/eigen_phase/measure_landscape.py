@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from eigen_phase.intervene_heads import spread_steps
+from eigen_phase.measure_alignment import flat
 from eigen_phase.measure_curvature import (
     Operator,
     adam_preconditioned,
@@ -32,10 +33,9 @@ def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
     `probe_sizes` rows, `products`; over `block_step` [e] (every look at the Hessian): `mass_by_block` [e, k, block] of
     the kept eigenvectors, `blocks` their names. InputError for a run whose Hessian was not looked at.
     """
-    steps = [step for step in spread_steps(run, settings.checkpoints) if step in run.eigenvector_steps]
     if not run.eigenvector_steps:
         raise InputError(f"{run.folder}: the Hessian was not looked at; train with --track-top-k-eigenvalues above 0")
-    steps = sorted({*steps, run.eigenvector_steps[0], run.eigenvector_steps[-1]})
+    steps = spread_steps(run, settings.checkpoints, among=run.eigenvector_steps)
     found = [_at(run, step, settings) for step in progress(steps, f"spectra of {run.name}", unit="checkpoint")]
     names = [name for name in found[0] if name not in ("nodes", "weights")]
     arrays = {name: np.array([part[name] for part in found]) for name in names}
@@ -70,7 +70,7 @@ def attention_patterns(run: RunDirectory) -> Arrays:
     """Patterns of one held-out row at kept steps: `patterns` [step, layer, head, query, key], `pattern_step`, `ids`."""
     rows = held_out_rows(run.training, run.training.test_settings)
     ids = torch.from_numpy(rows.ids[:1])
-    steps = spread_steps(run, 4)
+    steps = spread_steps(run, 4, among=run.checkpoint_steps)
     patterns = np.stack([run.model(step).patterns(ids)[:, 0].numpy() for step in steps])
     return {"patterns": patterns, "pattern_step": np.array(steps), "ids": rows.ids[0]}
 
@@ -78,17 +78,18 @@ def attention_patterns(run: RunDirectory) -> Arrays:
 def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
     training, model = run.training, run.model(step)
     generator = torch.Generator().manual_seed(training.seed)
+    vector_like = flat(list(model.parameters()))
 
-    def top(operator: Operator) -> float:
+    def largest(operator: Operator) -> float:
+        """With its sign: the most negative eigenvalue of the operator turned over."""
         found = eigenpairs(
-            operator,
+            Operator(lambda vector: -operator(vector), vector_like),
             k=1,
             tolerance=training.lanczos_tolerance,
             max_products=training.max_products,
             generator=generator,
-            most_negative=False,
         )
-        return float(found.values[0])
+        return -float(found.values[-1])
 
     with model.explicit_attention():
         batch = labelled(probe_rows(training), training)
@@ -99,12 +100,12 @@ def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
         if step > 0:
             _, square = run.adam(step)
             scaled = adam_preconditioned(hessian, square, step=step, beta=training.betas[1], epsilon=1e-8)
-            sharpness = top(scaled)
-        gauss_newton = top(next_token_gauss_newton(model, *batch, micro_batch=training.micro_batch))
+            sharpness = largest(scaled)
+        gauss_newton = largest(next_token_gauss_newton(model, *batch, micro_batch=training.micro_batch))
         sizes = []
         for size in settings.probe_sizes:
             rows = labelled(probe_rows(training, rows=size), training)
-            sizes.append(top(next_token_hessian(model, *rows, micro_batch=training.micro_batch)))
+            sizes.append(largest(next_token_hessian(model, *rows, micro_batch=training.micro_batch)))
     return {
         "nodes": spectrum.nodes,
         "weights": spectrum.weights,

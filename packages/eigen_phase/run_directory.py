@@ -196,7 +196,12 @@ def head_key(family: str, layer: int, head: int) -> str:
 
 
 def _rounded(row: dict[str, int | float]) -> dict[str, int | float]:
-    return {name: value if isinstance(value, int) else float(f"{value:.10g}") for name, value in row.items()}
+    """Ten digits, as in every JSON file; what is not a finite number is left out."""
+    return {
+        name: value if isinstance(value, int) else float(f"{value:.10g}")
+        for name, value in row.items()
+        if np.isfinite(value)
+    }
 
 
 def _steps_in(folder: Path) -> list[int]:

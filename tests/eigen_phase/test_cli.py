@@ -1,0 +1,146 @@
+"""The commands as a person types them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from eigen_phase.cli import main
+from eigen_phase.params import EigenPhase
+from eigen_phase.run_directory import RunDirectory
+
+SMALL = ["--profile", "smoke", "--num-steps", "10", "--track-top-k-eigenvalues", "0"]
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+
+
+def refused(*arguments: str) -> str:
+    done = call(*arguments)
+    assert done.exit_code == 2, done.output
+    assert done.output.strip().count("\n") == 0, done.output
+    return done.output
+
+
+def test_help_needs_no_torch_and_no_profile() -> None:
+    program = "import sys; from eigen_phase import cli; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    for command in ("train", "curvature", "transition", "controls", "visualize", "run"):
+        assert call(command, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize("spelling", ["--vocab_size", "--vocab-size"])
+def test_seed_options_are_taken_in_both_spellings(spelling: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = call("train", *SMALL, spelling, "33", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert RunDirectory.open(out).training.vocab_size == 33
+    assert "10 steps, pattern accuracy" in done.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field", "expected"),
+    [
+        ("--seq_length", "20", "seq_length", 20),
+        ("--n_layers", "3", "n_layers", 3),
+        ("--n_heads", "1", "n_heads", 1),
+        ("--batch_size", "5", "batch_size", 5),
+        ("--eigen_interval", "4", "eigen_interval", 4),
+        ("--checkpoint_interval", "3", "checkpoint_interval", 3),
+        ("--mlp_ratio", "2", "mlp_ratio", 2),
+        ("--learning_rate", "0.001", "learning_rate", 0.001),
+        ("--seed", "5", "seed", 5),
+        ("--condition", "placed", "data", "placed"),
+    ],
+)
+def test_each_option_reaches_the_run_and_changes_it(
+    option: str, value: str, field: str, expected: object, tmp_path: Path
+) -> None:
+    call("train", *SMALL, "--out", str(tmp_path / "plain"))
+    done = call("train", *SMALL, option, value, "--out", str(tmp_path / "changed"))
+    assert done.exit_code == 0, done.output
+    plain, changed = (RunDirectory.open(tmp_path / name) for name in ("plain", "changed"))
+    assert getattr(changed.training, field) == expected
+    assert plain.training != changed.training
+    same = plain.history["loss"].shape == changed.history["loss"].shape and np.array_equal(
+        plain.history["loss"], changed.history["loss"]
+    )
+    kept = plain.checkpoint_steps == changed.checkpoint_steps
+    assert not (same and kept)
+
+
+def test_one_run_from_training_to_figures(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = call("run", "--profile", "smoke", "--num_steps", "30", "--track_top_k_eigenvalues", "2", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    figures = {file.name for file in (out / "figures").iterdir()}
+    assert {"phase.png", "heads.png", "patterns.png", "eigenvalues.png", "alignment.png", "density.png"} <= figures
+    assert RunDirectory.open(out).history["eigenvalues"].shape[1] == 2
+    assert (out / "curvature.npz").exists()
+
+
+def test_commands_read_run_directories(small_run: RunDirectory, tmp_path: Path) -> None:
+    copy = tmp_path / "mine-s7"
+    shutil.copytree(small_run.folder, copy)
+    done = call("visualize", str(copy), "--profile", "smoke")
+    assert done.exit_code == 0, done.output
+    assert str(copy / "figures" / "phase.png") in done.output
+    done = call("transition", str(copy), "--profile", "smoke", "--out", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert "transition" in json.loads((tmp_path / "transition.json").read_text())["runs"]["tiled-s0"]["verdict"]
+    done = call("curvature", str(copy), "--profile", "smoke")
+    assert done.exit_code == 0, done.output
+    assert "trace" in done.output
+
+
+def test_a_whole_study_in_a_folder_of_its_own(section: EigenPhase, tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = call("run", "--profile", "smoke", "--out", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert time.monotonic() - started < 300
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {*section.runs, ".writable"} - {".writable"}
+    assert {path.name for path in (tmp_path / "control_runs").iterdir()} == set(section.control_runs)
+    report = json.loads((tmp_path / "metrics" / "controls" / "controls.json").read_text())
+    assert report["runs"]["unrepeated-s0"]["verdict"] == "no transition"
+    assert (tmp_path / "figures" / "controls.png").exists()
+    for file in tmp_path.rglob("*.json"):
+        json.loads(file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--n_heads", "3"), "n_heads (3)"),
+        (("--eigen_interval", "0"), "--eigen-interval: "),
+        (("--track_top_k_eigenvalues", "100000"), "parameters"),
+        (("--condition", "placed", "--pattern-length", "2", "40"), "longer than the sequence"),
+        (("--condition", "tild"), "no condition tild; known here: tiled"),
+        (("--data", "stripes"), "--data: "),
+        (("--num_steps", "0"), "--num-steps: "),
+        (("--learning_rate", "-1"), "--learning-rate: "),
+    ],
+)
+def test_bad_input_is_one_line_that_helps(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    assert message in refused("train", "--profile", "smoke", *arguments, "--out", str(tmp_path / "run"))
+
+
+def test_directories_that_are_no_runs_are_named(tmp_path: Path) -> None:
+    assert "not a run directory" in refused("visualize", str(tmp_path), "--profile", "smoke")
+    assert "not a run directory" in refused("curvature", "--profile", "smoke", "--out", str(tmp_path))
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "holds something that is not a run directory" in refused("train", *SMALL, "--out", str(tmp_path))
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_no_look_at_the_hessian_is_no_error_until_it_is_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert call("train", *SMALL, "--out", str(out)).exit_code == 0
+    assert call("visualize", str(out), "--profile", "smoke").exit_code == 0
+    assert "the Hessian was not looked at" in refused("curvature", str(out), "--profile", "smoke")
