@@ -1,11 +1,13 @@
-"""A transformer of eigen_phase small enough for its whole Hessian, and a batch for it."""
+"""A transformer of eigen_phase small enough for its whole Hessian, a batch for it, and changed settings."""
 
 import torch
 from torch import Tensor
 
 from eigen_phase.measure_curvature import Operator
 from eigen_phase.model import Shape, Transformer
+from eigen_phase.params import Training
 from interp_core.lm_training import IGNORED
+from interp_core.params import check
 
 
 def tiny(*, mlp_ratio: int = 0, clamp: bool = False) -> Transformer:
@@ -33,3 +35,8 @@ def some_batch(rows: int = 6) -> tuple[Tensor, Tensor]:
 
 def dense(operator: Operator) -> Tensor:
     return torch.stack([operator(row) for row in torch.eye(operator.size, dtype=operator.dtype)])
+
+
+def changed(training: Training, **changes: object) -> Training:
+    """The same run but for some settings. InputError when they cannot be."""
+    return check(Training, training.model_dump() | changes, where="test")

@@ -2,20 +2,16 @@
 
 import pytest
 
-from eigen_phase.params import EigenPhase, Training
+from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.train import train_run
-from interp_core.params import check, read_section
+from interp_core.params import read_section
 
 
 @pytest.fixture(scope="session")
 def section() -> EigenPhase:
     """The smoke profile's section."""
     return read_section("eigen_phase", EigenPhase, "smoke")
-
-
-def changed(training: Training, **changes: object) -> Training:
-    return check(Training, training.model_dump() | changes, where="test")
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """Ablations, clamped heads and arms inside and outside the subspace."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def test_steps_are_spread_over_the_change_of_accuracy(small_run: RunDirectory) -
     assert len(steps) <= 3
 
 
-def _runs(midpoints: list[float | None]) -> dict[int, dict[str, float | None]]:
+def _runs(midpoints: Sequence[float | None]) -> dict[int, dict[str, float | None]]:
     return {seed: {"midpoint": midpoint} for seed, midpoint in enumerate(midpoints)}
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import changed
 from eigen_phase.data import batch_source
 from eigen_phase.measure_alignment import flat, next_update, squared_cosines, subspace_overlap
 from eigen_phase.measure_curvature import next_token_hessian
@@ -19,6 +18,7 @@ from eigen_phase.train import gradient_of, keeping, labelled, probe_rows, train_
 from interp_core import lm_training
 from interp_core.errors import InputError
 from interp_core.lm_training import Diverged
+from tiny_transformer import changed
 
 
 def files(folder: Path) -> dict[str, bytes]:
