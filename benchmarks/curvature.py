@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from eigen_phase.model import Shape, Transformer
 
 TITLE = "Hessian: two layers of attention, vocab 50, T 64, batch 32"
 VOCAB, LENGTH, ROWS, K, RESIDUAL = 50, 64, 32, 10, 1e-3
+MOST = 1000  # products of power iteration; where it needs more, its ratio is a lower bound
 
 
 def rows(repetitions: int) -> list[Row]:
@@ -54,6 +56,13 @@ def tokens(rows: int = ROWS) -> Tensor:
     return torch.randint(VOCAB, (rows, LENGTH), generator=torch.Generator().manual_seed(0))
 
 
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """As anyone writes it; the peers differentiate it through torch.func, which ours is not made for."""
+    ahead = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).triu(1)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return scores.masked_fill(ahead, -torch.inf).softmax(dim=-1) @ value
+
+
 class Flat(nn.Module):
     """Logits [target, vocab] of the next tokens, as the peers' losses want them."""
 
@@ -62,7 +71,8 @@ class Flat(nn.Module):
         self.model = model
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.model(ids).logits[:, :-1].flatten(0, 1)
+        with patch("eigen_phase.model.causal_attention", plain_attention):
+            return self.model(ids).logits[:, :-1].flatten(0, 1)
 
 
 def ours(model: Transformer) -> Hessian:
@@ -149,7 +159,7 @@ def _top_ten(width: int, repetitions: int) -> list[Row]:
         found = lanczos(things, k=K, max_iter=iterations, tol=1e-12, seed=0, reorthogonalize=True)
         return found.eigenvalues.float(), found.eigenvectors.float()
 
-    enough = next(n for n in range(30, 400, 4) if worst_residual(operator, *with_things(n)) <= RESIDUAL)
+    enough = next(n for n in range(40, 400, 8) if worst_residual(operator, *with_things(n)) <= RESIDUAL)
     for way in (our_way, with_eigsh):
         assert worst_residual(operator, *way()) <= 1.1 * RESIDUAL
     works: dict[str, Work] = {"ours": our_way, "eigsh": with_eigsh, "lanczos": lambda: with_things(enough)}
@@ -160,7 +170,11 @@ def _top_ten(width: int, repetitions: int) -> list[Row]:
     peers = (
         ("curvlinops + eigsh", seconds["eigsh"], ">=3"),
         (f"hessian-eigenthings, Lanczos of {enough} steps", seconds["lanczos"], ">=1.3"),
-        (f"power iteration with deflation on our product, {spent} products", power, ">=10"),
+        (
+            f"power iteration with deflation on our product, {spent} products{' and not there' if spent >= MOST else ''}",
+            power,
+            ">=10",
+        ),
     )
     return [
         Row(
@@ -175,12 +189,12 @@ def _top_ten(width: int, repetitions: int) -> list[Row]:
 
 
 def _power_products(operator: Hessian) -> int:
-    """Products that power iteration with deflation (as in PyHessian) needs to the same true residual; 5,000 at most."""
+    """Products that power iteration with deflation (as in PyHessian) needs to the same true residual; MOST at most."""
     generator, before = torch.Generator().manual_seed(0), operator.products
     known: list[Tensor] = []
     for _ in range(K):
         vector = torch.randn(operator.size, generator=generator)
-        while operator.products - before < 5000:
+        while operator.products - before < MOST:
             for other in known:
                 vector = vector - (vector @ other) * other
             vector = vector / vector.norm()

@@ -133,9 +133,9 @@ def alignment(run: RunDirectory, found: Report, path: Path) -> None:
         panels[0].invert_yaxis()
         figure.colorbar(image, ax=panels[0], pad=0.01, label="log10 squared cosine")
         alignment_lines(panels[1], run)
-        panels[2].plot(
-            steps, history["persistence"][there], "o-", color=CURVATURE, label="overlap with the look before"
-        )
+        if "persistence" in history:  # not before the second look
+            overlap = history["persistence"][there]
+            panels[2].plot(steps, overlap, "o-", color=CURVATURE, label="overlap with the look before")
         panels[2].axhline(
             k / run.training.n_parameters, color=NULL, linestyle="--", label="two random subspaces of this size"
         )

@@ -95,7 +95,7 @@ def _lag(axes: Axes, row: int, name: str, lag: Report) -> None:
     shown = lag.get("verdict") in ("leads", "lags")
     colour = _colour(name) if shown else NULL
     interval = lag["lag"]["ci"] or [lag["lag"]["value"]] * 2
-    whisker(axes, lag["lag"]["value"], row, interval, colour=colour)
+    whisker(axes, lag["lag"]["value"], float(row), interval, colour=colour)
     axes.annotate(
         f"{lag['event'][0]}, n = {lag['n']} of {lag['of']}",
         (1.01, row),

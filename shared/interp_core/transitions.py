@@ -37,6 +37,7 @@ class Turn:
 
     best: Kind  # lowest BIC
     advantage: float  # BIC of the better of flat and straight line, less the lowest of the three curves that turn
+    step_advantage: float  # the same for a step alone, the bump left out
     midpoint: float  # of the logistic: the step where half of the change is made
     ratio: float  # step at 90 % of the logistic's change over the step at 10 %, at least 1
     low: float  # levels of the logistic before and after
@@ -53,8 +54,8 @@ class Turn:
 
     @property
     def steps(self) -> bool:
-        """Whether it turns, and a step describes that best."""
-        return self.turns and self.best != "bump"
+        """Whether a step wins by STRONG over flat and straight lines, a bump or not."""
+        return self.step_advantage > STRONG
 
     @property
     def size(self) -> float:
@@ -86,6 +87,7 @@ def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]
     return Turn(
         best=min(bic, key=lambda kind: bic[kind]),
         advantage=float(min(bic["line"], bic["flat"]) - min(bic["logistic"], bic["change_point"], bic["bump"])),
+        step_advantage=float(min(bic["line"], bic["flat"]) - min(bic["logistic"], bic["change_point"])),
         midpoint=float(np.exp(origin + span * rise[0])),
         ratio=float(np.exp(2 * np.log(9) * span * rise[1])),
         low=float(rise[2]),
