@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eigen_phase.params import EigenPhase
 from import_closure import ROOT, WORKFLOW_OF, files_of_command, functions_reached
 from interp_core.corpus import CorpusParams
 from interp_core.model_spec import catalogue
@@ -52,6 +53,16 @@ def test_a_stage_names_every_parameter_that_its_code_reads(stage: str) -> None:
     assert needed <= set(declared), f"add to the params of {stage} in dvc.yaml"
 
 
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].startswith("eigen-phase ")])
+def test_a_stage_of_eigen_phase_names_every_part_of_its_section_that_its_code_reads(stage: str) -> None:
+    (entry,) = STAGES[stage]["params"]
+    (declared,) = entry.values()
+    functions = functions_reached(WORKFLOW_OF["eigen-phase"], STAGES[stage]["cmd"])
+    read = {node.attr for tree in functions for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    needed = {f"eigen_phase.{name}" for name in read & {"spectrum", "transition", "controls"}}
+    assert needed | {"eigen_phase.training", "eigen_phase.conditions"} == set(declared)
+
+
 def test_the_packages_that_the_corpus_comes_from_are_pinned_to_one_version() -> None:
     pins = [
         line
@@ -71,6 +82,7 @@ def test_no_registry_is_named_anywhere() -> None:
 def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> None:
     known = catalogue(profile)
     study = read_section("pythia_topology", PythiaTopology, profile)
+    assert read_section("eigen_phase", EigenPhase, profile).runs
     read_section("corpus", CorpusParams, profile)
     trained = read_section("reference_models", ReferenceModels, profile).models
     for name in study.models:

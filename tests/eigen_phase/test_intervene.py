@@ -35,7 +35,7 @@ def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
 
 
 def test_a_run_that_never_was_below_the_start_is_refused(small_run: RunDirectory) -> None:
-    with pytest.raises(InputError, match="no look at the Hessian before pattern accuracy 0.0"):
+    with pytest.raises(InputError, match=r"no look at the Hessian before pattern accuracy 0\.0"):
         start_step(small_run, 0.0)
 
 

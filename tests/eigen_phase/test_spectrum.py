@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from eigen_phase.measure_curvature import Operator, next_token_hessian
@@ -58,6 +59,23 @@ def test_the_stated_residual_is_the_true_one(tolerance: float) -> None:
     assert (true <= tolerance * 1.01).all()
     torch.testing.assert_close(true, found.residuals, rtol=1e-4, atol=1e-10)
     assert found.products < operator.size
+
+
+def test_another_librarys_lanczos_finds_the_same_pairs() -> None:
+    model, batch = tiny(mlp_ratio=2), some_batch()
+    with model.explicit_attention():
+        operator = next_token_hessian(model, *batch, micro_batch=6)
+        found = find(operator, 6, 1e-8)
+        product = LinearOperator(
+            (operator.size, operator.size),
+            matvec=lambda v: operator(torch.from_numpy(v).flatten()).numpy(),
+            dtype=float,
+        )
+        values, vectors = eigsh(product, k=6, which="LM")
+    order = np.argsort(-np.abs(values))
+    np.testing.assert_allclose(found.values[:6], values[order], atol=1e-8)
+    overlaps = np.abs((found.vectors[:6].numpy() * vectors.T[order]).sum(axis=1))
+    np.testing.assert_allclose(overlaps, 1.0, atol=1e-6)
 
 
 def test_micro_batches_give_the_same_eigenpairs() -> None:

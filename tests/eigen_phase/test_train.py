@@ -11,6 +11,7 @@ import torch
 from eigen_phase.data import batch_source
 from eigen_phase.measure_alignment import flat, next_update, squared_cosines, subspace_overlap
 from eigen_phase.measure_curvature import next_token_hessian
+from eigen_phase.measure_transition import transition_report
 from eigen_phase.model import Output, Transformer
 from eigen_phase.params import EigenPhase, Training
 from eigen_phase.run_directory import RunDirectory
@@ -18,6 +19,7 @@ from eigen_phase.train import gradient_of, keeping, labelled, probe_rows, train_
 from interp_core import lm_training
 from interp_core.errors import InputError
 from interp_core.lm_training import Diverged
+from interp_core.params import read_section
 from tiny_transformer import changed
 
 
@@ -192,6 +194,19 @@ def test_settings_that_cannot_be_are_refused_in_one_line(
 ) -> None:
     with pytest.raises(InputError, match=message):
         changed(section.training, **changes)
+
+
+def test_the_laptop_profiles_transformer_turns_and_stays_below_the_oracle(tmp_path: Path) -> None:
+    """Real size, Hessian left out: induction heads form abruptly, and no target is predicted that cannot be."""
+    laptop = read_section("eigen_phase", EigenPhase, "laptop")
+    train_run("tiled-s1", changed(laptop.runs["tiled-s1"], track_top_k_eigenvalues=0), tmp_path / "tiled-s1")
+    run = RunDirectory.open(tmp_path / "tiled-s1")
+    report = transition_report([run], laptop.transition, np.random.default_rng(0))["runs"]["tiled-s1"]
+    assert report["verdict"] == "transition", report["sentence"]
+    assert 0.9 < run.history["pattern_accuracy"][-1] <= run.config["bounds"]["ceiling_high"]
+    assert run.history["prefix_matching"][-1].max() > 0.4
+    assert run.history["prefix_matching"][0].max() < 0.1
+    assert run.history["loss"][-1] > run.config["bounds"]["entropy_floor"] - 0.1
 
 
 def test_a_masked_loss_has_no_gradient_from_predictable_targets(section: EigenPhase) -> None:

@@ -64,6 +64,11 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
         profile = json.loads((study / "metrics" / "profile" / f"profile_{name}.json").read_text())
         assert {"mode", "q", "per_layer", "peak_layer", "peak_rel", "bandwidth", "n_induction_heads"} <= profile.keys()
         assert (study / "figures" / f"heatmap_{name}.png").stat().st_size > 1000
+    phase = clone / "data" / "eigen_phase"
+    report = json.loads((phase / "metrics" / "transition" / "transition.json").read_text())
+    assert set(report["runs"]) == {"tiled-s0", "tiled-s1", "placed-s0"}
+    assert (phase / "runs" / "tiled-s0" / "model_final.safetensors").exists()
+    assert (phase / "figures" / "controls.png").stat().st_size > 1000
     assert "pythia_topology" in run(clone, "dvc", "metrics", "show")
 
 
