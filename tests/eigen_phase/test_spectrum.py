@@ -61,17 +61,23 @@ def test_the_stated_residual_is_the_true_one(tolerance: float) -> None:
     assert found.products < operator.size
 
 
+class Products(LinearOperator):
+    """Our operator as SciPy knows one."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(np.dtype(np.float64), (operator.size, operator.size))
+        self.operator = operator
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        return self.operator(torch.from_numpy(x).flatten()).numpy()
+
+
 def test_another_librarys_lanczos_finds_the_same_pairs() -> None:
     model, batch = tiny(mlp_ratio=2), some_batch()
     with model.explicit_attention():
         operator = next_token_hessian(model, *batch, micro_batch=6)
         found = find(operator, 6, 1e-8)
-        product = LinearOperator(
-            (operator.size, operator.size),
-            matvec=lambda v: operator(torch.from_numpy(v).flatten()).numpy(),
-            dtype=float,
-        )
-        values, vectors = eigsh(product, k=6, which="LM")
+        values, vectors = eigsh(Products(operator), k=6, which="LM")
     order = np.argsort(-np.abs(values))
     np.testing.assert_allclose(found.values[:6], values[order], atol=1e-8)
     overlaps = np.abs((found.vectors[:6].numpy() * vectors.T[order]).sum(axis=1))
