@@ -162,14 +162,14 @@ class BridgeSubject(Subject):
 
     @torch.no_grad()
     def head_weights(self, layer: int) -> HeadWeights:
-        from interp_core.native import _fold
+        from interp_core.native import fold_norm
 
         block = self.bridge.blocks[layer]
         norm = block.ln1.original_component if hasattr(block, "ln1") else torch.nn.Identity()
         weights = {}
         for name in ("W_Q", "W_K", "W_V"):
             weight = getattr(self.bridge, name)[layer].float()
-            weights[name] = _fold(norm, weight).repeat_interleave(self.n_heads // weight.shape[0], dim=0)
+            weights[name] = fold_norm(norm, weight).repeat_interleave(self.n_heads // weight.shape[0], dim=0)
         return HeadWeights(**weights, W_O=self.out_weights(layer))
 
     @torch.no_grad()
@@ -191,17 +191,17 @@ class BridgeSubject(Subject):
 
     @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
-        from interp_core.native import _fold
+        from interp_core.native import fold_norm
 
-        return _fold(self.bridge.ln_final.original_component, self.bridge.W_U.float())
+        return fold_norm(self.bridge.ln_final.original_component, self.bridge.W_U.float())
 
     @contextmanager
     def final_scale(self) -> Iterator[list[Tensor]]:
-        from interp_core.native import _divisor
+        from interp_core.native import norm_divisor
 
         scales: list[Tensor] = []
         norm = self.bridge.ln_final.original_component
-        with self._hooked(self._hook("ln_final.hook_in"), lambda x: scales.append(_divisor(norm, x))):
+        with self._hooked(self._hook("ln_final.hook_in"), lambda x: scales.append(norm_divisor(norm, x))):
             yield scales
 
     def _hook(self, *names: str) -> Any:

@@ -57,5 +57,39 @@ def models(
     train_all(params, Places(corpus_folder, out, history), only=models)
 
 
+@main.command("mamba-models")
+@profile_option
+@option("--models", multiple=True, help="Train only these of the profile's models.")
+@option(
+    "--corpus", "corpus_folder", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Corpus to read."
+)
+@option("--out", type=_FOLDER, default=Path("data/mamba_models"), show_default=True, help="Folder to write models to.")
+@option(
+    "--history",
+    type=_FOLDER,
+    default=Path("data/mamba_training"),
+    show_default=True,
+    help="Folder for the CSV histories.",
+)
+@option("--seed", type=int, help="Seed of weights and batches.")
+@option("--processes", type=int, help="Models trained at once.")
+def mamba_models(
+    profile: str | None,
+    models: tuple[str, ...],
+    corpus_folder: Path,
+    out: Path,
+    history: Path,
+    seed: int | None,
+    processes: int | None,
+) -> None:
+    """Train the Mamba and its transformer twin; a training that was stopped goes on where it was."""
+    from interp_core.mamba_models import MambaModels, train_all
+    from interp_core.params import read_section
+    from interp_core.reference_models import Places
+
+    params = read_section("mamba_models", MambaModels, profile, seed=seed, processes=processes)
+    train_all(params, Places(corpus_folder, out, history), only=models)
+
+
 if __name__ == "__main__":
     main()

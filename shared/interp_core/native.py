@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -48,17 +48,12 @@ class NativeSubject(Subject):
             with watching(self.model, {self.module(self.architecture.attention, site.layer): see}):
                 yield
             return
+        if site.name not in self.architecture.taps:
+            raise InputError(f"{self.name} is a transformer: it has no site {site}")
         tap = self.architecture.taps[site.name]
         through = self._per_head(function) if tap.per_head else function
-        module = self.module(tap.module, site.layer)
-        if tap.side == "input":
-            handle = module.register_forward_pre_hook(_on_input(through), with_kwargs=True)
-        else:
-            handle = module.register_forward_hook(_on_output(through))
-        try:
+        with hooked(self.module(tap.module, site.layer), tap.side, through):
             yield
-        finally:
-            handle.remove()
 
     def observing(self, observer: Observer, layers: list[int] | None = None) -> AbstractContextManager[None]:
         def of_layer(layer: int) -> Watch:
@@ -93,9 +88,9 @@ class NativeSubject(Subject):
         norm = self.module(self.architecture.attention_norm, layer)
         group = self.n_heads // key.shape[0]
         return HeadWeights(
-            W_Q=_fold(norm, query),
-            W_K=_fold(norm, key).repeat_interleave(group, dim=0),
-            W_V=_fold(norm, value).repeat_interleave(group, dim=0),
+            W_Q=fold_norm(norm, query),
+            W_K=fold_norm(norm, key).repeat_interleave(group, dim=0),
+            W_V=fold_norm(norm, value).repeat_interleave(group, dim=0),
             W_O=self.out_weights(layer),
         )
 
@@ -123,13 +118,13 @@ class NativeSubject(Subject):
 
     @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
-        return _fold(self.module(self.architecture.final_norm), _weight(self._head()).float().T)
+        return fold_norm(self.module(self.architecture.final_norm), _weight(self._head()).float().T)
 
     @contextmanager
     def final_scale(self) -> Iterator[list[Tensor]]:
         scales: list[Tensor] = []
         norm = self.module(self.architecture.final_norm)
-        handle = norm.register_forward_pre_hook(lambda module, args: scales.append(_divisor(module, args[0])))
+        handle = norm.register_forward_pre_hook(lambda module, args: scales.append(norm_divisor(module, args[0])))
         try:
             yield scales
         finally:
@@ -191,6 +186,21 @@ def _ignore(_: object) -> None:
     """A pattern that was observed is only read."""
 
 
+@contextmanager
+def hooked(
+    module: nn.Module, side: Literal["input", "output"], function: Callable[[Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Inside the block, call `function` with a module's first input or output; what it returns takes its place."""
+    if side == "input":
+        handle = module.register_forward_pre_hook(_on_input(function), with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(_on_output(function))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _on_input(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
@@ -223,14 +233,14 @@ def _centres(norm: nn.Module) -> bool:
     return isinstance(norm, nn.LayerNorm)
 
 
-def _fold(norm: nn.Module, weights: Float[Tensor, "*head d_model width"]) -> Float[Tensor, "*head d_model width"]:
+def fold_norm(norm: nn.Module, weights: Float[Tensor, "*head d_model width"]) -> Float[Tensor, "*head d_model width"]:
     """The norm's gain, and LayerNorm's centring, moved into the weights that read it."""
     gain = getattr(norm, "weight", None)
     folded = weights if gain is None else gain.float()[:, None] * weights
     return folded - folded.mean(dim=-2, keepdim=True) if _centres(norm) else folded
 
 
-def _divisor(norm: nn.Module, residual: Float[Tensor, "batch position d_model"]) -> Float[Tensor, "batch position"]:
+def norm_divisor(norm: nn.Module, residual: Float[Tensor, "batch position d_model"]) -> Float[Tensor, "batch position"]:
     """What the norm divides by: 1 for no norm, the standard deviation (LayerNorm) or root mean square (RMSNorm)."""
     x = residual.float()
     if isinstance(norm, nn.LayerNorm):

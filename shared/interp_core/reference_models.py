@@ -20,7 +20,7 @@ from interp_core.artifacts import array_sha256, file_sha256, replacing, save_jso
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.corpus import END_OF_TEXT, Corpus
 from interp_core.errors import InputError
-from interp_core.lm_training import History, Moment, Recipe, train
+from interp_core.lm_training import BatchSource, Evaluation, History, Moment, Recipe, train
 from interp_core.params import Params
 from interp_core.repeat_mixture import Mixture, MixtureSource
 from interp_core.stimuli import Prompts, Vocabulary
@@ -107,12 +107,16 @@ def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = 
         raise InputError(f"no reference model {unknown[0]} in the profile; it has {', '.join(params.models) or 'none'}")
     chosen = [name for name in params.models if name in only or not only]
     chosen.sort(key=lambda name: -params.models[name].layers * params.models[name].width ** 2)
+    train_several([(train_reference_model, (name, params, places), {}) for name in chosen], params.processes, places)
+
+
+def train_several(tasks: list[Task], processes: int, places: Places) -> None:
+    """Run trainings, several at once."""
     for folder in (places.models, places.history):
         folder.mkdir(parents=True, exist_ok=True)
     announce()
     alone = "WORLD_SIZE" in environ  # under torchrun the processes share one model
-    tasks: list[Task] = [(train_reference_model, (name, params, places), {}) for name in chosen]
-    run_in_processes(tasks, processes=1 if alone else params.processes)
+    run_in_processes(tasks, processes=1 if alone else processes)
 
 
 def train_reference_model(name: str, params: ReferenceModels, places: Places, *, position: int = 0) -> None:
@@ -121,19 +125,50 @@ def train_reference_model(name: str, params: ReferenceModels, places: Places, *,
     settings = {"name": name, **params.model_dump(mode="json", exclude={"models", "processes"})}
     settings["shape"] = params.models[name].model_dump()
     settings["corpus_sha256"] = array_sha256(corpus.train, corpus.validation)
-    mark = fingerprint(settings, code=[Path(__file__), *(Path(str(module.__file__)) for module in CODE)])
     torch.set_num_threads(params.recipe.threads)
     model = new_model(params.models[name], params.architecture, len(corpus.counts), seed=params.seed)
     content = np.arange(1, len(corpus.counts))  # all but the end of text, bytes that the text lacks included
     source = MixtureSource(params.mixture, corpus.train, content, bos=0, seed=params.seed)
-    watch = Watch.of(params, corpus)
+    training = Training(STAGE, name, model, source, Watch.of(params, corpus), params.recipe, settings)
+    train_into(
+        training, corpus, places, code=[Path(__file__), *(Path(str(m.__file__)) for m in CODE)], position=position
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model with all that its training takes."""
+
+    stage: str  # folder under .scratch, and the group of its run
+    name: str
+    model: "PreTrainedModel"
+    source: BatchSource
+    watch: Evaluation
+    recipe: Recipe
+    settings: dict[str, Any]  # goes into training.json; with the code, what the bytes depend on
+
+
+def train_into(training: Training, corpus: Corpus, places: Places, *, code: list[Path], position: int = 0) -> None:
+    """Train, and write the model's folder and its history. Resumes; same settings, code and threads, same bytes."""
+    name, settings = training.name, training.settings
+    mark = fingerprint(settings, code=code)
+    tags = [training.model.config.model_type, name]
     with (
-        _main_process_scratch(f"{name}-{mark}") as held,
-        tracked_run(name, group=STAGE, job_type="train", tags=[model.config.model_type, name], config=settings) as run,
+        _main_process_scratch(training.stage, f"{name}-{mark}") as held,
+        tracked_run(name, group=training.stage, job_type="train", tags=tags, config=settings) as run,
     ):
-        history = train(model, source, watch, params.recipe, scratch=held, run=run, label=name, position=position)
+        history = train(
+            training.model,
+            training.source,
+            training.watch,
+            training.recipe,
+            scratch=held,
+            run=run,
+            label=name,
+            position=position,
+        )
         if held is not None:
-            _write(model, history, settings, held, corpus, places)
+            _write(training.model, history, settings, held, corpus, places)
 
 
 def new_model(shape: Shape, architecture: Architecture, vocabulary: int, *, seed: int) -> "PreTrainedModel":
@@ -177,11 +212,11 @@ class Watch:
         rng = np.random.default_rng([params.seed, 0, 0])  # three numbers: never the stream of a training batch
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
         random = stimuli.repeated_tokens(vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng)
-        pieces = _pieces(corpus.validation, watched.period, watched.prompts, rng)
+        pieces = pieces_of(corpus.validation, watched.period, watched.prompts, rng)
         tokens = stimuli.begin(vocabulary, np.tile(pieces, (1, 2)))
         pairs = stimuli.pairs_of(tokens, batch=random.pairs.batch, query=random.pairs.query, distance=watched.period)
         text = Prompts("repeated_text", tokens, random.control, pairs, random.lengths)
-        rows = _pieces(corpus.validation, length, watched.validation_rows, rng)
+        rows = pieces_of(corpus.validation, length, watched.validation_rows, rng)
         return cls(random, text, torch.from_numpy(rows))
 
     @torch.no_grad()
@@ -217,14 +252,15 @@ def history_csv(history: History) -> str:
     return text.getvalue()
 
 
-def _pieces(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:
+def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    """`n` pieces of a token stream at random places."""
     starts = rng.integers(len(stream) - length + 1, size=n)
     return stream[starts[:, None] + np.arange(length)].astype(np.int64)
 
 
-def _main_process_scratch(mark: str) -> Any:
+def _main_process_scratch(stage: str, mark: str) -> Any:
     """The locked scratch folder on the process of rank 0, nothing on the others."""
-    return scratch(STAGE, mark) if environ.get("RANK", "0") == "0" else nullcontext()
+    return scratch(stage, mark) if environ.get("RANK", "0") == "0" else nullcontext()
 
 
 def _write(

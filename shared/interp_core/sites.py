@@ -6,6 +6,12 @@ A site is named `blocks.{layer}.{name}`. Shapes are always
     attn.rot_q, attn.rot_k, attn.v             [batch, position, head, d_head]  as attention uses them: after rotary
                                                where there is any; keys and values once per key-value head
     attn.pattern                               [batch, head, query, key]        read only: it was already used
+and in a Mamba, whose channels are those of the inner stream (d_inner)
+    mixer.in_proj     [batch, position, 2 channel]       what the convolution reads, then the gate
+    mixer.x           [batch, position, channel]         after convolution and SiLU: what is scanned
+    mixer.x_proj      [batch, position, rank + 2 state]  dt before its last map, B, C
+    mixer.gated_y     [batch, position, channel]         y SiLU(z): what out_proj reads
+    mixer_out         [batch, position, d_model]
 """
 
 import re
@@ -17,7 +23,8 @@ from interp_core.errors import InputError
 
 RESIDUAL = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 ATTENTION = ("attn.rot_q", "attn.rot_k", "attn.v")
-NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern")
+MIXER = ("mixer.in_proj", "mixer.x", "mixer.x_proj", "mixer.gated_y", "mixer_out")
+NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern", *MIXER)
 
 
 @dataclass(frozen=True, order=True)
@@ -107,6 +114,18 @@ LLAMA = Architecture(
     final_norm="model.norm",
     embed="model.embed_tokens",
 )
+
+# Hugging Face's Mamba. It never calls conv1d and dt_proj, it reads their weights: these sites say all that they do.
+_MAMBA_BLOCK = "backbone.layers.{layer}"
+MAMBA_TAPS: Mapping[str, Tap] = {
+    "resid_pre": Tap(_MAMBA_BLOCK, "input"),
+    "resid_post": Tap(_MAMBA_BLOCK, "output"),
+    "mixer.in_proj": Tap(f"{_MAMBA_BLOCK}.mixer.in_proj", "output"),
+    "mixer.x": Tap(f"{_MAMBA_BLOCK}.mixer.x_proj", "input"),
+    "mixer.x_proj": Tap(f"{_MAMBA_BLOCK}.mixer.x_proj", "output"),
+    "mixer.gated_y": Tap(f"{_MAMBA_BLOCK}.mixer.out_proj", "input"),
+    "mixer_out": Tap(f"{_MAMBA_BLOCK}.mixer.out_proj", "output"),
+}
 
 # transformers' config.model_type -> table. Anything else goes through TransformerLens's bridge (bridge.py).
 ARCHITECTURES: Mapping[str, Architecture] = {

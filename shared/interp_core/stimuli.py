@@ -183,6 +183,38 @@ def spaced_pairs(
     return Prompts("spaced_pairs", stacked, np.stack(control), pairs, full_lengths(stacked))
 
 
+def shuffled_pairs(vocabulary: Vocabulary, *, n_pairs: int, n_prompts: int, rng: np.random.Generator) -> Prompts:
+    """BOS, then `n_pairs` pairs `A B` of distinct ids, then the same pairs in another order: each A is seen once before
+    and asks for its B, at a lag that differs from pair to pair. Nothing but the pair itself tells the answer: what came
+    before an A is another token than the first time. Control: the first A of each pair is another id.
+    """
+    at_least(1, n_prompts=n_prompts)
+    at_least(2, n_pairs=n_pairs)
+    drawn = _distinct_ids(vocabulary, 3 * n_pairs, n_prompts, rng, what=f"{n_pairs} pairs")
+    first = drawn[:, : 2 * n_pairs].reshape(n_prompts, n_pairs, 2)
+    order = np.stack([_shuffled(n_pairs, rng) for _ in range(n_prompts)])
+    second = np.take_along_axis(first, order[:, :, None], axis=1)
+    tokens = begin(vocabulary, np.concatenate([first, second], axis=1).reshape(n_prompts, -1))
+    control = tokens.copy()
+    control[:, 1 : 1 + 2 * n_pairs : 2] = drawn[:, 2 * n_pairs :]
+    query = np.broadcast_to(1 + 2 * (n_pairs + np.arange(n_pairs)), (n_prompts, n_pairs))
+    pairs = pairs_of(
+        tokens,
+        batch=np.repeat(np.arange(n_prompts), n_pairs),
+        query=query.ravel(),
+        distance=(query - (1 + 2 * order)).ravel(),
+    )
+    return Prompts("shuffled_pairs", tokens, control, pairs, full_lengths(tokens))
+
+
+def _shuffled(n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """An order in which nothing follows what it followed before."""
+    while True:
+        order = rng.permutation(n)
+        if not (np.diff(order) == 1).any() and order[0] != 0:
+            return order
+
+
 def oracle(tokens: Int[np.ndarray, "prompt position"], pairs: Pairs) -> Int[np.ndarray, " pair"]:
     """What the perfect induction rule predicts at each query: the id that followed the most recent earlier
     occurrence of the query's token; -1 where there is none."""

@@ -144,3 +144,43 @@ def _one_mention(
 def _draw_name(words: dict[str, list[int]], rng: np.random.Generator) -> list[int]:
     first, last = FIRST_NAMES[rng.integers(len(FIRST_NAMES))], LAST_NAMES[rng.integers(len(LAST_NAMES))]
     return [*words[first], *words[last]]
+
+
+def repeated_text(
+    vocabulary: Vocabulary,
+    stream: Integer[np.ndarray, " position"],
+    *,
+    period: int,
+    n_prompts: int,
+    rng: np.random.Generator,
+) -> Prompts:
+    """BOS, then a piece of `period` tokens of real text, twice. Queries are the tokens of the second copy whose most
+    recent earlier occurrence is the one in the first copy, so that what followed it is the answer; pieces without any
+    are drawn anew. Control: the first copy is another piece.
+
+    InputError when the text is too short, or too monotonous to give such pieces.
+    """
+    at_least(1, n_prompts=n_prompts)
+    at_least(2, period=period)
+    if len(stream) < period + 1:
+        raise InputError(f"repeated text of period {period} needs more than {len(stream)} tokens of text")
+    rows: list[np.ndarray] = []
+    queries: list[np.ndarray] = []
+    for _ in range(100 * n_prompts):
+        start = int(rng.integers(len(stream) - period + 1))
+        row = np.tile(stream[start : start + period].astype(np.int64), 2)
+        query = np.array([t for t in range(period, 2 * period - 1) if row[t] not in row[t - period + 1 : t]], dtype=int)
+        if len(query):
+            rows.append(row)
+            queries.append(query + 1)  # BOS comes before
+        if len(rows) == n_prompts:
+            break
+    else:
+        raise InputError(f"the text has too few pieces of {period} tokens with a unique continuation")
+    tokens = begin(vocabulary, np.stack(rows))
+    starts = rng.integers(len(stream) - period + 1, size=n_prompts)
+    control = tokens.copy()
+    control[:, 1 : period + 1] = stream[starts[:, None] + np.arange(period)]
+    batch = np.repeat(np.arange(n_prompts), [len(query) for query in queries])
+    pairs = pairs_of(tokens, batch=batch, query=np.concatenate(queries), distance=period)
+    return Prompts("repeated_text", tokens, control, pairs, full_lengths(tokens))
