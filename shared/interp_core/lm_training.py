@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -207,7 +208,7 @@ class _Trainer:
         parts = min(self.accumulation, mine.stop - mine.start)
         ends = [mine.start + (mine.stop - mine.start) * part // parts for part in range(parts + 1)]
         value = 0.0
-        for first, last in zip(ends[:-1], ends[1:], strict=True):
+        for first, last in pairwise(ends):
             loss = self._sum_of_losses(slice(first, last), ids, labels, inputs) * scale
             value += self._reduced(loss.detach(), "mean")
             if not math.isfinite(value):
