@@ -117,12 +117,12 @@ def neuron_effects(
     index = torch.as_tensor(list(neurons))
     directions = model.write_directions(layer)[index.to(model.subject.device)].float()
 
-    def change(scored: Scored, batch: Texts, chosen: slice) -> Tensor:
-        activation = scored.clean.neurons[layer][..., index[chosen]]
-        put = replacement(activation, ablation, None if means is None else means[layer][index[chosen]], batch)
-        return torch.einsum("btu,ud->ubtd", put - activation, directions[chosen])
+    def changes(scored: Scored, batch: Texts) -> Change:
+        activation = scored.clean.neurons[layer][..., index]
+        away = replacement(activation, ablation, None if means is None else means[layer][index], batch) - activation
+        return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
-    return effects(model, texts, layer, len(index), change, params, label=f"{model.name}: layer {layer}, {ablation}")
+    return effects(model, texts, layer, len(index), changes, params, label=f"{model.name}: layer {layer}, {ablation}")
 
 
 def set_effects(
@@ -139,11 +139,11 @@ def set_effects(
     for row, chosen in zip(member, sets, strict=True):
         row[list(chosen)] = 1.0
 
-    def change(scored: Scored, batch: Texts, chosen: slice) -> Tensor:
+    def changes(scored: Scored, batch: Texts) -> Change:
         away = means[layer] - scored.clean.neurons[layer]
-        return torch.stack([(away * row) @ directions for row in member[chosen]])
+        return lambda units: torch.stack([(away * row) @ directions for row in member[units]])
 
-    return effects(model, texts, layer, len(sets), change, params, label=f"{model.name}: sets of layer {layer}")
+    return effects(model, texts, layer, len(sets), changes, params, label=f"{model.name}: sets of layer {layer}")
 
 
 def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeurons) -> Effects:
@@ -154,28 +154,40 @@ def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeuron
         total += clean_run(model, batch).residual[layer + 1][real].double().sum(dim=0)
     mean = (total / int(texts.lengths.sum())).float()
 
-    def change(scored: Scored, batch: Texts, chosen: slice) -> Tensor:
-        residual = scored.clean.residual[layer + 1]
-        dims = torch.arange(len(mean), device=mean.device)[chosen]
-        put = torch.zeros(len(dims), *residual.shape, device=residual.device)
-        put[torch.arange(len(dims)), ..., dims] = torch.einsum("btu->ubt", mean[dims] - residual[..., dims])
-        return put
+    def changes(scored: Scored, batch: Texts) -> Change:
+        away = mean - scored.clean.residual[layer + 1]
 
-    return effects(model, texts, layer, len(mean), change, params, label=f"{model.name}: residual after {layer}")
+        def change(units: slice) -> Tensor:
+            dims = torch.arange(len(mean), device=mean.device)[units]
+            put = torch.zeros(len(dims), *away.shape, device=away.device)
+            put[torch.arange(len(dims)), ..., dims] = torch.einsum("btu->ubt", away[..., dims])
+            return put
+
+        return change
+
+    return effects(model, texts, layer, len(mean), changes, params, label=f"{model.name}: residual after {layer}")
 
 
-Change = Callable[[Scored, Texts, slice], Float[Tensor, "unit text position d_model"]]
+Change = Callable[[slice], Float[Tensor, "unit text position d_model"]]  # of a slice of the units
 
 
 def effects(
-    model: Model, texts: Texts, layer: int, n_units: int, change: Change, params: MambaNeurons, *, label: str
+    model: Model,
+    texts: Texts,
+    layer: int,
+    n_units: int,
+    changes: Callable[[Scored, Texts], Change],
+    params: MambaNeurons,
+    *,
+    label: str,
 ) -> Effects:
-    """Effects of `n_units` changes of the residual stream after a layer; `change` gives those of a slice of units."""
+    """Effects of `n_units` changes of the residual stream after a layer; `changes` prepares those of a batch."""
     kl, loss = np.empty((len(texts), n_units)), np.empty((len(texts), n_units))
     for rows, batch, scored in scored_batches(model, texts, params.batch_size, label=label):
+        change = changes(scored, batch)
         for first in range(0, n_units, params.stack):
             units = slice(first, min(first + params.stack, n_units))
-            found = scored.of_changes(layer, change(scored, batch, units))
+            found = scored.of_changes(layer, change(units))
             kl[rows, units], loss[rows, units] = (part.T.double().cpu().numpy() for part in found)
     return Effects(kl, loss)
 

@@ -138,6 +138,8 @@ def functional_curve(
         found = kept_effects(model, texts, kept, params, means, label=f"{model.name}: {label}")
         return found.loss.reshape(len(texts), len(orders), -1)
 
+    tried = sizes
+    random = rise([rng.permutation(total) for _ in range(params.random_orders)], tried, "random sets").mean(axis=0)
     loss = rise([order], sizes, "functional curve")[:, 0]
     for _ in range(3):  # sizes on both sides of the crossing get neighbours
         bracket = _crossing(sizes, loss.mean(axis=0) / clean.mean(), params.loss_tolerance)
@@ -148,7 +150,6 @@ def functional_curve(
         loss = np.concatenate([loss, rise([order], more, "functional curve")[:, 0]], axis=1)[:, np.argsort(both)]
         sizes = np.sort(both)
     relative = loss.mean(axis=0) / clean.mean()
-    random = rise([rng.permutation(total) for _ in range(params.random_orders)], sizes, "random sets").mean(axis=0)
     draws = rng.integers(0, len(texts), size=(params.bootstrap_resamples, len(texts)))
     resampled = loss[draws].mean(axis=1) / clean[draws].mean(axis=1)[:, None]
     interval = percentile_interval(relative, resampled)
@@ -160,12 +161,12 @@ def functional_curve(
         "rise": interval.value,
         "low": interval.low,
         "high": interval.high,
-        "random": _band(random / clean.mean()),
+        "random": {"sizes": tried, **_band(random / clean.mean())},
         "tolerance": params.loss_tolerance,
         "enough": enough,
         "enough_ci": [float(ends.low), float(ends.high)],
         "enough_share": enough / total,
-        "random_enough": _crossing(sizes, random.mean(axis=0) / clean.mean(), params.loss_tolerance)[1],
+        "random_enough": _crossing(tried, random.mean(axis=0) / clean.mean(), params.loss_tolerance)[1],
         "neurons": total,
         "clean_loss": float(clean.mean()),
         "n": len(texts),

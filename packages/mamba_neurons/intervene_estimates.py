@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -232,3 +232,13 @@ def _make_exact(
 def _put(whole: WholeModel, layer: int, neurons: np.ndarray, exact: Effects) -> None:
     whole.kl[:, layer, neurons], whole.loss[:, layer, neurons] = exact.kl, exact.loss
     whole.exact[layer, neurons] = True
+
+
+def fisher_order(
+    model: Model, texts: Texts, params: MambaNeurons, rng: np.random.Generator
+) -> Int[np.ndarray, "layer neuron"]:
+    """Every layer's neurons from the largest estimated KL to the smallest."""
+    means = neuron_means(model, texts, params.batch_size)
+    generator = torch.Generator(device=model.subject.device).manual_seed(int(rng.integers(2**62)))
+    estimates = estimate_all(model, texts, params, means=means, generator=generator)
+    return np.argsort(-estimates.kl.mean(axis=0), axis=1, kind="stable")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
 from interp_core.hidden_attention import mixer_calls
@@ -114,20 +115,7 @@ def explained(
 ) -> Float[np.ndarray, " channel"]:
     """Share of a channel's variance that the token's group explains, adjusted for the number of groups: about 0 when
     groups mean nothing, 1 when they say all, 0 for a channel that does not vary."""
-    names, index = np.unique(group, return_inverse=True)
-    counts = np.bincount(index)
-    values = values.astype(np.float64)
-    sums = np.zeros((len(names), values.shape[1]))
-    order = np.argsort(index, kind="stable")
-    np.add.reduceat(values[order], np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0, out=sums)
-    total = ((values - values.mean(axis=0)) ** 2).sum(axis=0)
-    between = (counts[:, None] * (sums / counts[:, None] - values.mean(axis=0)) ** 2).sum(axis=0)
-    free = len(values) - len(names)
-    if free < 1:
-        return np.zeros(values.shape[1])
-    left = (total - between) / free
-    whole = total / (len(values) - 1)
-    return 1 - np.divide(left, whole, out=np.ones_like(left), where=whole > 0)
+    return _adjusted(*_standardised(values), group)
 
 
 def explained_null(
@@ -139,7 +127,32 @@ def explained_null(
 ) -> Float[np.ndarray, " draw"]:
     """Largest explained share over channels when the groups are dealt to kinds (token types, say) at random: tokens of
     one kind stay together, as they do in the observed groups."""
-    return np.array([explained(values, rng.permutation(group_of)[kind]).max() for _ in range(draws)])
+    standard, varies = _standardised(values)
+    return np.array([_adjusted(standard, varies, rng.permutation(group_of)[kind]).max() for _ in range(draws)])
+
+
+def _standardised(
+    values: Float[np.ndarray, "token channel"],
+) -> tuple[Float[np.ndarray, "token channel"], Bool[np.ndarray, " channel"]]:
+    """Values with sum 0 and sum of squares 1, and which channels vary at all."""
+    centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
+    size = np.sqrt((centred**2).sum(axis=0))
+    varies = size > 0
+    return centred / np.where(varies, size, 1.0), varies
+
+
+def _adjusted(
+    standard: Float[np.ndarray, "token channel"], varies: Bool[np.ndarray, " channel"], group: Int[np.ndarray, " token"]
+) -> Float[np.ndarray, " channel"]:
+    n = len(group)
+    names, index = np.unique(group, return_inverse=True)
+    free = n - len(names)
+    if free < 1:
+        return np.zeros(standard.shape[1])
+    counts = np.bincount(index)
+    member = csr_array((np.ones(n), (index, np.arange(n))), shape=(len(names), n))
+    between = ((member @ standard) ** 2 / counts[:, None]).sum(axis=0)
+    return np.where(varies, 1 - (1 - between) / free * (n - 1), 0.0)
 
 
 def split_half_share(

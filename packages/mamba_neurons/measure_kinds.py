@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from interp_core.stats import max_test
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_activity import activations
-from mamba_neurons.measure_delta import explained
+from mamba_neurons.measure_delta import explained, explained_null
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons
 
@@ -27,7 +27,7 @@ def kinds_of_layer(
     found: dict[str, np.ndarray] = {"root_mean_square": size, "dead": dead}
     for name, group in (("token", token), ("position", position)):
         share = explained(a, group)
-        null = np.array([explained(a, rng.permutation(group)).max() for _ in range(params.permutation_draws)])
+        null = explained_null(a, group, np.arange(len(group)), params.permutation_draws, rng)
         tested = max_test(share, null, alpha=params.alpha)
         found[f"{name}_share"] = share
         found[f"{name}_p"] = tested.p

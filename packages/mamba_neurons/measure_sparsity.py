@@ -103,7 +103,7 @@ class Lifetime:
     def measures(self, weight: Float[np.ndarray, " group"], share: float) -> dict[str, Float[np.ndarray, " unit"]]:
         """Each unit's measures over its tokens, groups counted `weight` times; `gini_error` is how far above `gini` the
         exact value may lie."""
-        counts, sums = (np.tensordot(weight, part, axis=1) for part in (self.counts, self.sums))
+        counts, sums = (np.tensordot(weight, part, axes=1) for part in (self.counts, self.sums))
         square = weight @ self.squares
         n, total = counts.sum(axis=1), sums.sum(axis=1)
         alive = total > 0
