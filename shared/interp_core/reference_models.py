@@ -285,7 +285,8 @@ def _write(
     save_weights(part / "model.safetensors", _untied(model), {"format": "pt"})
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(corpus.tokenizer_file), **special)
-    tokenizer.model_max_length = model.config.max_position_embeddings
+    if (context := getattr(model.config, "max_position_embeddings", None)) is not None:
+        tokenizer.model_max_length = context
     tokenizer.save_pretrained(part)
     shutil.copytree(held.checkpoints, part / "checkpoints")
     record = {
