@@ -72,8 +72,8 @@ def _draw(run: Any, command: str) -> None:
 def main() -> None:
     """Which neurons of a Mamba matter, to what, and how few of them are enough?
 
-    Called without options a command is a stage of the pipeline (data/mamba_neurons). With options it is an experiment of
-    yours and writes into --out (default outputs/mamba_neurons).
+    Called without options a command is a stage of the pipeline (data/mamba_neurons). With options it is an experiment
+    of yours and writes into --out (default outputs/mamba_neurons).
     """
 
 
@@ -81,8 +81,8 @@ def main() -> None:
 @option("--save-results", is_flag=True, help="Write all reports into one file, results_M.json.")
 @_with_run
 def whole(run: Any, *, save_results: bool) -> None:
-    """The whole analysis: delta, causal, inter-layer, cross-layer, attention (--enable-attention), sparsity, efficiency,
-    compare, and their figures."""
+    """The whole analysis: delta, causal, inter-layer, cross-layer, attention (--enable-attention), sparsity,
+    efficiency, compare, and their figures."""
     from dataclasses import replace
 
     from interp_core.params import project_root

@@ -172,4 +172,6 @@ def _user_documents(path: Path) -> list[str]:
 def _vocabulary(subject: Subject) -> Vocabulary:
     tokenizer: Any = subject.tokenizer
     size = min(len(tokenizer), subject.vocab_size)
-    return Vocabulary.of(size, bos=subject.bos, pad=subject.bos, special=[i for i in tokenizer.all_special_ids if i < size])
+    return Vocabulary.of(
+        size, bos=subject.bos, pad=subject.bos, special=[i for i in tokenizer.all_special_ids if i < size]
+    )

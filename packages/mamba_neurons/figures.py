@@ -47,7 +47,9 @@ def draw(command: str, names: Sequence[str], place: Place, folder: Path) -> list
         return [folder / "compare.png"]
     found = {name: _read(command, name, place) for name in names}
     if command == "efficiency":
-        figures_causal.functional_curves({name: report for name, (_, report) in found.items()}, folder / "efficiency.png")
+        figures_causal.functional_curves(
+            {name: report for name, (_, report) in found.items()}, folder / "efficiency.png"
+        )
         return [folder / "efficiency.png"]
     figures_activity.sparsity({name: report for name, (_, report) in found.items()}, folder / "sparsity.png")
     figures_activity.lorenz(found, folder / "lorenz.png")

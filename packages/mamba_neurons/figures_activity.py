@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from interp_core.plotting import (
     GRID,
@@ -22,6 +22,7 @@ from interp_core.plotting import (
     note,
     whisker,
 )
+from mamba_neurons.figures_scales import logarithmic
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
@@ -32,7 +33,13 @@ _MEASURES = {
     "entropy": "1 - entropy",
     "near_zero": "near zero",
 }
-_KINDS = {"inner": "channels (gated y)", "gate": "gates", "state": "states", "mlp": "MLP neurons", "resid": "residual stream"}
+_KINDS = {
+    "inner": "channels (gated y)",
+    "gate": "gates",
+    "state": "states",
+    "mlp": "MLP neurons",
+    "resid": "residual stream",
+}
 
 
 def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
@@ -51,8 +58,8 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         heading(figure, left, f"{name}: what the step size dt of a channel follows", columns=4)
         note(
             figure,
-            f"{report['texts']} texts; horizontal lines: largest share of any channel in 95 % of draws with tokens dealt\n"
-            "to texts at random (left) and kinds dealt to token types at random (right); band: 95 % over texts",
+            f"{report['texts']} texts; horizontal lines: largest share of any channel in 95 % of draws with tokens\n"
+            "dealt to texts at random (left) and kinds dealt to token types at random (right); band: 95 % over texts",
         )
 
 
@@ -73,15 +80,20 @@ def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     shown = np.unique(np.linspace(0, len(tau) - 1, min(len(tau), 4)).astype(int))
     scale = LogNorm(float(tau.min()), float(tau.max()))
     with drawing(path, width=2.4 + 3.8 * len(shown), height=5.0) as figure:
-        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        panels, image = figure.subplots(1, len(shown), squeeze=False)[0], None
         for axes, layer in zip(panels, shown, strict=True):
             by_length = np.sort(tau[layer], axis=1)[np.argsort(tau[layer].max(axis=1), kind="stable")]
-            image = axes.imshow(by_length, origin="lower", aspect="auto", cmap="viridis", norm=scale, interpolation="nearest")
+            image = axes.imshow(
+                by_length, origin="lower", aspect="auto", cmap="viridis", norm=scale, interpolation="nearest"
+            )
             axes.set_title(f"layer {layer}", loc="left")
             axes.set_xlabel("state, by half-life")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panels[0].set_ylabel("channel, by its longest half-life")
-        figure.colorbar(image, ax=panels, label="half-life (tokens)")
+        assert image is not None
+        bar = figure.colorbar(image, ax=panels, label="half-life (tokens)")
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
         figure.suptitle(f"{name}: how long states remember")
         note(figure, "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the channel's mean step")
 
@@ -101,7 +113,7 @@ def sparsity(reports: Mapping[str, Report], path: Path) -> None:
         heading(figure, rows[0][0], "How sparse are the activations?", columns=2)
         note(
             figure,
-            "symbols from top to bottom of a row: layers from the first to the last measured; whiskers: 95 % over texts\n"
+            "symbols from top to bottom of a row: the first to the last layer measured; whiskers: 95 % over texts\n"
             "near zero: share below a tenth of the root mean square; all measures are free of scale",
         )
 
@@ -146,7 +158,10 @@ def lorenz(found: Mapping[str, tuple[Arrays, Report]], path: Path) -> None:
                 gini = report["layers"][layer][kind]["population"]["gini"]["value"]
                 x = np.linspace(0, 1, len(curve))
                 axes.plot(
-                    x, curve, color=styles[kind].color, linestyle=styles[kind].linestyle,
+                    x,
+                    curve,
+                    color=styles[kind].color,
+                    linestyle=styles[kind].linestyle,
                     label=f"{_KINDS[kind]}: Gini {gini:.2f}",
                 )
             axes.plot([0, 1], [0, 1], color=NULL, linewidth=1.2, label="all alike: Gini 0")
@@ -185,7 +200,7 @@ def compare(arrays: Arrays, report: Report, path: Path) -> None:
             low, high = difference["ci"]
             axes.set_title(f"{title}\n{difference['value']:+.2f} [{low:+.2f}, {high:+.2f}]", loc="left", color=INK)
             if key == "update":
-                axes.set_yscale("log")
+                logarithmic(axes, "y")
         for axes in panels[1]:
             axes.set_xlabel("relative depth")
         heading(figure, panels[0][0], f"{names['first']} beside {names['second']} on the same tokens", columns=2)

@@ -1,14 +1,16 @@
 """Figures of interventions: ranked effects, estimates against exact effects, influence, curves of sets of neurons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from interp_core.plotting import ABLATED, GRID, INK, NULL, band, drawing, heading, interval_text, model_styles, note
+from mamba_neurons.figures_scales import logarithmic
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
@@ -21,7 +23,7 @@ _METHODS = {
 
 
 def ranked_effects(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """Every channel of the layer, ranked by KL, in three ways of ablating; the best ones together beside random sets."""
+    """Every channel of the layer, ranked by KL, in three ways; the best ones together beside random sets."""
     layer, together = report["layer"], report["together"]
     with drawing(path, width=9.6, height=5.0) as figure:
         left, right = figure.subplots(1, 2)
@@ -43,12 +45,18 @@ def plot_ranked(axes: Axes, arrays: Arrays) -> None:
     order = np.argsort(-arrays["layer_mean_kl"], kind="stable")
     rank = np.arange(1, len(order) + 1)
     floor = max(float(arrays["layer_mean_kl"].min()) / 2, 1e-9)
-    band(axes, rank, *(np.maximum(arrays[f"layer_mean_kl_{end}"][order], floor) for end in ("low", "high")), colour=ABLATED)
+    band(
+        axes,
+        rank,
+        *(np.maximum(arrays[f"layer_mean_kl_{end}"][order], floor) for end in ("low", "high")),
+        colour=ABLATED,
+    )
     axes.plot(rank, arrays["layer_mean_kl"][order], color=ABLATED, label="mean ablation", zorder=3)
     for kind, marker in (("zero", "."), ("resample", "x")):
         shown = np.maximum(arrays[f"layer_{kind}_kl"][order], floor)
         axes.plot(rank, shown, marker, color=INK, markersize=3.5, alpha=0.55, label=f"{kind} ablation", zorder=2)
-    axes.set(xscale="log", yscale="log", xlabel="rank of the channel", ylabel="KL from the clean predictions (nats)")
+    logarithmic(axes, "x", "y")
+    axes.set(xlabel="rank of the channel", ylabel="KL from the clean predictions (nats)")
     axes.legend(loc="lower left")
 
 
@@ -60,16 +68,18 @@ def plot_together(axes: Axes, together: Report) -> None:
     band(axes, k, together["kl_low"], together["kl_high"], colour=ABLATED)
     axes.plot(k, together["kl"], "o-", color=ABLATED, label="best channels")
     axes.plot(k, together["sum_of_single"], ":", color=INK, label="sum of their single effects")
-    axes.set(xscale="log", yscale="log", xlabel="channels ablated (mean ablation)", ylabel="KL (nats)")
+    logarithmic(axes, "x", "y")
+    axes.set(xlabel="channels ablated together", ylabel="KL (nats)")
     axes.set_xticks(k, [str(number) for number in k])
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def estimates(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     """Estimated against exact effects of the calibration samples, by layer, for KL and for the change of loss."""
     agreement = report["whole_model"]["agreement"]
-    shown = agreement if len(agreement) <= 4 else [agreement[i] for i in np.linspace(0, len(agreement) - 1, 4).astype(int)]
-    with drawing(path, width=2.2 + 3.4 * len(shown), height=7.4) as figure:
+    shown = (
+        agreement if len(agreement) <= 4 else [agreement[i] for i in np.linspace(0, len(agreement) - 1, 4).astype(int)]
+    )
+    with drawing(path, width=1.4 + 4.0 * len(shown), height=8.6) as figure:
         panels = figure.subplots(2, len(shown), squeeze=False)
         for column, found in enumerate(shown):
             plot_estimate(panels[0][column], arrays, found, "kl")
@@ -79,7 +89,7 @@ def estimates(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         figure.suptitle(f"{name}: estimates of few backward passes against exact effects")
         note(
             figure,
-            f"{shown[0]['sample']} random channels a layer, mean ablation; line: equality\n"
+            f"{shown[0]['sample']} random channels a layer, mean ablation; line: equality; ranks: Spearman's rho\n"
             f"above: Fisher, {report['whole_model']['least_agreement']:g} rank agreement asked for; below: signed "
             "first-order sum",
         )
@@ -93,7 +103,7 @@ def plot_estimate(axes: Axes, arrays: Arrays, found: Report, measure: str) -> No
     both = np.concatenate([estimate, exact])
     if measure == "kl":
         ends = [max(float(both.min()) * 0.7, 1e-9), float(both.max()) * 1.4]
-        axes.set(xscale="log", yscale="log")
+        logarithmic(axes, "x", "y")
     else:
         reach = 1.1 * float(np.abs(both).max())
         ends = [-reach, reach]
@@ -102,7 +112,7 @@ def plot_estimate(axes: Axes, arrays: Arrays, found: Report, measure: str) -> No
     axes.plot(ends, ends, color=GRID, linewidth=1.5, zorder=1)
     axes.plot(estimate, exact, "o", color=ABLATED, markersize=5, alpha=0.75)
     axes.set(xlim=ends, ylim=ends, xlabel="estimate (nats)")
-    axes.set_title(f"layer {layer}: rank agreement {found[measure]:.2f}", loc="left")
+    axes.set_title(f"layer {layer}: ranks {found[measure]:.2f}", loc="left")
 
 
 def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
@@ -117,39 +127,71 @@ def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
             label = f"the {len(report['top'])} largest on average" if place == 0 else None
             axes.plot(layers, top["kl_by_layer"], "-", color=ABLATED, alpha=0.45, linewidth=1.4, label=label)
         axes.plot(layers, kl.mean(axis=1), "o--", color=INK, label="mean of all dimensions")
-        axes.set(yscale="log", xlabel="layer after which the dimension is ablated", ylabel="KL (nats)")
+        logarithmic(axes, "y")
+        axes.set(xlabel="layer after which the dimension is ablated", ylabel="KL (nats)")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_xlim(-0.3, len(kl) - 0.7)
-        heading(figure, axes, f"{name}: one dimension of the residual stream, layer by layer", columns=3)
-        note(figure, f"mean ablation of each of {kl.shape[1]} dimensions, {report['texts']} texts and "
-                     f"{report['repeated_rows']} rows of repeats")
+        heading(figure, axes, f"{name}: one dimension of the residual stream, layer by layer", columns=2)
+        note(
+            figure,
+            f"mean ablation of each of {kl.shape[1]} dimensions, {report['texts']} texts and "
+            f"{report['repeated_rows']} rows of repeats",
+        )
 
 
 def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """How far the best channels of a layer move later channels, directly and in all, beside random channels."""
-    panels = {"total": "best channels, in all", "direct": "best channels, directly", "null": "random channels, in all"}
-    values = {key: np.array(arrays[key], dtype=float) for key in panels}
-    largest = float(np.nanmax([np.nanmax(v) if np.isfinite(v).any() else 0.0 for v in values.values()]))
-    n = len(values["total"])
-    with drawing(path, width=10.4, height=4.9) as figure:
-        columns = figure.subplots(1, 3, sharey=True)
-        for axes, (key, title) in zip(columns, panels.items(), strict=True):
-            image = axes.imshow(values[key], origin="lower", cmap="Oranges", vmin=0, vmax=max(largest, 1e-9))
-            axes.set_facecolor(GRID)
+    """How far the best channels of a layer move later channels, directly and in all, beside random channels; and how
+    much of what they do to the predictions goes through later layers."""
+    panels = {"total": "best, in all", "direct": "best, directly", "null": "random, in all"}
+    largest = max((float(np.nanmax(arrays[key])) for key in panels if np.isfinite(arrays[key]).any()), default=0.0)
+    with drawing(path, width=12.4, height=5.2) as figure:
+        *maps, right = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.35])
+        image = None
+        for axes, (key, title) in zip(maps, panels.items(), strict=True):
+            image = plot_influence(axes, np.array(arrays[key], dtype=float), max(largest, 1e-9))
             axes.set_title(title, loc="left")
-            axes.set_xlabel("layer that is moved")
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-            if n <= 6:
-                for (row, column), value in np.ndenumerate(values[key]):
-                    if np.isfinite(value):
-                        dark = value > 0.6 * largest
-                        axes.text(column, row, f"{value:.3f}", ha="center", va="center", color="white" if dark else INK)
-        columns[0].set_ylabel("layer of the ablated channels")
-        figure.colorbar(image, ax=columns, label="mean |change|\n(standard deviations)", shrink=0.8)
-        figure.suptitle(f"{name}: influence of one channel on later ones")
-        note(figure, f"mean ablation, the best {len(report['layers'][0]['top'])} channels of a layer by KL, mean over "
-                     f"tokens and later channels\nrandom: of {report['null_units']} other channels of the layer; grey: no later layer")
+        maps[0].set_ylabel("layer of the ablated channels")
+        assert image is not None
+        figure.colorbar(image, ax=maps, label="mean |change| (standard deviations)", location="bottom", aspect=40)
+        plot_direct(right, report["layers"])
+        right.set_title("on the predictions", loc="left")
+        figure.suptitle(f"{name}: influence of ablating one channel")
+        note(
+            figure,
+            f"mean ablation of the best {len(report['layers'][0]['top'])} channels of each layer by KL, mean "
+            f"over tokens and later channels\nrandom: of {report['null_units']} other channels of the layer; grey: no later layer; "
+            "directly: layers between kept as they were",
+        )
+
+
+def plot_influence(axes: Axes, values: np.ndarray, largest: float) -> AxesImage:
+    """A cell for each pair of layers; the numbers are written in where there are few."""
+    image = axes.imshow(values, origin="lower", cmap="Oranges", vmin=0, vmax=largest)
+    axes.set_facecolor(GRID)
+    axes.set_xlabel("layer that is moved")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if len(values) <= 4:
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = "white" if value > 0.6 * largest else INK
+                axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour)
+    return image
+
+
+def plot_direct(axes: Axes, layers: Sequence[Report]) -> None:
+    """KL of each best channel: the part that reaches the output directly against all of it."""
+    styles = model_styles([f"layer {found['layer']}" for found in layers])
+    shown = [top[key] for found in layers for top in found["top"] for key in ("total_kl", "direct_kl")]
+    ends = [0.7 * max(min(shown), 1e-9), 1.4 * max(shown)]
+    axes.plot(ends, ends, color=GRID, linewidth=1.5, zorder=1)
+    for found, (label, style) in zip(layers, styles.items(), strict=True):
+        total, direct = ([top[key] for top in found["top"]] for key in ("total_kl", "direct_kl"))
+        axes.plot(total, direct, style.marker, color=style.color, label=label, alpha=0.8)
+    logarithmic(axes, "x", "y")
+    axes.set(xlim=ends, ylim=ends, xlabel="KL in all (nats)", ylabel="KL directly (nats)")
+    if len(layers) <= 6:
+        axes.legend(loc="upper left")
 
 
 def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
@@ -170,8 +212,13 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
                 style = styles[method]
                 band(axes, x, curves[method]["low"], curves[method]["high"], colour=style.color)
                 axes.plot(
-                    x, curves[method]["kl"], color=style.color, marker=style.marker, linestyle=style.linestyle,
-                    markersize=5, label=_METHODS[method],
+                    x,
+                    curves[method]["kl"],
+                    color=style.color,
+                    marker=style.marker,
+                    linestyle=style.linestyle,
+                    markersize=5,
+                    label=_METHODS[method],
                 )
             axes.set(xscale="log", xlabel="share x of every layer's channels")
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -187,7 +234,8 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         note(
             figure,
             f"mean ablation, ranked on every second text, judged on the other {faithful['n']}; grey: "
-            f"{faithful['random_orders']} random orders\nmean distance from random (nats, 95 %; positive: better):\n{said}",
+            f"{faithful['random_orders']} random orders\nmean distance from random (nats, 95 %; positive: "
+            f"better):\n{said}",
         )
 
 
@@ -206,12 +254,15 @@ def functional_curves(reports: Mapping[str, Report], path: Path) -> None:
             share = np.array(curve["sizes"]) / total
             style = styles[name]
             band(axes, share, curve["low"], curve["high"], colour=ABLATED)
-            axes.plot(share, curve["rise"], color=ABLATED, marker=style.marker, markersize=4, label="strongest neurons kept")
+            axes.plot(
+                share, curve["rise"], color=ABLATED, marker=style.marker, markersize=4, label="strongest neurons kept"
+            )
             axes.axvline(curve["enough_share"], color=INK, linewidth=1)
             axes.set_title(f"{name}: {curve['enough']} of {total} are enough", loc="left")
             axes.set_xlabel("share of the model's neurons kept")
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panels[0].set_yscale("symlog", linthresh=0.01)
+        panels[0].set_ylim(bottom=-0.005)
         panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panels[0].set_ylabel("rise of the loss (share of the clean loss)")
         heading(figure, panels[0], "How few neurons keep the loss?", columns=3)

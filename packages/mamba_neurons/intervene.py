@@ -1,7 +1,7 @@
 """The exact effect of ablating a unit: only the layers behind it run again, many units stacked in one batch.
 
-Everything before a layer is as in the clean run, and a neuron writes along one direction. So its ablation is a change of
-the residual stream after its layer, and no part of the layer itself runs again.
+Everything before a layer is as in the clean run, and a neuron writes along one direction. So its ablation is a change
+of the residual stream after its layer, and no part of the layer itself runs again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +99,9 @@ def divergence(
     x = d.sub_(mean[..., None])
     excess = torch.expm1(x).sub_(x)
     kl = torch.einsum("csv,sv->cs", excess, p).clamp_min_(0).log1p_()
+    if not bool(torch.isfinite(kl).all()):  # exp overflows where logits moved by more than 88: there KL is large
+        beyond = ~torch.isfinite(kl)
+        kl[beyond] = torch.logsumexp(x + clean.log_softmax(dim=-1), dim=-1)[beyond]
     return kl, kl + mean - at_target
 
 
@@ -192,9 +195,7 @@ def effects(
     return Effects(kl, loss)
 
 
-def scored_batches(
-    model: Model, texts: Texts, batch_size: int, *, label: str
-) -> Iterator[tuple[slice, Texts, Scored]]:
+def scored_batches(model: Model, texts: Texts, batch_size: int, *, label: str) -> Iterator[tuple[slice, Texts, Scored]]:
     """Each batch of texts with its clean run, and which rows it is."""
     first = 0
     for batch in progress(texts.batches(batch_size), label, unit="batch"):

@@ -1,5 +1,5 @@
-"""Causal neurons: every channel of one layer exactly, in three ways; every channel of the model by calibrated estimates;
-the best ones together against random sets."""
+"""Causal neurons: every channel of one layer exactly, in three ways; every channel of the model by calibrated
+estimates; the best ones together against random sets."""
 
 from typing import Any
 
@@ -218,5 +218,3 @@ def _whole_report(whole: WholeModel, params: MambaNeurons, rng: np.random.Genera
             for layer, channel in best
         ],
     }
-
-

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_core.progress import progress
 from interp_core.stats import percentile_interval, resampled_means
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import Effects, Scored, scored_batches
@@ -131,7 +130,8 @@ def functional_curve(
     total = strength.size
     clean = clean_loss(model, texts, params)
     order = np.argsort(-strength, axis=None, kind="stable")
-    sizes = np.unique(np.round(np.geomspace(1, total, params.loss_points)).astype(int))
+    from_both_ends = np.geomspace(1, total, params.loss_points)
+    sizes = np.unique(np.round([*from_both_ends, *(total - from_both_ends[:-1]), total]).astype(int))
 
     def rise(orders: list[np.ndarray], of_sizes: np.ndarray, label: str) -> Float[np.ndarray, "text order size"]:
         kept = [_first(ranked, int(m), strength.shape) for ranked in orders for m in of_sizes]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import Tensor
 
 from interp_core.progress import progress
@@ -141,7 +141,7 @@ def rank_agreement(first: Float[np.ndarray, " unit"], second: Float[np.ndarray, 
     """Spearman's rank correlation; 0 where one side is constant."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    return float(spearmanr(first, second).statistic)
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,7 @@ def whole_model(
     means = neuron_means(model, texts, params.batch_size)
     generator = torch.Generator(device=model.subject.device).manual_seed(int(rng.integers(2**62)))
     estimates = estimate_all(model, texts, params, means=means, generator=generator)
-    calibrations = [
-        calibrate(model, texts, layer, estimates, params, rng, means) for layer in range(model.n_layers)
-    ]
+    calibrations = [calibrate(model, texts, layer, estimates, params, rng, means) for layer in range(model.n_layers)]
     factors = np.array([found.factor for found in calibrations])
     whole = WholeModel(
         kl=estimates.kl * factors[:, None],
@@ -207,9 +205,7 @@ def whole_model(
     return whole
 
 
-def _settle_top(
-    model: Model, texts: Texts, whole: WholeModel, top_k: int, params: MambaNeurons, means: Tensor
-) -> None:
+def _settle_top(model: Model, texts: Texts, whole: WholeModel, top_k: int, params: MambaNeurons, means: Tensor) -> None:
     """Compute the best candidates exactly, again and again, until none of them is an estimate."""
     wide = min(round(params.candidates * top_k), whole.exact.size)
     while True:

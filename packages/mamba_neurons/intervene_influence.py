@@ -83,7 +83,9 @@ def influence_of(
     kl = np.zeros((2, len(sources)))
     index = torch.as_tensor(list(sources), device=means.device)
     directions = model.write_directions(layer)[index].float()
-    for _, batch, scored in scored_batches(model, texts, params.batch_size, label=f"{model.name}: layer {layer} on later"):
+    for _, batch, scored in scored_batches(
+        model, texts, params.batch_size, label=f"{model.name}: layer {layer} on later"
+    ):
         clean, real = scored.clean, torch.as_tensor(batch.real, device=means.device)
         activation = clean.neurons[layer][..., index]
         away = replacement(activation, "mean", means[layer][index], batch) - activation

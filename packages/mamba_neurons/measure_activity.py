@@ -1,7 +1,7 @@
 """Activations of every kind of unit, text by text: what the measures of activity read.
 
-    inner   gated y of a Mamba's channels       gate   SiLU(z)       state   h[channel, state], flat
-    mlp     a transformer's MLP activations     resid  the residual stream after the layer
+inner   gated y of a Mamba's channels       gate   SiLU(z)       state   h[channel, state], flat
+mlp     a transformer's MLP activations     resid  the residual stream after the layer
 """
 
 from collections.abc import Iterator, Sequence

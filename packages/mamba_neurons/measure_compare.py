@@ -160,6 +160,8 @@ def _difference(
 def _below(measured: Measured, params: MambaNeurons) -> dict[str, Any]:
     """Share of |activation| below each fixed threshold, and the root mean square that it should be read against."""
     shares = [np.average(np.array(s.below), axis=0, weights=s.tokens) for s in measured.streams]
-    sizes = [float(np.sqrt((s.lifetime.root_mean_square**2).mean())) for s in measured.streams if s.lifetime is not None]
+    sizes = [
+        float(np.sqrt((s.lifetime.root_mean_square**2).mean())) for s in measured.streams if s.lifetime is not None
+    ]
     names = (f"{params.mamba_threshold:g}", f"{params.transformer_threshold:g}")
     return {**dict(zip(names, np.mean(shares, axis=0).tolist(), strict=True)), "root_mean_square_by_layer": sizes}

@@ -53,7 +53,9 @@ def step_sizes(subject: MambaSubject, texts: Texts, layers: list[int], batch_siz
     return {layer: StepSizes(np.concatenate(parts[layer]), text, matrices[layer]) for layer in layers}
 
 
-def shares(mean: Float[np.ndarray, "*draw text channel"], within: Float[np.ndarray, "*draw text channel"]) -> np.ndarray:
+def shares(
+    mean: Float[np.ndarray, "*draw text channel"], within: Float[np.ndarray, "*draw text channel"]
+) -> np.ndarray:
     """v / (v + w): between-text variance of the text means over it and the mean within-text variance, in [0, 1]; 0 for
     a channel that does not vary."""
     between = mean.var(axis=-2)

@@ -1,8 +1,8 @@
 """How few units carry the activity: population measures (over units at a token) and lifetime ones (over a unit's
 tokens), streamed: memory depends on units and groups of texts, never on the number of tokens.
 
-All measures are of |a|. Gini is the only one of the usual measures that meets all six axioms of Hurley & Rickard (2009).
-Lifetime values come from histograms of |a| with exact counts and sums a bin, so that they carry an error bound.
+All measures are of |a|. Gini is the only one of the usual measures that meets all six axioms of Hurley & Rickard
+(2009). Lifetime values come from histograms of |a| with exact counts and sums a bin, so that they carry an error bound.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,11 @@ from jaxtyping import Float
 
 from interp_core.stats import percentile_interval, resampled_means
 
-PER_OCTAVE, LOWEST, HIGHEST = 4, -24, 10  # bins of |a|: four an octave, from 2^-24 to 2^10; the ends take what is beyond
+PER_OCTAVE, LOWEST, HIGHEST = (
+    4,
+    -24,
+    10,
+)  # bins of |a|: four an octave, from 2^-24 to 2^10; the ends take what is beyond
 BINS = PER_OCTAVE * (HIGHEST - LOWEST) + 1
 CURVE = 101  # points of a Lorenz curve
 LIFETIME_DRAWS = 200  # bootstrap draws of histograms
@@ -22,7 +26,7 @@ MEASURES = ("gini", "hoyer", "treves_rolls", "entropy", "near_zero")
 
 
 def gini(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*batch"]:
-    """Gini's coefficient of |a|, in [0, 1): 0 when all are equal, 1 - 1/n when one holds everything; 0 for all zeros."""
+    """Gini's coefficient of |a|, in [0, 1): 0 when all are equal, 1 - 1/n when one has it all; 0 for all zeros."""
     ascending = np.sort(np.abs(a), axis=-1)
     n = ascending.shape[-1]
     total = ascending.sum(axis=-1)
@@ -47,7 +51,8 @@ def treves_rolls(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*bat
 
 
 def entropy(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*batch"]:
-    """Entropy of the shares of |a| over ln n, in [0, 1]: 1 when all are equal, 0 for a single one: falls with sparsity."""
+    """Entropy of the shares of |a| over ln n, in [0, 1]: 1 when all are equal, 0 for a single one; it falls with
+    sparsity."""
     total = np.abs(a).sum(axis=-1, keepdims=True)
     p = np.divide(np.abs(a), total, out=np.full(a.shape, 1 / a.shape[-1]), where=total > 0)
     return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1) / np.log(a.shape[-1])
@@ -216,9 +221,7 @@ def summarise(
     return report, arrays
 
 
-def _lifetime(
-    stream: Stream, resamples: int, rng: np.random.Generator
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _lifetime(stream: Stream, resamples: int, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Means over units, with intervals from resampled groups of texts (none for a single group); the tokens of the
     groups drawn are pooled before anything is measured."""
     lifetime = stream.lifetime

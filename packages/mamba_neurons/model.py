@@ -158,8 +158,8 @@ def clean_run(model: Model, texts: Texts) -> CleanRun:
 def _keep_residual(subject: Subject, residual: dict[int, Tensor], stack: ExitStack) -> None:
     last = subject.n_layers - 1
     for layer in range(subject.n_layers):
-        keep = residual.__setitem__
-        stack.enter_context(subject.attach(Site(layer, "resid_pre"), lambda a, layer=layer: keep(layer, a)))
+        site = Site(layer, "resid_pre")
+        stack.enter_context(subject.attach(site, lambda a, layer=layer: residual.__setitem__(layer, a)))
     stack.enter_context(subject.attach(Site(last, "resid_post"), lambda a: residual.__setitem__(last + 1, a)))
 
 

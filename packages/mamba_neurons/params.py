@@ -61,7 +61,9 @@ class MambaNeurons(Params):
     fractions: tuple[float, ...] = Field(min_length=2)  # of every layer's channels, deleted or inserted
     random_orders: PositiveInt  # random orders of the channels
     loss_tolerance: PositiveFloat  # relative rise of the loss that a kept set of channels may cost
-    loss_points: PositiveInt = Field(ge=4)  # sizes of the kept set on the functional curve
+    loss_points: PositiveInt = Field(
+        ge=4
+    )  # sizes of the kept set counted from one neuron up, and as many from all down
 
     # Statistics
     bootstrap_resamples: PositiveInt = Field(ge=100)

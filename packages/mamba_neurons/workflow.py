@@ -1,8 +1,8 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
 Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/mamba_neurons. With any
-option of its own it is an experiment: it writes flat into `out`, and its figures into `plots`. Each function imports its
-rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+option of its own it is an experiment: it writes flat into `out`, and its figures into `plots`. Each function imports
+its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
 """
 
 import hashlib
@@ -168,8 +168,8 @@ def attention(run: Run) -> tuple[Arrays, Report]:
         deletion = faithful["deletion"][method]
         low, high = deletion["area_ci"]
         click.echo(
-            f"{model.name} {method}: deletion beats random orders by {deletion['area']:.3g} nats [{low:.3g}, {high:.3g}], "
-            f"p = {deletion['p']:.3g}"
+            f"{model.name} {method}: deletion beats random orders by {deletion['area']:.3g} nats "
+            f"[{low:.3g}, {high:.3g}], p = {deletion['p']:.3g}"
         )
     return arrays, report
 
@@ -260,12 +260,12 @@ def compare(run: Run) -> tuple[Arrays, Report]:
     differ = same_tokens(first.subject, second.subject, documents)
     if differ is not None and not params.own_tokens:
         raise InputError(
-            f"{first.name} and {second.name} have different tokenizers ({differ}): sparsity and loss of other tokens do "
-            "not compare; choose a pair that shares one, or say --own-tokens"
+            f"{first.name} and {second.name} have different tokenizers ({differ}): sparsity and loss of other tokens "
+            "do not compare; choose a pair that shares one, or say --own-tokens"
         )
-    texts = [load_texts(model.subject, params) for model in (first, second)]
-    arrays, report = measure(*map(lambda m, t: of_one(m, t, params), (first, second), texts), params, _rng(run, 11))
-    report |= {"same_tokens": differ is None, **texts[0].described()}
+    ours, theirs = (load_texts(model.subject, params) for model in (first, second))
+    arrays, report = measure(of_one(first, ours, params), of_one(second, theirs, params), params, _rng(run, 11))
+    report |= {"same_tokens": differ is None, **ours.described()}
     _save(run, "compare", first, report, arrays, name=f"{first.name}_{second.name}")
     gini = report["sparsity"]["gini"]["difference"]
     click.echo(
