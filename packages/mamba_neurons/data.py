@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,12 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
         rows += list(prompts.tokens)
         counted += list(queries)
         repeated[-params.repeats :] = True
-    if len(rows) < 4:
-        raise InputError(f"{len(rows)} texts are too few for any interval: give at least 4 (--text-limit, --texts)")
+    needed = ceil(log2(4 / params.alpha))  # as sign_flip_threshold has it; said before anything is measured
+    if len(rows) < needed or len(rows) - params.repeats < 2:
+        raise InputError(
+            f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few for tests at "
+            f"{params.alpha}: give at least 2 texts and {needed} rows in all (--text-limit, --texts, --repeats)"
+        )
     tokens = np.full((len(rows), length), subject.bos, dtype=np.int64)
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row

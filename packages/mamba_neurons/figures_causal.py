@@ -159,8 +159,8 @@ def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         note(
             figure,
             f"mean ablation of the best {len(report['layers'][0]['top'])} channels of each layer by KL, mean "
-            f"over tokens and later channels\nrandom: of {report['null_units']} other channels of the layer; grey: no later layer; "
-            "directly: layers between kept as they were",
+            f"over tokens and later channels\nrandom: of {report['null_units']} other channels of the layer; grey: no later "
+            "layer; directly: layers between kept as they were",
         )
 
 

@@ -49,7 +49,7 @@ def row_normalised(mean: Float[Tensor, "*channel query key"]) -> Float[Tensor, "
     return with_self / with_self.sum(dim=-1, keepdim=True)
 
 
-def rollout(alphas: Sequence[Float[Tensor, "channel query key"]]) -> Float[Tensor, "query key"]:
+def rollout(alphas: Sequence[Float[Tensor, "_ query key"]]) -> Float[Tensor, "query key"]:
     """prod_l rownorm(|mean_c alpha_l| + I), the first layer rightmost: how much of each token reaches each position."""
     product = torch.eye(alphas[0].shape[-1], dtype=alphas[0].dtype, device=alphas[0].device)
     for alpha in alphas:
@@ -57,7 +57,7 @@ def rollout(alphas: Sequence[Float[Tensor, "channel query key"]]) -> Float[Tenso
     return product
 
 
-def rollout_changes(alphas: Sequence[Float[Tensor, "channel query key"]]) -> Float[Tensor, "layer channel"]:
+def rollout_changes(alphas: Sequence[Float[Tensor, "_ query key"]]) -> Float[Tensor, "layer channel"]:
     """Mean over queries of the total variation between the rollout and the rollout without one channel, in [0, 1]."""
     steps = [row_normalised(alpha.mean(dim=0)) for alpha in alphas]
     eye = torch.eye(steps[0].shape[-1], dtype=steps[0].dtype, device=steps[0].device)

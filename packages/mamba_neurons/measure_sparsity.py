@@ -18,7 +18,7 @@ PER_OCTAVE, LOWEST, HIGHEST = (
     4,
     -24,
     10,
-)  # bins of |a|: four an octave, from 2^-24 to 2^10; the ends take what is beyond
+)  # bins of |a|: four an octave, from 2^-24 to 2^16; the ends take what is beyond
 BINS = PER_OCTAVE * (HIGHEST - LOWEST) + 1
 CURVE = 101  # points of a Lorenz curve
 LIFETIME_DRAWS = 200  # bootstrap draws of histograms
@@ -39,7 +39,7 @@ def hoyer(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*batch"]:
     n = a.shape[-1]
     size = np.sqrt((a**2).sum(axis=-1))
     ratio = np.divide(np.abs(a).sum(axis=-1), size, out=np.full_like(size, np.sqrt(n)), where=size > 0)
-    return (np.sqrt(n) - ratio) / (np.sqrt(n) - 1)
+    return np.asarray((np.sqrt(n) - ratio) / (np.sqrt(n) - 1))
 
 
 def treves_rolls(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*batch"]:
@@ -47,7 +47,7 @@ def treves_rolls(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*bat
     n = a.shape[-1]
     square = (a**2).mean(axis=-1)
     share = np.divide(np.abs(a).mean(axis=-1) ** 2, square, out=np.ones_like(square), where=square > 0)
-    return (1 - share) / (1 - 1 / n)
+    return np.asarray((1 - share) / (1 - 1 / n))
 
 
 def entropy(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*batch"]:
@@ -55,13 +55,13 @@ def entropy(a: Float[np.ndarray, "*batch unit"]) -> Float[np.ndarray, "*batch"]:
     sparsity."""
     total = np.abs(a).sum(axis=-1, keepdims=True)
     p = np.divide(np.abs(a), total, out=np.full(a.shape, 1 / a.shape[-1]), where=total > 0)
-    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1) / np.log(a.shape[-1])
+    return np.asarray(-(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1) / np.log(a.shape[-1]))
 
 
 def near_zero(a: Float[np.ndarray, "*batch unit"], share: float) -> Float[np.ndarray, "*batch"]:
     """Share of units below `share` times the root mean square of all: does not change with the scale."""
     limit = share * np.sqrt((a**2).mean(axis=-1, keepdims=True))
-    return (np.abs(a) < limit).mean(axis=-1)
+    return np.asarray((np.abs(a) < limit).mean(axis=-1))
 
 
 def lorenz(a: Float[np.ndarray, "token unit"]) -> Float[np.ndarray, " point"]:
@@ -115,9 +115,12 @@ class Lifetime:
         safe = np.where(alive, total, 1.0)
         rank = (np.cumsum(counts, axis=1) - counts / 2) / n[:, None]
         lower = np.where(alive, 2 * (sums * rank).sum(axis=1) / safe - 1, 0.0)
-        # Within a bin values differ at most by its ratio r: its own Gini is at most (sqrt r - 1) / (sqrt r + 1).
+        # Within a bin values differ at most by its ratio r: its own Gini is at most (sqrt r - 1) / (sqrt r + 1). The two
+        # ends are open: at most 1.
         root = 2 ** (0.5 / PER_OCTAVE)
-        inside = (counts / n[:, None] * sums).sum(axis=1) / safe * (root - 1) / (root + 1)
+        own = np.full(BINS, (root - 1) / (root + 1))
+        own[[0, -1]] = 1.0
+        inside = (counts / n[:, None] * sums) @ own / safe
         one_norm = total / np.sqrt(np.where(alive, square, 1.0))
         p = sums / np.maximum(counts, 1) / safe[:, None]  # a bin's tokens counted as equal
         spread = -(counts * p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1) / np.log(n)

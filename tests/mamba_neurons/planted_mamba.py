@@ -62,7 +62,7 @@ def mamba_of(model: Model) -> MambaSubject:
     return as_mamba(model.subject)
 
 
-def random_texts(*, n: int = 6, length: int = 12, vocab: int = VOCAB, seed: int = 0, ragged: bool = True) -> Texts:
+def random_texts(*, n: int = 8, length: int = 12, vocab: int = VOCAB, seed: int = 0, ragged: bool = True) -> Texts:
     """Random ids of several lengths, padded with BOS."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(length // 2, length + 1, size=n) if ragged else np.full(n, length)
@@ -74,7 +74,7 @@ def random_texts(*, n: int = 6, length: int = 12, vocab: int = VOCAB, seed: int 
 
 
 @torch.no_grad()
-def own_texts(model: Model, *, n: int = 6, length: int = 16) -> Texts:
+def own_texts(model: Model, *, n: int = 8, length: int = 16) -> Texts:
     """Texts that the model itself continues: the likeliest token again and again after three random ones."""
     texts = random_texts(n=n, length=length, ragged=False)
     ids = torch.as_tensor(texts.tokens)

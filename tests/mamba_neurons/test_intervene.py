@@ -68,9 +68,7 @@ def test_effects_do_not_depend_on_how_texts_and_units_are_batched(
         np.testing.assert_allclose(other.kl, found[0].kl, atol=1e-6)
 
 
-def test_a_residual_dimension_ablated_is_the_edit_of_the_residual_stream(
-    model: Model, params: MambaNeurons
-) -> None:
+def test_a_residual_dimension_ablated_is_the_edit_of_the_residual_stream(model: Model, params: MambaNeurons) -> None:
     texts = planted.random_texts(ragged=False)
     found = exact.residual_effects(model, texts, 0, params)
     ids = model.subject.ids(texts.tokens)
@@ -174,9 +172,7 @@ def test_states_and_the_skip_add_up_to_what_the_channel_writes(model: Model, tex
         torch.testing.assert_close((given_by_states + call.D * call.x) * call.gate, call.gated_y, atol=1e-5, rtol=1e-4)
 
 
-def test_one_state_of_a_channel_can_be_ablated_and_a_dead_one_does_nothing(
-    params: MambaNeurons, texts: Texts
-) -> None:
+def test_one_state_of_a_channel_can_be_ablated_and_a_dead_one_does_nothing(params: MambaNeurons, texts: Texts) -> None:
     module = planted.random_mamba(seed=2)
     mixer = module.backbone.layers[1].mixer
     rank = mixer.time_step_rank
