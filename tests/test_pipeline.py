@@ -12,6 +12,7 @@ from interp_core.corpus import CorpusParams
 from interp_core.model_spec import catalogue
 from interp_core.params import read_section
 from interp_core.reference_models import ReferenceModels
+from mamba_neurons.params import MambaNeurons
 from pythia_topology.params import PythiaTopology
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -83,6 +84,8 @@ def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> No
     known = catalogue(profile)
     study = read_section("pythia_topology", PythiaTopology, profile)
     assert read_section("eigen_phase", EigenPhase, profile).runs
+    neurons = read_section("mamba_neurons", MambaNeurons, profile)
+    assert {neurons.model, neurons.transformer} <= set(known)
     read_section("corpus", CorpusParams, profile)
     trained = read_section("reference_models", ReferenceModels, profile).models
     for name in study.models:

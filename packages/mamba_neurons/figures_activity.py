@@ -66,7 +66,7 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
 def plot_ranked(axes: Axes, arrays: Arrays, key: str, layer: int, label: str, style: LineStyle) -> None:
     """One layer's channels, largest first, with the family-wise threshold."""
     order = np.argsort(-arrays[key][layer], kind="stable")
-    rank = np.arange(1, len(order) + 1)
+    rank = np.arange(1.0, len(order) + 1)
     if f"{key}_low" in arrays:
         band(axes, rank, arrays[f"{key}_low"][layer][order], arrays[f"{key}_high"][layer][order], colour=style.color)
     axes.plot(rank, arrays[key][layer][order], color=style.color, linestyle=style.linestyle, label=label)

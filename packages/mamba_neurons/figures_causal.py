@@ -43,7 +43,7 @@ def ranked_effects(arrays: Arrays, report: Report, name: str, path: Path) -> Non
 def plot_ranked(axes: Axes, arrays: Arrays) -> None:
     """KL of each channel, largest first, on logarithmic axes."""
     order = np.argsort(-arrays["layer_mean_kl"], kind="stable")
-    rank = np.arange(1, len(order) + 1)
+    rank = np.arange(1.0, len(order) + 1)
     floor = max(float(arrays["layer_mean_kl"].min()) / 2, 1e-9)
     band(
         axes,
@@ -62,7 +62,7 @@ def plot_ranked(axes: Axes, arrays: Arrays) -> None:
 
 def plot_together(axes: Axes, together: Report) -> None:
     """KL of the best k ablated together, what their single effects add up to, and random sets."""
-    k = together["k"]
+    k = [float(number) for number in together["k"]]
     band(axes, k, together["random_low"], together["random_high"], colour=NULL)
     axes.plot(k, together["random_mean"], "s--", color=NULL, label="random channels")
     band(axes, k, together["kl_low"], together["kl_high"], colour=ABLATED)
@@ -70,7 +70,7 @@ def plot_together(axes: Axes, together: Report) -> None:
     axes.plot(k, together["sum_of_single"], ":", color=INK, label="sum of their single effects")
     logarithmic(axes, "x", "y")
     axes.set(xlabel="channels ablated together", ylabel="KL (nats)")
-    axes.set_xticks(k, [str(number) for number in k])
+    axes.set_xticks(k, [str(number) for number in together["k"]])
 
 
 def estimates(arrays: Arrays, report: Report, name: str, path: Path) -> None:
@@ -118,7 +118,7 @@ def plot_estimate(axes: Axes, arrays: Arrays, found: Report, measure: str) -> No
 def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     """KL when the same residual dimension is ablated after each layer: the largest ones, and all of them."""
     kl = arrays["kl"]
-    layers = np.arange(len(kl))
+    layers = np.arange(float(len(kl)))
     with drawing(path, width=7.6, height=5.0) as figure:
         axes = figure.subplots()
         low, high = np.quantile(kl, [0.025, 0.975], axis=1)
@@ -159,8 +159,8 @@ def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         note(
             figure,
             f"mean ablation of the best {len(report['layers'][0]['top'])} channels of each layer by KL, mean "
-            f"over tokens and later channels\nrandom: of {report['null_units']} other channels of the layer; grey: no later "
-            "layer; directly: layers between kept as they were",
+            f"over tokens and later channels\nrandom: of {report['null_units']} other channels of the layer; grey: no "
+            "later layer; directly: layers between kept as they were",
         )
 
 

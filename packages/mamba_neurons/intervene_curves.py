@@ -154,7 +154,7 @@ def functional_curve(
     resampled = loss[draws].mean(axis=1) / clean[draws].mean(axis=1)[:, None]
     interval = percentile_interval(relative, resampled)
     enough = _crossing(sizes, relative, params.loss_tolerance)[1]
-    drawn = np.array([_crossing(sizes, curve, params.loss_tolerance)[1] for curve in resampled])
+    drawn = np.array([float(_crossing(sizes, curve, params.loss_tolerance)[1]) for curve in resampled])
     ends = percentile_interval(float(enough), drawn)
     return {
         "sizes": sizes,

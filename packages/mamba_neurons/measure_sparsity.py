@@ -115,8 +115,8 @@ class Lifetime:
         safe = np.where(alive, total, 1.0)
         rank = (np.cumsum(counts, axis=1) - counts / 2) / n[:, None]
         lower = np.where(alive, 2 * (sums * rank).sum(axis=1) / safe - 1, 0.0)
-        # Within a bin values differ at most by its ratio r: its own Gini is at most (sqrt r - 1) / (sqrt r + 1). The two
-        # ends are open: at most 1.
+        # Within a bin values differ at most by its ratio r: its own Gini is at most (sqrt r - 1) / (sqrt r + 1). The
+        # two ends are open: at most 1.
         root = 2 ** (0.5 / PER_OCTAVE)
         own = np.full(BINS, (root - 1) / (root + 1))
         own[[0, -1]] = 1.0

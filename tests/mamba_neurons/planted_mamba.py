@@ -35,8 +35,8 @@ def random_mamba(seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB, sca
 
 @torch.no_grad()
 def carrier_mamba() -> MambaForCausalLM:
-    """One channel (CARRIER) has a step size of order 1, is read through its scan alone and writes the answer; all others
-    have next to no step and write next to nothing."""
+    """One channel (CARRIER) has a step size of order 1, is read through its scan alone and writes the answer; all
+    others have next to no step and write next to nothing."""
     model = random_mamba(seed=3)
     layer, channel = CARRIER
     blocks: Any = model.backbone.layers

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_each_option_does_what_it_says(command: str, option: list[object], acts:
     for index, options in enumerate(([], option)):
         out = tmp_path / str(index)
         assert neurons(command, *options, "--out", out).code == 0
-        (path,) = [p for p in out.glob("*.json")]
+        (path,) = list(out.glob("*.json"))
         found.append({k: v for k, v in load_json(path).items() if k not in ("model_hash", "fingerprint")})
     assert acts(*found)
 
@@ -211,11 +210,14 @@ def test_activations_that_are_not_numbers_name_their_layer(project: Path, tmp_pa
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_imports_nothing_heavy(command: str) -> None:
-    program = f"import sys; from mamba_neurons.cli import main; main(['{command}', '--help'], standalone_mode=False); assert not {{'torch', 'matplotlib'}} & set(sys.modules)"
-    before = time.process_time()
+    program = f"""
+import sys
+from mamba_neurons.cli import main
+main(["{command}", "--help"], standalone_mode=False)
+assert not {{"torch", "matplotlib", "numpy"}} & set(sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "--help" in done.stdout
-    assert time.process_time() - before < 5
 
 
 def test_cross_layer_uses_the_causal_effects_of_the_same_settings(project: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Not one number may come from anywhere but the model: where the study may draw at random, and that nobody else does."""
+"""Not one number may come from anywhere but the model: where the study may draw at random, and nowhere else."""
 
 import ast
 from pathlib import Path
