@@ -14,11 +14,8 @@ from jaxtyping import Float
 
 from interp_core.stats import percentile_interval, resampled_means
 
-PER_OCTAVE, LOWEST, HIGHEST = (
-    4,
-    -24,
-    10,
-)  # bins of |a|: four an octave, from 2^-24 to 2^16; the ends take what is beyond
+# Bins of |a|: four an octave, from 2^-24 to 2^16; the ends take what is beyond.
+PER_OCTAVE, LOWEST, HIGHEST = 4, -24, 16
 BINS = PER_OCTAVE * (HIGHEST - LOWEST) + 1
 CURVE = 101  # points of a Lorenz curve
 LIFETIME_DRAWS = 200  # bootstrap draws of histograms
