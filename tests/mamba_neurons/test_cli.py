@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,26 @@ def test_underscores_and_dashes_give_the_same_bytes_and_so_does_a_second_run(tmp
         assert len({file_sha256(out / name) for out in outs}) == 1
 
 
+@pytest.fixture(scope="module")
+def plainly(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What a command reports without options, measured once."""
+    folder = tmp_path_factory.mktemp("plainly")
+
+    def measured(command: str) -> dict[str, Any]:
+        out = folder / command
+        if not out.is_dir():
+            assert neurons(command, "--out", out).code == 0
+        return only_report(out)
+
+    return measured
+
+
+def only_report(out: Path) -> dict[str, Any]:
+    """The one JSON of a folder, without what names its inputs."""
+    (path,) = list(out.glob("*.json"))
+    return {key: value for key, value in load_json(path).items() if key not in ("model_hash", "fingerprint")}
+
+
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("command", "option", "acts"),
@@ -116,14 +137,12 @@ def test_underscores_and_dashes_give_the_same_bytes_and_so_does_a_second_run(tmp
         ("causal", ["--least-agreement", 0], lambda a, b: b["whole_model"]["exact_layers"] == []),
     ],
 )
-def test_each_option_does_what_it_says(command: str, option: list[object], acts: Any, tmp_path: Path) -> None:
-    found = []
-    for index, options in enumerate(([], option)):
-        out = tmp_path / str(index)
-        assert neurons(command, *options, "--out", out).code == 0
-        (path,) = list(out.glob("*.json"))
-        found.append({k: v for k, v in load_json(path).items() if k not in ("model_hash", "fingerprint")})
-    assert acts(*found)
+def test_each_option_does_what_it_says(
+    command: str, option: list[object], acts: Any, plainly: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    before = plainly(command)
+    assert neurons(command, *option, "--out", tmp_path).code == 0
+    assert acts(before, only_report(tmp_path))
 
 
 @pytest.mark.usefixtures("project")
@@ -196,7 +215,7 @@ def test_different_tokenizers_can_be_compared_when_asked_to(tmp_path: Path) -> N
 def test_activations_that_are_not_numbers_name_their_layer(project: Path, tmp_path: Path) -> None:
     from transformers import MambaForCausalLM
 
-    module = MambaForCausalLM.from_pretrained(project / "models" / "tiny-mamba")
+    module: Any = MambaForCausalLM.from_pretrained(project / "models" / "tiny-mamba")
     with torch.no_grad():
         module.backbone.layers[1].mixer.D.fill_(3e38)
         module.backbone.layers[1].mixer.in_proj.weight.mul_(1e4)

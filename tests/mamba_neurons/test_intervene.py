@@ -42,7 +42,7 @@ def test_batched_suffix_effects_equal_whole_forwards_one_at_a_time(
 ) -> None:
     model: Model = request.getfixturevalue(which)
     whole_batch = params.model_copy(update={"batch_size": len(texts), "stack": 3})
-    means = neuron_means(model, texts, len(texts))
+    means, largest = neuron_means(model, texts, len(texts)), 0.0
     for layer in range(model.n_layers):
         chosen = [0, 5, 7, model.n_neurons - 1]
         found = neuron_effects(model, texts, layer, chosen, whole_batch, ablation=ablation)
@@ -56,7 +56,8 @@ def test_batched_suffix_effects_equal_whole_forwards_one_at_a_time(
             kl, loss = full_forward(model, texts, layer, edit)
             np.testing.assert_allclose(found.kl[:, place], kl, atol=1e-4)
             np.testing.assert_allclose(found.loss[:, place], loss, atol=1e-4)
-    assert found.kl.max() > 1e-3
+            largest = max(largest, float(kl.max()))
+    assert largest > 1e-3
 
 
 def test_effects_do_not_depend_on_how_texts_and_units_are_batched(
