@@ -80,28 +80,27 @@ def faithfulness(
         kept = [~leading(*point) if name == "deletion" else leading(*point) for point in grid]
         found = kept_effects(model, texts, kept, params, means, label=f"{model.name}: {name}")
         kl = found.kl.reshape(len(texts), len(everything), -1)
-        of_orders, of_random = kl[:, : len(orders)], kl[:, len(orders) :].mean(axis=0)
+        of_orders, by_text = kl[:, : len(orders)], kl[:, len(orders) :].mean(axis=1)
+        of_random = kl[:, len(orders) :].mean(axis=0)
         areas = sign * (of_random - of_random.mean(axis=0)).mean(axis=1)
         report[name] = {"random": _band(of_random)} | {
-            method: _curve(of_orders[:, i], of_random.mean(axis=0), areas, sign, params, rng)
-            for i, method in enumerate(orders)
+            method: _curve(of_orders[:, i], by_text, areas, sign, params, rng) for i, method in enumerate(orders)
         }
     return report
 
 
 def _curve(
     kl: Float[np.ndarray, "text point"],
-    random: Float[np.ndarray, " point"],
+    random: Float[np.ndarray, "text point"],
     random_areas: Float[np.ndarray, " draw"],
     sign: float,
     params: MambaNeurons,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    draws = resampled_means(kl, rng, resamples=params.bootstrap_resamples)
-    interval = percentile_interval(kl.mean(axis=0), draws)
-    area = float(sign * (interval.value - random).mean())
-    by_draw = sign * (draws - random).mean(axis=1)
-    ends = percentile_interval(area, by_draw)
+    interval = percentile_interval(kl.mean(axis=0), resampled_means(kl, rng, resamples=params.bootstrap_resamples))
+    by_text = sign * (kl - random).mean(axis=1)  # in pairs: texts differ far more than orders do
+    area = float(by_text.mean())
+    ends = percentile_interval(area, resampled_means(by_text, rng, resamples=params.bootstrap_resamples))
     return {
         "kl": interval.value,
         "low": interval.low,
