@@ -200,7 +200,7 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     methods = [key for key in _METHODS if key in faithful["deletion"]]
     styles = model_styles(methods)
     x = faithful["fractions"]
-    with drawing(path, width=10.2, height=5.6) as figure:
+    with drawing(path, width=10.2, height=6.0) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, kind, title in zip(
             panels, ("deletion", "insertion"), ("the first x ablated", "all but the first x ablated"), strict=True
@@ -234,7 +234,7 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         note(
             figure,
             f"mean ablation, ranked on every second text, judged on the other {faithful['n']}; grey: "
-            f"{faithful['random_orders']} random orders\nmean distance from random (nats, 95 %; positive: "
+            f"{faithful['random_orders']} random orders\nbands: 95 % interval of the distance from their mean, paired by text\nmean distance from random (nats, 95 %; positive: "
             f"better):\n{said}",
         )
 

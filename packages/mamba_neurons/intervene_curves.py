@@ -97,14 +97,16 @@ def _curve(
     params: MambaNeurons,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    interval = percentile_interval(kl.mean(axis=0), resampled_means(kl, rng, resamples=params.bootstrap_resamples))
-    by_text = sign * (kl - random).mean(axis=1)  # in pairs: texts differ far more than orders do
+    # In pairs, because texts differ far more than orders do: the band is of the distance from the random mean.
+    away = kl - random
+    interval = percentile_interval(away.mean(axis=0), resampled_means(away, rng, resamples=params.bootstrap_resamples))
+    by_text = sign * away.mean(axis=1)
     area = float(by_text.mean())
     ends = percentile_interval(area, resampled_means(by_text, rng, resamples=params.bootstrap_resamples))
     return {
-        "kl": interval.value,
-        "low": interval.low,
-        "high": interval.high,
+        "kl": kl.mean(axis=0),
+        "low": random.mean(axis=0) + interval.low,
+        "high": random.mean(axis=0) + interval.high,
         "area": area,
         "area_ci": [float(ends.low), float(ends.high)],
         "p": (1 + int((random_areas >= area).sum())) / (1 + len(random_areas)),
