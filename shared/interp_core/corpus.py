@@ -48,22 +48,27 @@ class HubText(Params):
     validation_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
-class CorpusParams(Params):
-    """Section `corpus` of a profile. Exactly one source."""
+class TextParams(Params):
+    """Where text comes from. Exactly one source."""
 
     packaged: PackagedText | None = None
     path: PathText | None = None
     hub: HubText | None = None
-    vocabulary: int = Field(ge=257, le=65536)  # entries of the byte-level BPE, `<|endoftext|>` included
     validation_every: int = Field(ge=2)  # every n-th document is held out (hub data brings its own validation file)
     max_characters: PositiveInt | None = None  # use documents until this many characters; null: all
 
     @model_validator(mode="after")
-    def _one_source(self) -> "CorpusParams":
+    def _one_source(self) -> "TextParams":
         given = [name for name in ("packaged", "path", "hub") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"needs exactly one of packaged, path, hub; has {', '.join(given) or 'none'}")
         return self
+
+
+class CorpusParams(TextParams):
+    """Section `corpus` of a profile."""
+
+    vocabulary: int = Field(ge=257, le=65536)  # entries of the byte-level BPE, `<|endoftext|>` included
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def read_documents(params: CorpusParams) -> Documents:
+def read_documents(params: TextParams) -> Documents:
     """Texts of the source that the params name, cut to max_characters. InputError when they cannot be had."""
     if params.hub is not None:
         documents = _hub_documents(params.hub)

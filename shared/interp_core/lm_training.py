@@ -99,12 +99,14 @@ def train(
     label: str,
     position: int = 0,
     keep: Callable[[History], bool] = lambda _: True,
+    accumulation: int = 1,
 ) -> History:
     """Train `model` in place and return its history: one row at each checkpoint step.
 
     A row has `step` (updates so far), `loss` (mean over the batches since the last row, each before its update, nats a
     token), `learning_rate` and what `evaluate` returns. With a scratch (needed on the main process alone) the training
     resumes from it, and the weights of those rows are kept there for which `keep`, given the history so far, says so.
+    A batch is computed in `accumulation` parts, one after the other: less memory, the same mean over its labels.
     Diverged when the loss stops being finite; KeyboardInterrupt, after saving, on Ctrl-C.
     """
     torch.set_num_threads(recipe.threads)
@@ -112,7 +114,7 @@ def train(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no", cpu=recipe.device == "cpu"
     )
     _check_world(accelerator, label)
-    trainer = _Trainer.start(accelerator, model, recipe, scratch)
+    trainer = _Trainer.start(accelerator, model, recipe, scratch, accumulation)
     rows = set(checkpoint_steps(recipe.steps, every=recipe.checkpoint_every, also=recipe.checkpoint_also))
     with _interruptions() as interrupted, training_bar(recipe.steps, label, trainer.step, position) as bar:
         speed = _Speed(trainer.step)
@@ -153,13 +155,16 @@ class _Trainer:
     optimizer: Any
     recipe: Recipe
     scratch: Scratch | None
+    accumulation: int  # parts of a batch
     step: int  # updates so far
     history: History
     losses: list[float]  # since the last row
     last_saved: float
 
     @classmethod
-    def start(cls, accelerator: Accelerator, model: nn.Module, recipe: Recipe, scratch: Scratch | None) -> "_Trainer":
+    def start(
+        cls, accelerator: Accelerator, model: nn.Module, recipe: Recipe, scratch: Scratch | None, accumulation: int
+    ) -> "_Trainer":
         """Fresh, or from the main process's saved state."""
         model.train()
         model.to(accelerator.device)
@@ -177,6 +182,7 @@ class _Trainer:
             prepared,
             recipe,
             scratch if accelerator.is_main_process else None,
+            accumulation,
             step,
             memory["history"],
             memory["losses"],
@@ -184,22 +190,30 @@ class _Trainer:
         )
 
     def forward(self, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]) -> Tensor:
-        """This process's part of the loss, scaled so that the mean over processes is the mean over all labels."""
+        """This process's part of the loss, scaled so that the mean over processes is the mean over all labels. Of a
+        batch in several parts it is the last part's: the gradients of the others are there already."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = slice(rank * len(ids) // world, (rank + 1) * len(ids) // world)
-        counted = int((labels[:, 1:] != IGNORED).sum())
-        device = self.accelerator.device
-        with self.accelerator.autocast():
-            logits = self.wrapped(input_ids=ids[mine].to(device), use_cache=False).logits
-        predicted = logits[:, :-1].float().flatten(0, 1)
-        target = labels[mine, 1:].flatten().to(device)
-        total = nn.functional.cross_entropy(predicted, target, ignore_index=IGNORED, reduction="sum")
-        loss = total * (world / counted)
-        value = self._reduced(loss.detach(), "mean")
-        if not math.isfinite(value):
-            raise Diverged(self._diverged(value), self.history)
+        scale = world / int((labels[:, 1:] != IGNORED).sum())
+        parts = min(self.accumulation, mine.stop - mine.start)
+        ends = [mine.start + (mine.stop - mine.start) * part // parts for part in range(parts + 1)]
+        value = 0.0
+        for first, last in zip(ends[:-1], ends[1:], strict=True):
+            loss = self._sum_of_losses(ids[first:last], labels[first:last]) * scale
+            value += self._reduced(loss.detach(), "mean")
+            if not math.isfinite(value):
+                raise Diverged(self._diverged(value), self.history)
+            if last < mine.stop:
+                self.accelerator.backward(loss)
         self.losses.append(value)
         return loss
+
+    def _sum_of_losses(self, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]) -> Tensor:
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            logits = self.wrapped(input_ids=ids.to(device), use_cache=False).logits
+        predicted, target = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten().to(device)
+        return nn.functional.cross_entropy(predicted, target, ignore_index=IGNORED, reduction="sum")
 
     def update(self, loss: Tensor) -> None:
         """One step of AdamW."""

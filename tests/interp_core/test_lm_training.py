@@ -292,3 +292,13 @@ def test_saving_costs_little(folder: Scratch) -> None:
     folder.save(1, {f"model/{name}": tensor for name, tensor in model.named_parameters()}, {"history": []})
     assert time.perf_counter() - started < 0.5
     assert math.isfinite(started)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_a_batch_in_parts_trains_like_the_whole_batch(parts: int) -> None:
+    whole, parted = small_model(), small_model()
+    expected = run_training(whole)
+    found = train(parted, small_batch, nothing, recipe(), scratch=None, run=Run(), label="test", accumulation=parts)
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], abs=1e-5)
+    for ours, theirs in zip(parted.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
