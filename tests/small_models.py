@@ -13,6 +13,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PhiConfig,
@@ -65,16 +67,22 @@ def opt(**changes: Any) -> PreTrainedModel:
     return OPTForCausalLM(OPTConfig(**(_COMMON | sizes | changes)))
 
 
+def mamba(**changes: Any) -> PreTrainedModel:
+    """No attention at all: Mamba-1 (Gu & Dao 2023)."""
+    sizes: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 6}
+    return MambaForCausalLM(MambaConfig(**(sizes | {"initializer_range": 0.3, "bos_token_id": 0} | changes)))
+
+
 NATIVE: dict[str, Callable[..., PreTrainedModel]] = {"gpt_neox": gpt_neox, "gpt2": gpt2, "llama": llama}
 BRIDGED: dict[str, Callable[..., PreTrainedModel]] = {"phi": phi, "opt": opt}
 ALL = NATIVE | BRIDGED
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """A model of one of ALL, in evaluation mode."""
+    """A model of one of ALL, or a Mamba, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ALL[name](**changes).eval()
+        model = (ALL | {"mamba": mamba})[name](**changes).eval()
         # Biases and gains that start at 0 and 1 would hide mistakes in them.
         for key, parameter in model.named_parameters():
             if parameter.ndim == 1:

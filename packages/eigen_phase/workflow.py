@@ -18,6 +18,7 @@ from eigen_phase.run_directory import RunDirectory
 from interp_core.artifacts import load_arrays, save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.params import check, project_root, read_section
+from interp_core.threads import use_threads
 
 if TYPE_CHECKING:
     from interp_core.workers import Task
@@ -85,6 +86,7 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
 
 def curvature(study: Study) -> None:
     """The whole spectrum of the chosen runs at a few checkpoints."""
+    use_threads(study.params.training.threads)
     chosen = study.params.spectrum.runs
     for run in [RunDirectory.open(study.folder / "runs" / name) for name in chosen]:
         arrays, report = _landscape(run, study)
@@ -95,6 +97,7 @@ def curvature(study: Study) -> None:
 
 def curvature_of(run: RunDirectory, study: Study) -> None:
     """The same of one run directory, into it."""
+    use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
     save_arrays(run.folder / "curvature.npz", arrays)
     save_json(run.folder / "curvature.json", report)
@@ -123,6 +126,7 @@ def controls(study: Study) -> None:
     from eigen_phase.intervene_subspace import subspace_arms
     from eigen_phase.measure_transition import transition_report
 
+    use_threads(study.params.training.threads)
     settings = study.params.controls
     _train_all(study, study.params.control_runs, study.folder / "control_runs", job_type="control")
     free = [run for run in study.runs if run.condition == settings.free]

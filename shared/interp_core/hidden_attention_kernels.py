@@ -4,6 +4,8 @@ Symbols as in hidden_attention.py. Every exponent is at most 0. Entries take dif
 float64; rows carry what each key has left from query to query, and need one exponential for each state and token.
 """
 
+from typing import no_type_check
+
 import numpy as np
 from numba import njit
 
@@ -13,6 +15,7 @@ ROWS = 8  # queries of a block: what keys before it have written is decayed to i
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def entries(first, last, S, dt, A, B, C, batch, query, key, out):  # noqa: ANN001, ANN201
     """out[p, c] = alpha[c, query p, key p] for pairs first..last; A [state, channel], S and dt [batch, position,
     channel].
@@ -38,6 +41,7 @@ def entries(first, last, S, dt, A, B, C, batch, query, key, out):  # noqa: ANN00
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def _block_of_rows(start, stop, dt, A, B, C, kept, near, passed, weight, own, alpha):  # noqa: ANN001, ANN202
     """Rows start..stop of one channel's alpha into alpha[row - start]; states come in fours.
 
@@ -92,6 +96,7 @@ def _block_of_rows(start, stop, dt, A, B, C, kept, near, passed, weight, own, al
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def matrices(first, last, dt, A, B, C, out):  # noqa: ANN001, ANN201
     """out[c] = the whole alpha of channels first..last of one sequence; dt [channel, position], A [channel, state],
     B and C [position, state]; above the diagonal nothing is written."""
@@ -105,6 +110,7 @@ def matrices(first, last, dt, A, B, C, out):  # noqa: ANN001, ANN201
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def stream(first, last, dt, A, B, C, starts, key, group, size, signed, shares):  # noqa: ANN001, ANN201
     """Sums over channels first..last of one sequence, and each channel's share at wanted pairs.
 

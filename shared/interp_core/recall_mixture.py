@@ -59,8 +59,8 @@ class RecallSource:
     seed: int
 
     def __call__(self, step: int) -> Batch:
-        """Input ids and labels: tiled segments count from the second copy on, pairs count at the B of the second
-        copy."""
+        """Input ids and labels: tiled segments count from the second copy's second token on, pairs at the B of the
+        second copy."""
         mixture = self.mixture
         rng = np.random.default_rng([self.seed, step])
         period = int(rng.integers(mixture.shortest_period, self.longest(step) + 1))
@@ -76,7 +76,7 @@ class RecallSource:
                 content, counted = self._pairs(period, length - start, rng)
             elif row < repeated_rows:
                 content = np.resize(self._segment(period, rng, text=row >= random_rows), length - start)
-                counted = np.arange(length - start) >= period
+                counted = np.arange(length - start) > period  # a copy's first token cannot be known
             else:
                 content, counted = self._segment(length - start, rng, text=True), np.ones(length - start, dtype=bool)
             ids[row, start:] = content

@@ -258,6 +258,12 @@ def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator)
     return stream[starts[:, None] + np.arange(length)].astype(np.int64)
 
 
+def _untied(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
+    """The weights, each tensor once: Hugging Face ties the unembedding to the embedding again when it loads them."""
+    shared = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
+
+
 def _main_process_scratch(stage: str, mark: str) -> Any:
     """The locked scratch folder on the process of rank 0, nothing on the others."""
     return scratch(stage, mark) if environ.get("RANK", "0") == "0" else nullcontext()
@@ -276,10 +282,11 @@ def _write(
     model.config.architectures = [type(model).__name__]
     model.config.dtype = "float32"
     model.config.save_pretrained(part)
-    save_weights(part / "model.safetensors", model.state_dict(), {"format": "pt"})
+    save_weights(part / "model.safetensors", _untied(model), {"format": "pt"})
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(corpus.tokenizer_file), **special)
-    tokenizer.model_max_length = model.config.max_position_embeddings
+    if (context := getattr(model.config, "max_position_embeddings", None)) is not None:
+        tokenizer.model_max_length = context
     tokenizer.save_pretrained(part)
     shutil.copytree(held.checkpoints, part / "checkpoints")
     record = {

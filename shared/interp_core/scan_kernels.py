@@ -6,7 +6,7 @@ steps only; the backward pass computes those between anew.
 """
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from llvmlite import ir
@@ -26,6 +26,7 @@ _LOWEST, _HIGHEST, _HALF, _ONE = np.float32(-87.3), np.float32(88.0), np.float32
 
 
 @intrinsic
+@no_type_check
 def _power_of_two(typing_context: Any, exponent: Any) -> Any:
     """2 ** k for a whole float32 k, written into the exponent's bits."""
 
@@ -38,6 +39,7 @@ def _power_of_two(typing_context: Any, exponent: Any) -> Any:
 
 
 @njit(fastmath=_EXACT, cache=True)
+@no_type_check
 def _exp_float32(x):  # noqa: ANN001, ANN202
     x = min(max(x, _LOWEST), _HIGHEST)
     k = np.floor(x * _LOG2E + _HALF)
@@ -52,6 +54,7 @@ def exponential(x):  # noqa: ANN001, ANN201
 
 
 @overload(exponential)
+@no_type_check
 def _exponential_by_type(x):  # noqa: ANN001, ANN202
     if x == types.float32:
         return lambda x: _exp_float32(x)
@@ -59,6 +62,7 @@ def _exponential_by_type(x):  # noqa: ANN001, ANN202
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def scan_forward(first, last, x, dt, A, B, C, D, initial, y, states):  # noqa: ANN001, ANN201
     """Tiles first..last of y[t] = C[t] . h[t] + D x[t], h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t] B[t].
 
@@ -99,6 +103,7 @@ def scan_forward(first, last, x, dt, A, B, C, D, initial, y, states):  # noqa: A
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def scan_backward(first, last, x, dt, A, B, C, D, states, dy, dx, ddt, dA, dB, dC, dD):  # noqa: ANN001, ANN201
     """Gradients of tiles first..last. dA [batch, state, channel] and dD [batch, channel] are of one sequence, dB and dC
     [tile, batch, position, state] of one tile: the caller adds them up."""
@@ -176,6 +181,7 @@ def scan_backward(first, last, x, dt, A, B, C, D, states, dy, dx, ddt, dA, dB, d
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def conv_forward(first, last, u, weight, bias, before, out):  # noqa: ANN001, ANN201
     """Sequences first..last of out = SiLU(before), before[t] = bias + sum_k weight[k] u[t - taps + 1 + k]; all arrays
     [batch, position, channel], weight [tap, channel]."""
@@ -194,6 +200,7 @@ def conv_forward(first, last, u, weight, bias, before, out):  # noqa: ANN001, AN
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
+@no_type_check
 def conv_backward(first, last, u, weight, before, dout, du, dweight, dbias):  # noqa: ANN001, ANN201
     """Gradients of sequences first..last; dweight [batch, tap, channel] and dbias [batch, channel] are of one
     sequence."""

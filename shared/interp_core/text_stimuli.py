@@ -156,7 +156,7 @@ def repeated_text(
 ) -> Prompts:
     """BOS, then a piece of `period` tokens of real text, twice. Queries are the tokens of the second copy whose most
     recent earlier occurrence is the one in the first copy, so that what followed it is the answer; pieces without any
-    are drawn anew. Control: the first copy is another piece.
+    are drawn anew. Control: the first copy is distinct ids that the piece does not hold.
 
     InputError when the text is too short, or too monotonous to give such pieces.
     """
@@ -178,9 +178,14 @@ def repeated_text(
     else:
         raise InputError(f"the text has too few pieces of {period} tokens with a unique continuation")
     tokens = begin(vocabulary, np.stack(rows))
-    starts = rng.integers(len(stream) - period + 1, size=n_prompts)
     control = tokens.copy()
-    control[:, 1 : period + 1] = stream[starts[:, None] + np.arange(period)]
+    for row in control:
+        others = np.setdiff1d(vocabulary.ids, row)
+        if len(others) < period:
+            raise InputError(
+                f"vocabulary too small: a control of {period} tokens needs as many ids that the text lacks"
+            )
+        row[1 : period + 1] = rng.choice(others, size=period, replace=False)
     batch = np.repeat(np.arange(n_prompts), [len(query) for query in queries])
     pairs = pairs_of(tokens, batch=batch, query=np.concatenate(queries), distance=period)
     return Prompts("repeated_text", tokens, control, pairs, full_lengths(tokens))

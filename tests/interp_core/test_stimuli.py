@@ -17,9 +17,10 @@ from interp_core.stimuli import (
     oracle,
     repeated_tokens,
     shuffled_antecedents,
+    shuffled_pairs,
     spaced_pairs,
 )
-from interp_core.text_stimuli import names, natural_repeats
+from interp_core.text_stimuli import names, natural_repeats, repeated_text
 
 VOCABULARY = Vocabulary.of(400, bos=0, pad=1)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -53,7 +54,8 @@ def prompts(draw: st.DrawFn) -> Prompts:
     """Prompts of any family with any sensible parameters."""
     rng = np.random.default_rng(draw(SEEDS))
     n = draw(st.integers(1, 6))
-    family = draw(st.sampled_from(["repeated_tokens", "spaced_pairs", "names", "natural_repeats"]))
+    families = ["repeated_tokens", "spaced_pairs", "shuffled_pairs", "names", "natural_repeats", "repeated_text"]
+    family = draw(st.sampled_from(families))
     if family == "repeated_tokens":
         period, copies = draw(st.integers(2, 40)), draw(st.integers(2, 4))
         return repeated_tokens(VOCABULARY, period=period, n_prompts=n, rng=rng, copies=copies)
@@ -61,6 +63,10 @@ def prompts(draw: st.DrawFn) -> Prompts:
         lags = draw(st.lists(st.integers(1, 40), min_size=1, max_size=n))
         length = draw(st.integers(max(lags) + 4, 120))
         return spaced_pairs(VOCABULARY, lags=lags, length=length, n_prompts=n, rng=rng)
+    if family == "shuffled_pairs":
+        return shuffled_pairs(VOCABULARY, n_pairs=draw(st.integers(2, 30)), n_prompts=n, rng=rng)
+    if family == "repeated_text":
+        return repeated_text(VOCABULARY, _text(rng), period=draw(st.integers(3, 40)), n_prompts=n, rng=rng)
     if family == "names":
         return names(TOKENIZER, VOCABULARY, length=draw(st.integers(60, 120)), n_prompts=n, rng=rng)
     length, most = draw(st.integers(20, 100)), draw(st.integers(1, 20))
@@ -133,6 +139,23 @@ def test_repeated_tokens_are_bos_and_exact_copies_of_distinct_ids() -> None:
     assert all(len(np.unique(row)) == 41 for row in item.control)
 
 
+def test_a_shuffled_pair_follows_another_token_than_the_first_time() -> None:
+    item = shuffled_pairs(VOCABULARY, n_pairs=9, n_prompts=50, rng=np.random.default_rng(0))
+    tokens, pairs = item.tokens, item.pairs
+    before = tokens[pairs.batch, pairs.query - 1], tokens[pairs.batch, pairs.earlier - 1]
+    assert (before[0] != before[1]).all()
+    assert len(np.unique(pairs.lag)) > 10  # the lag tells nothing
+    assert (np.sort(tokens[:, 1:19], axis=1) == np.sort(tokens[:, 19:], axis=1)).all()
+
+
+def test_repeated_text_is_a_piece_of_the_text_twice() -> None:
+    stream = _text(np.random.default_rng(1))
+    item = repeated_text(VOCABULARY, stream, period=12, n_prompts=40, rng=np.random.default_rng(0))
+    windows = {tuple(stream[i : i + 12]) for i in range(len(stream) - 11)}
+    assert all(tuple(row[1:13]) in windows for row in item.tokens)
+    assert (item.tokens[:, 1:13] == item.tokens[:, 13:]).all()
+
+
 def test_name_pairs_lie_in_the_second_mention_and_controls_change_the_first_only() -> None:
     item = names(TOKENIZER, VOCABULARY, length=80, n_prompts=30, rng=np.random.default_rng(0))
     for prompt in range(30):
@@ -177,6 +200,10 @@ BUILDERS: dict[str, Callable[[np.random.Generator], Prompts]] = {
     "repeated_tokens": lambda rng: repeated_tokens(VOCABULARY, period=9, n_prompts=7, rng=rng),
     "spaced_pairs": lambda rng: spaced_pairs(VOCABULARY, lags=[1, 4], length=30, n_prompts=7, rng=rng),
     "names": lambda rng: names(TOKENIZER, VOCABULARY, length=80, n_prompts=7, rng=rng),
+    "shuffled_pairs": lambda rng: shuffled_pairs(VOCABULARY, n_pairs=6, n_prompts=7, rng=rng),
+    "repeated_text": lambda rng: repeated_text(
+        VOCABULARY, _text(np.random.default_rng(1)), period=9, n_prompts=7, rng=rng
+    ),
     "natural_repeats": lambda rng: natural_repeats(
         _text(np.random.default_rng(1)), VOCABULARY, length=30, n_prompts=7, rng=rng, max_pairs=3
     ),
@@ -259,6 +286,9 @@ BAD: list[tuple[Callable[[], object], str]] = [
         ),
         "vocabulary too small",
     ),
+    (lambda: shuffled_pairs(VOCABULARY, n_pairs=1, n_prompts=1, rng=RNG), "n_pairs must be at least 2"),
+    (lambda: repeated_text(VOCABULARY, np.arange(9), period=9, n_prompts=1, rng=RNG), "more than 9 tokens of text"),
+    (lambda: repeated_text(VOCABULARY, np.full(99, 7), period=9, n_prompts=1, rng=RNG), "unique continuation"),
     (lambda: Vocabulary.of(10, bos=0, pad=0, excluded_share=0.5), "excluded share"),
     (lambda: Vocabulary.of(10, bos=0, pad=0, counts=np.ones(9, dtype=np.int64)), "counts are for 9 ids"),
 ]
