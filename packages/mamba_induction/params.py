@@ -36,6 +36,7 @@ class MambaInduction(Params):
     betas: tuple[float, float]  # AdamW (Loshchilov & Hutter 2019)
     weight_decay: NonNegativeFloat
     clip: PositiveFloat  # largest norm of the gradient
+    watched_documents: PositiveInt  # held-out documents whose perplexity is followed
     evaluate_every: PositiveInt  # updates between two evaluations, beside the powers of two
     save_seconds: NonNegativeFloat  # between two saves of the state to resume from
 

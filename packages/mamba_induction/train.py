@@ -104,8 +104,8 @@ class Watch:
 
     @classmethod
     def of(cls, stimuli: Stimuli, texts: Texts, params: MambaInduction) -> "Watch":
-        """The first held-out documents, as many as there are prompts."""
-        return cls(stimuli, padded(texts.held_out[: params.n_prompts]), params)
+        """On the first held-out documents."""
+        return cls(stimuli, padded(texts.held_out[: params.watched_documents]), params)
 
     @torch.no_grad()
     def __call__(self, moment: Moment) -> Mapping[str, float]:

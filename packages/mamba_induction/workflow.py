@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
+from interp_core.artifacts import save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.model_spec import ModelSpec, catalogue, short_name
 from interp_core.params import project_root, read_section
@@ -181,18 +181,18 @@ def figures(run: Run) -> None:
     """Every figure of what has run, from files."""
     from mamba_induction.figures import draw_all
 
-    names = {"models": run.names, "main": short_name(run.main)}
-    for path in draw_all(**names, folders=_folders(run)):
-        click.echo(path)
+    written = draw_all(run.names, short_name(run.main), run.place)
+    click.echo(f"{len(written)} figures in {run.place('figures', '')}")
 
 
 def summary(run: Run) -> None:
     """analysis_summary.txt: every number of the reports, in sections."""
     from mamba_induction.figures_summary import summary_text, write_text
 
-    text = summary_text(run.names, short_name(run.main), _folders(run))
-    write_text(run.place("summary", "") / "analysis_summary.txt", text)
-    click.echo(text)
+    text = summary_text(run.names, short_name(run.main), run.place)
+    path = run.place("summary", "") / "analysis_summary.txt"
+    write_text(path, text)
+    click.echo(f"{path}: {len(text.splitlines())} lines")
 
 
 def run_all(run: Run) -> None:
@@ -227,12 +227,6 @@ def _asked(run: Run, model: str) -> "tuple[Subject, Stimuli, Texts | None]":
     else:
         click.echo(f"{subject.name}: has no tokenizer, real text is left out", err=True)
     return subject, build_stimuli(subject, run.params, texts), texts
-
-
-def _folders(run: Run) -> dict[str, Path]:
-    """Where figures and the summary find scores, metrics and the training, and where figures go."""
-    kinds = ("scores", "metrics", "training", "figures")
-    return dict.fromkeys(kinds, run.out) if run.out is not None else {kind: run.home / kind for kind in kinds}
 
 
 def _sentence(report: Report) -> str:
