@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from interp_core.plotting import ABLATED, COPYING, DUPLICATE_TOKEN, INDUCTION, NULL, band, drawing, note, whisker
+from mamba_induction.figures_layers import plain_decades
 
 Report = Mapping[str, Any]
 CONDITIONS = {
@@ -31,11 +32,14 @@ def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
             plot_rates(line[3], report)
             line[0].set(ylabel=f"{name}\nprobability of the target", ylim=(-0.03, 1.03))
             line[1].set(ylabel="rank of the target\n(geometric mean)", yscale="log")
+            plain_decades(line[1])
         for axes in panels[-1, :2]:
             axes.set_xlabel("depth (0: embedding, l + 1: after layer l)")
         panels[-1, 2].set_xlabel("nats above the mean logit")
         panels[-1, 3].set_xlabel("share of copy operations")
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        panels[0, 0].plot([], [], "o", color=COPYING, label="recognised (right)")
+        panels[0, 0].plot([], [], "X", color=ABLATED, label="recognised, not predicted (right)")
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
         n = next(iter(gaps.values()))["repeated"]["scores"]["second/probability"]["n"]
         note(
             figure,
@@ -82,4 +86,3 @@ def plot_rates(axes: Axes, report: Report) -> None:
                 whisker(axes, found["value"], len(rows) - 1, interval, colour=colour, marker=marker)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(rows) - 0.4))
-    axes.set_title("o recognised   x and not predicted", fontsize=12)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from interp_core.plotting import DIVERGING, NULL, LineStyle, band, centred, drawing, model_styles, note, whisker
 
@@ -62,6 +62,7 @@ def behaviour(analyses: Mapping[str, Report], path: Path) -> None:
             curve(panels[0, 1], report["periods"], report["scores"]["accuracy_by_period"], styles[name], name)
             curve(panels[1, 0], report["lags"], report["scores"]["accuracy_by_lag"], styles[name], name)
         panels[0, 0].set(xlabel="copy of the segment", ylabel="loss (nats a token)", yscale="log")
+        plain_decades(panels[0, 0])
         panels[0, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         panels[0, 1].set(xlabel="period (tokens)", ylabel="accuracy on the second copy", ylim=(-0.03, 1.03))
         panels[1, 0].set(
@@ -108,6 +109,12 @@ def curve(axes: Axes, x: Sequence[float] | np.ndarray, found: Report, style: Lin
     """Values with their band in a model's style."""
     band(axes, x, found["low"], found["high"], colour=style.color)
     axes.plot(x, found["value"], color=style.color, marker=style.marker, linestyle=style.linestyle, label=label)
+
+
+def plain_decades(axes: Axes) -> None:
+    """A logarithmic y axis with numbers written out at the decades."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _chance(axes: Axes, analyses: Mapping[str, Report], score: str) -> None:

@@ -40,6 +40,7 @@ def draw_sequences(arrays: Mapping[str, np.ndarray], name: str, folder: Path) ->
 def induction_analysis(one: Sequence, title: str, path: Path) -> None:
     """State similarity, effective attention, activations by layer, and every repeated position."""
     layer = best_layer(one)
+    top = one["attention"][layer, one["query"]].max()  # the first rows have few keys to share
     with drawing(path, width=13, height=12.5) as figure:
         panels = figure.subplot_mosaic(
             [["similar", "attend"], ["norm", "norm"], ["repeat", "repeat"]], height_ratios=[2.2, 0.8, 1.2]
@@ -50,7 +51,9 @@ def induction_analysis(one: Sequence, title: str, path: Path) -> None:
         )
         panels["similar"].set(title=f"similarity of states after layer {last}", xlabel="position", ylabel="position")
         figure.colorbar(image, ax=panels["similar"], label="cosine", shrink=0.8)
-        image = panels["attend"].imshow(one["attention"][layer], cmap=shades(INDUCTION), origin="upper", vmin=0)
+        image = panels["attend"].imshow(
+            one["attention"][layer], cmap=shades(INDUCTION), origin="upper", vmin=0, vmax=top
+        )
         panels["attend"].scatter(one["earlier"] + 1, one["query"], s=70, facecolors="none", edgecolors=ABLATED)
         panels["attend"].set(title=f"effective attention, layer {layer} (rings: the answer's place)")
         panels["attend"].set(xlabel="key", ylabel="query")
@@ -81,8 +84,9 @@ def plot_repeats(axes: Axes, one: Sequence) -> None:
     axes.bar(place, one["probability"][-1, query], color=COPYING, alpha=0.45, label="probability of the answer")
     labels = [f"{one['words'][t]} > {one['words'][t + 1]}" for t in query]
     axes.set_xticks(place, labels, rotation=90)
-    axes.set(ylim=(-0.25, 1.05), ylabel="cosine, probability", title="repeated positions (token > answer)")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set(ylim=(-0.25, 1.45), ylabel="cosine, probability", title="repeated positions (token > answer)")
+    axes.set_yticks([0, 0.5, 1])
+    axes.legend(loc="upper left", ncols=_MOST_LAYERS + 2)
 
 
 def prediction_gap(one: Sequence, title: str, path: Path) -> None:
@@ -100,7 +104,7 @@ def prediction_gap(one: Sequence, title: str, path: Path) -> None:
         )
         panels["rank"].set(ylabel="depth", title="rank of the next token, read at each depth")
         panels["rank"].set_yticks(range(0, len(one["norm"]), max(1, len(one["norm"]) // 6)))
-        figure.colorbar(image, ax=panels["rank"], label="rank")
+        figure.colorbar(image, ax=panels["rank"], label="rank", format="{x:g}")
         colours = np.where(predictable, INDUCTION, NULL)
         panels["next"].bar(np.arange(length), one["probability"][-1], color=colours.tolist())
         panels["next"].set_xticks(np.arange(length), one["words"][1:], rotation=90)

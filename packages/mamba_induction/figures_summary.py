@@ -109,8 +109,9 @@ def _gap(gaps: Mapping[str, Report]) -> Iterator[str]:
         scores = report["scores"]
         for kind, found in report["recognition"].items():
             yield (
-                f"  by {kind}: layer {found['layer']}, threshold {found['threshold']:.4f}; recognised "
-                f"{_interval(scores[f'recognised/{kind}'])}, and not predicted {_interval(scores[f'not_predicted/{kind}'])}"
+                f"  by {kind}: layer {found['layer']}, threshold {found['threshold']:.4f}; "
+                f"recognised {_interval(scores[f'recognised/{kind}'])}, "
+                f"and not predicted {_interval(scores[f'not_predicted/{kind}'])}"
             )
         for condition in ("second", "first", "control"):
             if f"{condition}/margin" in scores:
@@ -146,7 +147,8 @@ def _change(change: Report) -> Iterator[str]:
     yield f"{change['before']} -> {change['after']}"
     if (found := change.get("perplexity")) is not None:
         low, high = found["ratio_ci"]
-        yield f"  perplexity {found['before']:.3f} -> {found['after']:.3f}, ratio {found['ratio']:.4f} [{low:.4f}, {high:.4f}]"
+        yield f"  perplexity {found['before']:.3f} -> {found['after']:.3f}"
+        yield f"  ratio of perplexities {found['ratio']:.4f} [{low:.4f}, {high:.4f}]"
     for name, found in change.items():
         if isinstance(found, Mapping) and "value" in found:
             value, low, high = (np.ravel(found[end]) for end in ("value", "low", "high"))
@@ -178,6 +180,7 @@ def _effect(effect: Report) -> str:
     text = f"accuracy {_interval(effect['accuracy'])}, loss {_interval(effect['loss'])}"
     if "random" in effect:
         text += f"; random {_interval(effect['random']['accuracy'])}, p = {effect['p']:.4f}"
-    if "new_tokens_loss" in effect:
-        text += f"; loss of new tokens in text {_interval(effect['new_tokens_loss'])}"
+    if "new_tokens" in effect:
+        elsewhere = (f"{kind} {_interval(effect['new_tokens'][kind])}" for kind in ("accuracy", "loss"))
+        text += f"; on new tokens of text {', '.join(elsewhere)}"
     return text

@@ -34,8 +34,8 @@ def fine_tuning(history: Mapping[str, np.ndarray], change: Mapping[str, Any], pa
         before, after = (change["perplexity"][when] for when in ("before", "after"))
         note(
             figure,
-            f"perplexity of held-out text {before:.1f} -> {after:.1f} · n = {change['text_loss']['n']} prompts or windows"
-            " · bars: 95 % of paired differences",
+            f"perplexity of windows of held-out text {before:.1f} -> {after:.1f}\n"
+            f"n = {change['text_loss']['n']} prompts or windows · bars: 95 % of paired differences",
         )
 
 
@@ -45,11 +45,10 @@ def plot_curves(axes: Axes, history: Mapping[str, np.ndarray]) -> None:
         axes.plot(history["step"], history[name], color=colour, linestyle=dashes, label=label)
     other = axes.twinx()
     other.plot(history["step"], history["held_out_perplexity"], color=NULL, linewidth=3)
-    other.set(ylabel="perplexity of held-out documents", yscale="log")
+    other.set(ylabel="perplexity of held-out documents", ylim=(0, None))
     other.spines["right"].set_visible(True)
     axes.plot([], [], color=NULL, linewidth=3, label="perplexity (right)")
     axes.set(xlabel="updates", ylabel="accuracy, or share of attention", ylim=(-0.03, 1.03))
-    axes.set_xscale("symlog", linthresh=4)
 
 
 def plot_changes(axes: Axes, change: Mapping[str, Any]) -> None:

@@ -26,8 +26,6 @@ from mamba_induction.intervene import (
     without_reads,
     without_taps,
 )
-from mamba_induction.measure import described
-from mamba_induction.measure_behaviour import token_losses
 from mamba_induction.params import OFFSETS, PREFIX, MambaInduction
 
 Change = Float[np.ndarray, "prompt two"]  # of loss (nats) and accuracy at the copy operations
@@ -65,7 +63,7 @@ class Bench:
 def causal(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Report and arrays of every intervention on the repeated random tokens.
 
-    `layers`: each layer's output replaced (zero, mean, resample), and what that does to text whose tokens are new.
+    `layers`: each layer's output replaced (zero, mean, resample), and what that does to new tokens of real text.
     `reads`: the effective attention of the queries to s + d cut, layer by layer and in all layers, against as many
     random other keys. In a Mamba also `taps` (convolution weights, against as many random ones of the same layer) and
     `states` (the state at the repetition boundary replaced by the control's, and put back into the control).
@@ -99,7 +97,7 @@ def _layers(bench: Bench, stimuli: Stimuli, params: MambaInduction, arrays: dict
     subject, report = bench.subject, {}
     means = mean_writes(subject, subject.ids(bench.prompts.tokens))
     windows = None if stimuli.windows is None else stimuli.windows[: params.causal_prompts]
-    clean = None if windows is None else _loss_of_new_tokens(subject, windows, params)
+    clean = None if windows is None else _on_new_tokens(subject, windows, params)
     for how in ABLATIONS:
         for layer in range(subject.n_layers):
             changed = bench.change(without_layer(subject, layer, how, means))
@@ -107,8 +105,8 @@ def _layers(bench: Bench, stimuli: Stimuli, params: MambaInduction, arrays: dict
             found = _described(changed, params)
             if windows is not None:
                 with without_layer(subject, layer, how, means):
-                    elsewhere = _loss_of_new_tokens(subject, windows, params) - clean
-                found["new_tokens_loss"] = described(_interval(elsewhere, params), len(elsewhere))
+                    elsewhere = _on_new_tokens(subject, windows, params) - clean
+                found["new_tokens"] = _described(elsewhere, params)
             report.setdefault(how, {})[f"L{layer}"] = found
     return report
 
@@ -237,11 +235,18 @@ def _behaviour(subject: Subject, prompts: Prompts) -> Float[np.ndarray, "prompt 
     return np.stack([loss, accuracy], axis=1)
 
 
-def _loss_of_new_tokens(subject: Subject, windows: np.ndarray, params: MambaInduction) -> Float[np.ndarray, " window"]:
-    """Mean loss of the tokens of each window that did not occur before in it: nothing there can be copied."""
-    losses = token_losses(subject, windows, params)
+@torch.no_grad()
+def _on_new_tokens(subject: Subject, windows: np.ndarray, params: MambaInduction) -> Float[np.ndarray, "window two"]:
+    """Loss and accuracy at the tokens of each window that did not occur before in it: nothing there can be copied."""
     before = np.tril(windows[:, 1:, None] == windows[:, None, :]).any(axis=2)
-    return np.where(before, 0.0, losses).sum(axis=1) / (~before).sum(axis=1)
+    found = []
+    for first in range(0, len(windows), params.prompts_at_once):
+        ids = subject.ids(windows[first : first + params.prompts_at_once])
+        logits = subject.logits(ids)[:, :-1].double()
+        loss = torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none")
+        found.append(torch.stack([loss, (logits.argmax(dim=-1) == ids[:, 1:]).double()], dim=-1).cpu().numpy())
+    counted = np.where(before[..., None], 0.0, np.concatenate(found)).sum(axis=1)
+    return counted / (~before).sum(axis=1, keepdims=True)
 
 
 def _against(

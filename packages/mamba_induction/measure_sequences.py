@@ -1,5 +1,7 @@
 """Single sequences, for looking at: what every position attends to, resembles and predicts, layer by layer."""
 
+import re
+
 import numpy as np
 import torch
 
@@ -82,6 +84,7 @@ def _of_sequence(subject: Subject, tokens: np.ndarray) -> dict[str, np.ndarray]:
 
 def _words(subject: Subject, ids: np.ndarray) -> np.ndarray:
     """Each id as text (spaces visible), or its number where the model has no tokenizer."""
-    decode = str if subject.tokenizer is None else lambda i: subject.tokenizer.decode([i]).replace(" ", "␣")
-    words = [repr(decode(int(i)))[1:-1] for i in ids.ravel()]
+    tokenizer = subject.tokenizer
+    decoded = [str(i) if tokenizer is None else str(tokenizer.decode([int(i)])) for i in ids.ravel()]
+    words = [re.sub("␣{3,}", lambda run: f"␣x{len(run[0])}", repr(word)[1:-1].replace(" ", "␣")) for word in decoded]
     return np.array(words).reshape(ids.shape)
