@@ -83,7 +83,7 @@ class Stimuli:
 
 def read_texts(tokenizer: Any, bos: int, params: MambaInduction) -> Texts:
     """The data set in a model's ids. InputError when it cannot be had, or a document has no token."""
-    documents = _documents(params.dataset)
+    documents = _documents(params.dataset.model_dump_json())
     train = _encode(tokenizer, documents.train[: params.texts], bos, params.max_length)
     return Texts(train, _encode(tokenizer, documents.validation, bos, params.max_length), documents.source)
 
@@ -175,9 +175,9 @@ def first_prompts(prompts: Prompts, n: int) -> Prompts:
 
 
 @cache
-def _documents(dataset: TextParams) -> Documents:
-    """Read once for all models of a command."""
-    return read_documents(dataset)
+def _documents(dataset: str) -> Documents:
+    """Read once for all models of a command; the data set's settings as JSON."""
+    return read_documents(TextParams.model_validate_json(dataset))
 
 
 def _of_text(subject: Subject, vocabulary: Vocabulary, params: MambaInduction, texts: Texts | None) -> dict[str, Any]:

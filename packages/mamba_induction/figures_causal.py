@@ -39,7 +39,8 @@ def causal(causes: Mapping[str, Report], path: Path) -> None:
         note(
             figure,
             f"n = {first['n']} prompts · rand: mean of {first['draws']} random controls of the same size and layer\n"
-            "states: out, the clean prompt continues from a state without the first copy; back, the reverse",
+            "states: out, the clean prompt continues from a state without the first copy; back, the reverse · "
+            "text: mean ablation, on new tokens",
         )
 
 
@@ -47,12 +48,13 @@ def table_of(report: Report, kind: str) -> tuple[list[str], list[str], np.ndarra
     """Rows (layers), columns (what is changed, then its control) and changes of accuracy."""
     found = report[kind]
     if kind == "layers":
-        lines = list(found["zero"])
-        return (
-            lines,
-            list(found),
-            np.array([[found[how][line]["accuracy"]["value"] for how in found] for line in lines]),
-        )
+        lines, columns = list(found["zero"]), list(found)
+        values = [[found[how][line]["accuracy"]["value"] for how in found] for line in lines]
+        if "new_tokens" in found["mean"][lines[0]]:
+            columns.append("text")
+            for line, row in zip(lines, values, strict=True):
+                row.append(found["mean"][line]["new_tokens"]["accuracy"]["value"])
+        return lines, columns, np.array(values)
     lines = [line for line in found if isinstance(found[line], Mapping)]
     names = list(found[lines[0]])
     groups = {"reads": ("+1", "prefix"), "taps": ("lag 1", "all before"), "states": tuple(names)}[kind]

@@ -33,7 +33,8 @@ def analyse(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple
     """Every score of one model: arrays of scores_<name>.npz, and the report.
 
     Summaries carry `_low` and `_high` (95 %, prompts resampled); the values by prompt are under `prompts/`, and
-    `untrained/` is the same architecture with random weights. InputError when a Mamba's taps do not reconstruct its output.
+    `untrained/` is the same architecture with random weights. InputError when a Mamba's taps do not reconstruct its
+    output.
     """
     arrays: Arrays = {}
     if isinstance(subject, MambaSubject):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,9 @@ LOG_EVERY = 10  # steps between two points of the live curves; shapes no result
 
 Batch = tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]  # input ids, labels (label t is id t)
 BatchSource = Callable[[int], Batch]  # the global batch of a step, a pure function of the step
+Inputs = Callable[
+    [int], Mapping[str, Tensor]
+]  # what else the model is given at a step, by keyword; rows as the batch's
 Row = dict[str, int | float]
 History = list[Row]
 
@@ -99,6 +103,7 @@ def train(
     label: str,
     position: int = 0,
     keep: Callable[[History], bool] = lambda _: True,
+    inputs: Inputs = lambda _: {},
     accumulation: int = 1,
 ) -> History:
     """Train `model` in place and return its history: one row at each checkpoint step.
@@ -120,7 +125,7 @@ def train(
         speed = _Speed(trainer.step)
         while trainer.step <= recipe.steps:
             ids, labels = batch(trainer.step)
-            loss = trainer.forward(ids, labels)
+            loss = trainer.forward(ids, labels, inputs(trainer.step))
             if trainer.step in rows:
                 row = trainer.note_row(evaluate, keep)
                 run.log(row, trainer.step)
@@ -189,7 +194,12 @@ class _Trainer:
             time.monotonic(),
         )
 
-    def forward(self, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]) -> Tensor:
+    def forward(
+        self,
+        ids: Int[Tensor, "row position"],
+        labels: Int[Tensor, "row position"],
+        inputs: Mapping[str, Tensor],
+    ) -> Tensor:
         """This process's part of the loss, scaled so that the mean over processes is the mean over all labels. Of a
         batch in several parts it is the last part's: the gradients of the others are there already."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -198,8 +208,8 @@ class _Trainer:
         parts = min(self.accumulation, mine.stop - mine.start)
         ends = [mine.start + (mine.stop - mine.start) * part // parts for part in range(parts + 1)]
         value = 0.0
-        for first, last in zip(ends[:-1], ends[1:], strict=True):
-            loss = self._sum_of_losses(ids[first:last], labels[first:last]) * scale
+        for first, last in pairwise(ends):
+            loss = self._sum_of_losses(slice(first, last), ids, labels, inputs) * scale
             value += self._reduced(loss.detach(), "mean")
             if not math.isfinite(value):
                 raise Diverged(self._diverged(value), self.history)
@@ -208,11 +218,18 @@ class _Trainer:
         self.losses.append(value)
         return loss
 
-    def _sum_of_losses(self, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]) -> Tensor:
+    def _sum_of_losses(
+        self,
+        rows: slice,
+        ids: Int[Tensor, "row position"],
+        labels: Int[Tensor, "row position"],
+        inputs: Mapping[str, Tensor],
+    ) -> Tensor:
         device = self.accelerator.device
         with self.accelerator.autocast():
-            logits = self.wrapped(input_ids=ids.to(device), use_cache=False).logits
-        predicted, target = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten().to(device)
+            more = {name: tensor[rows].to(device) for name, tensor in inputs.items()}
+            logits = self.wrapped(input_ids=ids[rows].to(device), use_cache=False, **more).logits
+        predicted, target = logits[:, :-1].float().flatten(0, 1), labels[rows, 1:].flatten().to(device)
         return nn.functional.cross_entropy(predicted, target, ignore_index=IGNORED, reduction="sum")
 
     def update(self, loss: Tensor) -> None:
