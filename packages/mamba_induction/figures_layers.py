@@ -18,7 +18,7 @@ def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
     """Above: excess of the offset profile by layer, one map a model. Below: prefix matching, copying and hidden
     similarity by layer, each with what chance gives."""
     with drawing(path, width=13, height=9.4) as figure:
-        upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=[1, 1.25]))
+        upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.25], squeeze=False)[:, 0]
         maps = np.atleast_1d(upper.subplots(1, len(analyses)))
         values = [np.array(report["scores"]["offset_profile_excess"]["value"]) for report in analyses.values()]
         scale = centred(np.concatenate([value.ravel() for value in values]), least=_NOISE)
@@ -29,7 +29,9 @@ def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
             axes.set_xticks(range(len(report["offsets"])), [f"{offset:+d}" for offset in report["offsets"]])
             axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
         maps[0].set_ylabel("layer")
-        upper.colorbar(maps[0].images[0], ax=maps.tolist(), label="effective attention\nabove the control", fraction=0.05)
+        upper.colorbar(
+            maps[0].images[0], ax=maps.tolist(), label="effective attention\nabove the control", fraction=0.05
+        )
         panels = lower.subplots(1, 3)
         styles = model_styles(list(analyses))
         for name, report in analyses.items():
