@@ -88,26 +88,6 @@ def read_texts(tokenizer: Any, bos: int, params: MambaInduction) -> Texts:
     return Texts(train, _encode(tokenizer, documents.validation, bos, params.max_length), documents.source)
 
 
-def dataset_of(given: str, profile: TextParams) -> dict[str, Any]:
-    """What a user's --dataset means: a file or folder, an installed package, or the profile's own hub data set."""
-    import importlib.metadata
-    from pathlib import Path
-
-    every = profile.validation_every
-    if Path(given).exists():
-        return {"path": {"path": Path(given).resolve()}, "validation_every": every}
-    if profile.hub is not None and profile.hub.dataset == given:
-        return profile.model_dump()
-    try:
-        importlib.metadata.distribution(given)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        raise InputError(
-            f"--dataset {given}: neither a file, a folder nor an installed package; a hub data set needs its revision "
-            "and files: name it under mamba_induction.dataset in a profile"
-        ) from None
-    return {"packaged": {"distributions": [given], "min_characters": 80}, "validation_every": every}
-
-
 def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None) -> Stimuli:
     """Every stimulus of one model. InputError when it does not fit the model, its vocabulary or the text."""
     vocabulary, n = vocabulary_of(subject), params.n_prompts

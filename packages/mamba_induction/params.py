@@ -1,10 +1,14 @@
 """Every knob of the study. A profile gives the values; each option of a command overrides the field of its name."""
 
+import importlib.metadata
 from math import ceil, log2
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from interp_core.corpus import TextParams
+from interp_core.errors import InputError
 from interp_core.model_spec import Dtype
 from interp_core.params import Params
 
@@ -84,3 +88,20 @@ class MambaInduction(Params):
                 f"{ceil(1 / self.null_level) - 1}, got {self.n_prompts} and {self.permutation_draws}"
             )
         return self
+
+
+def dataset_of(given: str, profile: TextParams) -> dict[str, Any]:
+    """What a user's --dataset means: a file or folder, an installed package, or the profile's own hub data set."""
+    every = profile.validation_every
+    if Path(given).exists():
+        return {"path": {"path": Path(given).resolve()}, "validation_every": every}
+    if profile.hub is not None and profile.hub.dataset == given:
+        return profile.model_dump()
+    try:
+        importlib.metadata.distribution(given)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        raise InputError(
+            f"--dataset {given}: neither a file, a folder nor an installed package; a hub data set needs its revision "
+            "and files: name it under mamba_induction.dataset in a profile"
+        ) from None
+    return {"packaged": {"distributions": [given], "min_characters": 80}, "validation_every": every}

@@ -38,7 +38,11 @@ CODE = (
     stimuli,
     text_stimuli,
 )  # what the fine-tuning's numbers rest on
-_NOT_OF_TRAINING = {"model", "twin", "dataset", "device", "dtype", "causal_prompts", "causal_draws", "examples"}
+_NOT_OF_TRAINING = {
+    *("model", "twin", "dataset", "device", "dtype", "prompts_at_once"),
+    *("bootstrap_resamples", "permutation_draws", "null_level", "smallest_excess", "recognised_quantile"),
+    *("causal_prompts", "causal_draws", "examples", "example_period"),
+}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from interp_core.artifacts import save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.model_spec import ModelSpec, catalogue, short_name
 from interp_core.params import project_root, read_section
-from mamba_induction.params import MambaInduction
+from mamba_induction.params import MambaInduction, dataset_of
 
 if TYPE_CHECKING:
     from interp_core.models import Subject
@@ -72,8 +72,6 @@ def prepare(profile: str | None, out: Path | None, *, dataset: str | None = None
     known = catalogue(profile)
     params = read_section("mamba_induction", MambaInduction, profile)
     if dataset is not None:
-        from mamba_induction.data import dataset_of
-
         given["dataset"] = dataset_of(dataset, params.dataset)
     if out is None and (given or profile is not None):
         out = Path("outputs") / "mamba_induction"

@@ -1,11 +1,11 @@
-"""A circuit that we built by hand: every score must find it, and every intervention must break it there and only there."""
+"""A circuit that we built by hand: every score must find it, every edit must break it there and only there."""
 
 import numpy as np
-import pytest
 import torch
 
 import known_mamba as known
-from interp_core.mamba import MambaSubject
+from interp_core.loading import subject_of
+from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.scores import copy_behaviour
 from interp_core.stimuli import Prompts
 from mamba_induction.data import sampled
@@ -111,15 +111,8 @@ def test_the_state_at_the_boundary_carries_the_copy_and_nothing_else_does(
         assert accuracy(planted, as_control(few)) < 0.2
 
 
-def test_a_chain_of_two_tokens_is_not_copied_where_nothing_was_planted(prompts: Prompts) -> None:
-    from interp_core.loading import subject_of
-    from interp_core.mamba import as_mamba
-
+def test_without_matching_there_is_no_copying(prompts: Prompts) -> None:
     model = known.induction_mamba(1)
     with torch.no_grad():
         model.backbone.layers[0].mixer.x_proj.weight.zero_()
     assert accuracy(as_mamba(subject_of(model, name="without match", bos=0)), prompts) == 0.0
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])
