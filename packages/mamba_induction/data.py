@@ -15,7 +15,7 @@ from interp_core.stimuli import Pairs, Prompts, Vocabulary, repeated_tokens, shu
 from interp_core.text_stimuli import natural_repeats, repeated_text
 from mamba_induction.params import OFFSETS, MambaInduction
 
-Row = Int[np.ndarray, " position"]
+Row = Int[np.ndarray, " _"]  # of its own length each
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -42,8 +43,6 @@ def planted(offset: int) -> MambaSubject:
 @pytest.fixture
 def prompts() -> Prompts:
     """Two copies of 16 distinct ids of the hand-built Mamba."""
-    import numpy as np
-
     return repeated_tokens(known.VOCABULARY, period=16, n_prompts=12, rng=np.random.default_rng(0))
 
 
