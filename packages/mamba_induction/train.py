@@ -163,6 +163,7 @@ def fine_tune(subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: Mam
     source = DocumentSource(texts.train, params.batch_size * params.grad_accum, params.seed)
     recipe = recipe_of(params, len(texts.train))
     model = subject.model.float().requires_grad_(requires_grad=True)
+    model.zero_grad()  # an earlier training of this model in this process leaves its last gradients
     settings = {
         "base": subject.name,
         "base_sha256": subject.hash,
