@@ -50,7 +50,7 @@ def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         lower.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         figure.suptitle("Where repeats are recognised, layer by layer")
-        note(figure, f"{_n(analyses)} prompts of repeated random tokens · bands: 95 %, prompts resampled")
+        note(figure, f"n = {_n(analyses)} prompts of repeated random tokens · bands: 95 %, prompts resampled")
 
 
 def behaviour(analyses: Mapping[str, Report], path: Path) -> None:
@@ -76,7 +76,7 @@ def behaviour(analyses: Mapping[str, Report], path: Path) -> None:
         panels[1, 0].minorticks_off()
         _families(panels[1, 1], analyses, styles)
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        note(figure, f"{_n(analyses)} prompts a family · bands and bars: 95 %, prompts resampled")
+        note(figure, f"n = {_n(analyses)} prompts a family · bands and bars: 95 %, prompts resampled")
 
 
 def plot_by_layer(

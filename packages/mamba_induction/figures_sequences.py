@@ -64,7 +64,7 @@ def induction_analysis(one: Sequence, title: str, path: Path) -> None:
         figure.colorbar(image, ax=panels["norm"], label="norm")
         plot_repeats(panels["repeat"], one)
         figure.suptitle(title)
-        note(figure, f"{len(one['query'])} copy operations · norm at depth 0: embedding, l + 1: after layer l")
+        note(figure, f"n = {len(one['query'])} copy operations · norm at depth 0: embedding, l + 1: after layer l")
 
 
 def plot_repeats(axes: Axes, one: Sequence) -> None:
@@ -116,7 +116,7 @@ def prediction_gap(one: Sequence, title: str, path: Path) -> None:
             if len(positions):
                 plot_top(panels[name], one, int(positions[len(positions) // 2]), predictable=name == "yes")
         figure.suptitle(title)
-        note(figure, f"{int(predictable.sum())} of {length} positions predictable by copying · full softmax")
+        note(figure, f"n = {int(predictable.sum())} of {length} positions predictable by copying · full softmax")
 
 
 def plot_entropy(axes: Axes, one: Sequence, predictable: np.ndarray) -> None:
