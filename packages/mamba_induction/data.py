@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from interp_core.corpus import Documents, TextParams, read_documents
+from interp_core.corpus import Documents
 from interp_core.errors import InputError
 from interp_core.models import Subject
 from interp_core.stimuli import Pairs, Prompts, Vocabulary, repeated_tokens, shuffled_pairs, spaced_pairs
@@ -81,9 +80,8 @@ class Stimuli:
         return {"repeated": self.repeated} | ({} if self.natural is None else {"natural": self.natural})
 
 
-def read_texts(tokenizer: Any, bos: int, params: MambaInduction) -> Texts:
-    """The data set in a model's ids. InputError when it cannot be had, or a document has no token."""
-    documents = _documents(params.dataset.model_dump_json())
+def texts_of(documents: Documents, tokenizer: Any, bos: int, params: MambaInduction) -> Texts:
+    """The data set in a model's ids. InputError when a document has no token."""
     train = _encode(tokenizer, documents.train[: params.texts], bos, params.max_length)
     return Texts(train, _encode(tokenizer, documents.validation, bos, params.max_length), documents.source)
 
@@ -152,12 +150,6 @@ def with_pairs(prompts: Prompts, chosen: Int[np.ndarray, " pair"]) -> Prompts:
 def first_prompts(prompts: Prompts, n: int) -> Prompts:
     """The first n prompts."""
     return with_pairs(prompts, np.flatnonzero(prompts.pairs.batch < n))
-
-
-@cache
-def _documents(dataset: str) -> Documents:
-    """Read once for all models of a command; the data set's settings as JSON."""
-    return read_documents(TextParams.model_validate_json(dataset))
 
 
 def _of_text(subject: Subject, vocabulary: Vocabulary, params: MambaInduction, texts: Texts | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def causal(causes: Mapping[str, Report], path: Path) -> None:
     """A row of maps for each model: layers, reads, taps, states; cells are changes of accuracy."""
     rows = max(len(report["reads"]) for report in causes.values())
     scale = centred(np.array([-1.0, 1.0]), least=_LEAST)
-    with drawing(path, width=16, height=1.6 + len(causes) * (1.5 + 0.42 * min(rows, 10))) as figure:
+    with drawing(path, width=16.0, height=1.6 + len(causes) * (1.5 + 0.42 * min(rows, 10))) as figure:
         parts = figure.subfigures(len(causes), 1, squeeze=False)[:, 0]
         for part, (name, report) in zip(parts, causes.items(), strict=True):
             tables = {kind: table_of(report, kind) for kind in TITLES if kind in report}

@@ -22,7 +22,7 @@ CONDITIONS = {
 def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
     """A row for each model, on repeated random tokens: probability and rank of the target by depth, the parts of its
     final logit, and how often what is recognised is not predicted."""
-    with drawing(path, width=16, height=1.4 + 3.9 * len(gaps)) as figure:
+    with drawing(path, width=16.0, height=1.4 + 3.9 * len(gaps)) as figure:
         panels = figure.subplots(len(gaps), 4, squeeze=False, width_ratios=[1, 1, 1.15, 0.9])
         for line, (name, report) in zip(panels, gaps.items(), strict=True):
             scores = report["repeated"]["scores"]

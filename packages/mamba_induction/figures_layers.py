@@ -17,7 +17,7 @@ _NOISE = 0.05  # excess below which a map stays pale
 def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
     """Above: excess of the offset profile by layer, one map a model. Below: prefix matching, copying and hidden
     similarity by layer, each with what chance gives."""
-    with drawing(path, width=13, height=9.4) as figure:
+    with drawing(path, width=13.0, height=9.4) as figure:
         upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.25], squeeze=False)[:, 0]
         maps = np.atleast_1d(upper.subplots(1, len(analyses)))
         values = [np.array(report["scores"]["offset_profile_excess"]["value"]) for report in analyses.values()]
@@ -56,7 +56,7 @@ def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
 def behaviour(analyses: Mapping[str, Report], path: Path) -> None:
     """Loss by repetition, accuracy by period and lag, accuracy on pairs and text, loss along the context."""
     styles = model_styles(list(analyses))
-    with drawing(path, width=13, height=8.6) as figure:
+    with drawing(path, width=13.0, height=8.6) as figure:
         panels = figure.subplots(2, 2)
         for name, report in analyses.items():
             copies = np.arange(1, 1 + len(report["scores"]["loss_by_copy"]["value"]))

@@ -41,7 +41,7 @@ def induction_analysis(one: Sequence, title: str, path: Path) -> None:
     """State similarity, effective attention, activations by layer, and every repeated position."""
     layer = best_layer(one)
     top = one["attention"][layer, one["query"]].max()  # the first rows have few keys to share
-    with drawing(path, width=13, height=12.5) as figure:
+    with drawing(path, width=13.0, height=12.5) as figure:
         panels = figure.subplot_mosaic(
             [["similar", "attend"], ["norm", "norm"], ["repeat", "repeat"]], height_ratios=[2.2, 0.8, 1.2]
         )
@@ -94,7 +94,7 @@ def prediction_gap(one: Sequence, title: str, path: Path) -> None:
     unpredictable position; entropy by depth."""
     length = len(one["words"]) - 1
     predictable = np.isin(np.arange(length), one["query"])
-    with drawing(path, width=13, height=11.5) as figure:
+    with drawing(path, width=13.0, height=11.5) as figure:
         panels = figure.subplot_mosaic(
             [["rank", "rank", "rank"], ["next", "next", "next"], ["entropy", "yes", "no"]],
             height_ratios=[0.8, 1.3, 1.4],

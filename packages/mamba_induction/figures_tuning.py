@@ -26,7 +26,7 @@ CHANGES = {
 
 def fine_tuning(history: Mapping[str, np.ndarray], change: Mapping[str, Any], path: Path) -> None:
     """Left: perplexity and induction numbers at every evaluation. Right: paired differences, after less before."""
-    with drawing(path, width=13, height=6.4) as figure:
+    with drawing(path, width=13.0, height=6.4) as figure:
         curves, changes = figure.subplots(1, 2, width_ratios=[1.25, 1])
         plot_curves(curves, history)
         plot_changes(changes, change)

@@ -6,6 +6,7 @@ fine-tuned version where `fine-tune` has put one into `out`, and a twin only whe
 its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,8 @@ def prepare(profile: str | None, out: Path | None, *, dataset: str | None = None
 
 def fine_tune(run: Run) -> Report:
     """Fine-tune the Mamba on the data set: a Hugging Face directory, its history, and a report of first and last."""
-    from mamba_induction.data import build_stimuli, read_texts
+    from interp_core.corpus import read_documents
+    from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load_mamba, no_tokenizer
     from mamba_induction.train import fine_tune as tune
     from mamba_induction.train import save_history
@@ -97,7 +99,7 @@ def fine_tune(run: Run) -> Report:
     subject = load_mamba(params.model, run.known, params)
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
-    texts = read_texts(subject.tokenizer, subject.bos, params)
+    texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
     history = tune(subject, build_stimuli(subject, params, texts), texts, params, run.tuned)
     save_history(history, run.place("training", "") / "fine_tune.csv")
     report = {
@@ -121,8 +123,7 @@ def analyse(run: Run) -> None:
     from mamba_induction.measure_sequences import sequence_arrays
 
     arrays: dict[str, Arrays] = {}
-    for model in run.models:
-        subject, stimuli, _ = _asked(run, model)
+    for model, (subject, stimuli, _) in zip(run.models, _asked(run), strict=True):
         arrays[model], report = measure(subject, stimuli, run.params)
         save_arrays(run.place("scores", "analyse") / f"scores_{subject.name}.npz", arrays[model])
         save_json(run.place("metrics", "analyse") / f"analysis_{subject.name}.json", report)
@@ -142,8 +143,7 @@ def gap(run: Run) -> None:
     from mamba_induction.measure import described, summarise
     from mamba_induction.measure_gap import gap_of_family
 
-    for model in run.models:
-        subject, stimuli, texts = _asked(run, model)
+    for subject, stimuli, texts in _asked(run):
         bigrams = None if texts is None else Bigrams.of(texts.train, subject.vocab_size)
         saved: Arrays = {}
         report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
@@ -164,8 +164,7 @@ def causal(run: Run) -> None:
     """Layers, taps, reads and states changed while the model copies, with random controls."""
     from mamba_induction.intervene_causal import causal as cause
 
-    for model in run.models:
-        subject, stimuli, _ = _asked(run, model)
+    for subject, stimuli, _ in _asked(run):
         report, arrays = cause(subject, stimuli, run.params)
         save_arrays(run.place("scores", "causal") / f"causal_{subject.name}.npz", arrays)
         save_json(run.place("metrics", "causal") / f"causal_{subject.name}.json", report)
@@ -213,18 +212,22 @@ def check_request(run: Run) -> None:
         raise InputError(f"cannot write into {run.out}: {problem.strerror}") from None
 
 
-def _asked(run: Run, model: str) -> "tuple[Subject, Stimuli, Texts | None]":
-    """A model with its stimuli; without a tokenizer there is no real text, which is said."""
-    from mamba_induction.data import build_stimuli, read_texts
+def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
+    """Each model with its stimuli; without a tokenizer there is no real text, which is said."""
+    from interp_core.corpus import read_documents
+    from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load
 
-    subject = load(model, run.known, run.params)
-    texts = None
-    if subject.tokenizer is not None:
-        texts = read_texts(subject.tokenizer, subject.bos, run.params)
-    else:
-        click.echo(f"{subject.name}: has no tokenizer, real text is left out", err=True)
-    return subject, build_stimuli(subject, run.params, texts), texts
+    documents = None  # read once, when a model can read them
+    for model in run.models:
+        subject = load(model, run.known, run.params)
+        texts = None
+        if subject.tokenizer is not None:
+            documents = documents or read_documents(run.params.dataset)
+            texts = texts_of(documents, subject.tokenizer, subject.bos, run.params)
+        else:
+            click.echo(f"{subject.name}: has no tokenizer, real text is left out", err=True)
+        yield subject, build_stimuli(subject, run.params, texts), texts
 
 
 def _sentence(report: Report) -> str:

@@ -65,9 +65,8 @@ def test_the_same_settings_give_the_same_bytes(project: Path, tmp_path: Path) ->
 
 
 def test_a_wandb_run_holds_the_induction_numbers_of_every_evaluation(project: Path, tmp_path: Path) -> None:
-    history = np.genfromtxt
     assert mamba_induction("fine-tune", "--out", tmp_path).code == 0
-    rows = history(tmp_path / "fine_tune.csv", delimiter=",", names=True)
+    rows = np.genfromtxt(tmp_path / "fine_tune.csv", delimiter=",", names=True)
     assert rows["step"].tolist() == [0, 1, 2, 4]
     runs = sorted((project / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
     content = runs[-1].read_bytes()
@@ -85,7 +84,7 @@ def test_a_wandb_run_holds_the_induction_numbers_of_every_evaluation(project: Pa
         (["fine-tune", "--lr", "-1"], "--lr: Input should be greater than 0"),
         (["fine-tune", "--max_length", "1"], "--max-length: Input should be greater than or equal to 2"),
         (["analyse", "--n-prompts", "8"], "null_level: 0.01 needs n_prompts 9"),
-        (["analyse", "--device", "cuda:9"], "cuda:9"),
+        (["analyse", "--device", "cuda:9"], "device cuda"),
         (["figures", "--model", "mamba", "--out", "empty"], ""),
     ],
 )

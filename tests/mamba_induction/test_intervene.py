@@ -67,8 +67,8 @@ def test_a_state_that_is_added_is_what_the_scan_makes_of_it(untrained: MambaSubj
     added = torch.randn(3, untrained.d_inner, untrained.d_state, generator=torch.Generator().manual_seed(0))
     later = slice(at + 1, None)
     start = states(untrained, ids, at)[1] + added
-    operands = [tensor[:, later].contiguous() for tensor in (call.x, call.dt)]
-    y = selective_scan(*operands, call.A, call.B[:, later], call.C[:, later], call.D, initial_state=start)
+    x, dt = call.x[:, later].contiguous(), call.dt[:, later].contiguous()
+    y = selective_scan(x, dt, call.A, call.B[:, later], call.C[:, later], call.D, initial_state=start)
     with torch.no_grad(), with_state(untrained, {1: added}, at), capture(untrained, [Site(1, "mixer_out")]) as seen:
         untrained.trunk(ids)
     expected = (y * call.gate[:, later]) @ untrained.mixer(1).out_proj.weight.T

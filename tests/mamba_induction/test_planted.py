@@ -112,7 +112,7 @@ def test_the_state_at_the_boundary_carries_the_copy_and_nothing_else_does(
 
 
 def test_without_matching_there_is_no_copying(prompts: Prompts) -> None:
-    model = known.induction_mamba(1)
+    subject = as_mamba(subject_of(known.induction_mamba(1), name="without match", bos=0))
     with torch.no_grad():
-        model.backbone.layers[0].mixer.x_proj.weight.zero_()
-    assert accuracy(as_mamba(subject_of(model, name="without match", bos=0)), prompts) == 0.0
+        subject.mixer(0).x_proj.weight.zero_()
+    assert accuracy(subject, prompts) == 0.0

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from interp_core.artifacts import load_json
+from interp_core.corpus import read_documents
 from interp_core.errors import InputError
 from interp_core.lm_training import Diverged, Moment, Recipe, train
 from interp_core.loading import load_model, subject_of
@@ -18,7 +19,7 @@ from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.model_spec import ModelSpec
 from interp_core.selective_scan import fast_scan
 from interp_core.tracking import Run
-from mamba_induction.data import Stimuli, Texts, build_stimuli, read_texts
+from mamba_induction.data import Stimuli, Texts, build_stimuli, texts_of
 from mamba_induction.params import MambaInduction
 from mamba_induction.train import DocumentSource, Watch, fine_tune, mean_loss, padded, recipe_of
 from mamba_project import random_mamba, smoke_section
@@ -34,7 +35,7 @@ def tuning() -> MambaInduction:
 def ready(project: Path, tuning: MambaInduction) -> tuple[MambaSubject, Stimuli, Texts]:
     """The project's Mamba, fresh, with its stimuli and texts."""
     subject = as_mamba(load_model(ModelSpec(source="local", path=project / "models" / "mamba"), name="mamba"))
-    texts = read_texts(subject.tokenizer, subject.bos, tuning)
+    texts = texts_of(read_documents(tuning.dataset), subject.tokenizer, subject.bos, tuning)
     return subject, build_stimuli(subject, tuning, texts), texts
 
 
