@@ -53,7 +53,7 @@ def plot_by_depth(axes: Axes, scores: Report, kind: str) -> None:
     shape = np.exp if kind == "log_rank" else np.asarray
     for name, (colour, dashes, label) in CONDITIONS.items():
         found = {end: shape(np.array(scores[f"{name}/{kind}"][end])) for end in ("value", "low", "high")}
-        depth = np.arange(len(found["value"]))
+        depth = np.arange(float(len(found["value"])))
         band(axes, depth, found["low"], found["high"], colour=colour)
         axes.plot(depth, found["value"], "o", linestyle=dashes, color=colour, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))

@@ -90,7 +90,7 @@ def plot_by_layer(
     faint: bool = False,
 ) -> None:
     """A score by layer with its band; untrained adds the same of random weights in grey."""
-    layers = np.arange(report["layers"])
+    layers = np.arange(float(report["layers"]))
     found = report["scores"][score]
     band(axes, layers, found["low"], found["high"], colour=style.color)
     axes.plot(
@@ -109,6 +109,7 @@ def plot_by_layer(
 
 def curve(axes: Axes, x: Sequence[float] | np.ndarray, found: Report, style: LineStyle, label: str) -> None:
     """Values with their band in a model's style."""
+    x = np.asarray(x, dtype=np.float64)
     band(axes, x, found["low"], found["high"], colour=style.color)
     axes.plot(x, found["value"], color=style.color, marker=style.marker, linestyle=style.linestyle, label=label)
 

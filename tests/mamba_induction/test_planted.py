@@ -16,6 +16,7 @@ from mamba_induction.measure_attention import (
     offset_profiles,
     prefix_matching,
 )
+from mamba_induction.measure_gap import decomposition
 from mamba_induction.params import OFFSETS, MambaInduction
 
 
@@ -63,6 +64,14 @@ def test_every_channel_reads_at_the_planted_offset(
     by_channel = channel_prefix_matching(planted, sampled(prompts, params), params)
     np.testing.assert_allclose(by_channel[0], 1.0, atol=1e-5)  # alpha is the same for all
     assert np.abs(by_channel[1]).max() == 0.0
+
+
+def test_the_scan_alone_writes_the_answer(planted: MambaSubject, prompts: Prompts, params: MambaInduction) -> None:
+    names, parts = decomposition(planted, sampled(prompts, params), params)
+    scan = parts[:, names.index("L0 scan")]
+    np.testing.assert_allclose(parts.sum(axis=1), scan, atol=1e-3)
+    assert scan.min() > 10
+    assert np.abs(np.delete(parts, names.index("L0 scan"), axis=1)).max() < 1e-3
 
 
 def test_cutting_the_read_at_the_planted_offset_kills_copying_and_at_no_other(
