@@ -83,6 +83,6 @@ def plot_rates(axes: Axes, report: Report) -> None:
             for score, colour, marker in (("recognised", COPYING, "o"), ("not_predicted", ABLATED, "X")):
                 found = report[family]["scores"][f"{score}/{kind}"]
                 interval = (found["low"], found["high"])
-                whisker(axes, found["value"], len(rows) - 1, interval, colour=colour, marker=marker)
+                whisker(axes, found["value"], len(rows) - 1.0, interval, colour=colour, marker=marker)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(rows) - 0.4))

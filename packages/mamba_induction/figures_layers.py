@@ -107,7 +107,7 @@ def plot_by_layer(
         axes.plot(layers, null["value"], color=NULL, marker=style.marker, linestyle=":")
 
 
-def curve(axes: Axes, x: Sequence[float] | np.ndarray, found: Report, style: LineStyle, label: str) -> None:
+def curve(axes: Axes, x: Sequence[int] | np.ndarray, found: Report, style: LineStyle, label: str) -> None:
     """Values with their band in a model's style."""
     x = np.asarray(x, dtype=np.float64)
     band(axes, x, found["low"], found["high"], colour=style.color)

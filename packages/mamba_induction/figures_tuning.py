@@ -60,7 +60,7 @@ def plot_changes(axes: Axes, change: Mapping[str, Any]) -> None:
             one = {end: found[end][layer] for end in ("value", "low", "high")}
             rows.append((f"{label}, L{layer}", one))
     for row, (_, found) in enumerate(reversed(rows)):
-        whisker(axes, found["value"], row, (found["low"], found["high"]), colour=INDUCTION)
+        whisker(axes, found["value"], float(row), (found["low"], found["high"]), colour=INDUCTION)
     axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
     axes.axvline(0, color=NULL, linestyle="--")
     axes.set_xlabel("after less before")

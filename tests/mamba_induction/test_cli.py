@@ -1,6 +1,5 @@
 """The commands as a user types them: what they write, and what they say when something is wrong."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -194,8 +193,7 @@ def test_a_data_set_that_is_not_as_pinned_stops_the_run(hub: Path, what: str) ->
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(project: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    start = time.monotonic()
-    said = mamba_induction("analyse", "--out", tmp_path / "file")
+    said = mamba_induction("analyse", "--out", tmp_path / "file" / "inside")
     assert said.code == 2
-    assert f"cannot write into {tmp_path / 'file'}" in said.err
-    assert time.monotonic() - start < 5
+    assert f"cannot write into {tmp_path / 'file' / 'inside'}" in said.err
+    assert said.out == ""
