@@ -10,6 +10,7 @@ WORKFLOW_OF = {
     "induct": "pythia_topology.workflow",
     "eigen-phase": "eigen_phase.workflow",
     "mamba-neurons": "mamba_neurons.workflow",
+    "mamba-induction": "mamba_induction.workflow",
 }
 
 
