@@ -33,6 +33,7 @@ LOG_EVERY = 10  # steps between two points of the live curves; shapes no result
 
 Batch = tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]  # input ids, labels (label t is id t)
 BatchSource = Callable[[int], Batch]  # the global batch of a step, a pure function of the step
+Inputs = Callable[[int], Mapping[str, Tensor]]  # what else the model is given at a step, by keyword; rows as the batch's
 Row = dict[str, int | float]
 History = list[Row]
 
@@ -99,6 +100,7 @@ def train(
     label: str,
     position: int = 0,
     keep: Callable[[History], bool] = lambda _: True,
+    inputs: Inputs = lambda _: {},
 ) -> History:
     """Train `model` in place and return its history: one row at each checkpoint step.
 
@@ -118,7 +120,7 @@ def train(
         speed = _Speed(trainer.step)
         while trainer.step <= recipe.steps:
             ids, labels = batch(trainer.step)
-            loss = trainer.forward(ids, labels)
+            loss = trainer.forward(ids, labels, inputs(trainer.step))
             if trainer.step in rows:
                 row = trainer.note_row(evaluate, keep)
                 run.log(row, trainer.step)
@@ -183,14 +185,20 @@ class _Trainer:
             time.monotonic(),
         )
 
-    def forward(self, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]) -> Tensor:
+    def forward(
+        self,
+        ids: Int[Tensor, "row position"],
+        labels: Int[Tensor, "row position"],
+        inputs: Mapping[str, Tensor],
+    ) -> Tensor:
         """This process's part of the loss, scaled so that the mean over processes is the mean over all labels."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = slice(rank * len(ids) // world, (rank + 1) * len(ids) // world)
         counted = int((labels[:, 1:] != IGNORED).sum())
         device = self.accelerator.device
         with self.accelerator.autocast():
-            logits = self.wrapped(input_ids=ids[mine].to(device), use_cache=False).logits
+            more = {name: tensor[mine].to(device) for name, tensor in inputs.items()}
+            logits = self.wrapped(input_ids=ids[mine].to(device), use_cache=False, **more).logits
         predicted = logits[:, :-1].float().flatten(0, 1)
         target = labels[mine, 1:].flatten().to(device)
         total = nn.functional.cross_entropy(predicted, target, ignore_index=IGNORED, reduction="sum")
