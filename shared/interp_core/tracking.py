@@ -37,6 +37,17 @@ class Run:
                 self._warned = True
                 _say(f"W&B: logging stopped ({_line(problem)}); the training goes on")
 
+    def image(self, name: str, path: Path, step: int) -> None:
+        """Send a picture at a training step."""
+        if self._run is not None and not self._warned:
+            import wandb
+
+            try:
+                self._run.log({name: wandb.Image(str(path))}, step=step)
+            except _failures() as problem:
+                self._warned = True
+                _say(f"W&B: logging stopped ({_line(problem)}); the training goes on")
+
 
 def mode() -> str:
     """online, offline or disabled: WANDB_MODE if set, else online where a key is configured, else offline."""
