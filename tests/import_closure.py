@@ -6,7 +6,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HOMES = (ROOT / "shared", ROOT / "packages")
-WORKFLOW_OF = {"induct": "pythia_topology.workflow", "eigen-phase": "eigen_phase.workflow"}
+WORKFLOW_OF = {
+    "induct": "pythia_topology.workflow",
+    "eigen-phase": "eigen_phase.workflow",
+    "cursive-circuits": "cursive_circuits.workflow",
+}
 
 
 def source_of(module: str) -> Path | None:

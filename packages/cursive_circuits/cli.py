@@ -19,8 +19,8 @@ _MODEL = option(
 def main() -> None:
     """Induction circuits over pen strokes: a transformer that writes cursive, and a positive control.
 
-    Called without options a command is a stage of the pipeline (data/cursive_circuits). With --profile, --model or --out
-    it is an experiment in a folder of its own; commands read there what earlier ones left.
+    Called without options a command is a stage of the pipeline (data/cursive_circuits). With --profile, --model or
+    --out it is an experiment in a folder of its own; commands read there what earlier ones left.
     """
 
 

@@ -49,19 +49,21 @@ class Mixture(Params):
 
 
 class Tiled(Params):
-    """The positive control's rows: random pairs, tiled with gaps of random length, so that no fixed distance leads from
-    a copy to the one before it. (Without gaps the model learns the periods' distances, and no induction.)"""
+    """The positive control's rows: a few random segments, tiled in random order, so that no fixed distance leads from a
+    token to where it occurred before. (Where one does, a model learns distances instead of induction.)"""
 
     pairs: PositiveInt  # (direction, radius) pairs in a row
-    period: tuple[PositiveInt, PositiveInt]  # shortest and longest segment, pairs
-    gap: tuple[NonNegativeInt, NonNegativeInt]  # fewest and most random pairs before a further copy
+    segments: tuple[PositiveInt, PositiveInt]  # fewest and most different segments in a row
+    length: tuple[PositiveInt, PositiveInt]  # shortest and longest segment, pairs
 
     @model_validator(mode="after")
     def _repeats(self) -> "Tiled":
-        if not 2 <= self.period[0] <= self.period[1] < self.pairs:
-            raise ValueError(f"period must be two numbers in order, at least 2 and below {self.pairs} pairs")
-        if self.gap[0] > self.gap[1] or self.period[1] + self.gap[1] >= self.pairs:
-            raise ValueError(f"gap must be two numbers in order that leave room for a second copy in {self.pairs} pairs")
+        if self.segments[0] > self.segments[1] or self.length[0] > self.length[1]:
+            raise ValueError("segments and length must each be two numbers in order")
+        if (self.segments[1] + 1) * self.length[1] > self.pairs:
+            raise ValueError(
+                f"{self.pairs} pairs hold no copy of {self.segments[1]} segments of {self.length[1]} pairs"
+            )
         return self
 
 
@@ -87,7 +89,9 @@ class Words:
             found.setdefault(item.author, []).append(item)
         object.__setattr__(self, "by_author", {author: found[author] for author in sorted(found)})
         if not self.items or min(len(items) for items in found.values()) < 3:
-            raise InputError("the bank is too small: every writer needs at least three words on both sides of the split")
+            raise InputError(
+                "the bank is too small: every writer needs at least three words on both sides of the split"
+            )
 
     @classmethod
     def split(cls, items: Sequence[Item], tokens: Tokens, alphabet: str, split: Split) -> tuple["Words", "Words"]:
@@ -160,7 +164,9 @@ class WrittenRows:
     def _group(self, rng: np.random.Generator) -> list[tuple[Batch, Tensor]]:
         kinds = rng.choice(5, size=self.rows * self.dealt, p=self.mixture.shares)
         drawn = sorted((self._row(int(kind), rng) for kind in kinds), key=lambda row: len(row[0]))
-        return [self._batch(drawn[self.rows * place : self.rows * (place + 1)]) for place in rng.permutation(self.dealt)]
+        return [
+            self._batch(drawn[self.rows * place : self.rows * (place + 1)]) for place in rng.permutation(self.dealt)
+        ]
 
     def _batch(self, drawn: Sequence[tuple[Row, Row]]) -> tuple[Batch, Tensor]:
         ids = self.words.tokens.stack([row[: self.context] for row, _ in drawn])
@@ -179,7 +185,7 @@ class WrittenRows:
             return tokens.row([ink, second]), words.text([item.text, other.text])
         said = {
             1: lambda: [item.text] * 2,
-            2: lambda: [],
+            2: list,
             3: lambda: [words.draw(rng, other_than=item.text).text for _ in range(2)],
         }
         return tokens.row([ink, ink]), words.text(said[kind]())
@@ -196,8 +202,8 @@ def augmented(points: Points, mixture: Mixture, rng: np.random.Generator) -> Poi
 
 @dataclass(frozen=True)
 class TiledRows:
-    """The control's training rows: a batch source without texts. Predicted are copies after the first, from their
-    second token on: all else is chance."""
+    """The control's training rows: a batch source without texts. Predicted are segments that have occurred before, from
+    their second token on: all else is chance."""
 
     tokens: Tokens
     tiled: Tiled
@@ -217,23 +223,30 @@ class TiledRows:
 
     def _row(self, rng: np.random.Generator) -> tuple[Row, Bool[np.ndarray, " token"]]:
         tiled, tokens = self.tiled, self.tokens
-        segment = random_pairs(tokens, int(rng.integers(tiled.period[0], tiled.period[1] + 1)), rng)
-        parts, copied = [segment], [np.zeros(len(segment) + 2, dtype=bool)]
-        while sum(map(len, parts)) < 2 * tiled.pairs:
-            gap = random_pairs(tokens, int(rng.integers(tiled.gap[0], tiled.gap[1] + 1)), rng)
-            parts += [gap, segment]
-            copied += [np.zeros(len(gap), dtype=bool), np.arange(len(segment)) > 0]
-        length = 2 * tiled.pairs
-        return tokens.row([np.concatenate(parts)[:length]], end=False), np.concatenate(copied)[: length + 2]
+        sizes = rng.integers(
+            tiled.length[0], tiled.length[1] + 1, size=rng.integers(tiled.segments[0], tiled.segments[1] + 1)
+        )
+        segments = [random_pairs(tokens, int(size), rng) for size in sizes]
+        order = rng.integers(len(segments), size=tiled.pairs)  # more than fit: every segment has at least one pair
+        parts = [segments[chosen] for chosen in order]
+        known = [chosen in order[:place] for place, chosen in enumerate(order)]
+        copied = [(np.arange(len(part)) > 0) & again for part, again in zip(parts, known, strict=True)]
+        row = tokens.row([np.concatenate(parts)[: 2 * tiled.pairs]], end=False)
+        return row, np.concatenate([[False, False], *copied])[: len(row)]
 
 
 def random_pairs(tokens: Tokens, pairs: int, rng: np.random.Generator) -> Row:
     """Tokens of pairs whose direction and radius are uniform."""
-    drawn = [rng.integers(tokens.directions, size=pairs), tokens.directions + rng.integers(2 * tokens.radii, size=pairs)]
+    drawn = [
+        rng.integers(tokens.directions, size=pairs),
+        tokens.directions + rng.integers(2 * tokens.radii, size=pairs),
+    ]
     return np.stack(drawn, axis=1).reshape(-1)
 
 
-def shares_of_slots(ids: Int[np.ndarray, "row position"], tokens: Tokens) -> dict[str, Float[np.ndarray, "row position"]]:
+def shares_of_slots(
+    ids: Int[np.ndarray, "row position"], tokens: Tokens
+) -> dict[str, Float[np.ndarray, "row position"]]:
     """1.0 where a token is a direction or a radius, else 0.0."""
     direction = ids < tokens.directions
     radius = (ids >= tokens.directions) & (ids < tokens.pad)

@@ -7,7 +7,6 @@ x and y are in canvas heights, y down; pen is 1 where the pen draws to the point
 knows which letter each point belongs to says so in metadata.letterIndex.
 """
 
-import hashlib
 import io
 import json
 import zipfile

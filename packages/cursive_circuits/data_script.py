@@ -1,8 +1,8 @@
 """The default bank: words in a single-line script face, written by several hands.
 
 The face is Hershey's script (A. V. Hershey 1967, Calligraphy for Computers; package hershey-fonts). A hand has a slant,
-a width, a height, a rotation, a speed (fast hands leave points out), its own deformation of every letter, and a habit of
-lifting the pen between letters; every word adds jitter. Same settings, same bank, on every machine.
+a width, a height, a rotation, a speed (fast hands leave points out), its own deformation of every letter, and a habit
+of lifting the pen between letters; every word adds jitter. Same settings, same bank, on every machine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -90,9 +90,11 @@ class Hand:
         at = 0.0
         for number, character in enumerate(word):
             lifts = rng.random() < self.lift
-            for index, stroke in enumerate(self.letter(character, script)):
+            for index, stroke in enumerate(self.letter(character, script)):  # pyright: ignore[reportArgumentType]  frozen, so hashable
                 # Where a stroke goes on from the last one, the pen stays down and the shared point is written once.
-                joined = bool(pen) and np.hypot(*(stroke[0] + [at, 0] - pen[-1][:2])) < 2.5 and not (lifts and not index)
+                joined = (
+                    bool(pen) and np.hypot(*(stroke[0] + [at, 0] - pen[-1][:2])) < 2.5 and not (lifts and not index)
+                )
                 for order, (x, y) in enumerate(stroke[1:] if joined else stroke):
                     pen.append((x + at, y, float(joined or order > 0)))
                     letters.append(number)

@@ -188,9 +188,7 @@ def _stimuli(
         earlier = 2 + within
         query = earlier + copies[batch] + between
         pairs = Pairs(batch, query, earlier, ids[batch, query + 1])
-    return Stimuli(
-        Prompts(family, ids, control, pairs, lengths), stacked_text(texts), stacked_text(control_texts)
-    )
+    return Stimuli(Prompts(family, ids, control, pairs, lengths), stacked_text(texts), stacked_text(control_texts))
 
 
 def warped(second: Points, first: Points) -> Int[np.ndarray, " second"]:
@@ -224,9 +222,7 @@ def family(name: str, words: Words, *, n: int, seed: int, settings: "FamilySetti
         "mismatched_text": lambda: repeated(words, text="mismatched", n=n, rng=rng, family=name),
         "other_writer": lambda: other_writer(words, n=n, rng=rng),
         "synthetic": lambda: synthetic(words.tokens, pairs=settings.synthetic_pairs, n=n, rng=rng),
-        "natural": lambda: natural(
-            words, in_row=settings.natural_words, most=settings.natural_pairs, n=n, rng=rng
-        ),
+        "natural": lambda: natural(words, in_row=settings.natural_words, most=settings.natural_pairs, n=n, rng=rng),
     }
     return made[name]()
 

@@ -114,6 +114,11 @@ class Tokens(Params):
             words[-1].append((x, y, pen))
         return [np.array(word, dtype=np.float64).reshape(-1, 3) for word in words if word]
 
+    def first_word(self, ids: Int[np.ndarray, " token"]) -> Points:
+        """Points of a row's first word; none where it has none."""
+        words = self.decode(ids)
+        return words[0] if words else np.empty((0, 3))
+
     def row(self, words: Sequence[Int[np.ndarray, " token"]], *, end: bool = True) -> Int[np.ndarray, " token"]:
         """A row of encoded words."""
         parts = [np.concatenate([[self.word, self.word], word]) for word in words]
@@ -123,4 +128,3 @@ class Tokens(Params):
         """Rows padded at their ends to the longest."""
         longest = max(len(row) for row in rows)
         return np.stack([np.pad(row, (0, longest - len(row)), constant_values=self.pad) for row in rows])
-

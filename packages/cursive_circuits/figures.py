@@ -22,7 +22,9 @@ def draw_all(folder: Path) -> list[Path]:
     """
     out = folder / "figures"
     written = []
-    if histories := {place.parent.name: load_json(place)["rows"] for place in sorted(folder.glob("runs/*/history.json"))}:
+    if histories := {
+        place.parent.name: load_json(place)["rows"] for place in sorted(folder.glob("runs/*/history.json"))
+    }:
         figures_heads.training(dict(reversed(histories.items())), out / "training.png")
         written.append(out / "training.png")
     for name, (report, arrays) in _found(folder, "sample").items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 
 from interp_core.plotting import (
     ABLATED,
@@ -38,14 +39,22 @@ def ablation(reports: Mapping[str, Report], path: Path) -> None:
         grid[0, -1].legend(loc="upper right")
         figure.suptitle("Ablating the heads with the highest excess prefix matching")
         parts = [f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}" for name, report in reports.items()]
-        note(figure, "copy-specific: copied tokens minus the same tokens after a word with nothing to copy\n" + " · ".join(parts))
+        note(
+            figure,
+            "copy-specific: copied tokens minus the same tokens after a word with nothing to copy\n"
+            + " · ".join(parts),
+        )
 
 
 def _bars(axes: Axes, report: Report) -> None:
     for height, how in enumerate(("zero", "mean")):
         found = report[how]
         for shift, (key, colour, label) in enumerate(
-            (("copied", ABLATED, "copied tokens"), ("control", NULL, "control"), ("specific", INDUCTION, "copy-specific"))
+            (
+                ("copied", ABLATED, "copied tokens"),
+                ("control", NULL, "control"),
+                ("specific", INDUCTION, "copy-specific"),
+            )
         ):
             y = height + 0.25 * (1 - shift)
             whisker(axes, found[key]["value"], y, found[key]["ci"], colour=colour)
@@ -53,7 +62,14 @@ def _bars(axes: Axes, report: Report) -> None:
                 axes.plot([], [], "o", color=colour, label=label)
         chance = found["random"]
         axes.plot([chance["low"], chance["high"]], [height - 0.4] * 2, color=INK, linewidth=2, alpha=0.5)
-        axes.plot([chance["mean"]], [height - 0.4], "|", color=INK, markersize=12, label="random heads, specific" if height == 0 else None)
+        axes.plot(
+            [chance["mean"]],
+            [height - 0.4],
+            "|",
+            color=INK,
+            markersize=12,
+            label="random heads, specific" if height == 0 else None,
+        )
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks([0, 1], ["zeros", "means"])
     axes.set_ylim(-0.65, 1.5)
@@ -63,7 +79,14 @@ def _bars(axes: Axes, report: Report) -> None:
 def _dose(axes: Axes, report: Report) -> None:
     doses = report["dose"]
     k = [dose["k"] for dose in doses]
-    band(axes, k, [d["random"]["low"] for d in doses], [d["random"]["high"] for d in doses], colour=NULL, label="random heads, 95 %")
+    band(
+        axes,
+        k,
+        [d["random"]["low"] for d in doses],
+        [d["random"]["high"] for d in doses],
+        colour=NULL,
+        label="random heads, 95 %",
+    )
     axes.plot(k, [d["random"]["mean"] for d in doses], color=NULL)
     values = np.array([d["specific"]["value"] for d in doses])
     ends = np.array([d["specific"]["ci"] for d in doses]).T
@@ -91,11 +114,11 @@ def single_heads(arrays: Arrays, name: str, path: Path) -> None:
             ),
             strict=True,
         ):
-            image = head_map(axes, values, scale=scale, colours=DIVERGING)
+            head_map(axes, values, scale=scale, colours=DIVERGING)
             axes.set_title(title)
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
-        figure.colorbar(image, ax=list(row), label="rise of the loss (nats)", pad=0.02)
+        figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="rise of the loss (nats)", pad=0.02)
         figure.suptitle(f"{name}: every head replaced by its mean, alone")
 
 
@@ -113,7 +136,9 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
                 )  # fmt: skip
             axes.axhline(0, color=INK, linewidth=0.8)
             lowest = float(arrays["paths/effect"][:, 0].min())
-            axes.set_ylim(min(-0.02, 1.15 * lowest), max(0.02, -0.15 * lowest, 1.15 * float(arrays["paths/effect"][:, 0].max())))
+            axes.set_ylim(
+                min(-0.02, 1.15 * lowest), max(0.02, -0.15 * lowest, 1.15 * float(arrays["paths/effect"][:, 0].max()))
+            )
             axes.set_xlabel("composition (z against random)")
             axes.set_title(f"{name}: rank agreement {report['paths']['k']['agreement']:.2f} (keys)")
             axes.set_ylabel("change of prefix matching")

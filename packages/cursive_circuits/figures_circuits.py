@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.image import AxesImage
 from matplotlib.projections.polar import PolarAxes
 
@@ -13,6 +14,7 @@ from interp_core.plotting import DIVERGING, INDUCTION, INK, centred, drawing, no
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
+_READ = {"k": "keys", "q": "queries", "v": "values"}
 
 
 def plot_attention_pattern(axes: Axes, pattern: np.ndarray, layer_idx: int, head_idx: int) -> AxesImage:
@@ -24,19 +26,24 @@ def plot_attention_pattern(axes: Axes, pattern: np.ndarray, layer_idx: int, head
     return image
 
 
-def plot_QK_circuit(axes: Axes, scores: np.ndarray, title: str) -> AxesImage:  # noqa: N802
+def plot_QK_circuit(axes: Axes, scores: np.ndarray, title: str) -> AxesImage:
     """Scores of query directions against key directions, degrees."""
     return _directions(axes, scores, title, "key direction (°)", "query direction (°)")
 
 
-def plot_OV_circuit(axes: Axes, logits: np.ndarray, title: str) -> AxesImage:  # noqa: N802
+def plot_OV_circuit(axes: Axes, logits: np.ndarray, title: str) -> AxesImage:
     """What attending to a direction adds to the logits of directions, degrees."""
     return _directions(axes, logits, title, "written direction (°)", "attended direction (°)")
 
 
 def _directions(axes: Axes, values: np.ndarray, title: str, x: str, y: str) -> AxesImage:
     image = axes.imshow(
-        values, origin="lower", extent=(0, 360, 0, 360), cmap=DIVERGING, norm=centred(values, least=0.5), interpolation="nearest"
+        values,
+        origin="lower",
+        extent=(0, 360, 0, 360),
+        cmap=DIVERGING,
+        norm=centred(values, least=0.5),
+        interpolation="nearest",
     )
     axes.set_xticks([0, 180, 360])
     axes.set_yticks([0, 180, 360])
@@ -72,7 +79,11 @@ def direction_maps(arrays: Arrays, name: str, path: Path, *, kind: str) -> None:
             image = draw(axes, arrays[key][layer, head], f"L{layer}H{head}")
             axes.label_outer()
             figure.colorbar(image, ax=axes, pad=0.02)
-        what = "attention scores of embeddings alone, before softmax" if kind == "qk" else "logits from the attended direction"
+        what = (
+            "attention scores of embeddings alone, before softmax"
+            if kind == "qk"
+            else "logits from the attended direction"
+        )
         figure.suptitle(f"{name}: {kind.upper()} circuits over directions")
         note(figure, what)
 
@@ -86,7 +97,10 @@ def circles(arrays: Arrays, report: Report, name: str, path: Path) -> None:
             plot_circle(axes, arrays["qk_direction"][layer, head], f"L{layer}H{head}")
         share = max(entry["angular_share"] for entry in report.values())
         figure.suptitle(f"{name}: which direction attracts attention, from the query's own direction (0°)")
-        note(figure, f"mean score over query directions; title: largest deviation · relative angle explains at most {share:.0%} of a map")
+        note(
+            figure,
+            f"mean over query directions; title: largest deviation · the angle explains at most {share:.0%} of a map",
+        )
 
 
 def kernels(arrays: Arrays, name: str, path: Path) -> None:
@@ -98,7 +112,9 @@ def kernels(arrays: Arrays, name: str, path: Path) -> None:
         for layer in range(layers):
             for head in range(heads):
                 grid[layer, 0].plot(shift, arrays["kernel"][layer, head], label=f"head {head}", color=f"C{head}")
-                grid[layer, 1].plot(np.arange(1, 13), arrays["spectrum"][layer, head][:12], "o-", color=f"C{head}", markersize=4)
+                grid[layer, 1].plot(
+                    np.arange(1, 13), arrays["spectrum"][layer, head][:12], "o-", color=f"C{head}", markersize=4
+                )
             grid[layer, 0].axhline(0, color=INK, linewidth=0.8)
             grid[layer, 0].set_ylabel(f"layer {layer}\nscore")
             grid[layer, 1].set_ylabel("share of variance")
@@ -117,9 +133,13 @@ def characters(arrays: Arrays, alphabet: str, best: tuple[int, int], path: Path)
     with drawing(path, width=9.5, height=0.24 * len(used) + 2.0) as figure:
         axes = figure.subplots()
         image = axes.imshow(
-            values[used], aspect="auto", cmap=DIVERGING, norm=centred(values[used], least=0.5), extent=(0, 360, len(used) - 0.5, -0.5),
+            values[used],
+            aspect="auto",
+            cmap=DIVERGING,
+            norm=centred(values[used], least=0.5),
+            extent=(0, 360, len(used) - 0.5, -0.5),
             interpolation="nearest",
-        )  # fmt: skip
+        )
         axes.set_yticks(range(len(used)), [alphabet[i] for i in used])
         axes.set_xticks([0, 90, 180, 270, 360], ["0° right", "90° down", "180° left", "270° up", "360°"])
         axes.set_ylabel("character")
@@ -133,16 +153,16 @@ def composition(arrays: Arrays, name: str, path: Path) -> None:
     layers, heads = arrays["self_k_z"].shape[:2]
     n = layers * heads
     shown = [(writer, reads) for writer in ("self", "cross") for reads in ("k", "q", "v")]
-    largest = np.stack([arrays[f"{writer}_{reads}_z"] for writer, reads in shown])
+    scale = centred(np.stack([arrays[f"{writer}_{reads}_z"] for writer, reads in shown]), least=4)
     with drawing(path, width=11.5, height=8.0) as figure:
         grid = figure.subplots(2, 3, sharex=True, sharey=True)
         for axes, (writer, reads) in zip(grid.flat, shown, strict=True):
             values = arrays[f"{writer}_{reads}_z"].reshape(n, n)
-            image = axes.imshow(values, origin="lower", cmap=DIVERGING, norm=centred(largest, least=4), interpolation="nearest")
+            axes.imshow(values, origin="lower", cmap=DIVERGING, norm=scale, interpolation="nearest")
             for edge in range(heads, n, heads):
                 axes.axhline(edge - 0.5, color=INK, linewidth=0.5)
                 axes.axvline(edge - 0.5, color=INK, linewidth=0.5)
-            axes.set_title(f"{writer}-attention into {dict(k='keys', q='queries', v='values')[reads]}")
+            axes.set_title(f"{writer}-attention into {_READ[reads]}")
             middles = np.arange(layers) * heads + (heads - 1) / 2
             axes.set_xticks(middles, [f"layer {layer}" for layer in range(layers)])
             axes.set_yticks(middles, [f"layer {layer}" for layer in range(layers)])
@@ -150,5 +170,7 @@ def composition(arrays: Arrays, name: str, path: Path) -> None:
             axes.set_xlabel("reader")
         for axes in grid[:, 0]:
             axes.set_ylabel("writer")
-        figure.colorbar(image, ax=list(grid.flat), label="composition (z against random)", pad=0.01)
+        figure.colorbar(
+            ScalarMappable(scale, DIVERGING), ax=list(grid.flat), label="composition (z against random)", pad=0.01
+        )
         figure.suptitle(f"{name}: composition of heads, from weights")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from interp_core.plotting import (
@@ -51,14 +52,17 @@ def excess(scores: Arrays, report: Report, name: str, path: Path) -> None:
         scale = centred(np.stack([scores[f"{family}/excess"] for family in families]), least=0.2)
         for axes, family in zip(row, families, strict=True):
             marked = scores[f"{family}/induction"].astype(bool)
-            image = head_map(axes, scores[f"{family}/excess"], scale=scale, colours=DIVERGING, marked=marked)
+            head_map(axes, scores[f"{family}/excess"], scale=scale, colours=DIVERGING, marked=marked)
             axes.set_title(_TITLES[family])
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
-        figure.colorbar(image, ax=list(row), label="excess prefix matching", pad=0.02)
+        figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="excess prefix matching", pad=0.02)
         found = sum(int(scores[f"{family}/induction"].sum()) for family in families)
         figure.suptitle(f"{name}: attention to the token after the earlier occurrence, above control")
-        note(figure, f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads ({found} in all)")
+        note(
+            figure,
+            f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads ({found} in all)",
+        )
 
 
 def score_maps(scores: Arrays, family: str, name: str, path: Path) -> None:
@@ -81,7 +85,15 @@ def _numbers(axes: Axes, values: np.ndarray) -> None:
     """The value in each cell."""
     for layer, head in np.ndindex(*values.shape):
         dark = values[layer, head] > 0.55
-        axes.text(head, layer, f"{values[layer, head]:.2f}", ha="center", va="center", fontsize=9, color="white" if dark else INK)
+        axes.text(
+            head,
+            layer,
+            f"{values[layer, head]:.2f}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if dark else INK,
+        )
 
 
 def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int], path: Path) -> None:
@@ -91,14 +103,24 @@ def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int
         for axes, (name, (head, profile)) in zip(row, profiles.items(), strict=True):
             colours = [INDUCTION if place == 1 else DUPLICATE_TOKEN if place == 0 else NULL for place in places]
             axes.bar(places, profile[:, 0], color=colours, width=0.75)
-            axes.errorbar(places, profile[:, 0], yerr=np.abs(profile[:, 1:].T - profile[:, 0]), fmt="none", color=INK, linewidth=1.5)
+            axes.errorbar(
+                places,
+                profile[:, 0],
+                yerr=np.abs(profile[:, 1:].T - profile[:, 0]),
+                fmt="none",
+                color=INK,
+                linewidth=1.5,
+            )
             axes.set_xticks(places, [f"{place:+d}" if place else "0" for place in places])
             axes.set_ylim(0, max(0.1, 1.15 * profile[:, 2].max()))
             axes.set_xlabel("tokens from the earlier occurrence")
             axes.set_title(f"{name}, {head}")
         row[0].set_ylabel("attention")
         figure.suptitle("Offset profile of the head with the highest excess prefix matching")
-        note(figure, "blue: the token after the earlier occurrence · pink: that occurrence itself · 95 % intervals over prompts")
+        note(
+            figure,
+            "blue: the token after the earlier occurrence · pink: that occurrence itself · 95 % intervals over prompts",
+        )
 
 
 def gain(report: Report, path: Path) -> None:
@@ -118,7 +140,16 @@ def gain(report: Report, path: Path) -> None:
                 at = np.arange(len(kinds)) + 0.19 * (place - 1.5)
                 values = np.array([entry["value"] for entry in found])
                 ends = np.array([entry["ci"] for entry in found]).T
-                axes.errorbar(at, values, yerr=np.abs(ends - values), fmt="o", color=colour, label=label, markersize=6, linewidth=2)
+                axes.errorbar(
+                    at,
+                    values,
+                    yerr=np.abs(ends - values),
+                    fmt="o",
+                    color=colour,
+                    label=label,
+                    markersize=6,
+                    linewidth=2,
+                )
             axes.axhline(0, color=INK, linewidth=0.8)
             axes.set_xticks(range(len(kinds)), ["all", *kinds[1:]])
             axes.set_title(f"{text} text")
@@ -143,13 +174,24 @@ def alignment(arrays: Arrays, report: Report, path: Path) -> None:
             head_map(axes, np.maximum(values, 0), scale=Normalize(0, high), colours=shades(colour))
             for layer, head in np.ndindex(*values.shape):
                 dark = values[layer, head] > 0.55 * high
-                axes.text(head, layer, f"{values[layer, head]:.2f}", ha="center", va="center", fontsize=10, color="white" if dark else INK)
+                axes.text(
+                    head,
+                    layer,
+                    f"{values[layer, head]:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=10,
+                    color="white" if dark else INK,
+                )
             axes.set_title(title)
             axes.set_xlabel("cross-attention head")
         row[0].set_ylabel("layer")
         figure.suptitle("Where cross-attention reads, against the letter that is written")
         evenly = report["uniform_error"]["value"]
-        note(figure, f"{report['n']} held-out words · attention spread evenly would err by {evenly:.2f} letters · best: {report['best']}")
+        note(
+            figure,
+            f"{report['n']} words · attention spread evenly would err by {evenly:.2f} letters · best: {report['best']}",
+        )
 
 
 def training(histories: Mapping[str, Sequence[Report]], path: Path) -> None:
@@ -160,7 +202,12 @@ def training(histories: Mapping[str, Sequence[Report]], path: Path) -> None:
         for axes, (name, rows) in zip(row, histories.items(), strict=True):
             steps = [entry["step"] for entry in rows]
             for kind, colour in kinds.items():
-                axes.plot(steps, [entry[f"held_out_{kind}"] for entry in rows], color=colour, label="all" if kind == "loss" else kind)
+                axes.plot(
+                    steps,
+                    [entry[f"held_out_{kind}"] for entry in rows],
+                    color=colour,
+                    label="all" if kind == "loss" else kind,
+                )
             axes.set_title(name)
             axes.set_xlabel("training step")
             axes.set_ylim(bottom=0)

@@ -31,7 +31,7 @@ def _page(axes: Axes, points: Points) -> None:
         (left, top), (right, bottom) = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
         axes.set_xlim(left - 0.08, right + 0.08)
         axes.set_ylim(bottom + 0.08, top - 0.08)
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_aspect("equal", adjustable="box")
     axes.set_axis_off()
 
 
@@ -57,7 +57,11 @@ def samples(arrays: Arrays, report: Report, path: Path) -> None:
             band, column = divmod(i, columns)
             told = f"{word}" if right else f"{word} (misread)"
             plot_ink(
-                grid[2 * band, column], arrays[f"shown/{i}"], colour=COPYING, title=told, title_colour=INK if right else ABLATED
+                grid[2 * band, column],
+                arrays[f"shown/{i}"],
+                colour=COPYING,
+                title=told,
+                title_colour=INK if right else ABLATED,
             )
             plot_ink(grid[2 * band + 1, column], arrays[f"true/{i}"], colour=NULL)
         figure.suptitle("Held-out words, written by the model (green) and by a writer of the bank (grey)")
@@ -69,13 +73,20 @@ def redrawn(arrays: Arrays, report: Report, path: Path) -> None:
     found = [key.split("/")[1:] for key in arrays if key.startswith("redrawn/")]
     names, words = (list(dict.fromkeys(part)) for part in zip(*found, strict=True))
     top = " ".join(report["top"])
-    labels = {"nothing": "whole model", "top": f"without {top}", "random": "without random heads", "cross": "without one\ncross head"}
+    labels = {
+        "nothing": "whole model",
+        "top": f"without {top}",
+        "random": "without random heads",
+        "cross": "without one\ncross head",
+    }
     colours = {"nothing": INK, "top": ABLATED, "random": NULL, "cross": PREVIOUS_TOKEN}
     with drawing(path, width=2.0 * len(words) + 2.2, height=1.5 * len(names) + 1.2) as figure:
         grid = figure.subplots(len(names), len(words) + 1, squeeze=False)
         for row, name in zip(grid, names, strict=True):
             row[0].set_axis_off()
-            row[0].text(0, 0.5, labels[name].replace(" L", "\nL"), transform=row[0].transAxes, va="center", color=colours[name])
+            row[0].text(
+                0, 0.5, labels[name].replace(" L", "\nL"), transform=row[0].transAxes, va="center", color=colours[name]
+            )
             for axes, word in zip(row[1:], words, strict=True):
                 points = arrays[f"redrawn/{name}/{word}"]
                 plot_ink(axes, points, colour=colours[name], title=word if name == names[0] else "")
@@ -121,7 +132,9 @@ def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path
         figure.colorbar(scale, ax=panels[0], label="attention", pad=0.01, shrink=0.8)
         letters = arrays["letters"]
         pattern = arrays["cross"][cross][position - 1][:, : len(letters)]
-        image = panels[1].imshow(pattern.T, aspect="auto", cmap=shades(PREVIOUS_TOKEN), vmin=0, vmax=1, interpolation="nearest")
+        image = panels[1].imshow(
+            pattern.T, aspect="auto", cmap=shades(PREVIOUS_TOKEN), vmin=0, vmax=1, interpolation="nearest"
+        )
         panels[1].set_yticks(range(len(letters)), [letter if letter != " " else "space" for letter in letters])
         panels[1].set_xlabel("stroke that is written, first copy then second")
         panels[1].set_ylabel("character")
@@ -138,7 +151,9 @@ def _strokes(axes: Axes, points: Points, weights: np.ndarray, colour: str) -> No
     segments = [points[i - 1 : i + 1, :2] for i in drawn]
     axes.add_collection(LineCollection(segments, colors=GRID, linewidths=2.0))
     top = max(0.05, float(weights.max()))
-    marked = LineCollection(segments, cmap=shades(colour), norm=Normalize(0, top), linewidths=1.0 + 5 * weights[drawn] / top)
+    marked = LineCollection(
+        segments, cmap=shades(colour), norm=Normalize(0, top), linewidths=1.0 + 5 * weights[drawn] / top
+    )
     marked.set_array(np.where(weights[drawn] < 0.01 * top, np.nan, weights[drawn]))
     axes.add_collection(marked)
     _page(axes, points)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  the page has its own lines
 """The attention of a word as one HTML file without network: hover over a stroke to see what it reads."""
 
 import json
@@ -62,7 +63,13 @@ for(const s of [layer,head,slot])s.addEventListener("change",show);show();
 def write_page(content: Mapping[str, Any], path: Path) -> None:
     """Write the page; the drawing's numbers are inside it."""
     page = _PAGE
-    for name, colour in (("INK", INK), ("GRID", GRID), ("ABLATED", ABLATED), ("INDUCTION", INDUCTION), ("PREVIOUS", PREVIOUS_TOKEN)):
+    for name, colour in (
+        ("INK", INK),
+        ("GRID", GRID),
+        ("ABLATED", ABLATED),
+        ("INDUCTION", INDUCTION),
+        ("PREVIOUS", PREVIOUS_TOKEN),
+    ):
         page = page.replace(name, colour)
     # "</" could end the script: JSON has another spelling of it.
     numbers = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")

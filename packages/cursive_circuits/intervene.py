@@ -18,6 +18,7 @@ from cursive_circuits.measure_heads import in_batches, prompt_means
 from cursive_circuits.model import CursiveTransformer, Head
 from cursive_circuits.params import Interventions, Tests
 from cursive_circuits.run_directory import Trained
+from interp_core.plotting import interval_text
 from interp_core.progress import progress
 from interp_core.stats import mean_interval
 
@@ -38,7 +39,7 @@ def mean_outputs(trained: Trained, stimuli: Stimuli, *, batch_size: int) -> dict
             model(*_inputs(model, part.prompts.control, part.control_text))
         count += int(real.sum())
         for head in model.heads:
-            z = seen[head.layer, head.kind].z[:, :, head.index].cpu().double()
+            z = seen[head.layer, head.kind].z[:, :, head.number].cpu().double()
             totals[head] += z[real].sum(dim=0)
     return {head: (total / count).float().to(model.device) for head, total in totals.items()}
 
@@ -91,11 +92,9 @@ def ranked(excess: Float[np.ndarray, "layer head"]) -> list[Head]:
     return [Head(int(layer), "self", int(head)) for layer, head in places]
 
 
-def matched_sets(
-    top: Sequence[Head], heads: Iterable[Head], draws: int, rng: np.random.Generator
-) -> list[list[Head]]:
-    """Random sets outside `top`, each with a partner for every top head: of its layer and kind while there are any left,
-    else of the nearest layer."""
+def matched_sets(top: Sequence[Head], heads: Iterable[Head], draws: int, rng: np.random.Generator) -> list[list[Head]]:
+    """Random sets outside `top`, each with a partner for every top head: of its layer and kind while there are any
+    left, else of the nearest layer."""
     pool = [head for head in heads if head not in top and head.kind == top[0].kind]
     sets = []
     for _ in range(draws):
@@ -169,9 +168,15 @@ def copying_verdict(heads: Report, ablation: Report, tests: Tests) -> Report:
     needed = harm["ci"][0] > 0 and harm["value"] >= tests.smallest_loss and ablation["mean"]["p"] <= 0.05
     found = bool(heads["induction_heads"]) and needed
     words = (
-        f"best head {heads['best']}: excess prefix matching {heads['best_excess']:.3f}; without {' '.join(ablation['top'])} "
-        f"copied tokens lose {harm['value']:.3f} [{harm['ci'][0]:.3f}, {harm['ci'][1]:.3f}] nats more than control tokens "
+        f"best head {heads['best']}: excess prefix matching {heads['best_excess']:.3f}; without "
+        f"{' '.join(ablation['top'])} copied tokens lose {interval_text(harm['value'], harm['ci'], 3)} nats more than "
+        "control tokens "
         f"(random sets {ablation['mean']['random']['mean']:.3f})"
     )
     verdict = "induction heads" if found else "no induction heads at this scale"
-    return {"induction": found, "matching": bool(heads["induction_heads"]), "needed": needed, "verdict": f"{verdict}: {words}"}
+    return {
+        "induction": found,
+        "matching": bool(heads["induction_heads"]),
+        "needed": needed,
+        "verdict": f"{verdict}: {words}",
+    }

@@ -17,6 +17,7 @@ from cursive_circuits.intervene import mean_outputs
 from cursive_circuits.model import Head, Kind, Reads
 from cursive_circuits.params import Tests
 from cursive_circuits.run_directory import Trained
+from interp_core.plotting import interval_text
 from interp_core.progress import progress
 from interp_core.stats import mean_interval
 
@@ -35,13 +36,14 @@ def path_effects(
     ids, text = torch.from_numpy(stimuli.prompts.tokens), torch.from_numpy(stimuli.text)
     inputs = ids.to(model.device), text.to(model.device)
     where, query, key, target = (
-        torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query, pairs.induction_key, pairs.target)
+        torch.from_numpy(values).to(model.device)
+        for values in (pairs.batch, pairs.query, pairs.induction_key, pairs.target)
     )
 
     def measured(reader: Head) -> np.ndarray:
         with model.observing() as seen:
             logits = model(*inputs).logits[where, query]
-        match = seen[reader.layer, "self"].call.entries(where, query, key[None])[0, :, reader.index]
+        match = seen[reader.layer, "self"].call.entries(where, query, key[None])[0, :, reader.number]
         right = logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
         both = torch.stack([match, right], dim=1).double().cpu().numpy()
         return np.stack([both[pairs.batch == prompt].mean(axis=0) for prompt in range(len(stimuli))])
@@ -52,7 +54,7 @@ def path_effects(
     for reader in progress(list(readers), f"{trained.name}: paths", unit="reader"):
         clean = measured(reader)
         for writer in (head for head in model.heads if head.layer < reader.layer):
-            z = plain[writer.layer, writer.kind].z[:, :, writer.index]
+            z = plain[writer.layer, writer.kind].z[:, :, writer.number]
             part = model.written(writer, z - means[writer])
             for reads in get_args(Reads):
                 with model.reading({(reader, reads): part}):
@@ -100,7 +102,7 @@ def path_report(
 
 
 def _z(z: Arrays, reader: Head, writer: Head, reads: Reads) -> float:
-    return float(z[f"{writer.kind}_{reads}_z"][writer.layer, writer.index, reader.layer, reader.index])
+    return float(z[f"{writer.kind}_{reads}_z"][writer.layer, writer.number, reader.layer, reader.number])
 
 
 def _path(arrays: Arrays, at: int, column: int) -> Report:
@@ -116,8 +118,8 @@ def _verdict(report: Report) -> str:
     word = "confirmed" if chosen["ci"][1] < 0 and chosen["effect"] <= 2 * min(keys["median_effect"], 0.0) else "refuted"
     return (
         f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) {word}: prefix matching "
-        f"{chosen['effect']:+.3f} [{chosen['ci'][0]:+.3f}, {chosen['ci'][1]:+.3f}] without it in the keys, median writer "
-        f"{keys['median_effect']:+.3f}; strongest effect {keys['by_effect']['writer']} {keys['by_effect']['effect']:+.3f}, "
+        f"{interval_text(chosen['effect'], chosen['ci'], 3)} without it in the keys, median writer "
+        f"{keys['median_effect']:+.3f}; strongest {keys['by_effect']['writer']} {keys['by_effect']['effect']:+.3f}, "
         f"through queries {queries['by_effect']['writer']} {queries['by_effect']['effect']:+.3f}"
     )
 

@@ -91,8 +91,8 @@ def _rank_correlation(values: Float[np.ndarray, "layer head place"]) -> Float[np
 
 
 def _lead(most: np.ndarray, letters: np.ndarray) -> Float[np.ndarray, "layer head"]:
-    """Tokens between the first place, within the letter before and this one, at which a letter is the most attended one,
-    and the place where it begins; mean over letters after the first."""
+    """Tokens between the first place, within the letter before and this one, at which a letter is the most attended
+    one, and the place where it begins; mean over letters after the first."""
     total, count = np.zeros(most.shape[:2]), np.zeros(most.shape[:2])
     for letter in np.unique(letters)[1:]:
         begins = int(np.flatnonzero(letters == letter)[0])

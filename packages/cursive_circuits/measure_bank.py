@@ -37,7 +37,7 @@ def bank_report(items: Sequence[Item], tokens: Tokens, context: int) -> dict[str
         "largest_drift": float(np.max(drifts)),
     }
     report["verdict"] = (
-        f"{report['items']:,} words by {report['writers']} writers, {report['tokens_a_word']:.0f} tokens a word, largest "
-        f"drift {report['largest_drift']:.4f} canvas heights"
+        f"{report['items']:,} words by {report['writers']} writers, {report['tokens_a_word']:.0f} tokens a word, "
+        f"largest drift {report['largest_drift']:.4f} canvas heights"
     )
     return report

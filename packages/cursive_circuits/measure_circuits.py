@@ -15,7 +15,6 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import CursiveTransformer, Head, Kind, turned
 from cursive_circuits.run_directory import Trained
 
@@ -31,11 +30,12 @@ def folded(model: CursiveTransformer, layer: int, kind: Kind) -> tuple[Factors, 
     key, value = attention.kv.weight.chunk(2), attention.kv.bias.chunk(2)
     read = None if kind == "cross" else norm
     query = _augmented(attention.q.weight, attention.q.bias, norm, model.n_heads)
-    return query, *(_augmented(key[i], value[i], read, model.n_heads) for i in (0, 1))
+    keys, values = (_augmented(key[i], value[i], read, model.n_heads) for i in (0, 1))
+    return query, keys, values
 
 
 def _augmented(weight: Tensor, bias: Tensor, norm: torch.nn.LayerNorm | None, heads: int) -> Factors:
-    """The map as a matrix from the left, heads along the ROWS of nn.Linear's weight, the norm's gain and bias inside."""
+    """The map as a matrix from the left, norm folded in; heads lie along the ROWS of nn.Linear's weight."""
     matrix = weight.T
     if norm is not None:
         bias = bias + norm.bias @ matrix
@@ -54,7 +54,7 @@ def with_one(memory: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead row
     return torch.cat([memory, torch.ones_like(memory[..., :1])], dim=-1)
 
 
-def get_QK_matrices(  # noqa: N802  the notebook's name
+def get_QK_matrices(
     model: CursiveTransformer, layer_idx: int, head_idx: int, kind: Kind = "self"
 ) -> tuple[Float[Tensor, "row d_head"], Float[Tensor, "row d_head"]]:
     """Folded W_Q and W_K of one head, [d_model + 1, d_head]."""
@@ -62,9 +62,9 @@ def get_QK_matrices(  # noqa: N802  the notebook's name
     return query[head_idx], key[head_idx]
 
 
-def compute_QK_circuit(  # noqa: N802
-    W_Q: Float[Tensor, "row d_head"],  # noqa: N803
-    W_K: Float[Tensor, "row d_head"],  # noqa: N803
+def compute_QK_circuit(
+    W_Q: Float[Tensor, "row d_head"],
+    W_K: Float[Tensor, "row d_head"],
     angles: Float[Tensor, " pair"] | None = None,
 ) -> Float[Tensor, "row row"]:
     """W_Q R W_K^T / sqrt(d_head): bilinear form of pre-softmax scores. `angles` turn the query, which stands that much
@@ -79,7 +79,7 @@ def distance_angles(model: CursiveTransformer, distance: int) -> Float[Tensor, "
     return (distance * model.frequencies()).to(model.embed.weight.dtype).to(model.device)
 
 
-def get_VO_matrices(  # noqa: N802
+def get_VO_matrices(
     model: CursiveTransformer, layer_idx: int, head_idx: int, kind: Kind = "self"
 ) -> tuple[Float[Tensor, "row d_head"], Float[Tensor, "d_head d_model"]]:
     """Folded W_V [d_model + 1, d_head], and W_O [d_head, d_model]: a head's COLUMNS of the output weight."""
@@ -87,9 +87,9 @@ def get_VO_matrices(  # noqa: N802
     return value[head_idx], model.out_weights(layer_idx, kind)[head_idx].detach()
 
 
-def compute_OV_circuit(  # noqa: N802
-    W_V: Float[Tensor, "row d_head"],  # noqa: N803
-    W_O: Float[Tensor, "d_head d_model"],  # noqa: N803
+def compute_OV_circuit(
+    W_V: Float[Tensor, "row d_head"],
+    W_O: Float[Tensor, "d_head d_model"],
 ) -> Float[Tensor, "row d_model"]:
     """W_V W_O: what a head writes when it attends to a place, by what stands there."""
     return W_V @ W_O
@@ -125,8 +125,10 @@ def token_circuits(trained: Trained, distances: tuple[int, ...]) -> tuple[Arrays
     `cross_qk` [layer, head, direction, character], scores; `spectrum` [layer, head, frequency]: power of the part of
     qk_direction that depends on the angle between query and key alone, by circular frequency, as a share of the whole
     (bar the mean); `kernel` [layer, head, difference]: mean score by difference of radius bins.
-    Report: for each self-attention head its strongest angular frequency with the share, and its copying (trace of
-    ov_direction over its rows' mean magnitude).
+    Report: `heads`, for each self-attention head its strongest angular frequency with its share, the share of all, and
+    copying: how far attending to a direction raises that direction, and the opposite one, in standard deviations of
+    what it writes; `tuned`, the head with the largest angular share; for a model that writes also `reads`, the
+    cross-attention head whose OV differs most between characters, and the alphabet.
     """
     model, tokens = trained.model, trained.tokens
     embedded = normalised(model.embed.weight)
@@ -153,8 +155,13 @@ def token_circuits(trained: Trained, distances: tuple[int, ...]) -> tuple[Arrays
     arrays = {name: torch.stack(values).double().cpu().numpy() for name, values in parts.items()}
     arrays["spectrum"] = angular_spectrum(arrays["qk_direction"])
     arrays["kernel"] = radius_kernel(arrays["qk_radius"])
-    report = {str(Head(layer, "self", head)): _on_strokes(arrays, layer, head, tokens)
-              for layer in range(model.n_layers) for head in range(model.n_heads)}  # fmt: skip
+    places = list(np.ndindex(model.n_layers, model.n_heads))
+    report: Report = {"heads": {str(Head(a, "self", b)): _on_strokes(arrays, a, b) for a, b in places}}
+    report["tuned"] = max(report["heads"], key=lambda name: report["heads"][name]["angular_share"])
+    if trained.writes:
+        spread = arrays["cross_ov"].std(axis=2).mean(axis=-1)
+        layer, head = np.unravel_index(spread.argmax(), spread.shape)
+        report |= {"reads": str(Head(int(layer), "cross", int(head))), "alphabet": trained.alphabet}
     return arrays, report
 
 
@@ -183,14 +190,14 @@ def radius_kernel(scores: Float[np.ndarray, "*lead radius radius"]) -> Float[np.
     return np.stack([np.diagonal(centred, d, -2, -1).mean(axis=-1) for d in range(1 - n, n)], axis=-1)
 
 
-def _on_strokes(arrays: Arrays, layer: int, head: int, tokens: Tokens) -> Report:
+def _on_strokes(arrays: Arrays, layer: int, head: int) -> Report:
     spectrum, written = arrays["spectrum"][layer, head], arrays["ov_direction"][layer, head]
-    strongest = int(spectrum.argmax())
-    own = np.diagonal(written) - written.mean(axis=1)
+    n, spread = len(written), written.std(axis=1)
+    centred = (written - written.mean(axis=1, keepdims=True)) / spread[:, None]
     return {
-        "frequency": strongest + 1,
-        "frequency_share": float(spectrum[strongest]),
+        "frequency": int(spectrum.argmax()) + 1,
+        "frequency_share": float(spectrum.max()),
         "angular_share": float(spectrum.sum()),
-        "copying": float((own / written.std(axis=1)).mean()),
-        "opposite": float(np.mean([written[a, (a + tokens.directions // 2) % tokens.directions] for a in range(len(written))])),
+        "copying": float(np.diagonal(centred).mean()),
+        "opposite": float(np.mean([centred[a, (a + n // 2) % n] for a in range(n)])),
     }

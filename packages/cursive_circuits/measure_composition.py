@@ -1,4 +1,4 @@
-"""Composition of heads from weights: queries, keys and values of a self-attention head against what earlier heads write.
+"""Composition of heads from weights: what earlier heads write against what a self-attention head reads.
 
 |W_OV W_read| / (|W_OV| |W_read|) as in Elhage et al. 2021, Frobenius norms, rotary turns averaged; z against writers of
 the same singular values whose outputs point in random directions. The raw score of random matrices is about
@@ -75,7 +75,7 @@ class Seat:
         return (self.model.unembed.weight * self.model.norm.weight).T.detach()
 
 
-def get_composition_score(W_A: Float[Tensor, "a b"], W_B: Float[Tensor, "b c"]) -> float:  # noqa: N803
+def get_composition_score(W_A: Float[Tensor, "a b"], W_B: Float[Tensor, "b c"]) -> float:
     """|W_A W_B| / (|W_A| |W_B|), Frobenius norms, in [0, 1]; of random d x d matrices about 1 / sqrt(d)."""
     return float(torch.linalg.norm(W_A @ W_B) / (torch.linalg.norm(W_A) * torch.linalg.norm(W_B)))
 

@@ -31,7 +31,9 @@ def attention_over_ink(trained: Trained, words: Words, item: Item) -> Arrays:
 
     Arrays: `points` [stroke, 3] where the pen stands after each (direction, radius) pair, second copy to the right;
     `position` [stroke] of each pair's radius token; `self` [layer, head, query, key] and `cross` [layer, head, query,
-    character] attention over all tokens of the row; `text` [character] ids; `letters`, the text itself.
+    character] attention over all tokens of the row; `letters` the text; `best` the self-attention head (layer,
+    head) that looks most at the token after the earlier occurrence, `best_cross` the cross-attention head whose mean
+    place in the text goes most with the pen.
     """
     tokens, model = trained.tokens, trained.model
     ink = tokens.encode(item.points)
@@ -43,30 +45,39 @@ def attention_over_ink(trained: Trained, words: Words, item: Item) -> Arrays:
     copies = tokens.decode(row)
     shift = np.array([np.ptp(copies[0][:, 0]) + 0.35, 0.0, 0.0])
     pairs = 2 + 2 * np.arange(len(ink) // 2) + 1
+    attended = torch.stack([seen[layer, "self"].call.pattern()[0] for layer in layers]).float().cpu().numpy()
+    read = torch.stack([seen[layer, "cross"].call.pattern()[0] for layer in layers]).float().cpu().numpy()
+    later = np.arange(len(ink) + 4, len(row) - 1)
+    matching = attended[:, :, later, later - len(ink) - 1].mean(axis=-1)
+    centre = (read * np.arange(read.shape[-1])).sum(axis=-1)
+    moves = centre[..., later].mean(axis=-1) - centre[..., 2 : len(ink) + 2].mean(axis=-1)
     return {
         "points": np.concatenate([copies[0], copies[1] + shift]),
         "position": np.concatenate([pairs, pairs + len(ink) + 2]),
-        "self": torch.stack([seen[layer, "self"].call.pattern()[0] for layer in layers]).float().cpu().numpy(),
-        "cross": torch.stack([seen[layer, "cross"].call.pattern()[0] for layer in layers]).float().cpu().numpy(),
-        "text": text,
+        "self": attended,
+        "cross": read,
         "letters": np.array(list(f"{item.text} {item.text}")),
+        "best": np.array(np.unravel_index(matching.argmax(), matching.shape)),
+        "best_cross": np.array(np.unravel_index(moves.argmax(), moves.shape)),
     }
 
 
 def as_page(arrays: Arrays) -> dict[str, Any]:
-    """The same in JSON's own types, attention in hundredths and without what is below one, for the page in a browser."""
-    strokes = arrays["points"].round(4).tolist()
-    position = arrays["position"]
-    attention = []
-    for layer in arrays["self"]:
-        attention.append([[_sparse(head[query]) for query in position] for head in layer])
-    cross = [[[_sparse(head[query]) for query in position] for head in layer] for layer in arrays["cross"]]
+    """The same in JSON's own types, attention in hundredths and without what is below one, for the page in a browser.
+
+    Rows of `self` and `cross` [layer][head] are two for each stroke: asked at its direction, asked at its radius (when
+    the whole stroke is known)."""
+    asked = np.stack([arrays["position"] - 1, arrays["position"]], axis=1).reshape(-1)
+    kinds = {
+        kind: [[[_sparse(head[query]) for query in asked] for head in layer] for layer in arrays[kind]]
+        for kind in ("self", "cross")
+    }
     return {
-        "strokes": strokes,
-        "position": position.tolist(),
-        "self": attention,
-        "cross": cross,
+        "strokes": arrays["points"].round(4).tolist(),
+        "position": arrays["position"].tolist(),
         "letters": arrays["letters"].tolist(),
+        "best": arrays["best"].tolist(),
+        **kinds,
     }
 
 

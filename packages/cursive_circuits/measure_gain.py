@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from cursive_circuits.data import Row, Words, stacked_text
 from cursive_circuits.data_stimuli import Text, same_length
+from cursive_circuits.measure_losses import losses
 from cursive_circuits.params import Tests
 from cursive_circuits.run_directory import Trained
-from cursive_circuits.train import losses
 from interp_core.stats import mean_interval
 
 Report = dict[str, Any]
@@ -41,8 +41,9 @@ def gains(
         for kind, first in zip(kinds, (ink, instead, shuffled), strict=True):
             rows[kind].append(words.tokens.row([first, ink], end=False))
             right = [other.text if kind == "after_other" else item.text, item.text]
-            for text, said in (("matching", right), ("mismatched", wrong), ("empty", [])):
-                texts.setdefault((text, kind), []).append(words.text(said))
+            said: dict[Text, list[str]] = {"matching": right, "mismatched": wrong, "empty": []}
+            for text, spelt in said.items():
+                texts.setdefault((text, kind), []).append(words.text(spelt))
         spans.append(len(ink))
         bound.append([np.log(len(np.unique(ink.reshape(-1, 2), axis=0)))])
     found = {"bound": np.array(bound)}
@@ -92,8 +93,8 @@ def gain_report(found: dict[str, Float[np.ndarray, "word kind"]], tests: Tests, 
     clear = [text for text in ("mismatched", "empty") if report[text]["excess"]["loss"]["ci"][0] > 0]
     ordered = [text for text in ("mismatched", "empty") if report[text]["order"]["loss"]["ci"][0] > 0]
     report["verdict"] = (
-        f"a repeat helps beyond the control under {_listed(clear)} text; the order of the strokes adds to their bag under "
-        f"{_listed(ordered)} text"
+        f"a repeat helps beyond the control under {_listed(clear)} text; the order of the strokes adds to "
+        f"their bag under {_listed(ordered)} text"
     )
     return report
 

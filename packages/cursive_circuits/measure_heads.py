@@ -37,8 +37,8 @@ def asked(stimuli: Stimuli, tokens: Tokens) -> dict[str, Asked]:
 
     `prefix_matching` the token after the earlier occurrence (`_direction`, `_radius`: at queries of that slot);
     `next_pair` both tokens of the pair after it, at radius slots; `duplicate` the earlier occurrence; `previous_token`;
-    `previous_pair` both tokens of the pair before the query's; `pen_lift` the last radius with the pen up; `word_boundary`
-    the last two WORD tokens; `offset/o` the token at earlier + o.
+    `previous_pair` both tokens of the pair before the query's; `pen_lift` the last radius with the pen up;
+    `word_boundary` the last two WORD tokens; `offset/o` the token at earlier + o.
     """
     ids, pairs = stimuli.prompts.tokens, stimuli.prompts.pairs
     batch, query, earlier = pairs.batch, pairs.query, pairs.earlier
@@ -152,9 +152,7 @@ def head_report(
         "best_prefix_matching": top["prefix_matching"],
         "best_control": top["control/prefix_matching"],
         "best_p": top["p"],
-        "largest": {
-            name: _largest(arrays, name) for name in scores if "/" not in name and f"{name}_low" in arrays
-        },
+        "largest": {name: _largest(arrays, name) for name in scores if "/" not in name and f"{name}_low" in arrays},
     }
     return arrays, report
 

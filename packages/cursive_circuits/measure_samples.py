@@ -16,7 +16,6 @@ from cursive_circuits.data_tokens import Points
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import Sampling, Tests
 from cursive_circuits.run_directory import Trained
-from cursive_circuits.train import first_word
 from interp_core.errors import InputError
 from interp_core.stats import mean_interval
 
@@ -51,12 +50,12 @@ def written(trained: Trained, words: Words, spelt: list[str], settings: Sampling
         longest=longest,
         generator=generator,
     )
-    return [first_word(trained.tokens, row) for row in drawn]
+    return [trained.tokens.first_word(row) for row in drawn]
 
 
 def curve(points: Points, n: int) -> Float[np.ndarray, "point 2"]:
-    """n points at equal distances along the path (pen up or down), centred, without slant (the share of x that goes with
-    y), both axes scaled to unit spread: what is left is the letters, not the hand."""
+    """n points at equal distances along the path (pen up or down), centred, without slant (the share of x that goes
+    with y), both axes scaled to unit spread: what is left is the letters, not the hand."""
     plane = points[:, :2]
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(plane, axis=0), axis=1))])
     wanted = np.linspace(0.0, along[-1], n)
@@ -84,9 +83,7 @@ def warping_distance(
     return total[:, n, m]
 
 
-def read_back(
-    inks: list[Points], rendered: list[Points], settings: Sampling
-) -> Float[np.ndarray, "ink candidate"]:
+def read_back(inks: list[Points], rendered: list[Points], settings: Sampling) -> Float[np.ndarray, "ink candidate"]:
     """Distance of each ink from each candidate; infinite for ink of fewer than two points."""
     shapes = np.stack([curve(points, settings.resampled) for points in rendered])
     rows = []
@@ -137,7 +134,7 @@ def sample_report(
 
 def _as_decoded(trained: Trained, item: Item) -> Points:
     """True ink as the tokens keep it."""
-    return first_word(trained.tokens, trained.tokens.row([trained.tokens.encode(item.points)]))
+    return trained.tokens.first_word(trained.tokens.row([trained.tokens.encode(item.points)]))
 
 
 def _accuracy(hits: np.ndarray, tests: Tests, rng: np.random.Generator) -> Report:

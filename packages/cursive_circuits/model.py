@@ -23,6 +23,7 @@ from interp_core.params import Params
 
 Kind = Literal["self", "cross"]
 Reads = Literal["q", "k", "v"]
+KINDS: tuple[Kind, Kind] = ("self", "cross")
 NO_CHARACTER = 0  # id that fills texts
 
 
@@ -31,10 +32,10 @@ class Head(NamedTuple):
 
     layer: int
     kind: Kind
-    index: int
+    number: int
 
     def __str__(self) -> str:
-        return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.index}"
+        return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.number}"
 
 
 class Shape(Params):
@@ -174,9 +175,7 @@ def _with_head(heads: Tensor, head: int, other: Tensor) -> Tensor:
     return torch.cat([heads[:, :head], other[:, head : head + 1], heads[:, head + 1 :]], dim=1)
 
 
-def turned(
-    x: Float[Tensor, "*lead d_head"], angles: Float[Tensor, "*angles pair"]
-) -> Float[Tensor, "*lead d_head"]:
+def turned(x: Float[Tensor, "*lead d_head"], angles: Float[Tensor, "*angles pair"]) -> Float[Tensor, "*lead d_head"]:
     """Dimensions i and i + d_head / 2 turned by the angle of pair i."""
     cosine, sine = angles.cos(), angles.sin()
     first, second = x.chunk(2, dim=-1)
@@ -220,8 +219,7 @@ class CursiveTransformer(nn.Module):
     @property
     def heads(self) -> list[Head]:
         """Every head, self-attention first in each layer."""
-        kinds: tuple[Kind, Kind] = ("self", "cross")
-        return [Head(n, kind, i) for n in range(self.n_layers) for kind in kinds for i in range(self.n_heads)]
+        return [Head(n, kind, i) for n in range(self.n_layers) for kind in KINDS for i in range(self.n_heads)]
 
     def attention(self, layer: int, kind: Kind) -> Attention:
         """One layer's attention of a kind."""
@@ -262,7 +260,9 @@ class CursiveTransformer(nn.Module):
         if text is None:
             text = torch.full((rows, 1), NO_CHARACTER, device=self.device)
         if text.shape[1] > self.shape.characters:
-            raise InputError(f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} it reads")
+            raise InputError(
+                f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} it reads"
+            )
         memory = self.character(text) + self.character_place.weight[: text.shape[1]]
         if not self.shape.mask_padding:
             return memory, None
@@ -291,8 +291,7 @@ class CursiveTransformer(nn.Module):
     def observing(self) -> Iterator[dict[tuple[int, Kind], Seen]]:
         """Collect every attention layer of the last forward pass inside the block."""
         seen: dict[tuple[int, Kind], Seen] = {}
-        kinds: tuple[Kind, Kind] = ("self", "cross")
-        places = [(layer, kind) for layer in range(self.n_layers) for kind in kinds]
+        places: list[tuple[int, Kind]] = [(n, kind) for n in range(self.n_layers) for kind in KINDS]
         for place in places:
             self.attention(*place).watch = lambda found, place=place: seen.__setitem__(place, found)
         try:
@@ -309,21 +308,22 @@ class CursiveTransformer(nn.Module):
         """
         if missing := set(values) - set(self.heads):
             raise KeyError(f"no head {min(missing)}")
-        before = {(head.layer, head.kind): dict(self.attention(head.layer, head.kind).replaced) for head in values}
+        touched = {(head.layer, head.kind): self.attention(head.layer, head.kind) for head in values}
+        before = {place: dict(attention.replaced) for place, attention in touched.items()}
         for head, value in values.items():
-            self.attention(head.layer, head.kind).replaced[head.index] = value
+            self.attention(head.layer, head.kind).replaced[head.number] = value
         try:
             yield
         finally:
             for place, was in before.items():
-                self.attention(*place).replaced = was
+                touched[place].replaced = was
 
     @contextmanager
     def reading(self, without: Mapping[tuple[Head, Reads], Float[Tensor, "row position d_model"]]) -> Iterator[None]:
         """Inside the block a self-attention head makes its queries, keys or values from a residual stream from which a
         part is taken out; everything else reads all of it (path patching, Wang et al. 2022)."""
         for (head, reads), part in without.items():
-            self.layers[head.layer].without[head.index, reads] = part
+            self.layers[head.layer].without[head.number, reads] = part
         try:
             yield
         finally:
@@ -332,7 +332,7 @@ class CursiveTransformer(nn.Module):
 
     def written(self, head: Head, z: Float[Tensor, "row position d_head"]) -> Float[Tensor, "row position d_model"]:
         """What a head adds to the residual stream when it has collected z (the layer's output bias left out)."""
-        return z @ self.out_weights(head.layer, head.kind)[head.index]
+        return z @ self.out_weights(head.layer, head.kind)[head.number]
 
     def out_weights(self, layer: int, kind: Kind) -> Float[Tensor, "head d_head d_model"]:
         """W_O of each head."""

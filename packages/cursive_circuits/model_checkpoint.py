@@ -1,4 +1,4 @@
-"""Public cursive-transformer checkpoints: their names, one by one, onto ours. Nothing is left out and nothing is guessed.
+"""Public cursive-transformer checkpoints: their names, one by one, onto ours. Nothing is left out or guessed.
 
 Their attention packs queries, keys and values in one map (c_attn: d rows each), cross-attention keys and values in
 another (c_attn_kv); `attn.bias` is no weight but their causal mask, and is checked to be one.
@@ -62,8 +62,8 @@ def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> 
     for name, tensor in model.state_dict().items():
         if ours[name].shape != tensor.shape:
             raise InputError(
-                f"{path}: {name} is {list(ours[name].shape)}, the configuration needs {list(tensor.shape)}: choose tokens, "
-                "alphabet and configuration of the checkpoint"
+                f"{path}: {name} is {list(ours[name].shape)}, the configuration needs {list(tensor.shape)}: choose "
+                "tokens, alphabet and configuration of the checkpoint"
             )
     model.load_state_dict(ours, strict=True)
     return model.eval()

@@ -21,9 +21,9 @@ def sample(
     generator: torch.Generator,
     prompt: Int[Tensor, "row position"] | None = None,
 ) -> list[Int[np.ndarray, " token"]]:
-    """For each text a row that begins with `prompt` (by default WORD WORD), then at most `longest` sampled tokens, until
-    END or the next WORD. Only tokens that may stand there are drawn: directions, WORD and END at even places, radii at
-    odd ones. At the same place of a row every row draws the same number, whatever was drawn before.
+    """For each text a row that begins with `prompt` (by default WORD WORD), then at most `longest` sampled tokens,
+    until END or the next WORD. Only tokens that may stand there are drawn: directions, WORD and END at even places,
+    radii at odd ones. At the same place of a row every row draws the same number, whatever was drawn before.
 
     InputError for a temperature that is not above zero, or rows longer than the context.
     """

@@ -36,7 +36,9 @@ def open_run(folder: Path) -> Trained:
         raise InputError(f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` writes one")
     config = load_json(folder / CONFIG)
     if config.get("version") != VERSION:
-        raise InputError(f"{folder / CONFIG}: version {config.get('version')}, this program reads {VERSION}; train again")
+        raise InputError(
+            f"{folder / CONFIG}: version {config.get('version')}, this program reads {VERSION}; train again"
+        )
     if file_sha256(folder / WEIGHTS) != config["weights_sha256"]:
         raise InputError(f"{folder / WEIGHTS} is not what was trained (its sha256 differs): train it again")
     shape = check(Shape, config["shape"], where=str(folder / CONFIG))

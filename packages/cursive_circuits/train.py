@@ -1,20 +1,16 @@
-"""Both trainings, by the core's loop: the model that writes, and the positive control, same architecture, on tiled pairs."""
+"""Both trainings, by the core's loop: the model that writes, and the positive control, on tiled pairs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn import functional
 
 from cursive_circuits import data, data_tokens, model
 from cursive_circuits.data import TiledRows, Words, WrittenRows
 from cursive_circuits.data_bank import load_bank
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.measure_losses import losses
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import CursiveCircuits
@@ -24,9 +20,6 @@ from interp_core.artifacts import file_sha256
 from interp_core.checkpoints import fingerprint, scratch
 from interp_core.lm_training import IGNORED, Moment, train
 from interp_core.tracking import Run, tracked_run
-
-if TYPE_CHECKING:
-    from cursive_circuits.data import Row
 
 STAGE = "cursive_circuits"
 CODE = (data, data_tokens, model, lm_training)  # what a run's numbers rest on
@@ -39,9 +32,9 @@ def train_handwriting(params: CursiveCircuits, bank: Path, place: Path, *, posit
     items = load_bank(bank, alphabet=params.bank.alphabet)
     training, held_out = Words.split(items, params.tokens, params.bank.alphabet, params.bank.split)
     shape = params.configurations[settings.configuration]
-    rows = {"rows": settings.rows, "dealt": settings.dealt, "seed": settings.seed, "context": shape.context}
-    source = WrittenRows(training, settings.mixture, **rows)
-    watched = WrittenRows(held_out, without_augmentation(settings.mixture), **rows | {"rows": params.watched.rows})
+    source = WrittenRows(training, settings.mixture, settings.rows, settings.dealt, settings.seed, shape.context)
+    plain = without_augmentation(settings.mixture)
+    watched = WrittenRows(held_out, plain, params.watched.rows, settings.dealt, settings.seed, shape.context)
     _train("handwriting", params, source, watched, place, position=position, marks=[file_sha256(bank)])
 
 
@@ -127,7 +120,8 @@ class Watch:
         from cursive_circuits.figures_ink import words_on_page
 
         model = moment.model
-        assert isinstance(model, CursiveTransformer) and isinstance(self.rows, WrittenRows)
+        assert isinstance(model, CursiveTransformer)
+        assert isinstance(self.rows, WrittenRows)
         settings, tokens = self.params.sampling, self.params.tokens
         words = list(dict.fromkeys(item.text for item in self.rows.words.items))[:4]
         texts = torch.from_numpy(data.stacked_text([self.rows.words.text([word]) for word in words])).to(model.device)
@@ -139,44 +133,5 @@ class Watch:
             longest=min(settings.longest, model.shape.context - 2),
             generator=torch.Generator().manual_seed(settings.seed),
         )
-        words_on_page({word: first_word(tokens, row) for word, row in zip(words, rows, strict=True)}, self.picture)
+        words_on_page({word: tokens.first_word(row) for word, row in zip(words, rows, strict=True)}, self.picture)
         self.run.image("sample", self.picture, moment.step)
-
-
-def first_word(tokens: Tokens, row: "Row") -> data_tokens.Points:
-    """Points of a row's first word; none where it has none."""
-    words = tokens.decode(row)
-    return words[0] if words else np.empty((0, 3))
-
-
-@torch.no_grad()
-def losses(
-    model: CursiveTransformer,
-    tokens: Tokens,
-    ids: Int[Tensor, "row position"],
-    text: Int[Tensor, "row character"] | None,
-) -> dict[str, Float[np.ndarray, "row target"]]:
-    """Nats of every token but the first, float64; not-a-number where a kind does not apply.
-
-    `loss` is of every token; `direction` of directions; `pen` of the pen's state (the sum over all radii with that
-    state) and `radius` of the radius given the pen, which add up to the loss of a radius token; `accuracy` is 1 or 0.
-    """
-    text = None if text is None else text.to(model.device)
-    shares = functional.log_softmax(model(ids.to(model.device), text).logits[:, :-1].double(), dim=-1)
-    target = ids[:, 1:].to(model.device)
-    loss = -shares.gather(-1, target[..., None]).squeeze(-1)
-    up, down = (slice(tokens.directions + n * tokens.radii, tokens.directions + (n + 1) * tokens.radii) for n in (0, 1))
-    states = torch.stack([shares[..., up].logsumexp(-1), shares[..., down].logsumexp(-1)], dim=-1)
-    is_direction = target < tokens.directions
-    is_radius = ~is_direction & (target < tokens.pad)
-    state = (target >= tokens.directions + tokens.radii).long()
-    pen = -states.gather(-1, state[..., None]).squeeze(-1)
-    nothing = torch.full_like(loss, torch.nan)
-    found = {
-        "loss": loss,
-        "direction": torch.where(is_direction, loss, nothing),
-        "radius": torch.where(is_radius, loss - pen, nothing),
-        "pen": torch.where(is_radius, pen, nothing),
-        "accuracy": (shares.argmax(-1) == target).double(),
-    }
-    return {name: values.cpu().numpy() for name, values in found.items()}

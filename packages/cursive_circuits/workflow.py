@@ -176,6 +176,7 @@ def circuits(study: Study) -> None:
 
     for trained in _models(study):
         arrays, report = token_circuits(trained, study.params.circuits.distances)
+        click.echo(f"{trained.name}: strongest angular tuning {report['tuned']}")
         study.save("circuits", trained.name, report, arrays)
 
 
@@ -217,15 +218,15 @@ def ablate(study: Study) -> None:
 
 
 def draw(study: Study, *, word: str | None = None) -> None:
-    """Attention over the ink of a word written twice: arrays for the figures; for a word of the user's, pictures too."""
+    """Attention over the ink of a word written twice: arrays for figures; for a word of the user's, pictures too."""
     from cursive_circuits.measure_drawings import as_page, attention_over_ink, item_of
 
     trained = _writer(study)
     sides = _words(study, trained)
     arrays = attention_over_ink(trained, sides[1], item_of(list(sides), word or study.params.drawings.word))
-    study_place = study.place("scores", "draw", trained.name)
-    save_arrays(study_place, arrays)
-    save_json(study.folder / "scores" / "draw" / "page.json", as_page(arrays))
+    place = study.place("scores", "draw", trained.name)
+    save_arrays(place, arrays)
+    save_json(place.with_suffix(".json"), as_page(arrays))
     if word is not None:
         from cursive_circuits.figures import draw_ink
 
@@ -302,9 +303,7 @@ def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.nda
     return _families(study, trained, held_out, n)[name], excess
 
 
-def _redrawn(
-    study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray
-) -> Arrays:
+def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray) -> Arrays:
     from cursive_circuits.intervene import matched_sets, mean_outputs, ranked
     from cursive_circuits.intervene_redraw import continued, redrawn_words
     from cursive_circuits.model import Head
