@@ -21,7 +21,7 @@ from interp_core.errors import InputError
 from interp_core.lm_training import IGNORED, Batch
 from interp_core.params import Params
 
-Row = Int[np.ndarray, " token"]
+Row = Int[np.ndarray, "_"]
 
 
 class Mixture(Params):
@@ -49,20 +49,20 @@ class Mixture(Params):
 
 
 class Tiled(Params):
-    """The positive control's rows: a few random segments, tiled in random order, so that no fixed distance leads from a
-    token to where it occurred before. (Where one does, a model learns distances instead of induction.)"""
+    """The positive control's rows: random pairs, tiled with gaps of random length, so that no fixed distance leads from
+    a copy to the one before it. (Without gaps the model learns the periods' distances, and no induction.)"""
 
     pairs: PositiveInt  # (direction, radius) pairs in a row
-    segments: tuple[PositiveInt, PositiveInt]  # fewest and most different segments in a row
-    length: tuple[PositiveInt, PositiveInt]  # shortest and longest segment, pairs
+    period: tuple[PositiveInt, PositiveInt]  # shortest and longest segment, pairs
+    gap: tuple[NonNegativeInt, NonNegativeInt]  # fewest and most random pairs before a further copy
 
     @model_validator(mode="after")
     def _repeats(self) -> "Tiled":
-        if self.segments[0] > self.segments[1] or self.length[0] > self.length[1]:
-            raise ValueError("segments and length must each be two numbers in order")
-        if (self.segments[1] + 1) * self.length[1] > self.pairs:
+        if not 2 <= self.period[0] <= self.period[1] < self.pairs:
+            raise ValueError(f"period must be two numbers in order, at least 2 and below {self.pairs} pairs")
+        if self.gap[0] > self.gap[1] or self.period[1] + self.gap[1] >= self.pairs:
             raise ValueError(
-                f"{self.pairs} pairs hold no copy of {self.segments[1]} segments of {self.length[1]} pairs"
+                f"gap must be two numbers in order that leave room for a second copy in {self.pairs} pairs"
             )
         return self
 
@@ -202,8 +202,8 @@ def augmented(points: Points, mixture: Mixture, rng: np.random.Generator) -> Poi
 
 @dataclass(frozen=True)
 class TiledRows:
-    """The control's training rows: a batch source without texts. Predicted are segments that have occurred before, from
-    their second token on: all else is chance."""
+    """The control's training rows: a batch source without texts. Predicted are copies after the first, from their
+    second token on: all else is chance."""
 
     tokens: Tokens
     tiled: Tiled
@@ -221,18 +221,16 @@ class TiledRows:
         """None."""
         return {}
 
-    def _row(self, rng: np.random.Generator) -> tuple[Row, Bool[np.ndarray, " token"]]:
+    def _row(self, rng: np.random.Generator) -> tuple[Row, Bool[np.ndarray, "_"]]:
         tiled, tokens = self.tiled, self.tokens
-        sizes = rng.integers(
-            tiled.length[0], tiled.length[1] + 1, size=rng.integers(tiled.segments[0], tiled.segments[1] + 1)
-        )
-        segments = [random_pairs(tokens, int(size), rng) for size in sizes]
-        order = rng.integers(len(segments), size=tiled.pairs)  # more than fit: every segment has at least one pair
-        parts = [segments[chosen] for chosen in order]
-        known = [chosen in order[:place] for place, chosen in enumerate(order)]
-        copied = [(np.arange(len(part)) > 0) & again for part, again in zip(parts, known, strict=True)]
-        row = tokens.row([np.concatenate(parts)[: 2 * tiled.pairs]], end=False)
-        return row, np.concatenate([[False, False], *copied])[: len(row)]
+        segment = random_pairs(tokens, int(rng.integers(tiled.period[0], tiled.period[1] + 1)), rng)
+        parts, copied = [segment], [np.zeros(len(segment) + 2, dtype=bool)]
+        while sum(map(len, parts)) < 2 * tiled.pairs:
+            gap = random_pairs(tokens, int(rng.integers(tiled.gap[0], tiled.gap[1] + 1)), rng)
+            parts += [gap, segment]
+            copied += [np.zeros(len(gap), dtype=bool), np.arange(len(segment)) > 0]
+        length = 2 * tiled.pairs
+        return tokens.row([np.concatenate(parts)[:length]], end=False), np.concatenate(copied)[: length + 2]
 
 
 def random_pairs(tokens: Tokens, pairs: int, rng: np.random.Generator) -> Row:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +124,7 @@ def fetch(source: Source, folder: Path) -> Path:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
     """The JSON inside the file."""
     with path.open("rb") as opened:
         zipped = opened.read(2) == b"PK"
@@ -163,7 +163,7 @@ def _chunks(stream: Any, what: str) -> Iterator[bytes]:
         yield chunk
 
 
-def _entries(stream: BinaryIO, path: Path) -> Iterator[Any]:
+def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
     """The elements of a JSON list, one at a time, so that a large bank is never in memory as text."""
     import codecs
 

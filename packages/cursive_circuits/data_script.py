@@ -21,7 +21,7 @@ from interp_core.params import Params
 CAP, BASE, CANVAS = -12, 9, 33  # the face's cap line, base line and height from cap line to descender, in its own units
 VOWELS = "aeiou"
 Range = tuple[float, float]
-Stroke = Float[np.ndarray, "point 2"]
+Stroke = Float[np.ndarray, "_ 2"]
 
 
 class Script(Params):

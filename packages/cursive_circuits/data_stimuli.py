@@ -192,7 +192,7 @@ def _stimuli(
 
 
 def warped(second: Points, first: Points) -> Int[np.ndarray, " second"]:
-    """For each point of `second` the point of `first` that dynamic time warping matches it with (the last, of several):
+    """For each point of `second` the point of `first` that dynamic time warping matches it with (the nearest, of several):
     Euclidean distance of positions, both centred and scaled to unit height (Sakoe and Chiba 1978)."""
     a, b = (_standard(points) for points in (second, first))
     cost = np.linalg.norm(a[:, None] - b[None], axis=-1)
@@ -203,7 +203,8 @@ def warped(second: Points, first: Points) -> Int[np.ndarray, " second"]:
             total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
     i, j, partner = len(a) - 1, len(b) - 1, np.full(len(a), -1)
     while i >= 0 and j >= 0:
-        partner[i] = max(partner[i], j)
+        if partner[i] < 0 or cost[i, j] < cost[i, partner[i]]:
+            partner[i] = j
         back = int(np.argmin([total[i, j], total[i, j + 1], total[i + 1, j]]))
         i, j = i - (back != 2), j - (back != 1)
     return partner

@@ -17,7 +17,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from interp_core.errors import InputError
 from interp_core.params import Params
 
-Points = Float[np.ndarray, "point 3"]  # x, y in canvas heights, y down; pen: 1 draws to this point, 0 moves there
+Points = Float[np.ndarray, "_ 3"]  # x, y in canvas heights, y down; pen: 1 draws to this point, 0 moves there
 
 
 class Tokens(Params):
@@ -119,12 +119,12 @@ class Tokens(Params):
         words = self.decode(ids)
         return words[0] if words else np.empty((0, 3))
 
-    def row(self, words: Sequence[Int[np.ndarray, " token"]], *, end: bool = True) -> Int[np.ndarray, " token"]:
+    def row(self, words: Sequence[Int[np.ndarray, "_"]], *, end: bool = True) -> Int[np.ndarray, " token"]:
         """A row of encoded words."""
         parts = [np.concatenate([[self.word, self.word], word]) for word in words]
         return np.concatenate([*parts, [self.end]] if end else parts).astype(np.int64)
 
-    def stack(self, rows: Sequence[Int[np.ndarray, " token"]]) -> Int[np.ndarray, "row position"]:
+    def stack(self, rows: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "row position"]:
         """Rows padded at their ends to the longest."""
         longest = max(len(row) for row in rows)
         return np.stack([np.pad(row, (0, longest - len(row)), constant_values=self.pad) for row in rows])

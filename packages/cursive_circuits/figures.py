@@ -11,7 +11,7 @@ from interp_core.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
-OFFSETS = range(-4, 5)
+OFFSETS = range(-4, 9)
 
 
 def draw_all(folder: Path) -> list[Path]:

@@ -56,9 +56,9 @@ def excess(scores: Arrays, report: Report, name: str, path: Path) -> None:
             axes.set_title(_TITLES[family])
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
-        figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="excess prefix matching", pad=0.02)
+        figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="excess attention", pad=0.02)
         found = sum(int(scores[f"{family}/induction"].sum()) for family in families)
-        figure.suptitle(f"{name}: attention to the token after the earlier occurrence, above control")
+        figure.suptitle(f"{name}: attention to a place after the earlier occurrence, above control")
         note(
             figure,
             f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads ({found} in all)",
@@ -116,7 +116,7 @@ def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int
             axes.set_xlabel("tokens from the earlier occurrence")
             axes.set_title(f"{name}, {head}")
         row[0].set_ylabel("attention")
-        figure.suptitle("Offset profile of the head with the highest excess prefix matching")
+        figure.suptitle("Where the head with the highest excess looks")
         note(
             figure,
             "blue: the token after the earlier occurrence · pink: that occurrence itself · 95 % intervals over prompts",
@@ -166,8 +166,9 @@ def alignment(arrays: Arrays, report: Report, path: Path) -> None:
         ("right", "true letter\nmost attended", COPYING, 1.0),
         ("monotone", "moves on with\nthe pen (rank corr.)", INDUCTION, 1.0),
     )
+    shown = [entry for entry in shown if entry[0] in arrays]
     with drawing(path, width=9.6, height=4.0) as figure:
-        row = np.ravel(figure.subplots(1, 3, sharey=True))
+        row = np.ravel(figure.subplots(1, len(shown), sharey=True))
         for axes, (key, title, colour, top) in zip(row, shown, strict=True):
             values = arrays[key]
             high = float(values.max()) if top is None else top
@@ -187,11 +188,12 @@ def alignment(arrays: Arrays, report: Report, path: Path) -> None:
             axes.set_xlabel("cross-attention head")
         row[0].set_ylabel("layer")
         figure.suptitle("Where cross-attention reads, against the letter that is written")
-        evenly = report["uniform_error"]["value"]
-        note(
-            figure,
-            f"{report['n']} words · attention spread evenly would err by {evenly:.2f} letters · best: {report['best']}",
+        evenly = (
+            f"attention spread evenly over the text would err by {report['uniform_error']['value']:.2f} letters"
+            if "error" in arrays
+            else "the bank does not say which stroke belongs to which letter"
         )
+        note(figure, f"{report['n']} words · {evenly} · best: {report['best']}")
 
 
 def training(histories: Mapping[str, Sequence[Report]], path: Path) -> None:

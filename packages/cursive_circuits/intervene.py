@@ -16,7 +16,7 @@ from torch.nn import functional
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.measure_heads import in_batches, prompt_means
 from cursive_circuits.model import CursiveTransformer, Head
-from cursive_circuits.params import Interventions, Tests
+from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
@@ -113,7 +113,7 @@ def ablation_report(
     stimuli: Stimuli,
     excess: Float[np.ndarray, "layer head"],
     settings: Interventions,
-    tests: Tests,
+    tests: Statistics,
     *,
     batch_size: int,
 ) -> tuple[Arrays, Report]:
@@ -144,7 +144,7 @@ def ablation_report(
     return arrays, report
 
 
-def _against(found: Float[np.ndarray, "set prompt 2"], tests: Tests, rng: np.random.Generator) -> Report:
+def _against(found: Float[np.ndarray, "set prompt 2"], tests: Statistics, rng: np.random.Generator) -> Report:
     """The first set's rise of the loss with intervals over prompts, and the copy-specific part against the other sets':
     p = (1 + sets at least as harmful) / (1 + sets)."""
     specific = found[..., 0] - found[..., 1]
@@ -161,14 +161,14 @@ def _against(found: Float[np.ndarray, "set prompt 2"], tests: Tests, rng: np.ran
     return named | {"random": chance, "p": (1 + hits) / (1 + len(random))}
 
 
-def copying_verdict(heads: Report, ablation: Report, tests: Tests) -> Report:
+def copying_verdict(heads: Report, ablation: Report, tests: Statistics) -> Report:
     """Whether there are induction heads: prefix matching above the null AND copy-specific harm without them, with an
     interval clear of zero, of at least smallest_loss, and above most random sets."""
     harm = ablation["mean"]["specific"]
     needed = harm["ci"][0] > 0 and harm["value"] >= tests.smallest_loss and ablation["mean"]["p"] <= 0.05
     found = bool(heads["induction_heads"]) and needed
     words = (
-        f"best head {heads['best']}: excess prefix matching {heads['best_excess']:.3f}; without "
+        f"best head {heads['best']}: excess {heads['best_excess']:.3f} at offset {heads['best_offset']:+d}; without "
         f"{' '.join(ablation['top'])} copied tokens lose {interval_text(harm['value'], harm['ci'], 3)} nats more than "
         "control tokens "
         f"(random sets {ablation['mean']['random']['mean']:.3f})"

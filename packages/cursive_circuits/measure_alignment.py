@@ -12,13 +12,14 @@ from jaxtyping import Float
 
 from cursive_circuits.data import Words, stacked_text
 from cursive_circuits.model import Head
-from cursive_circuits.params import Tests
+from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
 from interp_core.stats import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
+WITHOUT_LETTERS = ("monotone", "padding")
 NAMES = ("error", "right", "monotone", "padding", "lead", "uniform_error")
 
 
@@ -30,13 +31,15 @@ def alignment(
     letters; `right` share of places whose most attended character is it; `monotone` rank correlation of the mean
     attended place with time; `padding` mass beyond the text's end; `lead` how many tokens before a letter begins the
     most attended character moves on to it (negative: after), mean over letters that are reached; `uniform_error` what
-    attention spread evenly over the text would err. Not-a-number where a word has no such place.
+    attention spread evenly over the text would err. Not-a-number where a word has no such place. A bank that does not
+    know its letters has `monotone` and `padding` alone.
 
-    InputError for a bank that does not know its letters, or holds no words of two letters.
+    InputError for a bank without words of two letters.
     """
-    pool = [item for item in words.items if item.letters is not None and len(item.text) > 1]
+    pool = [item for item in words.items if len(item.text) > 1]
     if not pool:
-        raise InputError("alignment needs metadata.letterIndex, and words of two letters or more")
+        raise InputError("alignment needs words of two letters or more")
+    names = NAMES if all(item.letters is not None for item in pool) else WITHOUT_LETTERS
     rng = np.random.default_rng([seed, 30])
     items = [pool[int(i)] for i in rng.integers(len(pool), size=n)]
     found = []
@@ -51,9 +54,9 @@ def alignment(
         layers = [seen[layer, "cross"].call.pattern() for layer in range(trained.model.n_layers)]
         patterns = torch.stack(layers, dim=1).double().cpu().numpy()  # word layer head position character
         for item, ink, pattern in zip(part, inks, patterns, strict=True):
-            letters = _letters_of_tokens(trained, item)
+            letters = np.zeros(len(ink), int) if item.letters is None else _letters_of_tokens(trained, item)
             found.append(_of_word(pattern[:, :, 1 : len(ink) + 1], letters, len(item.text)))
-    return {name: np.stack([word[name] for word in found]) for name in NAMES}
+    return {name: np.stack([word[name] for word in found]) for name in names}
 
 
 def _letters_of_tokens(trained: Trained, item: Any) -> np.ndarray:
@@ -106,17 +109,19 @@ def _lead(most: np.ndarray, letters: np.ndarray) -> Float[np.ndarray, "layer hea
 
 
 def alignment_report(
-    found: dict[str, Float[np.ndarray, "word layer head"]], tests: Tests, rng: np.random.Generator
+    found: dict[str, Float[np.ndarray, "word layer head"]], tests: Statistics, rng: np.random.Generator
 ) -> tuple[Arrays, Report]:
-    """Means with 95 % intervals over words, and the head that aligns best."""
+    """Means with 95 % intervals over words, and the head that aligns best: least error, or where letters are not known
+    the one that moves on with the pen most."""
     arrays: Arrays = {}
     for name, values in found.items():
         means = np.where(np.isnan(values), np.nanmean(values, axis=0), values)  # a word without a boundary says nothing
         interval = mean_interval(means, rng, resamples=tests.resamples)
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    layer, head = np.unravel_index(arrays["error"].argmin(), arrays["error"].shape)
-    best = {name: _at(arrays, name, int(layer), int(head)) for name in NAMES}
-    return arrays, {"n": len(found["error"]), "best": str(Head(int(layer), "cross", int(head))), **best}
+    rank = -arrays["error"] if "error" in arrays else arrays["monotone"]
+    layer, head = np.unravel_index(rank.argmax(), rank.shape)
+    best = {name: _at(arrays, name, int(layer), int(head)) for name in found}
+    return arrays, {"n": len(found["monotone"]), "best": str(Head(int(layer), "cross", int(head))), **best}
 
 
 def _at(arrays: Arrays, name: str, layer: int, head: int) -> Report:

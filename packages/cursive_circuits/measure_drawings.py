@@ -7,6 +7,7 @@ import torch
 
 from cursive_circuits.data import Words
 from cursive_circuits.data_bank import Item
+from cursive_circuits.measure_heads import AFTER
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
 
@@ -32,7 +33,7 @@ def attention_over_ink(trained: Trained, words: Words, item: Item) -> Arrays:
     Arrays: `points` [stroke, 3] where the pen stands after each (direction, radius) pair, second copy to the right;
     `position` [stroke] of each pair's radius token; `self` [layer, head, query, key] and `cross` [layer, head, query,
     character] attention over all tokens of the row; `letters` the text; `best` the self-attention head (layer,
-    head) that looks most at the token after the earlier occurrence, `best_cross` the cross-attention head whose mean
+    head) that looks most at one offset after the earlier occurrence, `best_cross` the cross-attention head whose mean
     place in the text goes most with the pen.
     """
     tokens, model = trained.tokens, trained.model
@@ -48,7 +49,8 @@ def attention_over_ink(trained: Trained, words: Words, item: Item) -> Arrays:
     attended = torch.stack([seen[layer, "self"].call.pattern()[0] for layer in layers]).float().cpu().numpy()
     read = torch.stack([seen[layer, "cross"].call.pattern()[0] for layer in layers]).float().cpu().numpy()
     later = np.arange(len(ink) + 4, len(row) - 1)
-    matching = attended[:, :, later, later - len(ink) - 1].mean(axis=-1)
+    places = [np.minimum(later - len(ink) - 2 + offset, later) for offset in AFTER]
+    matching = np.stack([attended[:, :, later, place].mean(axis=-1) for place in places]).max(axis=0)
     centre = (read * np.arange(read.shape[-1])).sum(axis=-1)
     moves = centre[..., later].mean(axis=-1) - centre[..., 2 : len(ink) + 2].mean(axis=-1)
     return {

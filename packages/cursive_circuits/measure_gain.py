@@ -13,7 +13,7 @@ from jaxtyping import Float
 from cursive_circuits.data import Row, Words, stacked_text
 from cursive_circuits.data_stimuli import Text, same_length
 from cursive_circuits.measure_losses import losses
-from cursive_circuits.params import Tests
+from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.stats import mean_interval
 
@@ -73,7 +73,9 @@ def _means(values: list[np.ndarray], spans: list[tuple[int, int]]) -> Float[np.n
     return np.stack([np.nanmean(row[low:high], axis=0) for row, (low, high) in zip(values, spans, strict=True)])
 
 
-def gain_report(found: dict[str, Float[np.ndarray, "word kind"]], tests: Tests, rng: np.random.Generator) -> Report:
+def gain_report(
+    found: dict[str, Float[np.ndarray, "word kind"]], tests: Statistics, rng: np.random.Generator
+) -> Report:
     """For each text: `gain` of the second occurrence over the first; `control` the same word's gain after another word;
     `excess`, their difference; `order`, what the order of the pairs adds over their bag. Nats a token, all and by kind,
     95 % intervals over words. `mean_bound` is the mean of ln(distinct pairs), what a bag of pairs could reach."""
@@ -99,7 +101,7 @@ def gain_report(found: dict[str, Float[np.ndarray, "word kind"]], tests: Tests, 
     return report
 
 
-def _by_kind(values: Float[np.ndarray, "word kind"], tests: Tests, rng: np.random.Generator) -> Report:
+def _by_kind(values: Float[np.ndarray, "word kind"], tests: Statistics, rng: np.random.Generator) -> Report:
     known = values[~np.isnan(values).any(axis=1)]
     interval = mean_interval(known, rng, resamples=tests.resamples)
     return {

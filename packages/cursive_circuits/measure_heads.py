@@ -1,7 +1,8 @@
-"""Attention of every self-attention head at pair level, on every family, against controls; and the verdict.
+"""Attention of every self-attention head at pair level, on every family, against controls.
 
 All scores are attention in [0, 1], averaged over copy operations and then over prompts. An induction head looks at the
-token after the earlier occurrence; a token is half a stroke, so where it looks is asked at both slots of a pair.
+token after the earlier occurrence (offset +1), or further on, where earlier heads have carried that token to (offset +6
+is three strokes on); a token is half a stroke, so where a head looks is asked at both slots of a pair.
 """
 
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from jaxtyping import Bool, Float, Int
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import Head
-from cursive_circuits.params import Tests
+from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.stats import mean_interval, sign_flip_threshold
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
-OFFSETS = tuple(range(-4, 5))  # tokens from the earlier occurrence, as asked for in the offset profile
+OFFSETS = tuple(range(-4, 9))  # tokens from the earlier occurrence; those after it can carry induction
+AFTER = tuple(offset for offset in OFFSETS if offset > 0)
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,14 @@ def _last(marked: Bool[np.ndarray, "prompt position"], batch: np.ndarray, query:
 def attention_scores(
     trained: Trained, stimuli: Stimuli, *, batch_size: int
 ) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
-    """Prompt means of every score, and under `control/` of prefix_matching at the same places of the control. A prompt
-    without a place for a score has not-a-number there. No pattern is built: fused attention, then single entries."""
+    """Prompt means of every score, and under `control/` of prefix_matching and offsets at the same places of the
+    control. A prompt without a place for a score has not-a-number there. No pattern is built: fused attention, then
+    single entries."""
     parts: dict[str, list[np.ndarray]] = {}
     for part in in_batches(stimuli, batch_size):
         wanted = asked(part, trained.tokens)
         found = _entries(trained, part, part.prompts.tokens, part.text, wanted)
-        only = {"prefix_matching": wanted["prefix_matching"]}
+        only = {name: wanted[name] for name in wanted if name.startswith(("prefix_matching", "offset/"))}
         control = _entries(trained, part, part.prompts.control, part.control_text, only)
         found |= {f"control/{name}": values for name, values in control.items()}
         for name, values in found.items():
@@ -125,32 +128,37 @@ def prompt_means(
 
 
 def head_report(
-    scores: dict[str, Float[np.ndarray, "prompt layer head"]], tests: Tests, rng: np.random.Generator
+    scores: dict[str, Float[np.ndarray, "prompt layer head"]], tests: Statistics, rng: np.random.Generator
 ) -> tuple[Arrays, Report]:
     """Means with 95 % intervals over prompts [layer, head] as arrays, and what stands out as a report.
 
-    An induction head has excess prefix matching (over the same places of the control) that passes a family-wise
-    sign-flip test over prompts and is at least smallest_excess.
+    `by_offset` [offset, layer, head] is excess attention (over the same places of the control) at each of AFTER;
+    `excess`, `offset`: the best of them and where. An induction head is one that passes, at some offset, a sign-flip
+    test over prompts that is family-wise over heads and offsets, with at least smallest_excess.
     """
-    excess = scores["prefix_matching"] - scores["control/prefix_matching"]
-    arrays: Arrays = {"prompts/excess": excess}
+    names = [f"offset/{offset:+d}" for offset in AFTER if f"offset/{offset:+d}" in scores]
+    each = np.stack([np.nan_to_num(scores[name] - scores[f"control/{name}"]) for name in names], axis=1)
+    tested = sign_flip_threshold(each, rng, alpha=tests.level, draws=tests.draws)
+    by_offset = each.mean(axis=0)
+    best = by_offset.argmax(axis=0)
+    excess = np.take_along_axis(each, best[None, None], axis=1)[:, 0]
+    arrays: Arrays = {"by_offset": by_offset, "offset": np.array(AFTER)[best], "prompts/excess": excess}
     for name, values in ({"excess": excess} | scores).items():
         known = values[~np.isnan(values).any(axis=(1, 2))]
         interval = mean_interval(known, rng, resamples=tests.resamples)
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    tested = sign_flip_threshold(excess, rng, alpha=tests.level, draws=tests.draws)
-    passed = (tested.p <= tests.level) & (arrays["excess"] >= tests.smallest_excess)
-    arrays |= {"p": tested.p, "induction": passed}
-    best = tuple(int(n) for n in np.unravel_index(arrays["excess"].argmax(), passed.shape))
-    top = {name: float(arrays[name][best]) for name in arrays if arrays[name].shape == passed.shape}
+    passed = ((tested.p <= tests.level) & (by_offset >= tests.smallest_excess)).any(axis=0)
+    arrays |= {"p": tested.p.min(axis=0), "induction": passed}
+    layer, head = (int(n) for n in np.unravel_index(arrays["excess"].argmax(), passed.shape))
+    top = {name: float(arrays[name][layer, head]) for name in ("excess", "excess_low", "excess_high", "offset", "p")}
     report: Report = {
-        "n": len(excess),
+        "n": len(each),
         "induction_heads": [str(Head(int(layer), "self", int(head))) for layer, head in np.argwhere(passed)],
-        "best": str(Head(best[0], "self", best[1])),
+        "offsets": [int(arrays["offset"][tuple(place)]) for place in np.argwhere(passed)],
+        "best": str(Head(layer, "self", head)),
+        "best_offset": int(top["offset"]),
         "best_excess": top["excess"],
         "best_excess_ci": [top["excess_low"], top["excess_high"]],
-        "best_prefix_matching": top["prefix_matching"],
-        "best_control": top["control/prefix_matching"],
         "best_p": top["p"],
         "largest": {name: _largest(arrays, name) for name in scores if "/" not in name and f"{name}_low" in arrays},
     }

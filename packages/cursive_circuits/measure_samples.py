@@ -14,7 +14,7 @@ from cursive_circuits.data import Words, stacked_text
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
 from cursive_circuits.model_sampling import sample
-from cursive_circuits.params import Sampling, Tests
+from cursive_circuits.params import Sampling, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
 from interp_core.stats import mean_interval
@@ -97,7 +97,7 @@ def read_back(inks: list[Points], rendered: list[Points], settings: Sampling) ->
 
 
 def sample_report(
-    trained: Trained, words: Words, settings: Sampling, tests: Tests
+    trained: Trained, words: Words, settings: Sampling, tests: Statistics
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Accuracy of reading samples and true ink among the candidates, with intervals over inks.
 
@@ -137,6 +137,6 @@ def _as_decoded(trained: Trained, item: Item) -> Points:
     return trained.tokens.first_word(trained.tokens.row([trained.tokens.encode(item.points)]))
 
 
-def _accuracy(hits: np.ndarray, tests: Tests, rng: np.random.Generator) -> Report:
+def _accuracy(hits: np.ndarray, tests: Statistics, rng: np.random.Generator) -> Report:
     interval = mean_interval(hits.astype(np.float64), rng, resamples=tests.resamples)
     return {"value": float(interval.value), "ci": [float(interval.low), float(interval.high)], "n": len(hits)}

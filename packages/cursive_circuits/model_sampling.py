@@ -20,7 +20,7 @@ def sample(
     longest: int,
     generator: torch.Generator,
     prompt: Int[Tensor, "row position"] | None = None,
-) -> list[Int[np.ndarray, " token"]]:
+) -> list[Int[np.ndarray, "_"]]:
     """For each text a row that begins with `prompt` (by default WORD WORD), then at most `longest` sampled tokens,
     until END or the next WORD. Only tokens that may stand there are drawn: directions, WORD and END at even places,
     radii at odd ones. At the same place of a row every row draws the same number, whatever was drawn before.

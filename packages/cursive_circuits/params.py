@@ -81,7 +81,7 @@ class Stimuli(Params):
     seed: NonNegativeInt
 
 
-class Tests(Params):
+class Statistics(Params):
     """Intervals and tests."""
 
     resamples: PositiveInt = Field(ge=100)  # of the bootstrap over prompts
@@ -134,7 +134,7 @@ class CursiveCircuits(Params):
     watched: Watched
     sampling: Sampling
     stimuli: Stimuli
-    tests: Tests
+    tests: Statistics
     interventions: Interventions
     circuits: Circuits
     drawings: Drawings

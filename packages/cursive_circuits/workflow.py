@@ -141,7 +141,8 @@ def attention(study: Study) -> None:
     )
     arrays, report = alignment_report(found, params.tests, np.random.default_rng([params.stimuli.seed, 31]))
     study.save("attention", trained.name, report, arrays)
-    click.echo(f"{trained.name}: {report['best']} aligns best, error {report['error']['value']:.2f} letters")
+    error = f", error {report['error']['value']:.2f} letters" if "error" in report else ""
+    click.echo(f"{trained.name}: {report['best']} aligns best{error}")
 
 
 def heads(study: Study) -> None:
@@ -167,7 +168,8 @@ def heads(study: Study) -> None:
         study.save("heads", trained.name, report, arrays)
         for name, family in report["families"].items():
             found = ", ".join(family["induction_heads"]) or "none"
-            click.echo(f"{trained.name}, {name}: best {family['best']} {family['best_excess']:.3f}; pass: {found}")
+            best = f"{family['best']} {family['best_excess']:.3f} at {family['best_offset']:+d}"
+            click.echo(f"{trained.name}, {name}: best {best}; pass: {found}")
 
 
 def circuits(study: Study) -> None:
@@ -192,9 +194,11 @@ def composition(study: Study) -> None:
         arrays, report = compositions(
             trained.model, distances=settings.distances, draws=settings.draws, seed=settings.seed
         )
-        stimuli, excess = _copying(study, trained, params.interventions.path_prompts)
+        stimuli, excess, offset = _copying(study, trained, params.interventions.path_prompts)
         later = [head for head in ranked(excess) if head.layer > 0][: params.interventions.readers]
-        effects = path_effects(trained, stimuli, later, batch_size=params.batch_size)
+        effects = path_effects(
+            trained, stimuli, {h: int(offset[h.layer, h.number]) for h in later}, batch_size=params.batch_size
+        )
         rng = np.random.default_rng([settings.seed, 41])
         paths, report["paths"] = path_report(effects, arrays, params.tests, rng)
         study.save("composition", trained.name, report, arrays | {f"paths/{key}": v for key, v in paths.items()})
@@ -207,7 +211,7 @@ def ablate(study: Study) -> None:
 
     params = study.params
     for trained in _models(study):
-        stimuli, excess = _copying(study, trained, params.interventions.prompts)
+        stimuli, excess, _ = _copying(study, trained, params.interventions.prompts)
         arrays, report = ablation_report(
             trained, stimuli, excess, params.interventions, params.tests, batch_size=params.batch_size
         )
@@ -273,7 +277,10 @@ def _use(study: Study) -> None:
 
 def _writer(study: Study) -> "Trained":
     """The model that writes."""
-    return _models(study)[0]
+    from cursive_circuits.run_directory import open_run
+
+    _use(study)
+    return _models(study)[0] if study.model else _on_device(study, open_run(study.folder / "runs" / NAMES[0]))
 
 
 def _words(study: Study, trained: "Trained") -> "tuple[Words, Words]":
@@ -295,12 +302,12 @@ def _families(study: Study, trained: "Trained", words: "Words", n: int | None = 
     return {name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes) for name in names}
 
 
-def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray]":
-    """The family in which copying is separate from reading, and every head's excess prefix matching there."""
+def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray, np.ndarray]":
+    """The family in which copying is separate from reading, every head's excess there, and at which offset."""
     name = "mismatched_text" if trained.writes else "synthetic"
-    excess = load_arrays(study.place("scores", "heads", trained.name))[f"{name}/excess"]
+    scores = load_arrays(study.place("scores", "heads", trained.name))
     _, held_out = _words(study, trained)
-    return _families(study, trained, held_out, n)[name], excess
+    return _families(study, trained, held_out, n)[name], scores[f"{name}/excess"], scores[f"{name}/offset"]
 
 
 def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray) -> Arrays:
