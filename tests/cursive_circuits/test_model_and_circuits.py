@@ -9,7 +9,6 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from conftest import ALPHABET, random_model
 from cursive_circuits.data import Words, WrittenRows
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.measure_circuits import (
@@ -34,6 +33,7 @@ from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained
 from interp_core.artifacts import save_weights
 from interp_core.errors import InputError
+from small_strokes import ALPHABET, random_model
 
 POSITIONS = ("rotary", "learned")
 

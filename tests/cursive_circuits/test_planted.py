@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from planted_strokes import IDLE, INDUCTION, PAIR_BACK, PREVIOUS, TOKENS, planted
 
-from conftest import random_model
 from cursive_circuits.data_stimuli import Stimuli, synthetic
 from cursive_circuits.intervene import ablation_report, copy_losses, copying_verdict, mean_outputs
 from cursive_circuits.intervene_paths import path_effects, path_report
@@ -13,6 +11,8 @@ from cursive_circuits.measure_composition import compositions
 from cursive_circuits.measure_heads import attention_scores, head_report, offset_profile
 from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
+from planted_strokes import IDLE, INDUCTION, PAIR_BACK, PREVIOUS, TOKENS, planted
+from small_strokes import random_model
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -292,3 +293,28 @@ def test_saving_costs_little(folder: Scratch) -> None:
     folder.save(1, {f"model/{name}": tensor for name, tensor in model.named_parameters()}, {"history": []})
     assert time.perf_counter() - started < 0.5
     assert math.isfinite(started)
+
+
+class Shifted(NamedTuple):
+    logits: torch.Tensor
+
+
+class TakesMore(nn.Module):
+    """A model of two inputs: the second one shifts every logit of token 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, VOCABULARY)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, input_ids: torch.Tensor, shift: torch.Tensor, use_cache: bool = False) -> Shifted:
+        self.seen.append(shift)
+        return Shifted(self.table(input_ids) + shift[:, None, None])
+
+
+def test_other_inputs_of_a_model_arrive_with_their_step() -> None:
+    model = TakesMore()
+    more = lambda step: {"shift": torch.full((4,), float(step))}  # noqa: E731
+    train(model, small_batch, nothing, recipe(steps=4), scratch=None, run=Run(), label="test", inputs=more)
+    assert [int(shift[0]) for shift in model.seen] == [0, 1, 2, 3, 4]
+    assert all(shift.shape == (4,) for shift in model.seen)
