@@ -192,8 +192,8 @@ def _stimuli(
 
 
 def warped(second: Points, first: Points) -> Int[np.ndarray, " second"]:
-    """For each point of `second` the point of `first` that dynamic time warping matches it with (the nearest, of several):
-    Euclidean distance of positions, both centred and scaled to unit height (Sakoe and Chiba 1978)."""
+    """For each point of `second` the point of `first` that dynamic time warping matches it with (the nearest, of
+    several): Euclidean distance of positions, both centred and scaled to unit height (Sakoe and Chiba 1978)."""
     a, b = (_standard(points) for points in (second, first))
     cost = np.linalg.norm(a[:, None] - b[None], axis=-1)
     total = np.full((len(a) + 1, len(b) + 1), np.inf)

@@ -36,8 +36,9 @@ def ablation(reports: Mapping[str, Report], path: Path) -> None:
             _bars(column[0], report)
             column[0].set_title(f"{name}: without {' '.join(report['top'])}")
             _dose(column[1], report)
-        grid[0, -1].legend(loc="upper right")
-        figure.suptitle("Ablating the heads with the highest excess prefix matching")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+        figure.suptitle("Ablating the heads with the highest excess attention")
         parts = [f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}" for name, report in reports.items()]
         note(
             figure,
@@ -78,7 +79,7 @@ def _bars(axes: Axes, report: Report) -> None:
 
 def _dose(axes: Axes, report: Report) -> None:
     doses = report["dose"]
-    k = [dose["k"] for dose in doses]
+    k = [float(dose["k"]) for dose in doses]
     band(
         axes,
         k,
@@ -141,7 +142,7 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
             )
             axes.set_xlabel("composition (z against random)")
             axes.set_title(f"{name}: rank agreement {report['paths']['k']['agreement']:.2f} (keys)")
-            axes.set_ylabel("change of prefix matching")
+            axes.set_ylabel("change of attention at its place")
             axes.legend(loc="lower left")
         figure.suptitle("One writer taken out of what a reader reads")
         note(figure, "a point: one earlier head, of self- or cross-attention, into one of the best readers")

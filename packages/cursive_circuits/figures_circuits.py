@@ -153,7 +153,7 @@ def composition(arrays: Arrays, name: str, path: Path) -> None:
     layers, heads = arrays["self_k_z"].shape[:2]
     n = layers * heads
     shown = [(writer, reads) for writer in ("self", "cross") for reads in ("k", "q", "v")]
-    scale = centred(np.stack([arrays[f"{writer}_{reads}_z"] for writer, reads in shown]), least=4)
+    scale = centred(np.stack([arrays[f"{writer}_{reads}_z"] for writer, reads in shown]), least=4.0)
     with drawing(path, width=11.5, height=8.0) as figure:
         grid = figure.subplots(2, 3, sharex=True, sharey=True)
         for axes, (writer, reads) in zip(grid.flat, shown, strict=True):

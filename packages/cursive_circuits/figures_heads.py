@@ -101,7 +101,7 @@ def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int
     with drawing(path, width=5.0 * len(profiles), height=4.2) as figure:
         row = np.ravel(figure.subplots(1, len(profiles)))
         for axes, (name, (head, profile)) in zip(row, profiles.items(), strict=True):
-            colours = [INDUCTION if place == 1 else DUPLICATE_TOKEN if place == 0 else NULL for place in places]
+            colours = [INDUCTION if place > 0 else DUPLICATE_TOKEN if place == 0 else NULL for place in places]
             axes.bar(places, profile[:, 0], color=colours, width=0.75)
             axes.errorbar(
                 places,
@@ -119,7 +119,8 @@ def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int
         figure.suptitle("Where the head with the highest excess looks")
         note(
             figure,
-            "blue: the token after the earlier occurrence · pink: that occurrence itself · 95 % intervals over prompts",
+            "blue: after the earlier occurrence (+1: what a plain induction head reads) · pink: that occurrence\n"
+            "95 % intervals over prompts",
         )
 
 
@@ -199,7 +200,7 @@ def alignment(arrays: Arrays, report: Report, path: Path) -> None:
 def training(histories: Mapping[str, Sequence[Report]], path: Path) -> None:
     """Held-out loss by kind of token over training steps."""
     kinds = {"loss": INK, "direction": INDUCTION, "radius": PREVIOUS_TOKEN, "pen": DUPLICATE_TOKEN}
-    with drawing(path, width=10, height=4.2) as figure:
+    with drawing(path, width=10.0, height=4.2) as figure:
         row = np.ravel(figure.subplots(1, len(histories)))
         for axes, (name, rows) in zip(row, histories.items(), strict=True):
             steps = [entry["step"] for entry in rows]

@@ -102,8 +102,8 @@ def continued(arrays: Arrays, report: Report, path: Path) -> None:
     with drawing(path, width=3.6 * len(names), height=4.6) as figure:
         for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
             points = arrays[f"continued/{name}"]
-            half = len(points) // 2 if name == "nothing" else len(arrays["continued/nothing"]) // 2
-            first, again = points[:half, :2], points[half - 1 :, :2]
+            half = len(arrays["continued/nothing"]) // 2
+            first, again = points[: half + 1, :2], points[half:, :2]
             axes.plot(*first.T, color=INK, linewidth=2.6, label="given")
             axes.plot(*again.T, color=colours[name], linewidth=2.0, linestyle=(0, (3, 1.2)), label="written")
             axes.plot(*first[0], marker="o", color=INK, markersize=7)
@@ -113,7 +113,10 @@ def continued(arrays: Arrays, report: Report, path: Path) -> None:
             share = float(arrays[f"continued/copied/{name}"])
             axes.set_title(f"{labels[name]}\n{share:.0%} of tokens copied", fontsize=12, color=colours[name])
         figure.suptitle("The control goes on with random strokes (pen lifts drawn too)")
-        note(figure, "black: the strokes given, from the dot on; dashed: what the model writes after them")
+        note(
+            figure,
+            "black: the strokes given and the first one again, from the dot on; dashed: what the model writes then",
+        )
 
 
 def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path: Path) -> None:
@@ -123,7 +126,7 @@ def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path
     query = int(0.75 * len(points))
     weights = arrays["self"][best][position[query]]
     by_stroke = weights[position] + weights[position - 1]
-    with drawing(path, width=11, height=6.2) as figure:
+    with drawing(path, width=11.0, height=6.2) as figure:
         panels = figure.subplots(2, 1)
         _strokes(panels[0], points, by_stroke, INDUCTION)
         panels[0].plot(*points[query, :2], marker="o", color=ABLATED, markersize=10, linestyle="none")

@@ -163,8 +163,8 @@ def _against(found: Float[np.ndarray, "set prompt 2"], tests: Statistics, rng: n
 
 def copying_verdict(heads: Report, ablation: Report, tests: Statistics) -> Report:
     """Whether there are induction heads: excess attention above the null AND copy-specific harm without them, with an
-    interval clear of zero, of at least smallest_loss, and more than random sets do on average. (Their p is reported, not
-    asked for: layer-matched sets can hold other parts of the same circuit.)"""
+    interval clear of zero, of at least smallest_loss, and more than random sets do on average. (Their p is reported,
+    not asked for: layer-matched sets can hold other parts of the same circuit.)"""
     harm = ablation["mean"]["specific"]
     chance = ablation["mean"]["random"]["mean"]
     needed = harm["ci"][0] > 0 and harm["value"] >= max(tests.smallest_loss, chance)

@@ -54,11 +54,11 @@ def continued(
     seed: int,
     temperature: float,
 ) -> Arrays:
-    """`continued/<set>` points of one copy of random strokes and of what the model writes after it, and
-    `continued/copied/<set>` share of the continuation's tokens that are the copy's; the control's kind of row."""
+    """`continued/<set>` points of one copy of random strokes, its first stroke again, and what the model writes then,
+    and `continued/copied/<set>` share of the continuation's tokens that are the copy's; the control's kind of row."""
     rng = np.random.default_rng([seed, 60])
     segment = random_pairs(trained.tokens, pairs, rng)
-    prompt = torch.from_numpy(trained.tokens.row([segment], end=False)[None])
+    prompt = torch.from_numpy(trained.tokens.row([np.concatenate([segment, segment[:2]])], end=False)[None])
     text = torch.zeros(1, 1, dtype=torch.long, device=trained.model.device)
     found: Arrays = {}
     for name, heads in without.items():
@@ -69,11 +69,11 @@ def continued(
                 trained.tokens,
                 text,
                 temperature=temperature,
-                longest=2 * pairs,
+                longest=2 * pairs - 2,
                 generator=generator,
                 prompt=prompt,
             )
-        again = row[2 + 2 * pairs :]
+        again = row[4 + 2 * pairs :]
         found[f"continued/{name}"] = trained.tokens.decode(row)[0]
-        found[f"continued/copied/{name}"] = np.array((again == segment[: len(again)]).sum() / len(segment))
+        found[f"continued/copied/{name}"] = np.array((again == segment[2 : 2 + len(again)]).sum() / len(segment[2:]))
     return found

@@ -52,7 +52,7 @@ def attention_over_ink(trained: Trained, words: Words, item: Item) -> Arrays:
     places = [np.minimum(later - len(ink) - 2 + offset, later) for offset in AFTER]
     matching = np.stack([attended[:, :, later, place].mean(axis=-1) for place in places]).max(axis=0)
     centre = (read * np.arange(read.shape[-1])).sum(axis=-1)
-    moves = centre[..., later].mean(axis=-1) - centre[..., 2 : len(ink) + 2].mean(axis=-1)
+    moves = np.apply_along_axis(lambda c: np.corrcoef(c, np.arange(len(c)))[0, 1], -1, centre[..., 1:])
     return {
         "points": np.concatenate([copies[0], copies[1] + shift]),
         "position": np.concatenate([pairs, pairs + len(ink) + 2]),
