@@ -20,6 +20,7 @@ from interp_core.plotting import (
     centred,
     drawing,
     head_map,
+    heading,
     note,
     whisker,
 )
@@ -36,9 +37,7 @@ def ablation(reports: Mapping[str, Report], path: Path) -> None:
             _bars(column[0], report)
             column[0].set_title(f"{name}: without {' '.join(report['top'])}")
             _dose(column[1], report)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4)
-        figure.suptitle("Ablating the heads with the highest excess attention")
+        heading(figure, grid[0, 0], "Ablating the heads with the highest excess attention", columns=4)
         parts = [f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}" for name, report in reports.items()]
         note(
             figure,
