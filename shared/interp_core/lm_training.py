@@ -33,7 +33,7 @@ LOG_EVERY = 10  # steps between two points of the live curves; shapes no result
 
 Batch = tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]  # input ids, labels (label t is id t)
 BatchSource = Callable[[int], Batch]  # the global batch of a step, a pure function of the step
-Inputs = Callable[[int], Mapping[str, Tensor]]  # what else the model is given at a step, by keyword; rows as the batch's
+Inputs = Callable[[int], Mapping[str, Tensor]]  # what else the model gets at a step, by keyword; rows as the batch's
 Row = dict[str, int | float]
 History = list[Row]
 
