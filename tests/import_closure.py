@@ -11,6 +11,7 @@ WORKFLOW_OF = {
     "eigen-phase": "eigen_phase.workflow",
     "mamba-neurons": "mamba_neurons.workflow",
     "mamba-induction": "mamba_induction.workflow",
+    "cursive-circuits": "cursive_circuits.workflow",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cursive_circuits.params import CursiveCircuits
 from eigen_phase.params import EigenPhase
 from import_closure import ROOT, WORKFLOW_OF, files_of_command, functions_reached
 from interp_core.corpus import CorpusParams
@@ -70,6 +71,26 @@ def test_a_stage_of_eigen_phase_names_every_part_of_its_section_that_its_code_re
     assert needed | {"eigen_phase.training", "eigen_phase.conditions"} == set(declared)
 
 
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].startswith("cursive-circuits ")])
+def test_a_stage_of_cursive_circuits_names_every_part_of_its_section_that_its_code_reads(stage: str) -> None:
+    (entry,) = STAGES[stage]["params"]
+    (declared,) = entry.values()
+    functions = functions_reached(WORKFLOW_OF["cursive-circuits"], STAGES[stage]["cmd"])
+    trees = [
+        *functions,
+        *(ast.parse(file.read_text()) for file in files_of_command(STAGES[stage]["cmd"]) if file.stem == "train"),
+    ]
+    read = {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("params")
+    }
+    if STAGES[stage]["cmd"].endswith("figures"):
+        read = {"sampling"}  # nothing is read but files; DVC wants a parameter
+    assert {f"cursive_circuits.{name}" for name in read & set(CursiveCircuits.model_fields)} == set(declared)
+
+
 def test_the_packages_that_the_corpus_comes_from_are_pinned_to_one_version() -> None:
     pins = [
         line
@@ -93,6 +114,7 @@ def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> No
     neurons = read_section("mamba_neurons", MambaNeurons, profile)
     assert {neurons.model, neurons.transformer} <= set(known)
     assert read_section("mamba_induction", MambaInduction, profile).model in known
+    assert read_section("cursive_circuits", CursiveCircuits, profile).configurations
     read_section("corpus", CorpusParams, profile)
     trained = read_section("reference_models", ReferenceModels, profile).models
     for name in study.models:
