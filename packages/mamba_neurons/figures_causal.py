@@ -220,7 +220,9 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
                     markersize=5,
                     label=_METHODS[method],
                 )
-            axes.set(xscale="log", xlabel="share x of every layer's channels")
+            logarithmic(axes, "x")
+            axes.set_xlabel("share x of every layer's channels")
+            axes.set_xticks(x)
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.set_title(f"{kind}: {title}", loc="left")
         panels[0].set_ylabel("KL from the clean predictions (nats)")
@@ -234,8 +236,9 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         note(
             figure,
             f"mean ablation, ranked on every second text, judged on the other {faithful['n']}; grey: "
-            f"{faithful['random_orders']} random orders\nbands: 95 % interval of the distance from their mean, paired by text\nmean distance from random (nats, 95 %; positive: "
-            f"better):\n{said}",
+            f"{faithful['random_orders']} random orders\n"
+            "bands: 95 % interval of the distance from their mean, paired by text\n"
+            f"mean distance from random (nats, 95 %; positive: better):\n{said}",
         )
 
 
