@@ -6,7 +6,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HOMES = (ROOT / "shared", ROOT / "packages")
-WORKFLOW_OF = {"induct": "pythia_topology.workflow", "eigen-phase": "eigen_phase.workflow"}
+WORKFLOW_OF = {
+    "induct": "pythia_topology.workflow",
+    "eigen-phase": "eigen_phase.workflow",
+    "mamba-neurons": "mamba_neurons.workflow",
+    "mamba-induction": "mamba_induction.workflow",
+    "cursive-circuits": "cursive_circuits.workflow",
+}
 
 
 def source_of(module: str) -> Path | None:
@@ -55,7 +61,7 @@ def functions_reached(module: str, command: str) -> list[ast.FunctionDef]:
     assert file is not None
     tree = ast.parse(file.read_text())
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    name = command.split()[1]
+    name = command.split()[1].replace("-", "_")
     waiting, reached = {"prepare", {"multisize": "crosssize"}.get(name, name)}, set[str]()
     while waiting:
         name = waiting.pop()

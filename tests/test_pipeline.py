@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cursive_circuits.params import CursiveCircuits
 from eigen_phase.params import EigenPhase
 from import_closure import ROOT, WORKFLOW_OF, files_of_command, functions_reached
 from interp_core.corpus import CorpusParams
 from interp_core.model_spec import catalogue
 from interp_core.params import read_section
 from interp_core.reference_models import ReferenceModels
+from mamba_induction.params import MambaInduction
+from mamba_neurons.params import MambaNeurons
 from pythia_topology.params import PythiaTopology
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -31,25 +34,30 @@ def test_a_stage_names_every_file_that_its_command_runs(stage: str) -> None:
     assert not listed - needed, f"{stage} does not run these; remove them from dvc.yaml"
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].startswith("induct ")])
+SECTIONS = {"induct": ("pythia_topology", PythiaTopology), "mamba-induction": ("mamba_induction", MambaInduction)}
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].split()[0] in SECTIONS])
 def test_a_stage_names_every_parameter_that_its_code_reads(stage: str) -> None:
     command = STAGES[stage]["cmd"]
+    program = command.split()[0]
+    section, schema = SECTIONS[program]
     (entry,) = STAGES[stage]["params"]
     (declared,) = entry.values()
     trees = [
         ast.parse(file.read_text())
         for file in files_of_command(command)
-        if file.parent.name == "pythia_topology" and file.stem not in ("params", "workflow")
+        if file.parent.name == section and file.stem not in ("params", "workflow")
     ]
     if not command.endswith("figures"):
-        trees += functions_reached(WORKFLOW_OF["induct"], command)
+        trees += functions_reached(WORKFLOW_OF[program], command)
     read = {
         node.attr
         for tree in trees
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("params")
     }
-    needed = {f"pythia_topology.{name}" for name in read & set(PythiaTopology.model_fields)}
+    needed = {f"{section}.{name}" for name in read & set(schema.model_fields)}
     assert needed <= set(declared), f"add to the params of {stage} in dvc.yaml"
 
 
@@ -61,6 +69,26 @@ def test_a_stage_of_eigen_phase_names_every_part_of_its_section_that_its_code_re
     read = {node.attr for tree in functions for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     needed = {f"eigen_phase.{name}" for name in read & {"spectrum", "transition", "controls"}}
     assert needed | {"eigen_phase.training", "eigen_phase.conditions"} == set(declared)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].startswith("cursive-circuits ")])
+def test_a_stage_of_cursive_circuits_names_every_part_of_its_section_that_its_code_reads(stage: str) -> None:
+    (entry,) = STAGES[stage]["params"]
+    (declared,) = entry.values()
+    functions = functions_reached(WORKFLOW_OF["cursive-circuits"], STAGES[stage]["cmd"])
+    trees = [
+        *functions,
+        *(ast.parse(file.read_text()) for file in files_of_command(STAGES[stage]["cmd"]) if file.stem == "train"),
+    ]
+    read = {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("params")
+    }
+    if STAGES[stage]["cmd"].endswith("figures"):
+        read = {"sampling"}  # nothing is read but files; DVC wants a parameter
+    assert {f"cursive_circuits.{name}" for name in read & set(CursiveCircuits.model_fields)} == set(declared)
 
 
 def test_the_packages_that_the_corpus_comes_from_are_pinned_to_one_version() -> None:
@@ -83,6 +111,10 @@ def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> No
     known = catalogue(profile)
     study = read_section("pythia_topology", PythiaTopology, profile)
     assert read_section("eigen_phase", EigenPhase, profile).runs
+    neurons = read_section("mamba_neurons", MambaNeurons, profile)
+    assert {neurons.model, neurons.transformer} <= set(known)
+    assert read_section("mamba_induction", MambaInduction, profile).model in known
+    assert read_section("cursive_circuits", CursiveCircuits, profile).configurations
     read_section("corpus", CorpusParams, profile)
     trained = read_section("reference_models", ReferenceModels, profile).models
     for name in study.models:

@@ -27,8 +27,8 @@ class AttentionCall:
     """One layer's attention as it ran: queries, keys and values, and the log-sum-exp of each row of scores."""
 
     query: Float[Tensor, "batch head position d_head"]
-    key: Float[Tensor, "batch kv_head position d_head"]
-    value: Float[Tensor, "batch kv_head position d_head"]
+    key: Float[Tensor, "batch kv_head key d_head"]
+    value: Float[Tensor, "batch kv_head key d_head"]
     logsumexp: Float[Tensor, "batch head position"]
     scaling: float
     mask: Tensor | None
@@ -103,8 +103,8 @@ def watching(model: PreTrainedModel, watches: dict[nn.Module, Watch]) -> Iterato
 
 def fused_attention(
     query: Float[Tensor, "batch head position d_head"],
-    key: Float[Tensor, "batch kv_head position d_head"],
-    value: Float[Tensor, "batch kv_head position d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_head"],
     mask: Tensor | None,
     scaling: float,
 ) -> tuple[Float[Tensor, "batch head position d_head"], Float[Tensor, "batch head position"]]:

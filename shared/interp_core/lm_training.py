@@ -216,7 +216,7 @@ class _Trainer:
             if last < mine.stop:
                 self.accelerator.backward(loss)
         self.losses.append(value)
-        return loss
+        return loss  # pyright: ignore[reportUnboundVariable]  # there is at least one part
 
     def _sum_of_losses(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ def onednn_products() -> Iterator[bool]:
     The switch that routes them there also allows bfloat16, which oneDNN takes where the CPU has instructions for it: a
     product is compared with float64 first, and the switch is put back where it is less than float32 has.
     """
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     exact = _largest_error() <= LARGEST_ERROR

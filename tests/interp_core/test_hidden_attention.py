@@ -24,7 +24,7 @@ from interp_core.mamba import MambaSubject, as_mamba
 from small_models import build
 
 
-def small_mamba(**changes: int) -> MambaSubject:
+def small_mamba(**changes: Any) -> MambaSubject:
     return as_mamba(subject_of(build("mamba", **changes), name="small", bos=0))
 
 

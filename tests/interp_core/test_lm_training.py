@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -302,3 +303,28 @@ def test_a_batch_in_parts_trains_like_the_whole_batch(parts: int) -> None:
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], abs=1e-5)
     for ours, theirs in zip(parted.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
+
+
+class Shifted(NamedTuple):
+    logits: torch.Tensor
+
+
+class TakesMore(nn.Module):
+    """A model of two inputs: the second one shifts every logit of token 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, VOCABULARY)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, input_ids: torch.Tensor, shift: torch.Tensor, use_cache: bool = False) -> Shifted:
+        self.seen.append(shift)
+        return Shifted(self.table(input_ids) + shift[:, None, None])
+
+
+def test_other_inputs_of_a_model_arrive_with_their_step() -> None:
+    model = TakesMore()
+    more = lambda step: {"shift": torch.full((4,), float(step))}  # noqa: E731
+    train(model, small_batch, nothing, recipe(steps=4), scratch=None, run=Run(), label="test", inputs=more)
+    assert [int(shift[0]) for shift in model.seen] == [0, 1, 2, 3, 4]
+    assert all(shift.shape == (4,) for shift in model.seen)

@@ -78,9 +78,8 @@ def test_both_backends_take_up_a_state_where_another_scan_left_it() -> None:
     for t in range(9):
         state = torch.exp(dt[:, t, :, None] * A) * state + (dt[:, t] * x[:, t])[..., None] * B[:, t, None]
     for backend in BACKENDS:
-        rest = selective_scan(
-            *(p[:, 9:] for p in (x, dt)), A, B[:, 9:], C[:, 9:], D, initial_state=state, backend=backend
-        )
+        after = (x[:, 9:], dt[:, 9:], A, B[:, 9:], C[:, 9:], D)
+        rest = selective_scan(*after, initial_state=state, backend=backend)
         torch.testing.assert_close(rest, whole[:, 9:], atol=1e-12, rtol=0)
 
 
@@ -169,7 +168,7 @@ def test_a_model_without_mixers_and_an_unknown_variant_are_refused_by_name() -> 
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(InputError, match="model of type gpt2 has no Mamba mixer"), fast_scan(gpt2):
         pass
-    sizes = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 2}
+    sizes: dict[str, Any] = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 2}
     falcon = FalconMambaForCausalLM(FalconMambaConfig(**sizes))
     with pytest.raises(InputError, match="FalconMambaMixer is a variant"), fast_scan(falcon):
         pass

@@ -1,0 +1,147 @@
+"""What interventions do: ablations against random heads, dose, single heads; paths against weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+
+from interp_core.plotting import (
+    ABLATED,
+    COPYING,
+    DIVERGING,
+    INDUCTION,
+    INK,
+    NULL,
+    PREVIOUS_TOKEN,
+    band,
+    centred,
+    drawing,
+    head_map,
+    heading,
+    note,
+    whisker,
+)
+
+Report = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray]
+
+
+def ablation(reports: Mapping[str, Report], path: Path) -> None:
+    """Rise of the loss without the top heads: copied tokens, control, their difference, and random sets."""
+    with drawing(path, width=5.2 * len(reports), height=7.4) as figure:
+        grid = figure.subplots(2, len(reports), squeeze=False)
+        for column, (name, report) in zip(grid.T, reports.items(), strict=True):
+            _bars(column[0], report)
+            column[0].set_title(f"{name}: without {' '.join(report['top'])}")
+            _dose(column[1], report)
+        heading(figure, grid[0, 0], "Ablating the heads with the highest excess attention", columns=4)
+        parts = [f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}" for name, report in reports.items()]
+        note(
+            figure,
+            "copy-specific: copied tokens minus the same tokens after a word with nothing to copy\n"
+            + " · ".join(parts),
+        )
+
+
+def _bars(axes: Axes, report: Report) -> None:
+    for height, how in enumerate(("zero", "mean")):
+        found = report[how]
+        for shift, (key, colour, label) in enumerate(
+            (
+                ("copied", ABLATED, "copied tokens"),
+                ("control", NULL, "control"),
+                ("specific", INDUCTION, "copy-specific"),
+            )
+        ):
+            y = height + 0.25 * (1 - shift)
+            whisker(axes, found[key]["value"], y, found[key]["ci"], colour=colour)
+            if height == 0:
+                axes.plot([], [], "o", color=colour, label=label)
+        chance = found["random"]
+        axes.plot([chance["low"], chance["high"]], [height - 0.4] * 2, color=INK, linewidth=2, alpha=0.5)
+        axes.plot(
+            [chance["mean"]],
+            [height - 0.4],
+            "|",
+            color=INK,
+            markersize=12,
+            label="random heads, specific" if height == 0 else None,
+        )
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks([0, 1], ["zeros", "means"])
+    axes.set_ylim(-0.65, 1.5)
+    axes.set_xlabel("rise of the loss (nats a token)")
+
+
+def _dose(axes: Axes, report: Report) -> None:
+    doses = report["dose"]
+    k = [float(dose["k"]) for dose in doses]
+    band(
+        axes,
+        k,
+        [d["random"]["low"] for d in doses],
+        [d["random"]["high"] for d in doses],
+        colour=NULL,
+        label="random heads, 95 %",
+    )
+    axes.plot(k, [d["random"]["mean"] for d in doses], color=NULL)
+    values = np.array([d["specific"]["value"] for d in doses])
+    ends = np.array([d["specific"]["ci"] for d in doses]).T
+    axes.errorbar(k, values, yerr=np.abs(ends - values), color=INDUCTION, marker="o", label="top heads")
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.set_xlabel("heads ablated")
+    axes.set_ylabel("copy-specific rise\n(nats a token)")
+    axes.legend(loc="upper left")
+
+
+def single_heads(arrays: Arrays, name: str, path: Path) -> None:
+    """Every head alone: copy-specific harm and harm in the control."""
+    alone = arrays["alone"]
+    with drawing(path, width=9.8, height=4.0) as figure:
+        row = np.ravel(figure.subplots(1, 4, sharey=True))
+        specific, plain = alone[..., 0] - alone[..., 1], alone[..., 1]
+        scale = centred(np.stack([specific, plain]), least=0.1)
+        for axes, (values, title) in zip(
+            row,
+            (
+                (specific[:, 0], "self-attention:\ncopy-specific"),
+                (specific[:, 1], "cross-attention:\ncopy-specific"),
+                (plain[:, 0], "self-attention:\ncontrol"),
+                (plain[:, 1], "cross-attention:\ncontrol"),
+            ),
+            strict=True,
+        ):
+            head_map(axes, values, scale=scale, colours=DIVERGING)
+            axes.set_title(title)
+            axes.set_xlabel("head")
+        row[0].set_ylabel("layer")
+        figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="rise of the loss (nats)", pad=0.02)
+        figure.suptitle(f"{name}: every head replaced by its mean, alone")
+
+
+def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
+    """Weights against what path patching shows: every writer of the best readers."""
+    styles = {"k": (INDUCTION, "o"), "q": (PREVIOUS_TOKEN, "s"), "v": (COPYING, "^")}
+    with drawing(path, width=5.2 * len(found), height=4.6) as figure:
+        for axes, (name, (report, arrays)) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
+            for reads in ("k", "q"):
+                mine = arrays["paths/names"][:, 2] == reads
+                colour, marker = styles[reads]
+                axes.plot(
+                    arrays["paths/z"][mine], arrays["paths/effect"][mine, 0], marker, color=colour, alpha=0.75,
+                    label=f"through {'keys' if reads == 'k' else 'queries'}",
+                )  # fmt: skip
+            axes.axhline(0, color=INK, linewidth=0.8)
+            lowest = float(arrays["paths/effect"][:, 0].min())
+            axes.set_ylim(
+                min(-0.02, 1.15 * lowest), max(0.02, -0.15 * lowest, 1.15 * float(arrays["paths/effect"][:, 0].max()))
+            )
+            axes.set_xlabel("composition (z against random)")
+            axes.set_title(f"{name}: rank agreement {report['paths']['k']['agreement']:.2f} (keys)")
+            axes.set_ylabel("change of attention at its place")
+            axes.legend(loc="lower left")
+        figure.suptitle("One writer taken out of what a reader reads")
+        note(figure, "a point: one earlier head, of self- or cross-attention, into one of the best readers")

@@ -1,0 +1,129 @@
+"""Path patching: does a reader lose its prefix matching when one writer is taken out of its keys (or queries, values)?
+
+Composition scores compare weights; this takes what the writer really writes, minus its mean, out of the residual stream
+that one head reads through one of its matrices, and lets everything else run as it was (Wang et al. 2022).
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import spearmanr
+
+from cursive_circuits.data_stimuli import Stimuli
+from cursive_circuits.intervene import mean_outputs
+from cursive_circuits.model import Head, Kind, Reads
+from cursive_circuits.params import Statistics
+from cursive_circuits.run_directory import Trained
+from interp_core.plotting import interval_text
+from interp_core.progress import progress
+from interp_core.stats import mean_interval
+
+Report = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def path_effects(
+    trained: Trained, stimuli: Stimuli, readers: Mapping[Head, int], *, batch_size: int
+) -> dict[tuple[Head, Head, Reads], Float[np.ndarray, "prompt 2"]]:
+    """For every reader (with its offset from the earlier occurrence), earlier writer and matrix: how the reader's
+    attention at that offset, and the logit of the copied token, change. Means over each prompt's copy operations."""
+    model, pairs = trained.model, stimuli.prompts.pairs
+    means = mean_outputs(trained, stimuli, batch_size=batch_size)
+    ids, text = torch.from_numpy(stimuli.prompts.tokens), torch.from_numpy(stimuli.text)
+    inputs = ids.to(model.device), text.to(model.device)
+    where, query, earlier, target = (
+        torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query, pairs.earlier, pairs.target)
+    )
+
+    def measured(reader: Head) -> np.ndarray:
+        with model.observing() as seen:
+            logits = model(*inputs).logits[where, query]
+        key = torch.minimum(earlier + readers[reader], query)
+        match = seen[reader.layer, "self"].call.entries(where, query, key[None])[0, :, reader.number]
+        right = logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
+        both = torch.stack([match, right], dim=1).double().cpu().numpy()
+        return np.stack([both[pairs.batch == prompt].mean(axis=0) for prompt in range(len(stimuli))])
+
+    with model.observing() as plain:
+        model(*inputs)
+    found = {}
+    for reader in progress(list(readers), f"{trained.name}: paths", unit="reader"):
+        clean = measured(reader)
+        for writer in (head for head in model.heads if head.layer < reader.layer):
+            z = plain[writer.layer, writer.kind].z[:, :, writer.number]
+            part = model.written(writer, z - means[writer])
+            for reads in get_args(Reads):
+                with model.reading({(reader, reads): part}):
+                    found[reader, writer, reads] = measured(reader) - clean
+    return found
+
+
+def path_report(
+    found: dict[tuple[Head, Head, Reads], Float[np.ndarray, "prompt 2"]],
+    z: Arrays,
+    tests: Statistics,
+    rng: np.random.Generator,
+) -> tuple[Arrays, Report]:
+    """Effects with intervals beside the weights' z, and whether they agree: Spearman's correlation over all writers of
+    the readers between z and the loss of prefix matching (of the copied token's logit, for values).
+
+    Arrays: `effect` [path, 2], `low`, `high`, `z` [path], `names` [path, 3] (reader, writer, matrix).
+    """
+    paths = list(found)
+    intervals = [mean_interval(found[path], rng, resamples=tests.resamples) for path in paths]
+    weights = np.array([_z(z, *path) for path in paths])
+    arrays = {
+        "effect": np.stack([interval.value for interval in intervals]),
+        "low": np.stack([interval.low for interval in intervals]),
+        "high": np.stack([interval.high for interval in intervals]),
+        "z": weights,
+        "names": np.array([[str(reader), str(writer), reads] for reader, writer, reads in paths]),
+    }
+    report: Report = {"n": len(next(iter(found.values())))}
+    for reads in get_args(Reads):
+        column = 1 if reads == "v" else 0
+        mine = np.array([path[2] == reads for path in paths])
+        effect = arrays["effect"][mine, column]
+        strongest = int(np.flatnonzero(mine)[weights[mine].argmax()])
+        largest = int(np.flatnonzero(mine)[effect.argmin()])
+        agreement = float(spearmanr(weights[mine], -effect)[0]) if np.ptp(effect) > 0 else 0.0  # pyright: ignore[reportArgumentType]
+        report[reads] = {
+            "agreement": agreement,
+            "by_weights": _path(arrays, strongest, column),
+            "by_effect": _path(arrays, largest, column),
+            "median_effect": float(np.median(effect)),
+        }
+    report["verdict"] = _verdict(report)
+    return arrays, report
+
+
+def _z(z: Arrays, reader: Head, writer: Head, reads: Reads) -> float:
+    return float(z[f"{writer.kind}_{reads}_z"][writer.layer, writer.number, reader.layer, reader.number])
+
+
+def _path(arrays: Arrays, at: int, column: int) -> Report:
+    reader, writer, _ = arrays["names"][at]
+    ends = [float(arrays[end][at, column]) for end in ("low", "high")]
+    effect = float(arrays["effect"][at, column])
+    return {"reader": reader, "writer": writer, "z": float(arrays["z"][at]), "effect": effect, "ci": ends}
+
+
+def _verdict(report: Report) -> str:
+    keys, queries = report["k"], report["q"]
+    chosen = keys["by_weights"]
+    word = "confirmed" if chosen["ci"][1] < 0 and chosen["effect"] <= 2 * min(keys["median_effect"], 0.0) else "refuted"
+    return (
+        f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) {word}: prefix matching "
+        f"{interval_text(chosen['effect'], chosen['ci'], 3)} without it in the keys, median writer "
+        f"{keys['median_effect']:+.3f}; strongest {keys['by_effect']['writer']} {keys['by_effect']['effect']:+.3f}, "
+        f"through queries {queries['by_effect']['writer']} {queries['by_effect']['effect']:+.3f}"
+    )
+
+
+def kinds_of(names: np.ndarray) -> list[Kind]:
+    """Kind of the writer of each path."""
+    return ["cross" if "X" in writer else "self" for _, writer, _ in names]

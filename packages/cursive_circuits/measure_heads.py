@@ -1,0 +1,178 @@
+"""Attention of every self-attention head at pair level, on every family, against controls.
+
+All scores are attention in [0, 1], averaged over copy operations and then over prompts. An induction head looks at the
+token after the earlier occurrence (offset +1), or further on, where earlier heads have carried that token to (offset +6
+is three strokes on); a token is half a stroke, so where a head looks is asked at both slots of a pair.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from cursive_circuits.data_stimuli import Stimuli
+from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.model import Head
+from cursive_circuits.params import Statistics
+from cursive_circuits.run_directory import Trained
+from interp_core.stats import mean_interval, sign_flip_threshold
+
+Report = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+OFFSETS = tuple(range(-4, 9))  # tokens from the earlier occurrence; those after it can carry induction
+AFTER = tuple(offset for offset in OFFSETS if offset > 0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Keys whose attention is added up to a score, and the copy operations that it is asked at."""
+
+    keys: Int[np.ndarray, "key pair"]
+    where: Bool[np.ndarray, " pair"]
+
+
+def asked(stimuli: Stimuli, tokens: Tokens) -> dict[str, Asked]:
+    """Every score as keys.
+
+    `prefix_matching` the token after the earlier occurrence (`_direction`, `_radius`: at queries of that slot);
+    `next_pair` both tokens of the pair after it, at radius slots; `duplicate` the earlier occurrence; `previous_token`;
+    `previous_pair` both tokens of the pair before the query's; `pen_lift` the last radius with the pen up;
+    `word_boundary` the last two WORD tokens; `offset/o` the token at earlier + o.
+    """
+    ids, pairs = stimuli.prompts.tokens, stimuli.prompts.pairs
+    batch, query, earlier = pairs.batch, pairs.query, pairs.earlier
+    slot, everywhere = query % 2, np.ones(len(query), dtype=bool)
+    before = query - slot
+    found = {
+        "prefix_matching": Asked(pairs.induction_key[None], everywhere),
+        "prefix_matching_direction": Asked(pairs.induction_key[None], slot == 0),
+        "prefix_matching_radius": Asked(pairs.induction_key[None], slot == 1),
+        "next_pair": Asked(np.stack([earlier + 1, earlier + 2]), (slot == 1) & (earlier + 2 <= query)),
+        "duplicate": Asked(pairs.duplicate_key[None], everywhere),
+        "previous_token": Asked(pairs.previous_key[None], everywhere),
+        "previous_pair": Asked(np.stack([before - 2, before - 1]), before >= 2),
+    }
+    up = (ids >= tokens.directions) & (ids < tokens.directions + tokens.radii)
+    lift = _last(up, batch, query)
+    found["pen_lift"] = Asked(np.maximum(lift, 0)[None], lift >= 0)
+    word = _last(ids == tokens.word, batch, query)
+    found["word_boundary"] = Asked(np.stack([word - 1, word]), word >= 1)
+    for offset in OFFSETS:
+        key = earlier + offset
+        found[f"offset/{offset:+d}"] = Asked(np.clip(key, 0, query)[None], (key >= 0) & (key <= query))
+    return {name: score for name, score in found.items() if score.where.any()}
+
+
+def _last(marked: Bool[np.ndarray, "prompt position"], batch: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The last marked position at or before each query, -1 where there is none."""
+    place = np.where(marked, np.arange(marked.shape[1]), -1)
+    return np.maximum.accumulate(place, axis=1)[batch, query]
+
+
+@torch.no_grad()
+def attention_scores(
+    trained: Trained, stimuli: Stimuli, *, batch_size: int
+) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
+    """Prompt means of every score, and under `control/` of prefix_matching and offsets at the same places of the
+    control. A prompt without a place for a score has not-a-number there. No pattern is built: fused attention, then
+    single entries."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for part in in_batches(stimuli, batch_size):
+        wanted = asked(part, trained.tokens)
+        found = _entries(trained, part, part.prompts.tokens, part.text, wanted)
+        only = {name: wanted[name] for name in wanted if name.startswith(("prefix_matching", "offset/"))}
+        control = _entries(trained, part, part.prompts.control, part.control_text, only)
+        found |= {f"control/{name}": values for name, values in control.items()}
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+    sizes = {sum(map(len, values)) for values in parts.values()}
+    return {name: np.concatenate(values) for name, values in parts.items() if sum(map(len, values)) == max(sizes)}
+
+
+def in_batches(stimuli: Stimuli, batch_size: int) -> Iterator[Stimuli]:
+    """Parts of at most batch_size prompts, in order."""
+    for start in range(0, len(stimuli), batch_size):
+        yield stimuli.part(slice(start, start + batch_size))
+
+
+def _entries(
+    trained: Trained, stimuli: Stimuli, ids: np.ndarray, text: np.ndarray, wanted: dict[str, Asked]
+) -> dict[str, np.ndarray]:
+    model, pairs = trained.model, stimuli.prompts.pairs
+    where, query = (torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query))
+    keys = torch.from_numpy(np.concatenate([score.keys for score in wanted.values()])).to(model.device)
+    with model.observing() as seen:
+        model(torch.from_numpy(ids).to(model.device), torch.from_numpy(text).to(model.device))
+    layers = [seen[layer, "self"].call.entries(where, query, keys) for layer in range(model.n_layers)]
+    entries = torch.stack(layers, dim=2).double().cpu().numpy()  # key pair layer head
+    found, row = {}, 0
+    for name, score in wanted.items():
+        total = entries[row : row + len(score.keys)].sum(axis=0)
+        row += len(score.keys)
+        found[name] = prompt_means(total, pairs.batch, score.where, len(stimuli))
+    return found
+
+
+def prompt_means(
+    values: Float[np.ndarray, "pair *unit"], batch: Int[np.ndarray, " pair"], where: Bool[np.ndarray, " pair"], n: int
+) -> Float[np.ndarray, "prompt *unit"]:
+    """Mean over each prompt's pairs in `where`; not-a-number for a prompt without any."""
+    sums = np.zeros((n, *values.shape[1:]))
+    np.add.at(sums, batch[where], values[where])
+    counts = np.bincount(batch[where], minlength=n).astype(np.float64)
+    counts[counts == 0] = np.nan
+    return sums / counts.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def head_report(
+    scores: dict[str, Float[np.ndarray, "prompt layer head"]], tests: Statistics, rng: np.random.Generator
+) -> tuple[Arrays, Report]:
+    """Means with 95 % intervals over prompts [layer, head] as arrays, and what stands out as a report.
+
+    `by_offset` [offset, layer, head] is excess attention (over the same places of the control) at each of AFTER;
+    `excess`, `offset`: the best of them and where. An induction head is one that passes, at some offset, a sign-flip
+    test over prompts that is family-wise over heads and offsets, with at least smallest_excess.
+    """
+    names = [f"offset/{offset:+d}" for offset in AFTER if f"offset/{offset:+d}" in scores]
+    each = np.stack([np.nan_to_num(scores[name] - scores[f"control/{name}"]) for name in names], axis=1)
+    tested = sign_flip_threshold(each, rng, alpha=tests.level, draws=tests.draws)
+    by_offset = each.mean(axis=0)
+    best = by_offset.argmax(axis=0)
+    excess = np.take_along_axis(each, best[None, None], axis=1)[:, 0]
+    arrays: Arrays = {"by_offset": by_offset, "offset": np.array(AFTER)[best], "prompts/excess": excess}
+    for name, values in ({"excess": excess} | scores).items():
+        known = values[~np.isnan(values).any(axis=(1, 2))]
+        interval = mean_interval(known, rng, resamples=tests.resamples)
+        arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    passed = ((tested.p <= tests.level) & (by_offset >= tests.smallest_excess)).any(axis=0)
+    arrays |= {"p": tested.p.min(axis=0), "induction": passed}
+    layer, head = (int(n) for n in np.unravel_index(arrays["excess"].argmax(), passed.shape))
+    top = {name: float(arrays[name][layer, head]) for name in ("excess", "excess_low", "excess_high", "offset", "p")}
+    report: Report = {
+        "n": len(each),
+        "induction_heads": [str(Head(int(layer), "self", int(head))) for layer, head in np.argwhere(passed)],
+        "offsets": [int(arrays["offset"][tuple(place)]) for place in np.argwhere(passed)],
+        "best": str(Head(layer, "self", head)),
+        "best_offset": int(top["offset"]),
+        "best_excess": top["excess"],
+        "best_excess_ci": [top["excess_low"], top["excess_high"]],
+        "best_p": top["p"],
+        "largest": {name: _largest(arrays, name) for name in scores if "/" not in name and f"{name}_low" in arrays},
+    }
+    return arrays, report
+
+
+def _largest(arrays: Arrays, name: str) -> Report:
+    """The head with the largest score of a kind."""
+    layer, head = np.unravel_index(arrays[name].argmax(), arrays[name].shape)
+    ends = [float(arrays[f"{name}_{end}"][layer, head]) for end in ("low", "high")]
+    return {"head": str(Head(int(layer), "self", int(head))), "value": float(arrays[name].max()), "ci": ends}
+
+
+def offset_profile(arrays: Arrays, layer: int, head: int) -> Float[np.ndarray, "offset 3"]:
+    """Attention of one head at earlier + offset with its interval; columns value, low, high."""
+    names = [f"offset/{offset:+d}" for offset in OFFSETS]
+    return np.array([[arrays[f"{name}{end}"][layer, head] for end in ("", "_low", "_high")] for name in names])

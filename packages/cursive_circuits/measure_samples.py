@@ -1,0 +1,142 @@
+"""What the model writes, and whether it can be read: by the nearest of many rendered words.
+
+Curves are compared by dynamic time warping of points at equal distances along the pen's path, centred and scaled. What
+true ink of other writers scores on the same candidates is the yardstick.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from cursive_circuits.data import Words, stacked_text
+from cursive_circuits.data_bank import Item
+from cursive_circuits.data_tokens import Points
+from cursive_circuits.model_sampling import sample
+from cursive_circuits.params import Sampling, Statistics
+from cursive_circuits.run_directory import Trained
+from interp_core.errors import InputError
+from interp_core.stats import mean_interval
+
+Report = dict[str, Any]
+
+
+def candidates(words: Words, settings: Sampling) -> tuple[list[Item], list[Item]]:
+    """Different held-out words, each by two writers: the rendered candidates, and the true ink that is read back."""
+    rng = np.random.default_rng([settings.seed, 50])
+    by_word: dict[str, list[Item]] = {}
+    for item in words.items:
+        by_word.setdefault(item.text, []).append(item)
+    pairs = [items for items in by_word.values() if len({item.author for item in items}) > 1]
+    if len(pairs) < settings.words:
+        raise InputError(f"{len(pairs)} held-out words have two writers; lower sampling.words ({settings.words})")
+    chosen = [pairs[int(i)] for i in rng.permutation(len(pairs))[: settings.words]]
+    rendered = [items[0] for items in chosen]
+    true = [next(item for item in items if item.author != items[0].author) for items in chosen]
+    return rendered, true
+
+
+def written(trained: Trained, words: Words, spelt: list[str], settings: Sampling) -> list[Points]:
+    """One sampled word for each spelling; no points where the model wrote none."""
+    text = torch.from_numpy(stacked_text([words.text([word]) for word in spelt])).to(trained.model.device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    longest = min(settings.longest, trained.model.shape.context - 2)
+    drawn = sample(
+        trained.model,
+        trained.tokens,
+        text,
+        temperature=settings.temperature,
+        longest=longest,
+        generator=generator,
+    )
+    return [trained.tokens.first_word(row) for row in drawn]
+
+
+def curve(points: Points, n: int) -> Float[np.ndarray, "point 2"]:
+    """n points at equal distances along the path (pen up or down), centred, without slant (the share of x that goes
+    with y), both axes scaled to unit spread: what is left is the letters, not the hand."""
+    plane = points[:, :2]
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(plane, axis=0), axis=1))])
+    wanted = np.linspace(0.0, along[-1], n)
+    even = np.stack([np.interp(wanted, along, plane[:, axis]) for axis in (0, 1)], axis=1)
+    even = even - even.mean(axis=0)
+    even[:, 0] -= even[:, 1] * (even[:, 0] @ even[:, 1]) / max(float(even[:, 1] @ even[:, 1]), 1e-12)
+    return even / np.maximum(even.std(axis=0), 1e-9)
+
+
+def warping_distance(
+    first: Float[np.ndarray, "pair point 2"], second: Float[np.ndarray, "pair point 2"]
+) -> Float[np.ndarray, " pair"]:
+    """Dynamic time warping of many pairs of curves at once: least sum of distances over monotone matchings
+    (Sakoe and Chiba 1978), by anti-diagonals."""
+    pairs, n, _ = first.shape
+    m = second.shape[1]
+    cost = np.linalg.norm(first[:, :, None] - second[:, None], axis=-1)
+    total = np.full((pairs, n + 1, m + 1), np.inf)
+    total[:, 0, 0] = 0.0
+    for diagonal in range(n + m - 1):
+        i = np.arange(max(0, diagonal - m + 1), min(n, diagonal + 1))
+        j = diagonal - i
+        before = np.minimum(np.minimum(total[:, i, j], total[:, i, j + 1]), total[:, i + 1, j])
+        total[:, i + 1, j + 1] = cost[:, i, j] + before
+    return total[:, n, m]
+
+
+def read_back(inks: list[Points], rendered: list[Points], settings: Sampling) -> Float[np.ndarray, "ink candidate"]:
+    """Distance of each ink from each candidate; infinite for ink of fewer than two points."""
+    shapes = np.stack([curve(points, settings.resampled) for points in rendered])
+    rows = []
+    for points in inks:
+        if len(points) < 2:
+            rows.append(np.full(len(rendered), np.inf))
+            continue
+        mine = np.broadcast_to(curve(points, settings.resampled), shapes.shape)
+        rows.append(warping_distance(mine, shapes))
+    return np.stack(rows)
+
+
+def sample_report(
+    trained: Trained, words: Words, settings: Sampling, tests: Statistics
+) -> tuple[dict[str, np.ndarray], Report]:
+    """Accuracy of reading samples and true ink among the candidates, with intervals over inks.
+
+    Arrays: `shown/<i>` points of the first samples, `true/<i>` of the same words' true ink, `distance` and
+    `true_distance` [ink, candidate].
+    """
+    rendered, true = candidates(words, settings)
+    spelt = [item.text for item in rendered] * settings.samples
+    inks = written(trained, words, spelt, settings)
+    shapes = [_as_decoded(trained, item) for item in rendered]
+    distance = read_back(inks, shapes, settings)
+    true_distance = read_back([_as_decoded(trained, item) for item in true], shapes, settings)
+    right = (distance.argmin(axis=1) == np.arange(len(inks)) % len(rendered)) & np.isfinite(distance[:, 0])
+    true_right = true_distance.argmin(axis=1) == np.arange(len(true))
+    rng = np.random.default_rng([settings.seed, 51])
+    read, yardstick = (_accuracy(hits, tests, rng) for hits in (right, true_right))
+    report = {
+        "samples": read,
+        "true_ink": yardstick,
+        "chance": 1 / len(rendered),
+        "shown": spelt[: settings.shown],
+        "shown_right": int(right[: settings.shown].sum()),
+        "legible": read["value"] >= yardstick["value"] - settings.margin,
+    }
+    word = "legible" if report["legible"] else "not legible"
+    report["verdict"] = (
+        f"{word}: {read['value']:.2f} of {read['n']} samples are read right among {len(rendered)} words, true ink "
+        f"{yardstick['value']:.2f}"
+    )
+    arrays = {f"shown/{i}": inks[i] for i in range(settings.shown)}
+    arrays |= {f"true/{i}": true[i].points for i in range(settings.shown)}
+    return arrays | {"distance": distance, "true_distance": true_distance}, report
+
+
+def _as_decoded(trained: Trained, item: Item) -> Points:
+    """True ink as the tokens keep it."""
+    return trained.tokens.first_word(trained.tokens.row([trained.tokens.encode(item.points)]))
+
+
+def _accuracy(hits: np.ndarray, tests: Statistics, rng: np.random.Generator) -> Report:
+    interval = mean_interval(hits.astype(np.float64), rng, resamples=tests.resamples)
+    return {"value": float(interval.value), "ci": [float(interval.low), float(interval.high)], "n": len(hits)}

@@ -1,0 +1,350 @@
+"""The cursive transformer: a decoder over pen-stroke tokens with self-attention, and cross-attention to the text.
+
+Pre-norm blocks: self-attention, cross-attention to the characters, MLP. Heads are named L1H2 (layer 1, self-attention,
+head 2) and L1X2 (cross-attention). Everything that measures or intervenes goes through `observing`, `replacing` and
+`reading`, and is gone when its block ends.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from interp_core.attention import AttentionCall, fused_attention
+from interp_core.errors import InputError
+from interp_core.params import Params
+
+Kind = Literal["self", "cross"]
+Reads = Literal["q", "k", "v"]
+KINDS: tuple[Kind, Kind] = ("self", "cross")
+NO_CHARACTER = 0  # id that fills texts
+
+
+class Head(NamedTuple):
+    """One attention head."""
+
+    layer: int
+    kind: Kind
+    number: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.number}"
+
+
+class Shape(Params):
+    """A configuration of the model; the vocabulary and the alphabet add their sizes."""
+
+    layers: PositiveInt
+    heads: PositiveInt  # of self-attention, and as many of cross-attention, in each layer
+    d_model: PositiveInt
+    context: PositiveInt  # longest row, tokens
+    characters: PositiveInt  # longest text
+    positions: Literal["learned", "rotary"]  # rotary: Su et al. 2021, all dimensions of a head
+    rotary_base: PositiveFloat
+    initializer_range: PositiveFloat  # standard deviation of all matrices at step 0
+    text_range: PositiveFloat  # the same of the characters' embeddings, which no norm scales before they are read
+    mask_padding: bool  # cross-attention does not see where the text has ended; public checkpoints were trained without
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Shape":
+        if self.d_model % (2 * self.heads):
+            raise ValueError(f"d_model ({self.d_model}) must be heads ({self.heads}) times an even width of a head")
+        return self
+
+
+class Output(NamedTuple):
+    """As a Hugging Face decoder answers."""
+
+    logits: Float[Tensor, "row position vocab"]
+
+
+@dataclass
+class Cache:
+    """Keys and values of a growing row, so that a new token costs one position."""
+
+    keys: Float[Tensor, "layer row head position d_head"]
+    values: Float[Tensor, "layer row head position d_head"]
+    length: int = 0  # positions filled
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One attention layer as it ran."""
+
+    read: Float[Tensor, "row position d_model"]  # the normed residual stream that queries (self: keys, values too) read
+    z: Float[Tensor, "row position head d_head"]  # what each head collected, before W_O
+    call: AttentionCall
+
+
+class Attention(nn.Module):
+    """Heads of one layer and kind: the rows of q, kv belong to heads, and so do the COLUMNS of out."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.q = nn.Linear(shape.d_model, shape.d_model)
+        self.kv = nn.Linear(shape.d_model, 2 * shape.d_model)
+        self.out = nn.Linear(shape.d_model, shape.d_model)
+        self.replaced: dict[int, Tensor] = {}
+        self.watch: Callable[[Seen], None] | None = None
+
+    def queries(self, x: Float[Tensor, "row position d_model"]) -> Float[Tensor, "row head position d_head"]:
+        """Before rotary."""
+        return rearrange(self.q(x), "row position (head e) -> row head position e", head=self.heads)
+
+    def keys_values(self, x: Float[Tensor, "row key d_model"]) -> tuple[Tensor, Tensor]:
+        """Each [row, head, key, d_head], keys before rotary."""
+        both = rearrange(self.kv(x), "row key (kind head e) -> kind row head key e", kind=2, head=self.heads)
+        return both[0], both[1]
+
+    def attend(
+        self,
+        x: Float[Tensor, "row position d_model"],
+        query: Float[Tensor, "row head position d_head"],
+        key: Float[Tensor, "row head key d_head"],
+        value: Float[Tensor, "row head key d_head"],
+        mask: Float[Tensor, "row 1 1 key"] | None,
+        *,
+        causal: bool,
+    ) -> Float[Tensor, "row position d_model"]:
+        """What the heads add to the residual stream; `x` is what the queries were made from, for the observer."""
+        if self.watch is None:
+            z = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        else:
+            shown = mask if causal or mask is not None else query.new_zeros(1, 1, 1, key.shape[2])
+            wide = None if shown is None else shown.expand(len(query), 1, query.shape[2], key.shape[2])
+            z, logsumexp = fused_attention(query, key, value, wide, query.shape[-1] ** -0.5)
+            call = AttentionCall(query, key, value, logsumexp, query.shape[-1] ** -0.5, wide)
+            self.watch(Seen(x, rearrange(z, "row head position e -> row position head e"), call))
+        for head, instead in self.replaced.items():
+            z = torch.cat([z[:, :head], instead.expand_as(z[:, head])[:, None], z[:, head + 1 :]], dim=1)
+        return self.out(rearrange(z, "row head position e -> row position (head e)"))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, MLP, each on its own norm."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.self_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(shape.d_model) for _ in range(3))
+        self.self_attention, self.cross_attention = Attention(shape), Attention(shape)
+        self.up = nn.Linear(shape.d_model, 4 * shape.d_model)
+        self.down = nn.Linear(4 * shape.d_model, shape.d_model)
+        self.without: dict[tuple[int, Reads], Tensor] = {}  # (self head, what it reads) -> taken out of its input
+
+    def forward(
+        self,
+        x: Float[Tensor, "row position d_model"],
+        angles: Float[Tensor, "position pair"] | None,
+        text: tuple[Tensor, Tensor],
+        mask: Float[Tensor, "row 1 1 character"] | None,
+        past: tuple[Tensor, Tensor] | None,
+        length: int,
+    ) -> Float[Tensor, "row position d_model"]:
+        """The residual stream after this block. `text` is its cross keys and values, `past` its part of a cache."""
+        attention, read = self.self_attention, self.self_norm(x)
+        query, (key, value) = attention.queries(read), attention.keys_values(read)
+        for (head, reads), part in self.without.items():
+            other = self.self_norm(x - part)
+            if reads == "q":
+                query = _with_head(query, head, attention.queries(other))
+            else:
+                k, v = attention.keys_values(other)
+                key = _with_head(key, head, k) if reads == "k" else key
+                value = _with_head(value, head, v) if reads == "v" else value
+        if angles is not None:
+            query, key = turned(query, angles), turned(key, angles)
+        if past is not None:
+            end = length + x.shape[1]
+            past[0][:, :, length:end], past[1][:, :, length:end] = key, value
+            key, value = past[0][:, :, :end], past[1][:, :, :end]
+        x = x + attention.attend(read, query, key, value, None, causal=length == 0)
+        read = self.cross_norm(x)
+        x = x + self.cross_attention.attend(read, self.cross_attention.queries(read), *text, mask, causal=False)
+        return x + self.down(functional.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
+
+
+def _with_head(heads: Tensor, head: int, other: Tensor) -> Tensor:
+    return torch.cat([heads[:, :head], other[:, head : head + 1], heads[:, head + 1 :]], dim=1)
+
+
+def turned(x: Float[Tensor, "*lead d_head"], angles: Float[Tensor, "*angles pair"]) -> Float[Tensor, "*lead d_head"]:
+    """Dimensions i and i + d_head / 2 turned by the angle of pair i."""
+    cosine, sine = angles.cos(), angles.sin()
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+class CursiveTransformer(nn.Module):
+    """Stroke tokens and characters in, logits of the next stroke token out (unembedding not tied)."""
+
+    def __init__(self, shape: Shape, *, vocabulary: int, alphabet: int, seed: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.n_layers, self.n_heads, self.d_model = shape.layers, shape.heads, shape.d_model
+        self.d_head = shape.d_model // shape.heads
+        self.embed = nn.Embedding(vocabulary, shape.d_model)
+        self.place = nn.Embedding(shape.context, shape.d_model) if shape.positions == "learned" else None
+        self.character = nn.Embedding(alphabet + 1, shape.d_model)
+        self.character_place = nn.Embedding(shape.characters, shape.d_model)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.norm = nn.LayerNorm(shape.d_model)
+        self.unembed = nn.Linear(shape.d_model, vocabulary, bias=False)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 2:
+                    spread = shape.text_range if name.startswith("character") else shape.initializer_range
+                    parameter.normal_(0.0, spread, generator=generator)
+                elif name.endswith("bias"):
+                    parameter.zero_()
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks."""
+        return list(self.blocks)  # pyright: ignore[reportReturnType]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.weight.device
+
+    @property
+    def heads(self) -> list[Head]:
+        """Every head, self-attention first in each layer."""
+        return [Head(n, kind, i) for n in range(self.n_layers) for kind in KINDS for i in range(self.n_heads)]
+
+    def attention(self, layer: int, kind: Kind) -> Attention:
+        """One layer's attention of a kind."""
+        block = self.layers[layer]
+        return block.self_attention if kind == "self" else block.cross_attention
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "row position"],
+        text: Int[Tensor, "row character"] | None = None,
+        use_cache: bool = False,
+        cache: Cache | None = None,
+    ) -> Output:
+        """Logits at t predict the token at t + 1. Without a text, the empty one. `use_cache` is for callers that name
+        it; a `cache` is filled and must be empty or be given one token at a time.
+
+        InputError for a row longer than the context, a text longer than the model reads, or ids it does not know.
+        """
+        start = cache.length if cache is not None else 0
+        self._check(input_ids, start)
+        assert start == 0 or input_ids.shape[1] == 1
+        x = self.embed(input_ids)
+        if self.place is not None:
+            x = x + self.place.weight[start : start + input_ids.shape[1]]
+        memory, mask = self.read_text(text, len(input_ids))
+        angles = self.angles(start, input_ids.shape[1])
+        for number, block in enumerate(self.layers):
+            past = None if cache is None else (cache.keys[number], cache.values[number])
+            x = block(x, angles, block.cross_attention.keys_values(memory), mask, past, start)
+        if cache is not None:
+            cache.length = start + input_ids.shape[1]
+        return Output(self.unembed(self.norm(x)))
+
+    def read_text(
+        self, text: Int[Tensor, "row character"] | None, rows: int
+    ) -> tuple[Float[Tensor, "row character d_model"], Float[Tensor, "row 1 1 character"] | None]:
+        """What cross-attention reads, and its mask. The first place is always visible: it stands for "no text"."""
+        if text is None:
+            text = torch.full((rows, 1), NO_CHARACTER, device=self.device)
+        if text.shape[1] > self.shape.characters:
+            raise InputError(
+                f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} it reads"
+            )
+        memory = self.character(text) + self.character_place.weight[: text.shape[1]]
+        if not self.shape.mask_padding:
+            return memory, None
+        hidden = text == NO_CHARACTER
+        hidden[:, 0] = False
+        return memory, torch.zeros_like(hidden, dtype=memory.dtype).masked_fill(hidden, -torch.inf)[:, None, None]
+
+    def angles(self, start: int, positions: int) -> Float[Tensor, "position pair"] | None:
+        """Rotary angles, radians; None with learned positions."""
+        if self.shape.positions == "learned":
+            return None
+        at = torch.arange(start, start + positions, device=self.device, dtype=torch.float64)
+        return (at[:, None] * self.frequencies().to(self.device)).to(self.embed.weight.dtype)
+
+    def frequencies(self) -> Float[Tensor, " pair"]:
+        """Rotary frequencies, radians a token, float64."""
+        pairs = torch.arange(0, self.d_head, 2, dtype=torch.float64)
+        return self.shape.rotary_base ** (-pairs / self.d_head)
+
+    def empty_cache(self, rows: int, positions: int) -> Cache:
+        """Room for rows of that many tokens."""
+        size = (self.n_layers, rows, self.n_heads, positions, self.d_head)
+        return Cache(torch.zeros(size, device=self.device), torch.zeros(size, device=self.device))
+
+    @contextmanager
+    def observing(self) -> Iterator[dict[tuple[int, Kind], Seen]]:
+        """Collect every attention layer of the last forward pass inside the block."""
+        seen: dict[tuple[int, Kind], Seen] = {}
+        places: list[tuple[int, Kind]] = [(n, kind) for n in range(self.n_layers) for kind in KINDS]
+        for place in places:
+            self.attention(*place).watch = lambda found, place=place: seen.__setitem__(place, found)
+        try:
+            yield seen
+        finally:
+            for place in places:
+                self.attention(*place).watch = None
+
+    @contextmanager
+    def replacing(self, values: Mapping[Head, Tensor]) -> Iterator[None]:
+        """Inside the block these heads collect given vectors, broadcast to [row, position, d_head], instead of z.
+
+        KeyError for a head the model does not have.
+        """
+        if missing := set(values) - set(self.heads):
+            raise KeyError(f"no head {min(missing)}")
+        touched = {(head.layer, head.kind): self.attention(head.layer, head.kind) for head in values}
+        before = {place: dict(attention.replaced) for place, attention in touched.items()}
+        for head, value in values.items():
+            self.attention(head.layer, head.kind).replaced[head.number] = value
+        try:
+            yield
+        finally:
+            for place, was in before.items():
+                touched[place].replaced = was
+
+    @contextmanager
+    def reading(self, without: Mapping[tuple[Head, Reads], Float[Tensor, "row position d_model"]]) -> Iterator[None]:
+        """Inside the block a self-attention head makes its queries, keys or values from a residual stream from which a
+        part is taken out; everything else reads all of it (path patching, Wang et al. 2022)."""
+        for (head, reads), part in without.items():
+            self.layers[head.layer].without[head.number, reads] = part
+        try:
+            yield
+        finally:
+            for (head, _), _ in without.items():
+                self.layers[head.layer].without = {}
+
+    def written(self, head: Head, z: Float[Tensor, "row position d_head"]) -> Float[Tensor, "row position d_model"]:
+        """What a head adds to the residual stream when it has collected z (the layer's output bias left out)."""
+        return z @ self.out_weights(head.layer, head.kind)[head.number]
+
+    def out_weights(self, layer: int, kind: Kind) -> Float[Tensor, "head d_head d_model"]:
+        """W_O of each head."""
+        return rearrange(self.attention(layer, kind).out.weight, "d (head e) -> head e d", head=self.n_heads)
+
+    def _check(self, ids: Tensor, start: int) -> None:
+        if start + ids.shape[1] > self.shape.context:
+            raise InputError(f"a row of {start + ids.shape[1]} tokens is longer than the context, {self.shape.context}")
+        if int(ids.max()) >= self.embed.num_embeddings or int(ids.min()) < 0:
+            raise InputError(f"token id {int(ids.max())} is outside the vocabulary of {self.embed.num_embeddings}")
+
+
+def visible(text: Int[Tensor, "row character"]) -> Bool[Tensor, "row character"]:
+    """Characters that are there."""
+    return text != NO_CHARACTER

@@ -1,0 +1,103 @@
+"""Public cursive-transformer checkpoints: their names, one by one, onto ours. Nothing is left out or guessed.
+
+Their attention packs queries, keys and values in one map (c_attn: d rows each), cross-attention keys and values in
+another (c_attn_kv); `attn.bias` is no weight but their causal mask, and is checked to be one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cursive_circuits.model import CursiveTransformer, Shape
+from interp_core.artifacts import load_weights
+from interp_core.errors import InputError
+
+_OUTSIDE = {
+    "transformer.wte.weight": "embed.weight",
+    "transformer.wpe.weight": "place.weight",
+    "transformer.wce.weight": "character.weight",
+    "transformer.wcpe.weight": "character_place.weight",
+    "transformer.ln_f.weight": "norm.weight",
+    "transformer.ln_f.bias": "norm.bias",
+    "lm_head.weight": "unembed.weight",
+}
+_IN_BLOCK = {
+    "ln_1": "self_norm",
+    "ln_2": "cross_norm",
+    "ln_3": "mlp_norm",
+    "attn.c_proj": "self_attention.out",
+    "cross_attn.c_attn_q": "cross_attention.q",
+    "cross_attn.c_attn_kv": "cross_attention.kv",
+    "cross_attn.c_proj": "cross_attention.out",
+    "mlp.c_fc": "up",
+    "mlp.c_proj": "down",
+}
+
+
+def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> CursiveTransformer:
+    """A model with a public checkpoint's weights, in eval mode.
+
+    InputError for a file that is missing or damaged, a configuration with rotary positions, keys that are missing or
+    surplus (all are listed), and tensors of another vocabulary, alphabet, width or depth.
+    """
+    if shape.positions != "learned":
+        raise InputError(f"{path}: public checkpoints have learned positions; choose the configuration `public`")
+    model = CursiveTransformer(shape, vocabulary=vocabulary, alphabet=alphabet, seed=0)
+    found = _read(path)
+    wanted = public_names(shape)
+    masks = {f"transformer.h.{layer}.attn.bias" for layer in range(shape.layers)}
+    missing, surplus = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted) - masks)
+    if missing or surplus:
+        told = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("surplus", surplus)) if names]
+        raise InputError(f"{path}: not a checkpoint of {shape.layers} layers: {'; '.join(told)[:600]}")
+    for name in sorted(masks & set(found)):
+        if not torch.equal(found[name].bool().squeeze(), torch.ones_like(found[name].bool().squeeze()).tril()):
+            raise InputError(f"{path}: {name} is not a causal mask")
+    ours: dict[str, Tensor] = {}
+    for name, targets in wanted.items():
+        for target, part in zip(targets, _split(found[name], targets, shape.d_model), strict=True):
+            ours[target] = part
+    for name, tensor in model.state_dict().items():
+        if ours[name].shape != tensor.shape:
+            raise InputError(
+                f"{path}: {name} is {list(ours[name].shape)}, the configuration needs {list(tensor.shape)}: choose "
+                "tokens, alphabet and configuration of the checkpoint"
+            )
+    model.load_state_dict(ours, strict=True)
+    return model.eval()
+
+
+def public_names(shape: Shape) -> dict[str, list[str]]:
+    """Their key -> ours, in the order in which their rows are packed."""
+    names = {theirs: [ours] for theirs, ours in _OUTSIDE.items()}
+    for layer in range(shape.layers):
+        for kind in ("weight", "bias"):
+            packed = [f"blocks.{layer}.self_attention.{part}.{kind}" for part in ("q", "kv")]
+            names[f"transformer.h.{layer}.attn.c_attn.{kind}"] = packed
+            for theirs, ours in _IN_BLOCK.items():
+                names[f"transformer.h.{layer}.{theirs}.{kind}"] = [f"blocks.{layer}.{ours}.{kind}"]
+    return names
+
+
+def _split(tensor: Tensor, targets: list[str], d_model: int) -> list[Tensor]:
+    return [tensor] if len(targets) == 1 else [tensor[:d_model], tensor[d_model:]]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a .safetensors file, or of a torch file whose contents are tensors and plain numbers alone."""
+    if not path.is_file():
+        raise InputError(f"no checkpoint {path}")
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    from pickle import UnpicklingError
+
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as problem:
+        raise InputError(f"{path} is no checkpoint of plain tensors: {str(problem)[:200]}") from None
+    content = content.get("model_state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path}: holds no named tensors")
+    return content

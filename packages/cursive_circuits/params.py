@@ -1,0 +1,149 @@
+"""Every knob of the study. A profile gives the values; options of commands override some."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from cursive_circuits.data import Mixture, Split, Tiled
+from cursive_circuits.data_bank import Source
+from cursive_circuits.data_script import Script
+from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.model import Shape
+from interp_core.lm_training import Recipe
+from interp_core.params import Params
+
+
+class Bank(Params):
+    """The handwriting."""
+
+    source: Source | None  # a bank of your own; none: the default one is written
+    alphabet: str = Field(min_length=2)  # characters of texts, in the order of their ids; holds the space
+    script: Script  # the default bank
+    split: Split
+
+    @model_validator(mode="after")
+    def _spells(self) -> "Bank":
+        if " " not in self.alphabet or len(set(self.alphabet)) != len(self.alphabet):
+            raise ValueError("alphabet must hold the space, and every character once")
+        if missing := sorted(set(self.script.alphabet) - set(self.alphabet)):
+            raise ValueError(f"script.alphabet: {' '.join(missing)} is not in alphabet")
+        return self
+
+
+class Handwriting(Params):
+    """The training of the model that writes."""
+
+    configuration: str  # a name of `configurations`
+    rows: PositiveInt  # in a batch
+    dealt: PositiveInt  # steps whose rows are drawn together and dealt by length
+    mixture: Mixture
+    recipe: Recipe
+    seed: NonNegativeInt
+
+
+class Control(Params):
+    """The training of the positive control."""
+
+    configuration: str
+    rows: PositiveInt
+    tiled: Tiled
+    recipe: Recipe
+    seed: NonNegativeInt
+
+
+class Watched(Params):
+    """What is measured while a model trains."""
+
+    rows: PositiveInt  # held-out rows
+    sample_every: PositiveInt  # steps between two drawn samples in W&B; at rows of the history
+
+
+class Sampling(Params):
+    """Words that the model writes, and how they are read back."""
+
+    words: PositiveInt = Field(ge=2)  # different held-out words, which are also the candidates of the retrieval
+    samples: PositiveInt  # of each word
+    shown: PositiveInt  # words of the figure
+    temperature: PositiveFloat
+    longest: PositiveInt  # tokens of a sampled word
+    resampled: PositiveInt = Field(ge=8)  # points of a curve that is compared
+    margin: float = Field(gt=0, lt=1)  # of accuracy, within which samples read as well as true ink
+    seed: NonNegativeInt
+
+
+class Stimuli(Params):
+    """Prompts with known right answers."""
+
+    prompts: PositiveInt = Field(ge=8)  # of each family
+    synthetic_pairs: PositiveInt = Field(ge=3)  # pairs in one copy of the synthetic repeats
+    natural_words: PositiveInt = Field(ge=2)  # words in a row of natural repeats
+    natural_pairs: PositiveInt  # copy operations of a row of natural repeats, at most
+    seed: NonNegativeInt
+
+
+class Statistics(Params):
+    """Intervals and tests."""
+
+    resamples: PositiveInt = Field(ge=100)  # of the bootstrap over prompts
+    draws: PositiveInt = Field(ge=100)  # of the sign flips
+    level: float = Field(gt=0, lt=0.5)  # family-wise
+    smallest_excess: float = Field(ge=0, lt=1)  # excess prefix matching that counts as an induction head
+    smallest_loss: float = Field(ge=0)  # nats of copy-specific harm that count as a need
+
+
+class Interventions(Params):
+    """Ablations and paths."""
+
+    prompts: PositiveInt = Field(ge=4)
+    top: PositiveInt  # heads ablated together
+    draws: PositiveInt = Field(ge=10)  # layer-matched random sets
+    dose: tuple[PositiveInt, ...] = Field(min_length=1)  # numbers of heads of the dose curve
+    dose_draws: PositiveInt = Field(ge=2)  # random sets a dose
+    readers: PositiveInt  # heads whose inputs are patched, the best by excess prefix matching
+    path_prompts: PositiveInt = Field(ge=4)
+    seed: NonNegativeInt
+
+
+class Circuits(Params):
+    """Weights on token bases, and composition."""
+
+    distances: tuple[PositiveInt, ...] = Field(min_length=1)  # rotary distances, tokens
+    draws: PositiveInt = Field(ge=10)  # random matrices of the z-scores
+    seed: NonNegativeInt
+
+
+class Drawings(Params):
+    """What is drawn over the ink."""
+
+    word: str  # written twice; letters of the alphabet
+    seed: NonNegativeInt
+
+
+class CursiveCircuits(Params):
+    """The section `cursive_circuits` of a profile."""
+
+    device: Literal["cpu", "auto"]
+    threads: PositiveInt  # of torch in one process
+    processes: PositiveInt  # trainings at once
+    batch_size: PositiveInt  # prompts in a forward pass
+    bank: Bank
+    tokens: Tokens
+    configurations: dict[str, Shape]
+    handwriting: Handwriting
+    control: Control
+    watched: Watched
+    sampling: Sampling
+    stimuli: Stimuli
+    tests: Statistics
+    interventions: Interventions
+    circuits: Circuits
+    drawings: Drawings
+
+    @model_validator(mode="after")
+    def _known(self) -> "CursiveCircuits":
+        for name in ("handwriting", "control"):
+            if (chosen := getattr(self, name).configuration) not in self.configurations:
+                raise ValueError(f"{name}: no configuration {chosen}; known here: {', '.join(self.configurations)}")
+        if (1 + self.tests.draws) * self.tests.level < 1 - 1e-9:
+            raise ValueError(f"tests.draws: {self.tests.draws} draws cannot reach level {self.tests.level}")
+        return self

@@ -1,0 +1,333 @@
+"""What each command does, from settings to files. Heavy rooms are imported where they are needed.
+
+A study lives in one folder: bank, runs, scores, metrics, figures. Called bare, a command is a stage of the pipeline and
+the folder is data/cursive_circuits; with --profile or --out it is an experiment and the folder is --out. Each function
+imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from cursive_circuits.params import CursiveCircuits, Sampling
+from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
+from interp_core.errors import InputError
+from interp_core.params import check, project_root, read_section
+
+if TYPE_CHECKING:
+    from cursive_circuits.data import Words
+    from cursive_circuits.data_stimuli import Stimuli
+    from cursive_circuits.run_directory import Trained
+    from interp_core.workers import Task
+
+Report = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+NAMES = ("handwriting", "control")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One call of a command: its settings, its folder, and a model of the user's instead of the study's two."""
+
+    params: CursiveCircuits
+    folder: Path
+    model: Path | None = None
+
+    @property
+    def bank(self) -> Path:
+        """Where `prepare` puts the handwriting."""
+        return self.folder / "bank" / "bank.zip"
+
+    def place(self, kind: str, command: str, name: str) -> Path:
+        """A file of scores or metrics."""
+        return self.folder / kind / command / f"{name}.{'npz' if kind == 'scores' else 'json'}"
+
+    def save(self, command: str, name: str, report: Report, arrays: Arrays | None = None) -> None:
+        """Metrics, and arrays where there are some."""
+        save_json(self.place("metrics", command, name), report)
+        if arrays is not None:
+            save_arrays(self.place("scores", command, name), arrays)
+
+
+def prepare_study(profile: str | None, out: Path | None, model: Path | None = None) -> Study:
+    """Settings of a profile and the folder they belong to."""
+    if out is None and (profile is not None or model is not None):
+        out = Path("outputs") / "cursive_circuits" / (Path(profile).stem if profile is not None else "model")
+    params = read_section("cursive_circuits", CursiveCircuits, profile)
+    return Study(params, out or project_root() / "data" / "cursive_circuits", model)
+
+
+def at_temperature(study: Study, temperature: float | None) -> Study:
+    """The study with another temperature of sampling. InputError when it is not above zero."""
+    given = {} if temperature is None else {"temperature": temperature}
+    sampling = check(
+        Sampling, study.params.sampling.model_dump() | given, where="cursive_circuits.sampling", options=tuple(given)
+    )
+    return replace(study, params=study.params.model_copy(update={"sampling": sampling}))
+
+
+def prepare(study: Study) -> None:
+    """Write the default bank, or check one of the user's, and say what is in it."""
+    from cursive_circuits.data_bank import fetch, load_bank, save_bank
+    from cursive_circuits.data_script import write_bank
+    from cursive_circuits.measure_bank import bank_report
+
+    settings = study.params.bank
+    if settings.source is None:
+        save_bank(study.bank, write_bank(settings.script))
+    else:
+        path = fetch(settings.source, study.folder / "bank")
+        save_bank(study.bank, load_bank(path, alphabet=settings.alphabet, sha256=settings.source.sha256))
+    shape = study.params.configurations[study.params.handwriting.configuration]
+    report = bank_report(load_bank(study.bank, alphabet=settings.alphabet), study.params.tokens, shape.context)
+    study.save("prepare", "bank", report)
+    click.echo(report["verdict"])
+
+
+def train(study: Study, *, only: str | None = None) -> None:
+    """Both models at once, each in a process of its own; a training that was stopped goes on where it was."""
+    from cursive_circuits.train import train_control, train_handwriting
+    from interp_core.tracking import announce
+    from interp_core.workers import run_in_processes
+
+    announce()
+    runs = study.folder / "runs"
+    tasks: list[Task] = [
+        (train_handwriting, (study.params, study.bank, runs / "handwriting"), {}),
+        (train_control, (study.params, runs / "control"), {}),
+    ]
+    chosen = [task for name, task in zip(NAMES, tasks, strict=True) if only in (None, name)]
+    run_in_processes(chosen, processes=study.params.processes)
+    for name in NAMES if only is None else (only,):
+        last = load_json(runs / name / "history.json")["rows"][-1]
+        config = load_json(runs / name / "config.json")
+        study.save("train", name, {"parameters": config["parameters"], "last": last})
+        click.echo(f"{name}: {last['step']} steps, held-out loss {last['held_out_loss']:.3f} nats a token")
+
+
+def sample(study: Study, *, text: str | None = None) -> None:
+    """Words that the model writes, read back; or one text of the user's, drawn."""
+    from cursive_circuits.figures_ink import words_on_page
+    from cursive_circuits.measure_samples import sample_report, written
+
+    trained = _writer(study)
+    _, held_out = _words(study, trained)
+    settings = study.params.sampling
+    if text is not None:
+        if not text.strip():
+            raise InputError("--text is empty: name the word to write")
+        path = study.folder / "sample.png"
+        (points,) = written(trained, held_out, [text], settings)
+        words_on_page({text: points}, path)
+        click.echo(str(path))
+        return
+    arrays, report = sample_report(trained, held_out, settings, study.params.tests)
+    study.save("sample", trained.name, report, arrays)
+    click.echo(report["verdict"])
+
+
+def attention(study: Study) -> None:
+    """Where cross-attention reads, against the letter that is written."""
+    from cursive_circuits.measure_alignment import alignment, alignment_report
+
+    trained = _writer(study)
+    _, held_out = _words(study, trained)
+    params = study.params
+    found = alignment(
+        trained, held_out, n=params.stimuli.prompts, seed=params.stimuli.seed, batch_size=params.batch_size
+    )
+    arrays, report = alignment_report(found, params.tests, np.random.default_rng([params.stimuli.seed, 31]))
+    study.save("attention", trained.name, report, arrays)
+    error = f", error {report['error']['value']:.2f} letters" if "error" in report else ""
+    click.echo(f"{trained.name}: {report['best']} aligns best{error}")
+
+
+def heads(study: Study) -> None:
+    """Pair-level scores on every family, and what a repeat is worth."""
+    from cursive_circuits.measure_gain import gain_report, gains
+    from cursive_circuits.measure_heads import attention_scores, head_report
+
+    params = study.params
+    for trained in _models(study):
+        _, held_out = _words(study, trained)
+        arrays, report = {}, {"families": {}}
+        for number, (name, stimuli) in enumerate(_families(study, trained, held_out).items()):
+            scores = attention_scores(trained, stimuli, batch_size=params.batch_size)
+            rng = np.random.default_rng([params.stimuli.seed, 21, number])
+            found, report["families"][name] = head_report(scores, params.tests, rng)
+            arrays |= {f"{name}/{key}": values for key, values in found.items()}
+        if trained.writes:
+            n, seed = params.stimuli.prompts, params.stimuli.seed
+            lost = gains(trained, held_out, n=n, seed=seed, batch_size=params.batch_size)
+            report["gain"] = gain_report(lost, params.tests, np.random.default_rng([seed, 22]))
+            arrays |= {f"gain/{key}": values for key, values in lost.items()}
+            click.echo(f"{trained.name}: {report['gain']['verdict']}")
+        study.save("heads", trained.name, report, arrays)
+        for name, family in report["families"].items():
+            found = ", ".join(family["induction_heads"]) or "none"
+            best = f"{family['best']} {family['best_excess']:.3f} at {family['best_offset']:+d}"
+            click.echo(f"{trained.name}, {name}: best {best}; pass: {found}")
+
+
+def circuits(study: Study) -> None:
+    """QK and OV circuits on token bases."""
+    from cursive_circuits.measure_circuits import token_circuits
+
+    for trained in _models(study):
+        arrays, report = token_circuits(trained, study.params.circuits.distances)
+        click.echo(f"{trained.name}: strongest angular tuning {report['tuned']}")
+        study.save("circuits", trained.name, report, arrays)
+
+
+def composition(study: Study) -> None:
+    """Q-, K- and V-composition from weights, and path patching."""
+    from cursive_circuits.intervene import ranked
+    from cursive_circuits.intervene_paths import path_effects, path_report
+    from cursive_circuits.measure_composition import compositions
+
+    params = study.params
+    for trained in _models(study):
+        settings = params.circuits
+        arrays, report = compositions(
+            trained.model, distances=settings.distances, draws=settings.draws, seed=settings.seed
+        )
+        stimuli, excess, offset = _copying(study, trained, params.interventions.path_prompts)
+        later = [head for head in ranked(excess) if head.layer > 0][: params.interventions.readers]
+        effects = path_effects(
+            trained, stimuli, {h: int(offset[h.layer, h.number]) for h in later}, batch_size=params.batch_size
+        )
+        rng = np.random.default_rng([settings.seed, 41])
+        paths, report["paths"] = path_report(effects, arrays, params.tests, rng)
+        study.save("composition", trained.name, report, arrays | {f"paths/{key}": v for key, v in paths.items()})
+        click.echo(f"{trained.name}: {report['paths']['verdict']}")
+
+
+def ablate(study: Study) -> None:
+    """Ablations against matched random heads, the verdict, and the handwriting before and after."""
+    from cursive_circuits.intervene import ablation_report, copying_verdict
+
+    params = study.params
+    for trained in _models(study):
+        stimuli, excess, _ = _copying(study, trained, params.interventions.prompts)
+        arrays, report = ablation_report(
+            trained, stimuli, excess, params.interventions, params.tests, batch_size=params.batch_size
+        )
+        family = load_json(study.place("metrics", "heads", trained.name))["families"][stimuli.prompts.family]
+        report |= {"family": stimuli.prompts.family, **copying_verdict(family, report, params.tests)}
+        study.save("ablate", trained.name, report, arrays | _redrawn(study, trained, stimuli, excess, arrays["alone"]))
+        click.echo(f"{trained.name}: {report['verdict']}")
+
+
+def draw(study: Study, *, word: str | None = None) -> None:
+    """Attention over the ink of a word written twice: arrays for figures; for a word of the user's, pictures too."""
+    from cursive_circuits.measure_drawings import as_page, attention_over_ink, item_of
+
+    trained = _writer(study)
+    sides = _words(study, trained)
+    arrays = attention_over_ink(trained, sides[1], item_of(list(sides), word or study.params.drawings.word))
+    place = study.place("scores", "draw", trained.name)
+    save_arrays(place, arrays)
+    save_json(place.with_suffix(".json"), as_page(arrays))
+    if word is not None:
+        from cursive_circuits.figures import draw_ink
+
+        for path in draw_ink(study.folder, study.folder / "figures"):
+            click.echo(str(path))
+
+
+def figures(study: Study) -> None:
+    """All figures of the study, from its files alone."""
+    from cursive_circuits.figures import draw_all
+
+    draw_all(study.folder)
+
+
+def _models(study: Study) -> "list[Trained]":
+    """The study's two models, or the user's."""
+    from cursive_circuits.model_checkpoint import load_public
+    from cursive_circuits.run_directory import Trained, open_run
+
+    _use(study)
+    if study.model is None:
+        return [_on_device(study, open_run(study.folder / "runs" / name)) for name in NAMES]
+    if study.model.is_dir():
+        return [_on_device(study, open_run(study.model))]
+    params = study.params
+    shape = params.configurations[params.handwriting.configuration]
+    sizes = {"vocabulary": params.tokens.size, "alphabet": len(params.bank.alphabet)}
+    public = load_public(study.model, shape, **sizes)
+    return [_on_device(study, Trained(study.model.stem, public, params.tokens, params.bank.alphabet))]
+
+
+def _on_device(study: Study, trained: "Trained") -> "Trained":
+    import torch
+
+    trained.model.to("cuda" if study.params.device == "auto" and torch.cuda.is_available() else "cpu")
+    return trained
+
+
+def _use(study: Study) -> None:
+    from interp_core.threads import use_threads
+
+    use_threads(study.params.threads)
+
+
+def _writer(study: Study) -> "Trained":
+    """The model that writes."""
+    from cursive_circuits.run_directory import open_run
+
+    _use(study)
+    return _models(study)[0] if study.model else _on_device(study, open_run(study.folder / "runs" / NAMES[0]))
+
+
+def _words(study: Study, trained: "Trained") -> "tuple[Words, Words]":
+    """Training and held-out words of the bank, in a model's tokens."""
+    from cursive_circuits.data import Words
+    from cursive_circuits.data_bank import load_bank
+
+    items = load_bank(study.bank, alphabet=trained.alphabet)
+    return Words.split(items, trained.tokens, trained.alphabet, study.params.bank.split)
+
+
+def _families(study: Study, trained: "Trained", words: "Words", n: int | None = None) -> "dict[str, Stimuli]":
+    """The families that a model is asked about: all, or the synthetic one for a model that never saw handwriting."""
+    from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, family
+
+    chosen = study.params.stimuli
+    sizes = FamilySettings(chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs)
+    names = FAMILIES if trained.writes else ("synthetic",)
+    return {name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes) for name in names}
+
+
+def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray, np.ndarray]":
+    """The family in which copying is separate from reading, every head's excess there, and at which offset."""
+    name = "mismatched_text" if trained.writes else "synthetic"
+    scores = load_arrays(study.place("scores", "heads", trained.name))
+    _, held_out = _words(study, trained)
+    return _families(study, trained, held_out, n)[name], scores[f"{name}/excess"], scores[f"{name}/offset"]
+
+
+def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray) -> Arrays:
+    from cursive_circuits.intervene import matched_sets, mean_outputs, ranked
+    from cursive_circuits.intervene_redraw import continued, redrawn_words
+    from cursive_circuits.model import Head
+
+    params = study.params
+    means = mean_outputs(trained, stimuli, batch_size=params.batch_size)
+    top = ranked(excess)[: params.interventions.top]
+    rng = np.random.default_rng([params.interventions.seed, 61])
+    without = {"nothing": [], "top": top, "random": matched_sets(top, trained.model.heads, 1, rng)[0]}
+    if not trained.writes:
+        sizes = {"pairs": params.stimuli.synthetic_pairs, "seed": params.sampling.seed}
+        return continued(trained, without, means, **sizes, temperature=params.sampling.temperature)
+    layer, head = np.unravel_index(alone[:, 1, :, 1].argmax(), alone[:, 1, :, 1].shape)
+    without["cross"] = [Head(int(layer), "cross", int(head))]
+    spelt = load_json(study.place("metrics", "sample", trained.name))["shown"][:6]
+    _, held_out = _words(study, trained)
+    return redrawn_words(trained, held_out, spelt, without, means, params.sampling)
+
+
+STAGES = (prepare, train, sample, attention, heads, circuits, composition, ablate, draw, figures)

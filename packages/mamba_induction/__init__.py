@@ -1,0 +1,1 @@
+"""How a state-space model copies: recognition, prediction, and the gap between them."""

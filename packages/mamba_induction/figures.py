@@ -1,0 +1,54 @@
+"""The study's figures, from files alone: no model is loaded and no score computed here."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp_core.artifacts import load_arrays, load_json
+from mamba_induction import figures_causal, figures_gap, figures_layers, figures_sequences, figures_tuning
+
+Report = Mapping[str, Any]
+Place = Callable[[str, str], Path]
+
+
+def draw_all(models: Sequence[str], main: str, place: Place) -> list[Path]:
+    """Every figure of the commands that have run, for the named models, into place("figures", ""); returns the files.
+
+    `place` gives the folder of a kind of files and a command. A command of which no file is there has not run;
+    otherwise every model's must be there. InputError names what is missing or damaged.
+    """
+    out = place("figures", "")
+    written: list[Path] = []
+    if analyses := reports(place, "analyse", "analysis", models):
+        figures_layers.layer_wise(analyses, out / "layer_wise_induction.png")
+        figures_layers.behaviour(analyses, out / "behaviour.png")
+        written += [out / "layer_wise_induction.png", out / "behaviour.png"]
+        sequences = load_arrays(place("scores", "analyse") / f"sequences_{main}.npz")
+        written += figures_sequences.draw_sequences(sequences, main, out)
+    if gaps := reports(place, "gap", "gap", models):
+        figures_gap.prediction_gap(gaps, out / "prediction_gap.png")
+        written.append(out / "prediction_gap.png")
+    if causes := reports(place, "causal", "causal", models):
+        figures_causal.causal(causes, out / "causal.png")
+        written.append(out / "causal.png")
+    history, changed = place("training", "") / "fine_tune.csv", place("metrics", "analyse") / "change.json"
+    if history.is_file() and changed.is_file():
+        figures_tuning.fine_tuning(read_history(history), load_json(changed), out / "fine_tuning.png")
+        written.append(out / "fine_tuning.png")
+    return written
+
+
+def reports(place: Place, command: str, stem: str, models: Sequence[str]) -> dict[str, Report]:
+    """One command's reports by model; empty when none of them is there."""
+    files = {name: place("metrics", command) / f"{stem}_{name}.json" for name in models}
+    return {name: load_json(file) for name, file in files.items()} if any(f.is_file() for f in files.values()) else {}
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a training's history."""
+    with path.open() as opened:
+        rows = list(csv.DictReader(opened))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}

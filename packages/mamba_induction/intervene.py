@@ -1,0 +1,156 @@
+"""What copying loses when one piece of a model is changed while it runs: layers, taps, single reads, states.
+
+Every edit is a context manager; nothing is left behind after it. Effects are changes of loss (nats) and accuracy at the
+copy operations of each prompt.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_core.hidden_attention import MixerCall, attention_entries, observing_mixers, state_after
+from interp_core.hooks import Edit, capture, intervene
+from interp_core.mamba import MambaSubject
+from interp_core.models import AttentionRows, Subject
+from interp_core.sites import Site
+from mamba_induction.model import write_sites
+
+Ablation = Literal["zero", "mean", "resample"]
+
+
+@contextmanager
+def without_layer(
+    subject: Subject, layer: int, how: Ablation, means: dict[Site, Float[Tensor, " d_model"]]
+) -> Iterator[None]:
+    """All that a layer writes into the residual stream becomes zero, its mean, or what it writes in the next prompt at
+    the same position."""
+
+    def edit_at(site: Site) -> Edit:
+        if how == "zero":
+            return torch.zeros_like
+        if how == "mean":
+            return lambda written: means[site].to(written.dtype).expand_as(written).clone()
+        return lambda written: written.roll(1, dims=0)
+
+    with intervene(subject, {site: edit_at(site) for site in write_sites(subject, layer).values()}):
+        yield
+
+
+@torch.no_grad()
+def mean_writes(subject: Subject, ids: Int[Tensor, "batch position"]) -> dict[Site, Float[Tensor, " d_model"]]:
+    """What each layer writes on average over prompts and positions."""
+    sites = [site for layer in range(subject.n_layers) for site in write_sites(subject, layer).values()]
+    with capture(subject, sites) as seen:
+        subject.trunk(ids)
+    return {site: seen[site].double().mean(dim=(0, 1)).float() for site in sites}
+
+
+@contextmanager
+def without_taps(subject: MambaSubject, layers: Sequence[int], removed: Bool[Tensor, "channel lag"]) -> Iterator[None]:
+    """These layers' convolutions without some of their weights; lag 0 is the position itself, lag k the k-th before.
+
+    HF's Mamba reads the convolution's weights and never calls it: a hook would do nothing, so the weights are changed
+    and put back.
+    """
+    weights: list[Any] = [subject.mixer(layer).conv1d.weight for layer in layers]
+    before = [weight.detach().clone() for weight in weights]
+    gone = removed.flip(1)[:, None]  # the last tap reads the position itself
+    with torch.no_grad():
+        for weight in weights:
+            weight.masked_fill_(gone, 0.0)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, values in zip(weights, before, strict=True):
+                weight.copy_(values)
+
+
+@contextmanager
+def without_reads(
+    subject: Subject,
+    layers: Sequence[int],
+    batch: Int[Tensor, " read"],
+    query: Int[Tensor, " read"],
+    key: Int[Tensor, " read"],
+) -> Iterator[None]:
+    """In these layers the queries do not get what they read from these keys, all channels or heads; everything else,
+    other rows' attention included, stays. The same entry of `(query, key)` must not be named twice.
+
+    In a Mamba alpha[:, i, j] x_j is taken out of y_i; in a transformer A_h[i, j] v_j out of every z_i.
+    """
+    if isinstance(subject, MambaSubject):
+        calls: dict[int, MixerCall] = {}
+
+        def edit_of(layer: int) -> Edit:
+            def edit(gated_y: Tensor) -> Tensor:
+                call = calls[layer]
+                read = call.gate[batch, query] * attention_entries(call, batch, query, key) * call.x[batch, key]
+                return gated_y.index_put((batch, query), -read.to(gated_y.dtype), accumulate=True)
+
+            return edit
+
+        edits = {Site(layer, "mixer.gated_y"): edit_of(layer) for layer in layers}
+        with observing_mixers(subject, calls.__setitem__, list(layers)), intervene(subject, edits):
+            yield
+        return
+    reads: dict[int, Tensor] = {}
+
+    def keep(layer: int, rows: AttentionRows) -> None:
+        reads[layer] = rows.entries(batch, query, key[None])[0][..., None] * rows.values(batch, key)
+
+    def take(layer: int) -> Edit:
+        return lambda z: z.index_put((batch, query), -reads[layer].to(z.dtype), accumulate=True)
+
+    edits = {Site(layer, "attn.z"): take(layer) for layer in layers}
+    with subject.observing(keep, list(layers)), intervene(subject, edits):
+        yield
+
+
+@contextmanager
+def with_state(
+    subject: MambaSubject, added: dict[int, Float[Tensor, "batch channel state"]], position: int
+) -> Iterator[None]:
+    """The scan's state after `position` gets something added, in each of these layers: y_i gains C_i exp(A (S_i - S_t))
+    times it at every later i, which is exact because the scan is linear in its state."""
+    calls: dict[int, MixerCall] = {}
+
+    def edit_of(layer: int) -> Edit:
+        def edit(gated_y: Tensor) -> Tensor:
+            call = calls[layer]
+            later = slice(position + 1, None)
+            since = (call.S[:, later] - call.S[:, position : position + 1]).to(gated_y.dtype)
+            gained = torch.zeros_like(since)
+            for n in range(call.A.shape[1]):
+                gained += call.C[:, later, n, None] * torch.exp(call.A[:, n] * since) * added[layer][:, None, :, n]
+            edited = gated_y.clone()
+            edited[:, later] += call.gate[:, later] * gained
+            return edited
+
+        return edit
+
+    edits = {Site(layer, "mixer.gated_y"): edit_of(layer) for layer in added}
+    with observing_mixers(subject, calls.__setitem__, list(added)), intervene(subject, edits):
+        yield
+
+
+@torch.no_grad()
+def states(
+    subject: MambaSubject, ids: Int[Tensor, "batch position"], position: int
+) -> dict[int, Float[Tensor, "batch channel state"]]:
+    """Every layer's state after a position."""
+    found: dict[int, Tensor] = {}
+    with observing_mixers(subject, lambda layer, call: found.__setitem__(layer, state_after(call, position))):
+        subject.trunk(ids)
+    return found
+
+
+def lags_removed(subject: MambaSubject, lags: Iterable[int]) -> Bool[Tensor, "channel lag"]:
+    """The taps of these lags, all channels."""
+    removed = torch.zeros(subject.d_inner, subject.d_conv, dtype=torch.bool, device=subject.device)
+    removed[:, list(lags)] = True
+    return removed

@@ -1,0 +1,240 @@
+"""What each command does, from settings to files. Heavy rooms are imported where they are needed.
+
+Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/mamba_induction. With
+any option of its own it is an experiment: it writes flat into `out` and takes the one model that was named, its
+fine-tuned version where `fine-tune` has put one into `out`, and a twin only where one was named. Each function imports
+its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from interp_core.artifacts import save_arrays, save_json
+from interp_core.errors import InputError
+from interp_core.model_spec import ModelSpec, catalogue, short_name
+from interp_core.params import project_root, read_section
+from mamba_induction.params import MambaInduction, dataset_of
+
+if TYPE_CHECKING:
+    from interp_core.models import Subject
+    from mamba_induction.data import Stimuli, Texts
+
+Arrays = dict[str, np.ndarray]
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of a command: its settings, the models it may name, and where it writes."""
+
+    params: MambaInduction
+    known: dict[str, ModelSpec]
+    out: Path | None  # None: a stage of the pipeline
+
+    def place(self, kind: str, command: str) -> Path:
+        """The folder for a command's `scores`, `metrics` or `figures`."""
+        return self.out or self.home / kind / command
+
+    @property
+    def home(self) -> Path:
+        """The folder of everything."""
+        return self.out or project_root() / "data" / "mamba_induction"
+
+    @property
+    def tuned(self) -> Path:
+        """Where the fine-tuned model is, or will be."""
+        return (self.out or self.home / "models") / f"{short_name(self.params.model)}-tuned"
+
+    @property
+    def models(self) -> list[str]:
+        """What is analysed: the Mamba, fine-tuned, and its twin."""
+        tuned = [str(self.tuned)] if self.out is None or self.tuned.is_dir() else []
+        return [self.params.model, *tuned, *([] if self.params.twin is None else [self.params.twin])]
+
+    @property
+    def names(self) -> list[str]:
+        """Short names of the models, as in file names."""
+        return [short_name(model) for model in self.models]
+
+    @property
+    def main(self) -> str:
+        """The model whose single sequences are drawn: the fine-tuned one where there is one."""
+        return self.models[1] if self.names[1:2] == [short_name(str(self.tuned))] else self.models[0]
+
+
+def prepare(profile: str | None, out: Path | None, *, dataset: str | None = None, **overrides: Any) -> Run:
+    """Settings from the profile and the options given; any option makes it an experiment."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    known = catalogue(profile)
+    params = read_section("mamba_induction", MambaInduction, profile)
+    if dataset is not None:
+        given["dataset"] = dataset_of(dataset, params.dataset)
+    if out is None and (given or profile is not None):
+        out = Path("outputs") / "mamba_induction"
+    if "model" in given:
+        given.setdefault("twin", "")
+    params = read_section("mamba_induction", MambaInduction, profile, **given)
+    if params.twin == "":
+        params = params.model_copy(update={"twin": None})
+    run = Run(params, known, out)
+    if again := sorted({name for name in run.names if run.names.count(name) > 1}):
+        raise InputError(f"two models would write files of the name {again[0]}: rename a folder")
+    return run
+
+
+def fine_tune(run: Run) -> Report:
+    """Fine-tune the Mamba on the data set: a Hugging Face directory, its history, and a report of first and last."""
+    from interp_core.corpus import read_documents
+    from mamba_induction.data import build_stimuli, texts_of
+    from mamba_induction.model import load_mamba, no_tokenizer
+    from mamba_induction.train import fine_tune as tune
+    from mamba_induction.train import save_history
+
+    params = run.params.model_copy(update={"dtype": "float32"})
+    subject = load_mamba(params.model, run.known, params)
+    if subject.tokenizer is None:
+        raise no_tokenizer(subject)
+    texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
+    history = tune(subject, build_stimuli(subject, params, texts), texts, params, run.tuned)
+    save_history(history, run.place("training", "") / "fine_tune.csv")
+    report = {
+        "name": run.tuned.name,
+        "documents": len(texts.train),
+        "tokens": int(sum(len(row) - 1 for row in texts.train)),
+        "updates": int(history[-1]["step"]),
+        "before": history[0],
+        "after": history[-1],
+    }
+    save_json(run.place("metrics", "fine_tune") / "fine_tune.json", report)
+    before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
+    click.echo(f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates")
+    return report
+
+
+def analyse(run: Run) -> None:
+    """Every score of each model, single sequences of the main one, and what fine-tuning changed."""
+    from mamba_induction.measure import analyse as measure
+    from mamba_induction.measure import change
+    from mamba_induction.measure_sequences import sequence_arrays
+
+    arrays: dict[str, Arrays] = {}
+    for model, (subject, stimuli, _) in zip(run.models, _asked(run), strict=True):
+        arrays[model], report = measure(subject, stimuli, run.params)
+        save_arrays(run.place("scores", "analyse") / f"scores_{subject.name}.npz", arrays[model])
+        save_json(run.place("metrics", "analyse") / f"analysis_{subject.name}.json", report)
+        click.echo(_sentence(report))
+        if model == run.main:
+            sequences = sequence_arrays(subject, stimuli, run.params)
+            save_arrays(run.place("scores", "analyse") / f"sequences_{subject.name}.npz", sequences)
+    if run.main != run.models[0]:
+        report = {"before": short_name(run.models[0]), "after": short_name(run.main)}
+        report |= change(arrays[run.models[0]], arrays[run.main], run.params)
+        save_json(run.place("metrics", "analyse") / "change.json", report)
+
+
+def gap(run: Run) -> None:
+    """Recognition against prediction: by layer, by rival and by path, for every family of stimuli."""
+    from mamba_induction.data import Bigrams
+    from mamba_induction.measure import described, summarise
+    from mamba_induction.measure_gap import gap_of_family
+
+    for subject, stimuli, texts in _asked(run):
+        bigrams = None if texts is None else Bigrams.of(texts.train, subject.vocab_size)
+        saved: Arrays = {}
+        report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
+        for family, prompts in stimuli.families.items():
+            found, described_as = gap_of_family(subject, prompts, bigrams, run.params)
+            saved |= {f"{family}/{name}": values.astype(np.float32) for name, values in found.items()}
+            summaries = summarise(found, run.params)
+            scores = {name: described(interval, len(found[name])) for name, interval in summaries.items()}
+            report[family] = described_as | {"scores": scores}
+        save_arrays(run.place("scores", "gap") / f"gap_{subject.name}.npz", saved)
+        save_json(run.place("metrics", "gap") / f"gap_{subject.name}.json", report)
+        repeated = report["repeated"]["scores"]
+        rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
+        click.echo(f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted {rates[1]:.3f}")
+
+
+def causal(run: Run) -> None:
+    """Layers, taps, reads and states changed while the model copies, with random controls."""
+    from mamba_induction.intervene_causal import causal as cause
+
+    for subject, stimuli, _ in _asked(run):
+        report, arrays = cause(subject, stimuli, run.params)
+        save_arrays(run.place("scores", "causal") / f"causal_{subject.name}.npz", arrays)
+        save_json(run.place("metrics", "causal") / f"causal_{subject.name}.json", report)
+        reads = report["reads"]["all"]
+        worst = min(reads, key=lambda offset: reads[offset]["accuracy"]["value"] if offset != "prefix" else 0)
+        cost = reads[worst]["accuracy"]["value"]
+        click.echo(f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} accuracy without)")
+
+
+def figures(run: Run) -> None:
+    """Every figure of what has run, from files."""
+    from mamba_induction.figures import draw_all
+
+    written = draw_all(run.names, short_name(run.main), run.place)
+    click.echo(f"{len(written)} figures in {run.place('figures', '')}")
+
+
+def summary(run: Run) -> None:
+    """analysis_summary.txt: every number of the reports, in sections."""
+    from mamba_induction.figures_summary import summary_text, write_text
+
+    text = summary_text(run.names, short_name(run.main), run.place)
+    path = run.place("summary", "") / "analysis_summary.txt"
+    write_text(path, text)
+    click.echo(f"{path}: {len(text.splitlines())} lines")
+
+
+def run_all(run: Run) -> None:
+    """All commands in turn, as an experiment."""
+    fine_tune(run)
+    for command in (analyse, gap, causal, figures, summary):
+        command(run)
+
+
+def check_request(run: Run) -> None:
+    """InputError where an experiment cannot write, before anything is computed."""
+    if run.out is None:
+        return
+    probe = run.out / ".writable"
+    try:
+        run.out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise InputError(f"cannot write into {run.out}: {problem.strerror}") from None
+
+
+def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
+    """Each model with its stimuli; without a tokenizer there is no real text, which is said."""
+    from interp_core.corpus import read_documents
+    from mamba_induction.data import build_stimuli, texts_of
+    from mamba_induction.model import load
+
+    documents = None  # read once, when a model can read them
+    for model in run.models:
+        subject = load(model, run.known, run.params)
+        texts = None
+        if subject.tokenizer is not None:
+            documents = documents or read_documents(run.params.dataset)
+            texts = texts_of(documents, subject.tokenizer, subject.bos, run.params)
+        else:
+            click.echo(f"{subject.name}: has no tokenizer, real text is left out", err=True)
+        yield subject, build_stimuli(subject, run.params, texts), texts
+
+
+def _sentence(report: Report) -> str:
+    error = report["reconstruction_error"]
+    checked = "" if error is None else f"alpha x + D x is the model's own to {error:.1e}; "
+    layers = report["null"]["trained"]["induction_layers"]
+    peaks = ", ".join(f"L{layer} at offset {report['peak_offset'][layer]['offset']}" for layer in layers)
+    accuracy = report["scores"]["accuracy_by_period"]["value"][0]
+    found = f"induction in {peaks}" if layers else "no layer matches prefixes above its null"
+    return f"{report['name']}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"

@@ -1,0 +1,68 @@
+"""Activations of every kind of unit, text by text: what the measures of activity read.
+
+inner   gated y of a Mamba's channels       gate   SiLU(z)       state   h[channel, state], flat
+mlp     a transformer's MLP activations     resid  the residual stream after the layer
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp_core.errors import InputError
+from interp_core.hidden_attention import MixerCall, mixer_calls
+from interp_core.mamba import MambaSubject
+from interp_core.progress import progress
+from mamba_neurons.data import Texts
+from mamba_neurons.model import Model, clean_run
+
+KINDS = {True: ("inner", "gate", "state", "resid"), False: ("mlp", "resid")}  # of a Mamba, of a transformer
+
+
+def neuron_kind(model: Model) -> str:
+    """What this model's neurons are called."""
+    return KINDS[model.is_mamba][0]
+
+
+@torch.no_grad()
+def activations(
+    model: Model, texts: Texts, layers: Sequence[int], kinds: Sequence[str], batch_size: int
+) -> Iterator[tuple[int, dict[tuple[str, int], Float[np.ndarray, "token unit"]]]]:
+    """Index of each text and its activations by (kind, layer), padding left out. InputError for a kind that the model
+    does not have, a layer that is not there, or activations that are not numbers."""
+    for layer in layers:
+        model.check_layer(layer)
+    if unknown := [kind for kind in kinds if kind not in KINDS[model.is_mamba]]:
+        raise InputError(f"{model.name} has no units of kind {unknown[0]}; it has {', '.join(KINDS[model.is_mamba])}")
+    row = 0
+    for batch in progress(texts.batches(batch_size), f"{model.name}: activations", unit="batch"):
+        clean = clean_run(model, batch)
+        needs_calls = isinstance(model.subject, MambaSubject) and {"gate", "state"} & set(kinds)
+        calls: list[MixerCall] = mixer_calls(model.subject, clean.ids) if needs_calls else []  # pyright: ignore[reportArgumentType]
+        for index, length in enumerate(batch.lengths):
+            found: dict[tuple[str, int], np.ndarray] = {}
+            for layer in layers:
+                for kind in kinds:
+                    if kind in ("inner", "mlp"):
+                        a = clean.neurons[layer][index]
+                    elif kind == "resid":
+                        a = clean.residual[layer + 1][index]
+                    else:
+                        call = calls[layer].row(index)
+                        a = call.gate[0] if kind == "gate" else states(call)[0].flatten(1)
+                    found[kind, layer] = a[: int(length)].double().cpu().numpy()
+            yield row, found
+            row += 1
+
+
+def states(call: MixerCall) -> Float[Tensor, "batch position channel state"]:
+    """h after every position, by the recurrence itself."""
+    h = torch.zeros(len(call.x), *call.A.shape, dtype=call.dt.dtype, device=call.dt.device)
+    found = []
+    for t in range(call.x.shape[1]):
+        written = (call.dt[:, t] * call.x[:, t])[..., None] * call.B[:, t, None, :]
+        h = torch.exp(call.dt[:, t, :, None] * call.A) * h + written
+        found.append(h)
+    return torch.stack(found, dim=1)

@@ -1,0 +1,80 @@
+"""Every knob of the study. A profile gives the values; each option of a command overrides the field of its name."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from interp_core.model_spec import Dtype
+from interp_core.params import Params
+
+Method = Literal["attention_weighted", "gradient_guided", "rollout"]
+
+
+class MambaNeurons(Params):
+    """The section `mamba_neurons` of a profile."""
+
+    model: str  # a Mamba: a name of the profile's `models`, a directory, or a hub id
+    transformer: str  # what compare sets beside it, named in the same ways; another Mamba will do
+    own_tokens: bool = False  # compare reads each model's own tokens when the tokenizers differ
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+    threads: PositiveInt  # CPU threads of torch
+    batch_size: int = Field(ge=2)  # texts in one forward pass; resampling takes from another text of the batch
+    stack: PositiveInt  # ablated units in one re-run of a suffix
+    seed: NonNegativeInt
+
+    # Texts
+    texts: Path | None = None  # a UTF-8 file or folder of the user's; null: held-out documents of data/corpus
+    text_limit: PositiveInt  # texts that are read
+    text_length: PositiveInt = Field(ge=8)  # tokens of a text, BOS included; longer ones are cut
+    repeats: NonNegativeInt  # rows of repeated random tokens beside them
+    period: PositiveInt = Field(ge=2)  # tokens in one copy of the repeated random tokens
+
+    # What is looked at
+    layer: NonNegativeInt  # the layer whose channels are all ablated exactly, in three ways
+    top_k: PositiveInt  # units of a ranking that are named
+    enable_attention: bool  # `run` includes the attention neurons
+    attention_methods: tuple[Method, ...] = Field(min_length=1)
+
+    # Causal effects
+    calibration_channels: int = Field(ge=8)  # random channels of a layer that estimates are compared with exactly
+    least_agreement: float = Field(ge=0, le=1)  # rank correlation below which a layer is computed exactly
+    label_draws: PositiveInt  # labels drawn from the model's predictions for the Fisher estimate
+    candidates: PositiveFloat = Field(ge=1)  # times top_k: channels of the best estimates whose effects are exact
+    dose_k: tuple[PositiveInt, ...] = Field(min_length=1)  # best channels ablated together
+    random_sets: PositiveInt  # random sets of as many channels of the layer
+    null_units: PositiveInt  # random channels a layer whose influence is the null of the top_k's
+
+    # Sparsity
+    sparsity_layers: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    near_zero: PositiveFloat  # share of a layer's root mean square below which an activation counts as near zero
+    mamba_threshold: PositiveFloat  # the seed's fixed threshold on |activation|
+    transformer_threshold: PositiveFloat
+    percentiles: tuple[float, ...] = Field(min_length=1)  # of the neurons' variances
+    target_sparsity: float = Field(gt=0, lt=1)  # what the optimal threshold aims at
+    text_groups: int = Field(ge=4)  # blocks of texts that lifetime measures are resampled by
+    dead_share: PositiveFloat  # share of the layer's median root mean square below which a neuron is dead
+    explained_share: float = Field(gt=0, lt=1)  # of variance: a token detector's by the token, a positional's by place
+
+    # Curves
+    fractions: tuple[float, ...] = Field(min_length=2)  # of every layer's channels, deleted or inserted
+    random_orders: PositiveInt  # random orders of the channels
+    loss_tolerance: PositiveFloat  # relative rise of the loss that a kept set of channels may cost
+    loss_points: PositiveInt = Field(
+        ge=4
+    )  # sizes of the kept set counted from one neuron up, and as many from all down
+
+    # Statistics
+    bootstrap_resamples: PositiveInt = Field(ge=100)
+    permutation_draws: PositiveInt = Field(ge=19)
+    splits: PositiveInt  # random halves of the texts
+    alpha: float = Field(gt=0, lt=0.5)  # family-wise level of tests over units
+
+    @model_validator(mode="after")
+    def _repeats_fit(self) -> "MambaNeurons":
+        if self.repeats and 2 * self.period + 1 > self.text_length:
+            raise ValueError(
+                f"period: two copies of {self.period} tokens and BOS are longer than text_length {self.text_length}"
+            )
+        return self

@@ -1,0 +1,118 @@
+"""The tools on a circuit that we know: they find it, name its parts, and break it where it can be broken."""
+
+import numpy as np
+import pytest
+import torch
+
+from cursive_circuits.data_stimuli import Stimuli, synthetic
+from cursive_circuits.intervene import ablation_report, copy_losses, copying_verdict, mean_outputs
+from cursive_circuits.intervene_paths import path_effects, path_report
+from cursive_circuits.measure_composition import compositions
+from cursive_circuits.measure_heads import attention_scores, head_report, offset_profile
+from cursive_circuits.params import Interventions, Statistics
+from cursive_circuits.run_directory import Trained
+from planted_strokes import IDLE, INDUCTION, PAIR_BACK, PREVIOUS, TOKENS, planted
+from small_strokes import random_model
+
+
+@pytest.fixture(scope="module")
+def model() -> Trained:
+    return planted()
+
+
+@pytest.fixture(scope="module")
+def stimuli() -> Stimuli:
+    return synthetic(TOKENS, pairs=7, n=24, rng=np.random.default_rng(3))
+
+
+def test_the_induction_head_is_found_at_both_slots_and_nothing_else_is(
+    model: Trained, stimuli: Stimuli, tests: Statistics
+) -> None:
+    arrays, report = head_report(attention_scores(model, stimuli, batch_size=10), tests, np.random.default_rng(0))
+    assert report["induction_heads"] == [str(INDUCTION)]
+    assert report["offsets"] == [1]
+    for score in ("prefix_matching", "prefix_matching_direction", "prefix_matching_radius", "next_pair"):
+        assert report["largest"][score]["head"] == str(INDUCTION)
+        assert arrays[score][1, 0] > 0.85
+    assert report["largest"]["previous_token"]["head"] == str(PREVIOUS)
+    assert arrays["previous_token"][0, 0] > 0.99
+    profile = offset_profile(arrays, 1, 0)[:, 0]
+    assert profile.argmax() == 5
+    assert profile[5] > 0.85
+
+
+def test_shuffled_pairs_before_the_second_copy_leave_nothing_to_find(model: Trained, tests: Statistics) -> None:
+    stimuli = synthetic(TOKENS, pairs=7, n=24, rng=np.random.default_rng(3))
+    prompts = stimuli.prompts
+    swapped = Stimuli(
+        type(prompts)(prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths),
+        stimuli.text,
+        stimuli.control_text,
+    )
+    _, report = head_report(attention_scores(model, swapped, batch_size=24), tests, np.random.default_rng(0))
+    assert report["induction_heads"] == []
+
+
+def test_copying_needs_the_circuit_and_nothing_else(model: Trained, stimuli: Stimuli) -> None:
+    means = mean_outputs(model, stimuli, batch_size=24)
+    clean = copy_losses(model, stimuli, batch_size=24).mean(axis=0)
+    assert clean[0] < 0.4 < 1.0 < clean[1]
+    for head, needed in ((INDUCTION, True), (PREVIOUS, True), (IDLE, False)):
+        with model.model.replacing({head: means[head]}):
+            without = copy_losses(model, stimuli, batch_size=24).mean(axis=0)
+        assert bool(without[0] - clean[0] > 1.0) is needed, head
+
+
+def test_the_verdict_needs_matching_and_harm(model: Trained, stimuli: Stimuli, tests: Statistics) -> None:
+    settings = Interventions(prompts=24, top=1, draws=10, dose=(1,), dose_draws=2, readers=1, path_prompts=8, seed=0)
+    arrays, heads = head_report(attention_scores(model, stimuli, batch_size=24), tests, np.random.default_rng(0))
+    alone, report = ablation_report(model, stimuli, arrays["excess"], settings, tests, batch_size=24)
+    assert report["top"] == [str(INDUCTION)]
+    assert alone["alone"][1, 0, 0, 0] > 1.0
+    assert np.abs(alone["alone"][:, 1]).max() < 1e-4  # cross-attention writes nothing
+    loose = tests.model_copy(update={"smallest_loss": 100.0})
+    assert not copying_verdict(heads, report, loose)["induction"]
+    assert copying_verdict(heads | {"induction_heads": []}, report, tests)["induction"] is False
+
+
+def test_the_circuit_is_first_in_k_composition_and_patching_confirms_it(
+    model: Trained, stimuli: Stimuli, tests: Statistics
+) -> None:
+    arrays, report = compositions(model.model, distances=(1,), draws=20, seed=0)
+    strongest = report["self_k"][0]
+    assert (strongest["writer"], strongest["reader"]) in {
+        (str(PREVIOUS), str(INDUCTION)),
+        (str(PAIR_BACK), str(INDUCTION)),
+    }
+    assert report["self_k"][1]["reader"] == str(INDUCTION)
+    assert strongest["z"] > 5
+    effects = path_effects(model, stimuli.part(slice(0, 8)), {INDUCTION: 1}, batch_size=8)
+    for writer in (PREVIOUS, PAIR_BACK):
+        assert effects[INDUCTION, writer, "k"][:, 0].mean() < -0.15
+    assert effects[INDUCTION, PAIR_BACK, "q"][:, 0].mean() == pytest.approx(0, abs=0.02)
+    _, paths = path_report(effects, arrays, tests, np.random.default_rng(0))
+    assert paths["k"]["by_weights"]["effect"] < -0.15
+
+
+def test_z_scores_of_random_models_are_calibrated() -> None:
+    z = []
+    for seed in range(6):
+        arrays, _ = compositions(
+            random_model(TOKENS, seed=seed, layers=3, d_model=32, heads=4), distances=(1, 5), draws=40, seed=seed
+        )
+        for name, values in arrays.items():
+            if name.endswith("_z"):
+                z.append(np.concatenate([values[a, :, b].ravel() for a in range(3) for b in range(a + 1, 3)]))
+    inside = np.mean(np.abs(np.concatenate(z)) < 2)
+    assert 0.93 < inside < 0.98
+
+
+def test_taking_nothing_out_changes_nothing(model: Trained, stimuli: Stimuli) -> None:
+    ids = torch.from_numpy(stimuli.prompts.tokens)
+    with torch.no_grad():
+        whole = model.model(ids).logits
+        with model.model.reading({(INDUCTION, "k"): torch.zeros(*ids.shape, model.model.d_model)}):
+            same = model.model(ids).logits
+        with pytest.raises(KeyError), model.model.replacing({INDUCTION._replace(number=9): torch.zeros(1)}):
+            pass
+    torch.testing.assert_close(whole, same)

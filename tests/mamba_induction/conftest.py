@@ -1,0 +1,65 @@
+"""Settings, hand-built and random Mambas, and a project for the study's commands."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import known_mamba as known
+from interp_core.loading import subject_of
+from interp_core.mamba import MambaSubject, as_mamba
+from interp_core.params import check
+from interp_core.stimuli import Prompts, repeated_tokens
+from mamba_induction.params import MambaInduction
+from mamba_project import build_project, random_mamba
+
+
+def settings(**changes: Any) -> MambaInduction:
+    """The smoke profile's, with changes."""
+    smoke = yaml.safe_load((Path(__file__).parents[2] / "profiles" / "smoke.yaml").read_text())
+    return check(MambaInduction, smoke["mamba_induction"] | changes, where="test")
+
+
+@pytest.fixture
+def params() -> MambaInduction:
+    """The smoke profile's settings."""
+    return settings()
+
+
+@pytest.fixture(params=[1, 2, 3])
+def offset(request: pytest.FixtureRequest) -> int:
+    """Where induction is planted: tokens from the earlier occurrence to the key that is read."""
+    return request.param
+
+
+@pytest.fixture
+def planted(offset: int) -> MambaSubject:
+    """The hand-built Mamba with induction at `offset`."""
+    return as_mamba(subject_of(known.induction_mamba(offset), name="planted", bos=0))
+
+
+@pytest.fixture
+def prompts() -> Prompts:
+    """Two copies of 16 distinct ids of the hand-built Mamba."""
+    return repeated_tokens(known.VOCABULARY, period=16, n_prompts=12, rng=np.random.default_rng(0))
+
+
+@pytest.fixture
+def untrained() -> MambaSubject:
+    """A Mamba with random weights and 96 ids."""
+    return as_mamba(subject_of(random_mamba(seed=0), name="random", bos=0))
+
+
+@pytest.fixture(scope="session")
+def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a text, a Mamba and a twin that share a tokenizer; nothing may change it."""
+    return build_project(tmp_path_factory.mktemp("mamba"))
+
+
+@pytest.fixture
+def project(project_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, as the working directory."""
+    monkeypatch.chdir(project_folder)
+    return project_folder

@@ -1,0 +1,126 @@
+"""Figures from the files of a whole run: nothing leaves the page or lies on other text, and bytes repeat."""
+
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from interp_core.artifacts import load_json
+from interp_core.errors import InputError
+from mamba_induction.figures import draw_all
+from mamba_induction.figures_causal import table_of
+from mamba_induction.figures_gap import plot_parts
+from mamba_induction.figures_summary import summary_text
+from mamba_project import mamba_induction
+
+MODELS = ["mamba", "mamba-tuned", "twin"]
+
+
+@pytest.fixture(scope="module")
+def results(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished experiment."""
+    out = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project_folder)
+        for command in ("fine-tune", "analyse", "gap", "causal"):
+            assert mamba_induction(command, "--out", out).code == 0
+    return out
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Figure, list[tuple[Text, Bbox]]]]:
+    """Each figure that is saved, with its visible texts and their places in pixels."""
+    seen: dict[str, tuple[Figure, list[tuple[Text, Bbox]]]] = {}
+    save, draw = Figure.savefig, Text.draw
+
+    def remember(figure: Figure, path: Path, **settings: Any) -> None:
+        save(figure, path, **settings)
+        texts: list[tuple[Text, Bbox]] = []
+
+        def listen(text: Text, renderer: Any) -> None:
+            draw(text, renderer)
+            if text.get_visible() and text.get_text().strip():
+                texts.append((text, text.get_window_extent(renderer)))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Text, "draw", listen)
+            figure.canvas.draw()
+        seen[path.name.removeprefix(".").split(".")[0]] = (figure, texts)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return seen
+
+
+def test_every_figure_is_readable_at_half_size_and_says_its_n(
+    results: Path, drawn: dict[str, tuple[Figure, list[tuple[Text, Bbox]]]]
+) -> None:
+    draw_all(MODELS, "mamba-tuned", lambda _kind, _command: results)
+    assert len(drawn) == 5 + 4
+    for name, (figure, texts) in drawn.items():
+        page = figure.bbox
+        words = " ".join(text.get_text() for text, _ in texts)
+        assert "n = " in words, name
+        assert "mathdefault" not in words, name
+        for text, box in texts:
+            assert float(text.get_fontsize()) * figure.dpi / 72 / 2 >= 7, (name, text)
+            assert page.x0 - 2 < box.x0 < box.x1 < page.x1 + 2, (name, text)
+            assert page.y0 - 2 < box.y0 < box.y1 < page.y1 + 2, (name, text)
+        for (first, one), (second, two) in combinations(texts, 2):
+            common = Bbox.intersection(one, two)
+            assert common is None or min(common.width, common.height) < 4, (name, first, second)
+
+
+def test_the_same_files_give_the_same_bytes(results: Path) -> None:
+    def draw() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in draw_all(MODELS, "mamba-tuned", lambda *_: results)}
+
+    assert draw() == draw()
+
+
+def test_a_report_that_is_missing_is_named(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"analysis_other\.json is missing"):
+        draw_all(["mamba", "other"], "mamba", lambda *_: results)
+    assert draw_all(["mamba"], "mamba", lambda *_: tmp_path) == []
+
+
+def test_the_map_of_interventions_has_the_reports_numbers(results: Path) -> None:
+    report = load_json(results / "causal_mamba.json")
+    lines, columns, values = table_of(report, "reads")
+    assert lines == ["L0", "L1", "all"]
+    assert columns == ["-1", "+0", "+1", "+2", "+3", "+4", "+1..+3", "rand", "rand x3"]
+    assert values[1, 2] == report["reads"]["L1"]["+1"]["accuracy"]["value"]
+    assert values[2, 7] == report["reads"]["all"]["+1"]["random"]["accuracy"]["value"]
+    assert values[2, 8] == report["reads"]["all"]["prefix"]["random"]["accuracy"]["value"]
+
+
+def test_the_bars_of_a_logit_are_its_parts(results: Path) -> None:
+    family = load_json(results / "gap_mamba.json")["repeated"]
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    plot_parts(axes, family)
+    widths = sorted(bar.get_width() for bar in axes.patches)  # pyright: ignore[reportAttributeAccessIssue]
+    assert np.allclose(widths, sorted(family["scores"]["second/parts"]["value"]))
+
+
+def test_the_summary_holds_the_reports_numbers(results: Path) -> None:
+    text = summary_text(MODELS, "mamba-tuned", lambda *_: results)
+    for name in MODELS:
+        scores = load_json(results / f"analysis_{name}.json")["scores"]
+        assert f"  loss of copy 1: {scores['loss_by_copy']['value'][0]:.4f}" in text
+        gap = load_json(results / f"gap_{name}.json")["natural"]["scores"]["not_predicted/attention"]["value"]
+        assert f"and not predicted {gap:.4f}" in text
+    assert f"{load_json(results / 'change.json')['perplexity']['ratio']:.4f}" in text
+
+
+def test_figures_need_no_model_library() -> None:
+    code = "import sys, mamba_induction.figures; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,126 @@
+"""Influence between layers is what whole forwards show; a model compared with itself differs in nothing."""
+
+import numpy as np
+import planted_mamba as planted
+import pytest
+import torch
+from torch import Tensor
+
+from mamba_neurons import measure_compare as comparing
+from mamba_neurons.data import Texts
+from mamba_neurons.intervene_curves import _crossing, functional_curve, halves
+from mamba_neurons.intervene_influence import cross_layer, influence_of, inter_layer, neuron_spread
+from mamba_neurons.model import Model, clean_run, neuron_means
+from mamba_neurons.params import MambaNeurons
+
+
+@pytest.fixture(scope="module")
+def deep() -> Model:
+    """Three layers: between the first and the last there is one to go through."""
+    return planted.model_of(planted.random_mamba(seed=4, layers=3), "deep")
+
+
+def test_influence_is_the_change_that_a_whole_forward_shows(deep: Model, texts: Texts, params: MambaNeurons) -> None:
+    means, spread = neuron_means(deep, texts, 4), neuron_spread(deep, texts, params)
+    found = influence_of(deep, texts, 0, [2, 9], params, means=means, spread=spread)
+    clean = clean_run(deep, texts)
+
+    def edit(a: Tensor) -> Tensor:
+        edited = a.clone()
+        edited[..., 9] = means[0, 9]
+        return edited
+
+    seen: dict[int, Tensor] = {}
+    with torch.no_grad(), deep.edited({0: edit, 2: lambda a: seen.__setitem__(2, a)}):
+        deep.subject.trunk(clean.ids)
+    moved = (seen[2] - clean.neurons[2]).abs()[torch.as_tensor(texts.real)].mean(dim=0) / spread[2]
+    np.testing.assert_allclose(found["total"][1, 1], moved.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_direct_is_total_into_the_next_layer_and_differs_beyond(
+    deep: Model, texts: Texts, params: MambaNeurons
+) -> None:
+    means, spread = neuron_means(deep, texts, 4), neuron_spread(deep, texts, params)
+    first = influence_of(deep, texts, 0, [2, 9], params, means=means, spread=spread)
+    np.testing.assert_allclose(first["direct"][:, 0], first["total"][:, 0], rtol=1e-3, atol=1e-6)
+    assert not np.allclose(first["direct"][:, 1], first["total"][:, 1], rtol=0.05)
+    last = influence_of(deep, texts, 2, [2, 9], params, means=means, spread=spread)
+    assert last["total"].shape == (2, 0, deep.n_neurons)
+    np.testing.assert_allclose(last["direct_kl"], last["total_kl"], rtol=1e-4)
+
+
+def test_cross_layer_compares_the_best_with_random_neurons_of_the_same_layer(
+    deep: Model, texts: Texts, params: MambaNeurons
+) -> None:
+    kl = np.random.default_rng(0).random((3, deep.n_neurons))
+    arrays, report = cross_layer(deep, texts, kl, params, np.random.default_rng(0))
+    np.testing.assert_array_equal(arrays["1/top"], np.argsort(-kl[1])[: params.top_k])
+    influence = report["influence"]
+    for row in range(3):
+        for column in range(3):
+            assert (influence["total"][row][column] is None) == (column <= row)
+    assert 0 < influence["p"][0][1] <= 1
+    assert all(len(layer["top"]) == params.top_k for layer in report["layers"])
+
+
+def test_inter_layer_names_the_dimension_that_matters(params: MambaNeurons) -> None:
+    texts = planted.random_texts()
+    module = planted.random_mamba(seed=1)
+    module.lm_head.weight.data[:, 5] *= 30
+    arrays, report = inter_layer(planted.model_of(module), texts, params, np.random.default_rng(0))
+    assert report["layers"][1]["top_dimension"] == 5
+    assert arrays["kl"].shape == (2, planted.WIDTH)
+    assert report["rank_correlation"][0][0] == pytest.approx(1)
+
+
+def test_a_model_differs_from_itself_in_nothing(model: Model, texts: Texts, params: MambaNeurons) -> None:
+    measured = comparing.measure(model, texts, params)
+    _, report = comparing.compare(measured, measured, params, np.random.default_rng(0))
+    for section in ("dynamics", "sparsity"):
+        for found in report[section].values():
+            assert found["difference"]["value"] == 0
+            assert found["difference"]["ci"] == [0, 0]
+    assert report["dynamics"]["lens_kl"]["first"]["value"] > 0
+
+
+def test_the_lens_of_the_last_layer_is_the_model_itself(
+    model: Model, twin: Model, texts: Texts, params: MambaNeurons
+) -> None:
+    for one in (model, twin):
+        found, _ = comparing.layer_dynamics(one, texts, params)
+        assert found["lens_kl"][:, -1].max() < 1e-9
+        assert (found["lens_kl"][:, 0] > 0).all()
+
+
+def test_layers_of_models_of_different_depth_meet_at_relative_depths() -> None:
+    shallow = comparing.over_depth(np.array([[0.25, 0.75]]), np.array([0.25, 0.75]))[0]
+    deeper = comparing.over_depth(np.array([[0.125, 0.375, 0.625, 0.875]]), (np.arange(4) + 0.5) / 4)[0]
+    inside = (comparing.GRID >= 0.25) & (comparing.GRID <= 0.75)
+    np.testing.assert_allclose(shallow[inside], comparing.GRID[inside])
+    np.testing.assert_allclose(deeper[inside], comparing.GRID[inside])
+
+
+def test_few_neurons_are_enough_where_one_carries_all(carrier: Model, params: MambaNeurons) -> None:
+    texts = planted.own_texts(carrier, n=12)
+    strength = np.zeros((2, carrier.n_neurons))
+    strength[planted.CARRIER] = 1
+    rows = halves(texts)[1]
+    means = neuron_means(carrier, texts, 4)
+    curve = functional_curve(carrier, texts.rows(rows), strength, params, means, np.random.default_rng(0))
+    assert curve["sizes"][0] == 1
+    assert abs(curve["rise"][0]) < 0.05
+    assert curve["random"]["mean"][0] > 1
+
+
+@pytest.mark.parametrize(
+    ("rise", "expected"),
+    [([0.5, 0.02, 0.005, 0.0], (2, 4)), ([0.0, 0.0, 0.0, 0.0], (0, 1)), ([0.5, 0.0, 0.02, 0.0], (4, 8))],
+)
+def test_enough_is_the_first_size_from_which_on_all_stay_within(rise: list[float], expected: tuple[int, int]) -> None:
+    assert _crossing(np.array([1, 2, 4, 8]), np.array(rise), 0.01) == expected
+
+
+def test_the_halves_share_no_text(texts: Texts) -> None:
+    first, second = halves(texts)
+    assert not set(first) & set(second)
+    assert len(first) + len(second) == len(texts)
