@@ -19,7 +19,7 @@ from mamba_neurons.params import MambaNeurons
 
 TITLE = "Channel effects: 24 layers, width 768, one text, mean ablation (a sample of layers timed)"
 LAYERS = (0, 5, 11, 17, 23)  # their mean suffix is that of all layers
-CHANNELS = 8  # a layer
+FEW, MORE = 8, 24  # channels a layer; the difference is what a channel costs once the clean run is there
 
 
 def one_text(length: int) -> Texts:
@@ -54,29 +54,31 @@ def stock_forward(length: int) -> Work:
     return run
 
 
-def exact_of_sample(model: Model, length: int, *, switch: bool) -> Work:
-    """Exact effects of some channels of some layers; the clean passes are charged to them."""
+def exact_of_sample(model: Model, length: int, channels: int, *, switch: bool) -> Work:
+    """Exact effects of some channels of some layers."""
     texts, params = one_text(length), settings()
     means = neuron_means(model, texts, 1)
 
     def run() -> None:
         with onednn_products() if switch else nullcontext():
             for layer in LAYERS:
-                neuron_effects(model, texts, layer, range(CHANNELS), params, means=means)
+                neuron_effects(model, texts, layer, range(channels), params, means=means)
 
     return run
 
 
 def exact_rows(model: Model, length: int, plain: str, switched: str, repetitions: int) -> list[Row]:
     """Ours against one stock forward a channel."""
-    works = {
-        "stock": stock_forward(length),
-        "ours": exact_of_sample(model, length, switch=False),
-        "switch": exact_of_sample(model, length, switch=True),
-    }
-    works["ours"]()
+    works = {"stock": stock_forward(length)}
+    for channels in (FEW, MORE):
+        works[f"ours {channels}"] = exact_of_sample(model, length, channels, switch=False)
+        works[f"switch {channels}"] = exact_of_sample(model, length, channels, switch=True)
+    works[f"ours {FEW}"]()
     seconds = interleaved(works, repetitions=max(1, repetitions // 2))
-    each = {name: seconds[name] / (len(LAYERS) * CHANNELS) for name in ("ours", "switch")}
+    each = {
+        way: (seconds[f"{way} {MORE}"] - seconds[f"{way} {FEW}"]) / (len(LAYERS) * (MORE - FEW))
+        for way in ("ours", "switch")
+    }
     stock = seconds["stock"]
     label = f"exact effect of a channel against a stock forward, T {length}"
     return [

@@ -6,10 +6,12 @@ from typing import Any
 import planted_mamba as planted
 import pytest
 import yaml
+from click.testing import CliRunner
 from transformers import PreTrainedTokenizerFast
 
 import small_models as small
 import small_project
+from mamba_neurons.cli import main
 from mamba_neurons.data import Texts
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons
@@ -75,6 +77,31 @@ def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "profiles" / "tests.yaml").write_text(yaml.safe_dump(content))
     (folder / "params.yaml").write_text("profile: tests\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def whole(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What `run` with all of the seed's options, spelled with underscores, writes: results and plots."""
+    out, plots = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("plots")
+    arguments: list[object] = [
+        "--model",
+        "tiny-mamba",
+        "--layer",
+        1,
+        "--top_k",
+        2,
+        "--text_limit",
+        5,
+        "--enable_attention",
+    ]
+    arguments += ["--attention_methods", "attention_weighted", "rollout", "--save_results", "--plots_dir", plots]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project_folder)
+        done = CliRunner().invoke(
+            main, [str(word) for word in ("run", *arguments, "--out", out)], catch_exceptions=False
+        )
+    assert done.exit_code == 0
+    return out, plots
 
 
 @pytest.fixture

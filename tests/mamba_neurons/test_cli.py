@@ -50,19 +50,6 @@ def report(out: Path, name: str) -> dict[str, Any]:
     return load_json(out / f"{name}.json")
 
 
-@pytest.fixture(scope="module")
-def whole(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What `run` with all of the seed's options, spelled with underscores, writes: results and plots."""
-    out, plots = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("plots")
-    arguments = ["--model", "tiny-mamba", "--layer", 1, "--top_k", 2, "--text_limit", 5, "--enable_attention"]
-    arguments += ["--attention_methods", "attention_weighted", "rollout", "--save_results", "--plots_dir", plots]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project_folder)
-        said = neurons("run", *arguments, "--out", out)
-    assert said.code == 0, said
-    return out, plots
-
-
 def test_the_whole_run_writes_one_json_with_the_keys_of_earlier_versions(whole: tuple[Path, Path]) -> None:
     results = report(whole[0], "results_tiny-mamba")
     assert {"attention_data", "mamba_neurons", "analysis_results", "comparison"} <= set(results)

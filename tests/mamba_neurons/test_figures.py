@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -14,20 +13,14 @@ from matplotlib.transforms import Bbox
 
 from interp_core.errors import InputError
 from mamba_neurons import figures
-from mamba_neurons.cli import main
 
 NAMES = ["tiny-mamba", "tiny-twin"]
 
 
-@pytest.fixture(scope="module")
-def folder(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(whole: tuple[Path, Path]) -> Path:
     """The files of every part."""
-    out = tmp_path_factory.mktemp("files")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project_folder)
-        done = CliRunner().invoke(main, ["run", "--enable-attention", "--out", str(out)], catch_exceptions=False)
-    assert done.exit_code == 0
-    return out
+    return whole[0]
 
 
 @pytest.fixture
