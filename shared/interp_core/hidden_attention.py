@@ -157,7 +157,6 @@ class Streamed:
     """Hidden attention of one layer, channels summed as they pass."""
 
     size: Float[Tensor, "batch query key"]  # mean over channels of |alpha|
-    signed: Float[Tensor, "batch query key"]  # mean over channels of alpha
     shares: Float[Tensor, "batch group channel"]  # |alpha| at the wanted keys over the query's sum, added up by group
 
     @property
@@ -185,7 +184,7 @@ def stream_attention(
 
     rows, length, channels = call.dt.shape
     kind = call.dt.dtype
-    size, signed = torch.zeros(rows, length, length, dtype=kind), torch.zeros(rows, length, length, dtype=kind)
+    size = torch.zeros(rows, length, length, dtype=kind)
     shares = torch.zeros(rows, groups, channels, dtype=kind)
     for index in range(rows):
         mine = np.flatnonzero(batch == index)
@@ -195,19 +194,19 @@ def stream_attention(
         operands = _by_channel(call, index, slice(None))
         # Sums over channels are of fixed parts, so that they do not depend on the number of threads.
         parts = [slice(first, min(first + 256, channels)) for first in range(0, channels, 256)]
-        sums = torch.zeros(2, len(parts), length, length, dtype=kind)
+        sums = torch.zeros(len(parts), length, length, dtype=kind)
 
         arrays = (*operands, *wanted), sums.numpy(), shares[index].numpy()
 
         def of_parts(first: int, last: int, arrays: tuple[Any, ...] = arrays, parts: list[slice] = parts) -> None:
             inputs, maps, to = arrays
             for p in range(first, last):
-                stream(parts[p].start, parts[p].stop, *inputs, *maps[:, p], to)
+                stream(parts[p].start, parts[p].stop, *inputs, maps[p], to)
 
         over_parts(len(parts), of_parts)
-        size[index], signed[index] = sums.sum(dim=1) / channels
+        size[index] = sums.sum(dim=0) / channels
     device = call.dt.device
-    return Streamed(size.to(device), signed.to(device), shares.to(device))
+    return Streamed(size.to(device), shares.to(device))
 
 
 @torch.no_grad()

@@ -111,10 +111,10 @@ def matrices(first, last, dt, A, B, C, out):  # noqa: ANN001, ANN201
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
-def stream(first, last, dt, A, B, C, starts, key, group, size, signed, shares):  # noqa: ANN001, ANN201
+def stream(first, last, dt, A, B, C, starts, key, group, size, shares):  # noqa: ANN001, ANN201
     """Sums over channels first..last of one sequence, and each channel's share at wanted pairs.
 
-    size[i, j] += |alpha[c, i, j]|, signed[i, j] += alpha[c, i, j]; the wanted keys of query i are key[starts[i] :
+    size[i, j] += |alpha[c, i, j]|; the wanted keys of query i are key[starts[i] :
     starts[i + 1]], and shares[group, c] += |alpha[c, i, key]| / sum_j |alpha[c, i, j]|.
     """
     length, n_states = dt.shape[1], A.shape[1]
@@ -126,13 +126,12 @@ def stream(first, last, dt, A, B, C, starts, key, group, size, signed, shares): 
             stop = min(start + ROWS, length)
             _block_of_rows(start, stop, dt[c], A[c], B, C, kept, near, passed, weight, own, alpha)
             for i in range(start, stop):
-                row, of_size, of_sign = alpha[i - start], size[i], signed[i]
+                row, of_size = alpha[i - start], size[i]
                 total = dt[c, 0] * 0
                 for j in range(i + 1):
-                    value = row[j]
-                    total += abs(value)
-                    of_size[j] += abs(value)
-                    of_sign[j] += value
+                    value = abs(row[j])
+                    total += value
+                    of_size[j] += value
                 if total > 0:
                     for p in range(starts[i], starts[i + 1]):
                         if key[p] <= i:

@@ -70,7 +70,6 @@ def test_streamed_maps_and_shares_are_those_of_the_matrices(call: MixerCall) -> 
     found = stream_attention(call, batch=batch, query=query, key=key, group=group, groups=4)
     scale = float(exact.abs().mean(1).max())
     assert float((found.size - exact.abs().mean(1)).abs().max()) < 1e-6 * scale
-    assert float((found.signed - exact.mean(1)).abs().max()) < 1e-6 * scale
     torch.testing.assert_close(found.normalised.sum(-1), torch.ones(3, 45))
     rows = exact.abs() / exact.abs().sum(-1, keepdim=True)
     shares = torch.zeros(3, 4, exact.shape[1], dtype=torch.float64)

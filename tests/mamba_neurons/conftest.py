@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import planted_mamba as planted
 import pytest
 import yaml
 from click.testing import CliRunner
 from transformers import PreTrainedTokenizerFast
 
+import planted_mamba as planted
 import small_models as small
 import small_project
 from mamba_neurons.cli import main
