@@ -15,8 +15,9 @@ from interp_core.errors import InputError
 from interp_core.hooks import HookError, capture, intervene, replace_by, zero
 from interp_core.loading import subject_of
 from interp_core.models import Subject
-from interp_core.sites import NAMES, Site
+from interp_core.sites import ATTENTION, RESIDUAL, Site
 
+NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern")  # of transformers; a Mamba's are in test_mamba.py
 READ_ONLY = "attn.pattern"
 HEAD_SITES = ("attn.z", "attn.rot_q", "attn.rot_k", "attn.v")
 
