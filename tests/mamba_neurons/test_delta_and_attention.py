@@ -1,10 +1,10 @@
 """Step sizes and half-lives in closed form; attention neurons against their definitions, entry by entry."""
 
 import numpy as np
-import planted_mamba as planted
 import pytest
 import torch
 
+import planted_mamba as planted
 from interp_core.hidden_attention import attention_matrices, mixer_calls
 from interp_core.selective_scan import selective_scan
 from mamba_neurons import measure_attention as attention

@@ -1,11 +1,11 @@
 """Influence between layers is what whole forwards show; a model compared with itself differs in nothing."""
 
 import numpy as np
-import planted_mamba as planted
 import pytest
 import torch
 from torch import Tensor
 
+import planted_mamba as planted
 from mamba_neurons import measure_compare as comparing
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene_curves import _crossing, functional_curve, halves

@@ -1,13 +1,13 @@
 """Exact effects are what a whole forward pass with the edit gives; estimates approach them; the carrier is first."""
 
 import numpy as np
-import planted_mamba as planted
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import planted_mamba as planted
 from interp_core.hidden_attention import mixer_calls
 from interp_core.hooks import intervene
 from interp_core.sites import Site

@@ -1,13 +1,13 @@
 """Sparsity: the axioms of Hurley and Rickard, bounds and extremes, and that streaming changes nothing."""
 
 import numpy as np
-import planted_mamba as planted
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+import planted_mamba as planted
 from interp_core.hidden_attention import mixer_calls, state_after
 from mamba_neurons import measure_sparsity as sparsity
 from mamba_neurons.data import Texts
