@@ -194,7 +194,8 @@ def stream_attention(
         operands = _by_channel(call, index, slice(None))
         # Sums over channels are of fixed parts, so that they do not depend on the number of threads.
         parts = [slice(first, min(first + 256, channels)) for first in range(0, channels, 256)]
-        sums = torch.zeros(len(parts), length, length, dtype=kind)
+        padded = operands[0].shape[1]
+        sums = torch.zeros(len(parts), padded, padded, dtype=kind)
 
         arrays = (*operands, *wanted), sums.numpy(), shares[index].numpy()
 
@@ -204,7 +205,7 @@ def stream_attention(
                 stream(parts[p].start, parts[p].stop, *inputs, maps[p], to)
 
         over_parts(len(parts), of_parts)
-        size[index] = sums.sum(dim=0) / channels
+        size[index] = sums.sum(dim=0)[:length, :length] / channels
     device = call.dt.device
     return Streamed(size.to(device), shares.to(device))
 
@@ -270,9 +271,19 @@ def _host(tensor: Tensor) -> np.ndarray:
 
 
 def _by_channel(call: MixerCall, index: int, channels: slice) -> list[np.ndarray]:
-    """dt, A, B, C of one sequence as the kernels of rows want them: channels first, states in fours (more read
-    nothing)."""
+    """dt [channel, position], A [channel, state], B and C [state, position] of one sequence as the kernels of rows want
+    them: positions in eights, states in fours; what is added is zero, writes nothing and reads nothing."""
+    from interp_core.hidden_attention_kernels import ROWS
+
     dt = call.dt[index, :, channels].T
-    more = (0, -call.A.shape[1] % 4)
-    states = (call.A[channels].to(dt.dtype), call.B[index], call.C[index])
-    return [_host(dt), *(_host(torch.nn.functional.pad(tensor, more)) for tensor in states)]
+    positions, states = -dt.shape[1] % ROWS, -call.A.shape[1] % 4
+    padded = [
+        torch.nn.functional.pad(tensor, pad)
+        for tensor, pad in (
+            (dt, (0, positions)),
+            (call.A[channels].to(dt.dtype), (0, states)),
+            (call.B[index].T, (0, positions, 0, states)),
+            (call.C[index].T, (0, positions, 0, states)),
+        )
+    ]
+    return [_host(tensor) for tensor in padded]
