@@ -15,7 +15,7 @@ import numpy as np
 
 from eigen_phase.params import EigenPhase, Training
 from eigen_phase.run_directory import RunDirectory
-from interp_core.artifacts import load_arrays, save_arrays, save_json
+from interp_core.artifacts import check_writable, load_arrays, save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.params import check, project_root, read_section
 from interp_core.threads import use_threads
@@ -76,7 +76,7 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
     from eigen_phase.train import train_run
     from interp_core.tracking import announce
 
-    _writable(place.parent)
+    check_writable(place.parent)
     if place.exists() and not (place / "config.json").is_file() and (place.is_file() or any(place.iterdir())):
         raise InputError(f"{place} holds something that is not a run directory; name another --out")
     announce()
@@ -184,7 +184,7 @@ def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_
     from interp_core.tracking import announce
     from interp_core.workers import run_in_processes
 
-    _writable(folder)
+    check_writable(folder)
     announce()
     n = study.params.processes
     longest = sorted(runs, key=lambda name: -runs[name].work)
@@ -201,14 +201,3 @@ def _summary(run: RunDirectory) -> Report:
     """The last row of a run, the numbers of one head left out."""
     last = {key: value for key, value in run.rows[-1].items() if "/L" not in key}
     return {"name": run.name, "n_parameters": run.config["n_parameters"], "last": last}
-
-
-def _writable(folder: Path) -> None:
-    """Find out that the folder cannot be written before computing."""
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise InputError(f"cannot write into {folder}: {problem.strerror}") from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from interp_core.artifacts import save_arrays, save_json
+from interp_core.artifacts import check_writable, save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.model_spec import ModelSpec, catalogue, short_name
 from interp_core.params import project_root, read_section
@@ -201,15 +201,8 @@ def run_all(run: Run) -> None:
 
 def check_request(run: Run) -> None:
     """InputError where an experiment cannot write, before anything is computed."""
-    if run.out is None:
-        return
-    probe = run.out / ".writable"
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise InputError(f"cannot write into {run.out}: {problem.strerror}") from None
+    if run.out is not None:
+        check_writable(run.out)
 
 
 def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":

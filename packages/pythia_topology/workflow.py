@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
+from interp_core.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.model_spec import ModelSpec, catalogue, short_name
 from interp_core.params import project_root, read_section
@@ -83,7 +83,7 @@ def check_request(run: Run, command: str) -> None:
     if command == "lagbuckets" and "spaced_pairs" not in run.params.task_types:
         raise InputError("lagbuckets needs the family spaced_pairs: add it to --task-types")
     if run.out is not None:
-        _writable(run.out)
+        check_writable(run.out)
 
 
 def nulls(run: Run) -> dict[str, tuple[Arrays, Report]]:
@@ -318,14 +318,3 @@ def _shift(report: dict[str, Any]) -> str:
         return f"{report['verdict']}: no shift to speak of"
     low, high = shift["ci"]
     return f"long lags sit {shift['value']:+.3f} of relative depth from short ones [{low:+.3f}, {high:+.3f}]"
-
-
-def _writable(folder: Path) -> None:
-    """An experiment finds out that it cannot write before it computes."""
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise InputError(f"cannot write into {folder}: {problem.strerror}") from None

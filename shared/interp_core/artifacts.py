@@ -39,6 +39,17 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make the folder, and find out that it cannot be written before anything is computed: InputError."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise InputError(f"cannot write into {folder}: {problem.strerror}") from None
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what writers killed inside `replacing` left in the folder: only where nobody writes now."""
     for part in folder.rglob(".*.part*"):

@@ -1,10 +1,11 @@
 """The command `induction-lab`: what all studies share, made from a profile. Imports nothing heavy before it runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from interp_core.cli import Group, option, profile_option
+from interp_core.cli import Decorator, Group, option, profile_option
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -28,67 +29,51 @@ def corpus(profile: str | None, out: Path, max_characters: int | None) -> None:
     click.echo(f"{out}: {tokens['train']} training and {tokens['validation']} held-out tokens")
 
 
+def _trains(models: str, history: str) -> Decorator:
+    """The options of a command that trains a section's models into these folders."""
+    options = (
+        profile_option,
+        option("--models", multiple=True, help="Train only these of the profile's models."),
+        option("--corpus", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Corpus to read."),
+        option("--out", type=_FOLDER, default=Path(models), show_default=True, help="Folder to write models to."),
+        option("--history", type=_FOLDER, default=Path(history), show_default=True, help="Folder for CSV histories."),
+        option("--seed", type=int, help="Seed of weights and batches."),
+        option("--processes", type=int, help="Models trained at once."),
+    )
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for one in reversed(options):
+            command = one(command)
+        return command
+
+    return add
+
+
 @main.command()
-@profile_option
-@option("--models", multiple=True, help="Train only these of the profile's models.")
-@option(
-    "--corpus", "corpus_folder", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Corpus to read."
-)
-@option("--out", type=_FOLDER, default=Path("data/models"), show_default=True, help="Folder to write models to.")
-@option(
-    "--history", type=_FOLDER, default=Path("data/training"), show_default=True, help="Folder for the CSV histories."
-)
-@option("--seed", type=int, help="Seed of weights and batches.")
-@option("--processes", type=int, help="Models trained at once.")
+@_trains("data/models", "data/training")
 def models(
-    profile: str | None,
-    models: tuple[str, ...],
-    corpus_folder: Path,
-    out: Path,
-    history: Path,
-    seed: int | None,
-    processes: int | None,
+    profile: str | None, models: tuple[str, ...], corpus: Path, out: Path, history: Path, **given: int | None
 ) -> None:
     """Train the reference models; a training that was stopped goes on where it was."""
     from interp_core.params import read_section
     from interp_core.reference_models import Places, ReferenceModels, train_all
 
-    params = read_section("reference_models", ReferenceModels, profile, seed=seed, processes=processes)
-    train_all(params, Places(corpus_folder, out, history), only=models)
+    params = read_section("reference_models", ReferenceModels, profile, **given)
+    train_all(params, Places(corpus, out, history), only=models)
 
 
 @main.command("mamba-models")
-@profile_option
-@option("--models", multiple=True, help="Train only these of the profile's models.")
-@option(
-    "--corpus", "corpus_folder", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Corpus to read."
-)
-@option("--out", type=_FOLDER, default=Path("data/mamba_models"), show_default=True, help="Folder to write models to.")
-@option(
-    "--history",
-    type=_FOLDER,
-    default=Path("data/mamba_training"),
-    show_default=True,
-    help="Folder for the CSV histories.",
-)
-@option("--seed", type=int, help="Seed of weights and batches.")
-@option("--processes", type=int, help="Models trained at once.")
+@_trains("data/mamba_models", "data/mamba_training")
 def mamba_models(
-    profile: str | None,
-    models: tuple[str, ...],
-    corpus_folder: Path,
-    out: Path,
-    history: Path,
-    seed: int | None,
-    processes: int | None,
+    profile: str | None, models: tuple[str, ...], corpus: Path, out: Path, history: Path, **given: int | None
 ) -> None:
     """Train the Mamba and its transformer twin; a training that was stopped goes on where it was."""
     from interp_core.mamba_models import MambaModels, train_all
     from interp_core.params import read_section
     from interp_core.reference_models import Places
 
-    params = read_section("mamba_models", MambaModels, profile, seed=seed, processes=processes)
-    train_all(params, Places(corpus_folder, out, history), only=models)
+    params = read_section("mamba_models", MambaModels, profile, **given)
+    train_all(params, Places(corpus, out, history), only=models)
 
 
 if __name__ == "__main__":
