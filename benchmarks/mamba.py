@@ -263,10 +263,11 @@ def _draw(curves: dict[str, tuple[tuple[int, ...], list[float]]]) -> None:
         for (name, (lengths, seconds)), colour in zip(curves.items(), (INDUCTION, COPYING, ABLATED), strict=True):
             axes.loglog(lengths, seconds, marker="o", color=colour, label=name)
         axes.set_xticks([256, 512, 1024], ["256", "512", "1024"])
+        axes.set_yticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
         axes.minorticks_off()
         axes.set_xlabel("length of the sequence, tokens")
         axes.set_ylabel("processor time, s")
-        axes.set_title("Two layers of mamba-130m's shape, one sequence, one thread")
+        axes.set_title("Two layers, mamba-130m's shape, one thread")
         axes.legend()
 
 

@@ -1,10 +1,8 @@
-"""Runs are read back from the .wandb file: LevelDB's log format (32 KiB blocks) around wandb's protobuf records."""
+"""Runs are read back from the .wandb file."""
 
 import hashlib
 import json
-import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,24 +10,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
 from interp_core import tracking
-
-BLOCK, HEADER = 32768, 7  # LevelDB log: every record fragment has checksum (4), length (2), type (1)
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-
-
-def records(file: Path) -> Iterator[Record]:
-    data = file.read_bytes()
-    position, collected = HEADER, b""  # wandb's own header takes the first seven bytes
-    while position + HEADER <= len(data):
-        if BLOCK - position % BLOCK < HEADER:
-            position += BLOCK - position % BLOCK
-            continue
-        length, kind = struct.unpack("<HB", data[position + 4 : position + HEADER])
-        collected += data[position + HEADER : position + HEADER + length]
-        position += HEADER + length
-        if kind in (FULL, LAST):
-            yield Record.FromString(collected)
-            collected = b""
+from wandb_files import logged, records
 
 
 @pytest.fixture
@@ -47,10 +28,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def only_run(project: Path) -> list[Record]:
+def only_file(project: Path) -> Path:
     wandb.teardown()  # as at the end of a program: wandb's service writes the last records when it stops
     (file,) = project.glob("wandb/offline-run-*/*.wandb")
-    return list(records(file))
+    return file
+
+
+def only_run(project: Path) -> list[Record]:
+    return list(records(only_file(project)))
 
 
 def test_a_run_without_an_account_is_kept_whole(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -70,12 +55,8 @@ def test_a_run_without_an_account_is_kept_whole(project: Path, capfd: pytest.Cap
     assert config["lr"] == {"peak": 0.5}
     assert config["git_revision"].rstrip("+") == head.stdout.strip()
     assert config["dvc_lock_sha256"] == hashlib.sha256(b"schema: '2.0'\n").hexdigest()
-    logged = [
-        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in found
-        if record.HasField("history")
-    ]
-    assert [(row["_step"], row["loss"], row["tokens_per_second"]) for row in logged] == [(0, 3.5, 100), (10, -6.5, 100)]
+    rows = logged(only_file(project))
+    assert [(row["_step"], row["loss"], row["tokens_per_second"]) for row in rows] == [(0, 3.5, 100), (10, -6.5, 100)]
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
     assert "offline" in line
     assert "wandb sync" in line

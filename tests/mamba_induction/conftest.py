@@ -13,7 +13,7 @@ from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.params import check
 from interp_core.stimuli import Prompts, repeated_tokens
 from mamba_induction.params import MambaInduction
-from mamba_project import build_project, random_mamba
+from mamba_project import Said, build_project, mamba_induction, random_mamba
 
 
 def settings(**changes: Any) -> MambaInduction:
@@ -56,6 +56,15 @@ def untrained() -> MambaSubject:
 def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a text, a Mamba and a twin that share a tokenizer; nothing may change it."""
     return build_project(tmp_path_factory.mktemp("mamba"))
+
+
+@pytest.fixture(scope="session")
+def finished(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    """The folder of `mamba-induction run`, and what it said; nothing may change it."""
+    out = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project_folder)
+        return out, mamba_induction("run", "--out", out, "--twin", "twin")
 
 
 @pytest.fixture

@@ -125,16 +125,17 @@ def test_new_tokens_are_those_that_did_not_occur_before(untrained: MambaSubject,
     assert found[0, 0] == pytest.approx(float(expected))
 
 
+@pytest.mark.parametrize("offset", [2], indirect=True)
 def test_the_report_says_that_the_planted_read_is_the_one(
     planted: MambaSubject, offset: int, params: MambaInduction
 ) -> None:
     prompts = repeated_tokens(known.VOCABULARY, period=16, n_prompts=8, rng=np.random.default_rng(0))
     stimuli = Stimuli(prompts, prompts, {}, prompts, prompts, None, None, None, None)
-    changed = params.model_copy(update={"period": 16, "causal_draws": 19})
+    changed = params.model_copy(update={"period": 16, "causal_draws": 9})
     report, arrays = causal(planted, stimuli, changed)
     read = report["reads"]["L0"]
     assert read[f"{offset:+d}"]["accuracy"]["value"] == -1.0
-    assert read[f"{offset:+d}"]["p"] == pytest.approx(1 / 20)
+    assert read[f"{offset:+d}"]["p"] == pytest.approx(1 / 10)
     assert read["prefix"]["random"]["accuracy"]["value"] == 0.0
     assert {read[f"{other:+d}"]["accuracy"]["value"] for other in OFFSETS if other != offset} == {0.0}
     assert report["taps"]["L0"][f"lag {offset}"]["accuracy"]["value"] == -1.0
@@ -143,4 +144,4 @@ def test_the_report_says_that_the_planted_read_is_the_one(
     assert report["states"]["L0"]["back"]["accuracy"]["value"] > 0.8
     assert report["layers"]["zero"]["L0"]["accuracy"]["value"] == -1.0
     assert report["layers"]["zero"]["L1"]["accuracy"]["value"] == 0.0
-    assert arrays["reads/L0/random 1"].shape == (19, 2)
+    assert arrays["reads/L0/random 1"].shape == (9, 2)
