@@ -37,18 +37,17 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Figure, list[tuple
     save, draw = Figure.savefig, Text.draw
 
     def remember(figure: Figure, path: Path, **settings: Any) -> None:
-        save(figure, path, **settings)
-        texts: list[tuple[Text, Bbox]] = []
+        texts: dict[int, tuple[Text, Bbox]] = {}  # the layout draws too: what is drawn last is on the page
 
         def listen(text: Text, renderer: Any) -> None:
             draw(text, renderer)
             if text.get_visible() and text.get_text().strip():
-                texts.append((text, text.get_window_extent(renderer)))
+                texts[id(text)] = (text, text.get_window_extent(renderer))
 
         with monkeypatch.context() as patch:
             patch.setattr(Text, "draw", listen)
-            figure.canvas.draw()
-        seen[path.name.removeprefix(".").split(".")[0]] = (figure, texts)
+            save(figure, path, **settings)
+        seen[path.name.removeprefix(".").split(".")[0]] = (figure, list(texts.values()))
 
     monkeypatch.setattr(Figure, "savefig", remember)
     return seen
