@@ -9,15 +9,17 @@ an attention implementation of its own, so it sees q and k exactly as attention 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IMPLEMENTATION = "induction_lab"
 
@@ -84,8 +86,9 @@ _WATCHES: "WeakKeyDictionary[nn.Module, list[Watch]]" = WeakKeyDictionary()
 
 
 @contextmanager
-def watching(model: PreTrainedModel, watches: dict[nn.Module, Watch]) -> Iterator[None]:
+def watching(model: "PreTrainedModel", watches: dict[nn.Module, Watch]) -> Iterator[None]:
     """Run the given attention modules of `model` watched inside the block; everything is as before after it."""
+    _register()
     before = model.config._attn_implementation or "sdpa"
     for module, watch in watches.items():
         _WATCHES.setdefault(module, []).append(watch)
@@ -166,6 +169,8 @@ def _attention_forward(
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: plain fused attention where nobody watches."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     watches = _WATCHES.get(module, [])
     for watch in watches:
@@ -181,5 +186,11 @@ def _attention_forward(
     return rearrange(out, "batch head position d_head -> batch position head d_head"), None
 
 
-AttentionInterface.register(IMPLEMENTATION, _attention_forward)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+@cache
+def _register() -> None:
+    """Tell transformers of the implementation, once, when a model of its kind is first watched: seconds of imports."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(IMPLEMENTATION, _attention_forward)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
