@@ -135,7 +135,8 @@ def test_outputs_that_are_read_in_a_clone_are_committed_and_large_ones_are_not()
             for entry in stage.get(kind, []):
                 assert isinstance(entry, dict)
                 assert next(iter(entry.values())) == {"cache": False}
-        assert all(isinstance(out, str) for out in stage.get("outs", []))
+        kept = [out for out in stage.get("outs", []) if not isinstance(out, str)]
+        assert kept in ([], [{"data/mamba_induction/summary": {"cache": False}}])  # a text: neither metric nor plot
 
 
 @pytest.mark.parametrize("profile", PROFILES)
