@@ -122,11 +122,17 @@ def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> No
         assert known[name].source == "hub" or name in trained
 
 
-def test_no_stage_imports_transformer_lens_without_a_bridge() -> None:
-    for stage in STAGES.values():
-        for file in files_of_command(stage["cmd"]):
-            tops = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
-            assert not any("transformer_lens" in ast.unparse(node) for node in tops), file
+@pytest.mark.parametrize(
+    ("library", "commands"),
+    [("transformer_lens", ("",)), ("transformers", ("cursive-circuits ", "eigen-phase "))],
+    ids=["nobody waits for transformer_lens", "models of plain torch do not wait for transformers"],
+)
+def test_no_stage_imports_what_takes_seconds_and_is_not_needed(library: str, commands: tuple[str, ...]) -> None:
+    chosen = [stage["cmd"] for stage in STAGES.values() if stage["cmd"].startswith(commands)]
+    assert chosen
+    for file in set().union(*map(files_of_command, chosen)):
+        tops = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert not any(library in ast.unparse(node) for node in tops), file
 
 
 def test_outputs_that_are_read_in_a_clone_are_committed_and_large_ones_are_not() -> None:
