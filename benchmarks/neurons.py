@@ -19,7 +19,8 @@ from mamba_neurons.params import MambaNeurons
 
 TITLE = "Channel effects: 24 layers, width 768, one text, mean ablation (a sample of layers timed)"
 LAYERS = (0, 5, 11, 17, 23)  # their mean suffix is that of all layers
-FEW, MORE = 8, 24  # channels a layer; the difference is what a channel costs once the clean run is there
+ROWS = 1024  # copies times positions in a batch: products of matrices are fastest from here on
+FEW, MORE = 1, 3  # batches of channels a layer; the difference is what a channel costs once the clean run is there
 
 
 def one_text(length: int) -> Texts:
@@ -30,7 +31,12 @@ def one_text(length: int) -> Texts:
 
 def settings(**changes: object) -> MambaNeurons:
     """The paper profile's, on this text."""
-    return read_section("mamba_neurons", MambaNeurons, "paper").model_copy(update={"stack": 8, **changes})
+    return read_section("mamba_neurons", MambaNeurons, "paper").model_copy(update=changes)
+
+
+def stack_of(length: int) -> int:
+    """Channels in a batch."""
+    return max(16, ROWS // length)
 
 
 def rows(repetitions: int) -> list[Row]:
@@ -54,9 +60,10 @@ def stock_forward(length: int) -> Work:
     return run
 
 
-def exact_of_sample(model: Model, length: int, channels: int, *, switch: bool) -> Work:
+def exact_of_sample(model: Model, length: int, batches: int, *, switch: bool) -> Work:
     """Exact effects of some channels of some layers."""
-    texts, params = one_text(length), settings()
+    texts, params = one_text(length), settings(stack=stack_of(length))
+    channels = batches * params.stack
     means = neuron_means(model, texts, 1)
 
     def run() -> None:
@@ -70,13 +77,13 @@ def exact_of_sample(model: Model, length: int, channels: int, *, switch: bool) -
 def exact_rows(model: Model, length: int, plain: str, switched: str, repetitions: int) -> list[Row]:
     """Ours against one stock forward a channel."""
     works = {"stock": stock_forward(length)}
-    for channels in (FEW, MORE):
-        works[f"ours {channels}"] = exact_of_sample(model, length, channels, switch=False)
-        works[f"switch {channels}"] = exact_of_sample(model, length, channels, switch=True)
+    for batches in (FEW, MORE):
+        works[f"ours {batches}"] = exact_of_sample(model, length, batches, switch=False)
+        works[f"switch {batches}"] = exact_of_sample(model, length, batches, switch=True)
     works[f"ours {FEW}"]()
     seconds = interleaved(works, repetitions=max(1, repetitions // 2))
     each = {
-        way: (seconds[f"{way} {MORE}"] - seconds[f"{way} {FEW}"]) / (len(LAYERS) * (MORE - FEW))
+        way: (seconds[f"{way} {MORE}"] - seconds[f"{way} {FEW}"]) / (len(LAYERS) * (MORE - FEW) * stack_of(length))
         for way in ("ours", "switch")
     }
     stock = seconds["stock"]
@@ -127,7 +134,7 @@ def estimate_rows(model: Model, repetitions: int) -> list[Row]:
 def mixture_row(model: Model) -> Row:
     """The calibrated recipe of the whole model against one stock forward a channel, T 32."""
     texts = one_text(32)
-    params = settings(calibration_channels=24)
+    params = settings(calibration_channels=24, stack=stack_of(32))
     kept: list[int] = []
 
     def recipe() -> None:
