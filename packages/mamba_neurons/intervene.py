@@ -91,8 +91,7 @@ class Scored:
         self, layer: int, changes: Float[Tensor, "unit text position d_model"]
     ) -> tuple[Float[Tensor, "unit text"], Float[Tensor, "unit text"]]:
         """KL and change of loss when each of these is added to the residual stream after a layer; hooks fire."""
-        residual = (self.clean.residual[layer + 1] + changes).flatten(0, 1)
-        return self.compare(self.clean.rerun(layer + 1, residual))
+        return self.compare(self.clean.rerun(layer + 1, self.clean.changed(layer + 1, changes)))
 
     def behind(self, layer: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """of_changes of this layer without hooks: a Mamba's layers on the CPU run on the study's own kernels."""
@@ -100,9 +99,9 @@ class Scored:
         suffix = Suffix.of(subject) if isinstance(subject, MambaSubject) else None
         if suffix is None:
             return lambda changes: self.of_changes(layer, changes)
-        residual = self.clean.residual[layer + 1]
-        reference = suffix.run(residual.clone(), layer + 1)
-        return lambda changes: self.compare(suffix.run((residual + changes).flatten(0, 1), layer + 1), reference)
+        clean = self.clean
+        reference = suffix.run(clean.residual[layer + 1].clone(), layer + 1)
+        return lambda changes: self.compare(suffix.run(clean.changed(layer + 1, changes), layer + 1), reference)
 
 
 def neuron_effects(
@@ -118,11 +117,12 @@ def neuron_effects(
     """Exact effects of ablating each of these neurons of a layer, alone, at every position."""
     means = neuron_means(model, texts, params.batch_size) if means is None and ablation == "mean" else means
     index = torch.as_tensor(list(neurons))
-    directions = model.write_directions(layer)[index.to(model.subject.device)].float()
+    directions = model.write_directions(layer)[index.to(model.subject.device)].to(model.precision)
 
     def changes(scored: Scored, batch: Texts) -> Change:
         activation = scored.clean.neurons[layer][..., index]
         away = replacement(activation, ablation, None if means is None else means[layer][index], batch) - activation
+        away = away.to(directions.dtype)
         return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
     return effects(model, texts, layer, len(index), changes, params, label=f"{model.name}: layer {layer}, {ablation}")
@@ -137,8 +137,8 @@ def set_effects(
     means: Float[Tensor, "layer neuron"],
 ) -> Effects:
     """Exact effects of mean-ablating each of these sets of neurons of a layer, together."""
-    directions = model.write_directions(layer).float()
-    member = torch.zeros(len(sets), len(directions), device=directions.device)
+    directions = model.write_directions(layer).to(model.precision)
+    member = directions.new_zeros(len(sets), len(directions))
     for row, chosen in zip(member, sets, strict=True):
         row[list(chosen)] = 1.0
 
@@ -155,14 +155,14 @@ def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeuron
     for batch in texts.batches(params.batch_size):
         real = torch.as_tensor(batch.real, device=total.device)
         total += clean_run(model, batch).residual[layer + 1][real].double().sum(dim=0)
-    mean = (total / int(texts.lengths.sum())).float()
+    mean = (total / int(texts.lengths.sum())).to(model.precision)
 
     def changes(scored: Scored, batch: Texts) -> Change:
         away = mean - scored.clean.residual[layer + 1]
 
         def change(units: slice) -> Tensor:
             dims = torch.arange(len(mean), device=mean.device)[units]
-            put = torch.zeros(len(dims), *away.shape, device=away.device)
+            put = away.new_zeros(len(dims), *away.shape)
             put[torch.arange(len(dims)), ..., dims] = torch.einsum("btu->ubt", away[..., dims])
             return put
 
