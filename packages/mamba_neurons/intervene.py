@@ -62,7 +62,8 @@ class Scored:
         weights[text, torch.arange(len(text), device=text.device)] = 1.0
         weights /= weights.sum(dim=1, keepdim=True)
         p, target = logits.softmax(dim=-1), clean.ids[text, position + 1]
-        streamed = Streamed.of(model.subject.model.get_output_embeddings(), logits, p, target)
+        head: Any = model.subject.model.get_output_embeddings()
+        streamed = Streamed.of(head, logits, p, target)
         return cls(clean, logits, p, target, weights, hidden, streamed)
 
     @property

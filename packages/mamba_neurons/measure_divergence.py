@@ -73,8 +73,8 @@ class Streamed:
             words = self.weight[first : first + WORDS]
             d = room[: len(rows) * len(words)].view(len(rows), len(words))
             torch.mm(rows, words.T, out=d)
-            arrays = [array.numpy() for array in (d.unflatten(0, mean.shape), mean, self.p)]
-            add_excess(*arrays, first, total.numpy(), largest.numpy())
+            arrays = (d.unflatten(0, mean.shape), mean, self.p, total, largest)
+            add_excess(first, *(array.numpy() for array in arrays))
         kl = total.clamp_min_(0).log1p_().float()
         for copy, place in torch.nonzero(largest > LARGEST).tolist():
             one = slice(place, place + 1)

@@ -165,7 +165,7 @@ def scan_and_gate(uz, low, raw, bias, rate, skip, x):  # noqa: ANN001, ANN201
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
-def add_excess(d, mean, p, first, total, largest):  # noqa: ANN001, ANN201
+def add_excess(first, d, mean, p, total, largest):  # noqa: ANN001, ANN201
     """total += sum_v p (exp(x) - 1 - x) and largest = max x, x = d - mean; d [copy, scored, word] is of the words from
     `first` on, p [scored, vocabulary], the others [copy, scored]."""
     copies, scored, words = d.shape

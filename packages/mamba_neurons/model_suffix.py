@@ -116,7 +116,7 @@ class Block:
             (-torch.exp(mixer.A_log.detach()) * float(LOG2E)).T.contiguous(),
             mixer.D.detach(),
             mixer.out_proj.weight.detach(),
-            tuple(None if p.bias is None else p.bias.detach() for p in (mixer.in_proj, mixer.out_proj)),
+            (_bias_of(mixer.in_proj), _bias_of(mixer.out_proj)),
         )
 
     def add_to(self, residual: Float[Tensor, "row d_model"], room: Room) -> None:
@@ -136,3 +136,7 @@ class Block:
         residual.addmm_(x, self.out_proj.T)
         if self.biases[1] is not None:
             residual += self.biases[1]
+
+
+def _bias_of(projection: Any) -> Tensor | None:
+    return None if projection.bias is None else projection.bias.detach()
