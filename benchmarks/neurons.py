@@ -46,7 +46,7 @@ def rows(repetitions: int) -> list[Row]:
     for length, plain, switched in ((32, ">=5", ">=7.5"), (128, ">=4", ">=7")):
         found += exact_rows(model, length, plain, switched, repetitions)
     found += estimate_rows(model, repetitions)
-    return [*found, mixture_row(model), stream_row()]
+    return [*found, mixture_row(model), *stream_rows()]
 
 
 def stock_forward(length: int) -> Work:
@@ -147,15 +147,24 @@ def mixture_row(model: Model) -> Row:
     return Row(label, f"{seconds['recipe']:.0f} s", f"{naive:.0f} s", naive / seconds["recipe"], ">=12")
 
 
-def stream_row() -> Row:
-    """Bytes that all measures of a layer keep after many tokens, over those after few."""
-    sizes = []
-    for texts in (2, 20):
+def stream_rows() -> list[Row]:
+    """Bytes that all measures of a layer keep after many tokens, over those after few; and their time a layer."""
+    sizes, seconds = [], []
+    for texts in (8, 80):
         stream = Stream(16, (0.01,), 0.1)
-        for text in range(texts):
-            stream.add(np.random.default_rng(text).standard_normal((128, 1536)), text % 16)
+        activations = [np.random.default_rng(text).standard_normal((125, 1536)) for text in range(texts)]
+        seconds.append(interleaved({"add": lambda s=stream, all_=activations: fill(s, all_)}, repetitions=1)["add"])
         assert stream.lifetime is not None
         assert stream.products is not None
         sizes.append(stream.products.nbytes + sum(part.nbytes for part in vars(stream.lifetime).values()))
-    return Row("memory of a layer's sparsity, 2,560 against 256 tokens", f"{sizes[1] / 2**20:.0f} MiB",
-               f"{sizes[0] / 2**20:.0f} MiB", sizes[1] / sizes[0], "<=1")  # fmt: skip
+    few, many = (f"{size / 2**20:.0f} MiB" for size in sizes)
+    return [
+        Row("memory of a layer's sparsity, 10,000 against 1,000 tokens", many, few, sizes[1] / sizes[0], "<=1"),
+        Row("time of the same", f"{seconds[1]:.1f} s", f"{seconds[0]:.1f} s", seconds[1] / seconds[0]),
+    ]
+
+
+def fill(stream: Stream, activations: list[np.ndarray]) -> None:
+    """Add one text after another."""
+    for text, of_text in enumerate(activations):
+        stream.add(of_text, text % 16)
