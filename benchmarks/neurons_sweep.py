@@ -49,7 +49,7 @@ def answer(folder: Path) -> str:
     bar = np.sort(recipe["kl"], axis=None)[-TOP]
     layers = [layer for layer in range(len(recipe["kl"])) if (folder / f"layer_{layer}.npz").exists()]
     exact = np.stack([load_arrays(folder / f"layer_{layer}.npz")["kl"] for layer in layers])
-    ours, true = recipe["kl"][layers] >= bar, exact >= bar * (1 - 1e-4)
+    ours, true = recipe["kl"][layers] >= bar, exact >= bar * (1 - 1e-6)
     return (
         f"{len(layers)} layers of {len(recipe['kl'])} ({', '.join(map(str, layers))}): {ours.sum()} channels in the "
         f"recipe's top {TOP}, {true.sum()} by the sweep, {(ours & true).sum()} in both; largest that was missed "
