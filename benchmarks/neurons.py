@@ -19,7 +19,8 @@ from mamba_neurons.params import MambaNeurons
 
 TITLE = "Channel effects: 24 layers, width 768, one text, mean ablation (a sample of layers timed)"
 LAYERS = (0, 5, 11, 17, 23)  # their mean suffix is that of all layers
-FEW, MORE = 8, 24  # channels a layer; the difference is what a channel costs once the clean run is there
+ROWS = 1024  # copies times positions in a batch: products of matrices are fastest from here on
+FEW, MORE = 1, 3  # batches of channels a layer; the difference is what a channel costs once the clean run is there
 
 
 def one_text(length: int) -> Texts:
@@ -30,7 +31,12 @@ def one_text(length: int) -> Texts:
 
 def settings(**changes: object) -> MambaNeurons:
     """The paper profile's, on this text."""
-    return read_section("mamba_neurons", MambaNeurons, "paper").model_copy(update={"stack": 8, **changes})
+    return read_section("mamba_neurons", MambaNeurons, "paper").model_copy(update=changes)
+
+
+def stack_of(length: int) -> int:
+    """Channels in a batch."""
+    return max(16, ROWS // length)
 
 
 def rows(repetitions: int) -> list[Row]:
@@ -40,7 +46,7 @@ def rows(repetitions: int) -> list[Row]:
     for length, plain, switched in ((32, ">=5", ">=7.5"), (128, ">=4", ">=7")):
         found += exact_rows(model, length, plain, switched, repetitions)
     found += estimate_rows(model, repetitions)
-    return [*found, mixture_row(model), stream_row()]
+    return [*found, mixture_row(model), *stream_rows()]
 
 
 def stock_forward(length: int) -> Work:
@@ -54,9 +60,10 @@ def stock_forward(length: int) -> Work:
     return run
 
 
-def exact_of_sample(model: Model, length: int, channels: int, *, switch: bool) -> Work:
+def exact_of_sample(model: Model, length: int, batches: int, *, switch: bool) -> Work:
     """Exact effects of some channels of some layers."""
-    texts, params = one_text(length), settings()
+    texts, params = one_text(length), settings(stack=stack_of(length))
+    channels = batches * params.stack
     means = neuron_means(model, texts, 1)
 
     def run() -> None:
@@ -70,13 +77,13 @@ def exact_of_sample(model: Model, length: int, channels: int, *, switch: bool) -
 def exact_rows(model: Model, length: int, plain: str, switched: str, repetitions: int) -> list[Row]:
     """Ours against one stock forward a channel."""
     works = {"stock": stock_forward(length)}
-    for channels in (FEW, MORE):
-        works[f"ours {channels}"] = exact_of_sample(model, length, channels, switch=False)
-        works[f"switch {channels}"] = exact_of_sample(model, length, channels, switch=True)
+    for batches in (FEW, MORE):
+        works[f"ours {batches}"] = exact_of_sample(model, length, batches, switch=False)
+        works[f"switch {batches}"] = exact_of_sample(model, length, batches, switch=True)
     works[f"ours {FEW}"]()
     seconds = interleaved(works, repetitions=max(1, repetitions // 2))
     each = {
-        way: (seconds[f"{way} {MORE}"] - seconds[f"{way} {FEW}"]) / (len(LAYERS) * (MORE - FEW))
+        way: (seconds[f"{way} {MORE}"] - seconds[f"{way} {FEW}"]) / (len(LAYERS) * (MORE - FEW) * stack_of(length))
         for way in ("ours", "switch")
     }
     stock = seconds["stock"]
@@ -127,7 +134,7 @@ def estimate_rows(model: Model, repetitions: int) -> list[Row]:
 def mixture_row(model: Model) -> Row:
     """The calibrated recipe of the whole model against one stock forward a channel, T 32."""
     texts = one_text(32)
-    params = settings(calibration_channels=24)
+    params = settings(calibration_channels=24, stack=stack_of(32))
     kept: list[int] = []
 
     def recipe() -> None:
@@ -140,15 +147,24 @@ def mixture_row(model: Model) -> Row:
     return Row(label, f"{seconds['recipe']:.0f} s", f"{naive:.0f} s", naive / seconds["recipe"], ">=12")
 
 
-def stream_row() -> Row:
-    """Bytes that all measures of a layer keep after many tokens, over those after few."""
-    sizes = []
-    for texts in (2, 20):
+def stream_rows() -> list[Row]:
+    """Bytes that all measures of a layer keep after many tokens, over those after few; and their time a layer."""
+    sizes, seconds = [], []
+    for texts in (8, 80):
         stream = Stream(16, (0.01,), 0.1)
-        for text in range(texts):
-            stream.add(np.random.default_rng(text).standard_normal((128, 1536)), text % 16)
+        activations = [np.random.default_rng(text).standard_normal((125, 1536)) for text in range(texts)]
+        seconds.append(interleaved({"add": lambda s=stream, all_=activations: fill(s, all_)}, repetitions=1)["add"])
         assert stream.lifetime is not None
         assert stream.products is not None
         sizes.append(stream.products.nbytes + sum(part.nbytes for part in vars(stream.lifetime).values()))
-    return Row("memory of a layer's sparsity, 2,560 against 256 tokens", f"{sizes[1] / 2**20:.0f} MiB",
-               f"{sizes[0] / 2**20:.0f} MiB", sizes[1] / sizes[0], "<=1")  # fmt: skip
+    few, many = (f"{size / 2**20:.0f} MiB" for size in sizes)
+    return [
+        Row("memory of a layer's sparsity, 10,000 against 1,000 tokens", many, few, sizes[1] / sizes[0], "<=1"),
+        Row("time of the same", f"{seconds[1]:.1f} s", f"{seconds[0]:.1f} s", seconds[1] / seconds[0]),
+    ]
+
+
+def fill(stream: Stream, activations: list[np.ndarray]) -> None:
+    """Add one text after another."""
+    for text, of_text in enumerate(activations):
+        stream.add(of_text, text % 16)

@@ -13,9 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp_core.mamba import MambaSubject
 from interp_core.progress import progress
 from mamba_neurons.data import Texts
+from mamba_neurons.measure_divergence import Streamed, divergence
 from mamba_neurons.model import CleanRun, Model, clean_run, neuron_means
+from mamba_neurons.model_suffix import Suffix
 from mamba_neurons.params import MambaNeurons
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -44,6 +47,8 @@ class Scored:
     p: Float[Tensor, "scored vocab"]
     target: Int[Tensor, " scored"]
     weights: Float[Tensor, "text scored"]  # rows sum to 1: a text's mean over its scored positions
+    hidden: Float[Tensor, "batch position d_model"]  # normed
+    streamed: Streamed | None
 
     @classmethod
     @torch.no_grad()
@@ -51,11 +56,15 @@ class Scored:
         """Run the clean model on a batch."""
         clean = clean_run(model, texts)
         text, position = torch.nonzero(clean.counted, as_tuple=True)
-        logits = model.subject.unembed(clean.rerun(model.n_layers, clean.residual[-1])[clean.counted]).float()
+        hidden = clean.rerun(model.n_layers, clean.residual[-1])
+        logits = model.subject.unembed(hidden[clean.counted]).float()
         weights = torch.zeros(len(texts), len(text), device=logits.device)
         weights[text, torch.arange(len(text), device=text.device)] = 1.0
         weights /= weights.sum(dim=1, keepdim=True)
-        return cls(clean, logits, logits.softmax(dim=-1), clean.ids[text, position + 1], weights)
+        p, target = logits.softmax(dim=-1), clean.ids[text, position + 1]
+        head: Any = model.subject.model.get_output_embeddings()
+        streamed = Streamed.of(head, logits, p, target)
+        return cls(clean, logits, p, target, weights, hidden, streamed)
 
     @property
     def loss(self) -> Float[np.ndarray, " text"]:
@@ -65,44 +74,35 @@ class Scored:
 
     @torch.no_grad()
     def compare(
-        self, hidden: Float[Tensor, "copies_batch position d_model"]
+        self,
+        hidden: Float[Tensor, "copies_batch position d_model"],
+        reference: Float[Tensor, "batch position d_model"] | None = None,
     ) -> tuple[Float[Tensor, "copy text"], Float[Tensor, "copy text"]]:
-        """KL and change of loss of normed hidden states of several copies of the batch."""
-        copies = len(hidden) // len(self.clean.ids)
-        at = hidden.unflatten(0, (copies, -1))[:, self.clean.counted]
-        kl, loss = divergence(self.clean.model.subject.unembed(at).float(), self.logits, self.p, self.target)
+        """KL and change of loss of normed hidden states of several copies of the batch. `reference` are the clean ones
+        where the code that computed these rounds otherwise than the clean run did."""
+        at = hidden.unflatten(0, (-1, len(self.clean.ids)))[:, self.clean.counted]
+        if self.streamed is None:
+            kl, loss = divergence(self.clean.model.subject.unembed(at).float(), self.logits, self.p, self.target)
+        else:
+            kl, loss = self.streamed(at - (self.hidden if reference is None else reference)[self.clean.counted])
         return kl @ self.weights.T, loss @ self.weights.T
 
     @torch.no_grad()
     def of_changes(
         self, layer: int, changes: Float[Tensor, "unit text position d_model"]
     ) -> tuple[Float[Tensor, "unit text"], Float[Tensor, "unit text"]]:
-        """KL and change of loss when each of these is added to the residual stream after a layer."""
-        residual = (self.clean.residual[layer + 1] + changes).flatten(0, 1)
-        return self.compare(self.clean.rerun(layer + 1, residual))
+        """KL and change of loss when each of these is added to the residual stream after a layer; hooks fire."""
+        return self.compare(self.clean.rerun(layer + 1, self.clean.changed(layer + 1, changes)))
 
-
-def divergence(
-    logits: Float[Tensor, "copy scored vocab"],
-    clean: Float[Tensor, "scored vocab"],
-    p: Float[Tensor, "scored vocab"],
-    target: Int[Tensor, " scored"],
-) -> tuple[Float[Tensor, "copy scored"], Float[Tensor, "copy scored"]]:
-    """KL(p || softmax(logits)) and the change of the target's loss, nats; `logits` is overwritten.
-
-    With d the difference of logits and x = d - E_p d, KL = log E_p exp(x) = log1p(E_p[exp(x) - 1 - x]): a mean of terms
-    that are not negative, exact where a difference of entropies would be rounding noise.
-    """
-    d = logits.sub_(clean)
-    at_target = d.gather(-1, target.expand(len(d), -1)[..., None])[..., 0]
-    mean = torch.einsum("csv,sv->cs", d, p)
-    x = d.sub_(mean[..., None])
-    excess = torch.expm1(x).sub_(x)
-    kl = torch.einsum("csv,sv->cs", excess, p).clamp_min_(0).log1p_()
-    if not bool(torch.isfinite(kl).all()):  # exp overflows where logits moved by more than 88: there KL is large
-        beyond = ~torch.isfinite(kl)
-        kl[beyond] = torch.logsumexp(x + clean.log_softmax(dim=-1), dim=-1)[beyond]
-    return kl, kl + mean - at_target
+    def behind(self, layer: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """of_changes of this layer without hooks: a Mamba's layers on the CPU run on the study's own kernels."""
+        subject = self.clean.model.subject
+        suffix = Suffix.of(subject) if isinstance(subject, MambaSubject) else None
+        if suffix is None:
+            return lambda changes: self.of_changes(layer, changes)
+        clean = self.clean
+        reference = suffix.run(clean.residual[layer + 1].clone(), layer + 1)
+        return lambda changes: self.compare(suffix.run(clean.changed(layer + 1, changes), layer + 1), reference)
 
 
 def neuron_effects(
@@ -118,11 +118,12 @@ def neuron_effects(
     """Exact effects of ablating each of these neurons of a layer, alone, at every position."""
     means = neuron_means(model, texts, params.batch_size) if means is None and ablation == "mean" else means
     index = torch.as_tensor(list(neurons))
-    directions = model.write_directions(layer)[index.to(model.subject.device)].float()
+    directions = model.write_directions(layer)[index.to(model.subject.device)].to(model.precision)
 
     def changes(scored: Scored, batch: Texts) -> Change:
         activation = scored.clean.neurons[layer][..., index]
         away = replacement(activation, ablation, None if means is None else means[layer][index], batch) - activation
+        away = away.to(directions.dtype)
         return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
     return effects(model, texts, layer, len(index), changes, params, label=f"{model.name}: layer {layer}, {ablation}")
@@ -137,8 +138,8 @@ def set_effects(
     means: Float[Tensor, "layer neuron"],
 ) -> Effects:
     """Exact effects of mean-ablating each of these sets of neurons of a layer, together."""
-    directions = model.write_directions(layer).float()
-    member = torch.zeros(len(sets), len(directions), device=directions.device)
+    directions = model.write_directions(layer).to(model.precision)
+    member = directions.new_zeros(len(sets), len(directions))
     for row, chosen in zip(member, sets, strict=True):
         row[list(chosen)] = 1.0
 
@@ -155,14 +156,14 @@ def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeuron
     for batch in texts.batches(params.batch_size):
         real = torch.as_tensor(batch.real, device=total.device)
         total += clean_run(model, batch).residual[layer + 1][real].double().sum(dim=0)
-    mean = (total / int(texts.lengths.sum())).float()
+    mean = (total / int(texts.lengths.sum())).to(model.precision)
 
     def changes(scored: Scored, batch: Texts) -> Change:
         away = mean - scored.clean.residual[layer + 1]
 
         def change(units: slice) -> Tensor:
             dims = torch.arange(len(mean), device=mean.device)[units]
-            put = torch.zeros(len(dims), *away.shape, device=away.device)
+            put = away.new_zeros(len(dims), *away.shape)
             put[torch.arange(len(dims)), ..., dims] = torch.einsum("btu->ubt", away[..., dims])
             return put
 
@@ -187,10 +188,10 @@ def effects(
     """Effects of `n_units` changes of the residual stream after a layer; `changes` prepares those of a batch."""
     kl, loss = np.empty((len(texts), n_units)), np.empty((len(texts), n_units))
     for rows, batch, scored in scored_batches(model, texts, params.batch_size, label=label):
-        change = changes(scored, batch)
+        change, behind = changes(scored, batch), scored.behind(layer)
         for first in range(0, n_units, params.stack):
             units = slice(first, min(first + params.stack, n_units))
-            found = scored.of_changes(layer, change(units))
+            found = behind(change(units))
             kl[rows, units], loss[rows, units] = (part.T.double().cpu().numpy() for part in found)
     return Effects(kl, loss)
 

@@ -104,11 +104,11 @@ def state_effects(model: Model, texts: Texts, layer: int, channels: np.ndarray, 
         part = given(batch)[batch.real].double().sum(dim=0)
         total = part if total is None else total + part
     assert total is not None
-    mean = (total / n).float()
-    directions = model.write_directions(layer).float()[channels].repeat_interleave(_n_states(model), dim=0)
+    mean = (total / n).to(model.precision)
+    directions = model.write_directions(layer).to(model.precision)[channels].repeat_interleave(_n_states(model), dim=0)
 
     def changes(scored: Scored, batch: Texts) -> Change:
-        away = mean - given(batch)
+        away = (mean - given(batch)).to(mean.dtype)
         return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
     return effects(model, texts, layer, len(mean), changes, params, label=f"{model.name}: states of layer {layer}")

@@ -82,24 +82,25 @@ def influence_of(
     total, direct = (np.zeros((len(sources), len(later), model.n_neurons)) for _ in range(2))
     kl = np.zeros((2, len(sources)))
     index = torch.as_tensor(list(sources), device=means.device)
-    directions = model.write_directions(layer)[index].float()
+    directions = model.write_directions(layer)[index].to(model.precision)
     for _, batch, scored in scored_batches(
         model, texts, params.batch_size, label=f"{model.name}: layer {layer} on later"
     ):
         clean, real = scored.clean, torch.as_tensor(batch.real, device=means.device)
         activation = clean.neurons[layer][..., index]
         away = replacement(activation, "mean", means[layer][index], batch) - activation
+        away = away.to(directions.dtype)
         for first in range(0, len(sources), params.stack):
             units = slice(first, min(first + params.stack, len(sources)))
             change = torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
             found: dict[int, Tensor] = {}
             with model.edited({to: (lambda a, to=to, found=found: found.__setitem__(to, a)) for to in later}):
                 effects = scored.of_changes(layer, change)[0]
-            straight = scored.compare(clean.rerun(model.n_layers, (clean.residual[-1] + change).flatten(0, 1)))[0]
+            straight = scored.compare(clean.rerun(model.n_layers, clean.changed(model.n_layers, change)))[0]
             kl[0, units] += effects.sum(dim=1).double().cpu().numpy()
             kl[1, units] += straight.sum(dim=1).double().cpu().numpy()
             for place, to in enumerate(later):
-                alone = block_neurons(clean, to, (clean.residual[to] + change).flatten(0, 1))
+                alone = block_neurons(clean, to, clean.changed(to, change))
                 for into, neurons in ((total, found[to]), (direct, alone)):
                     into[units, place] += _moved(neurons, clean.neurons[to], real, spread[to])
     n = int(texts.lengths.sum())

@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from interp_core.stats import percentile_interval, resampled_means
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene import Scored, divergence
+from mamba_neurons.intervene import Scored
 from mamba_neurons.measure_activity import activations, neuron_kind
+from mamba_neurons.measure_divergence import divergence
 from mamba_neurons.measure_sparsity import MEASURES, Stream, stream_all
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons

@@ -72,6 +72,11 @@ class Model:
         weight = module.weight.detach()
         return weight if self._kind == "gpt2" else weight.T
 
+    @property
+    def precision(self) -> torch.dtype:
+        """What changes of the residual stream are computed in: the model's type, float32 where that has less."""
+        return torch.promote_types(self.write_directions(0).dtype, torch.float32)
+
     def attach(self, layer: int, function: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
         """Call `function` with the layer's neurons [batch, position, neuron]; what it returns takes their place."""
         if self.is_mamba:
@@ -110,6 +115,13 @@ class CleanRun:
     residual: list[Float[Tensor, "batch position d_model"]]  # before each block, and after the last
     neurons: list[Float[Tensor, "batch position neuron"]]
     record: Recording | None  # of a transformer
+
+    def changed(
+        self, layer: int, changes: Float[Tensor, "copy batch position d_model"]
+    ) -> Float[Tensor, "copies_batch position d_model"]:
+        """The residual stream before block `layer`, plus each of these."""
+        before = self.residual[layer]
+        return (before + changes).to(before.dtype).flatten(0, 1)
 
     @torch.no_grad()
     def rerun(

@@ -96,15 +96,35 @@ def plainly(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         out = folder / command
         if not out.is_dir():
             assert neurons(command, "--out", out).code == 0
-        return only_report(out)
+        return only_report(out, command)
 
     return measured
 
 
-def only_report(out: Path) -> dict[str, Any]:
-    """The one JSON of a folder, without what names its inputs."""
-    (path,) = list(out.glob("*.json"))
+def only_report(out: Path, command: str) -> dict[str, Any]:
+    """The JSON of a command, without what names its inputs."""
+    (path,) = list(out.glob(f"{command.replace('-', '_')}_*.json"))
     return {key: value for key, value in load_json(path).items() if key not in ("model_hash", "fingerprint")}
+
+
+def agreement(found: dict[str, Any], name: str) -> list[float]:
+    """Of estimates of `name` with exact effects, by layer."""
+    return [layer[name] for layer in found["whole_model"]["agreement"]]
+
+
+def of_resample(found: dict[str, Any]) -> float:
+    """Mean KL under resample ablation, which takes from the same batch."""
+    return found["layer"]["ablations"]["resample"]["mean_kl"]
+
+
+def totals(found: dict[str, Any]) -> list[float]:
+    """Mean KL of each layer's residual dimensions."""
+    return [layer["mean_kl"] for layer in found["layers"]]
+
+
+def is_of_draws(found: dict[str, Any], draws: int) -> bool:
+    """Whether the p-value is (1 + hits) / (1 + draws)."""
+    return found["influence"]["p"][0][1] * (1 + draws) % 1 == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.usefixtures("project")
@@ -122,6 +142,20 @@ def only_report(out: Path) -> dict[str, Any]:
         ("attention", ["--attention-methods", "rollout"], lambda a, b: list(b["analysis_results"]) == ["rollout"]),
         ("causal", ["--layer", 1], lambda a, b: b["layer"]["layer"] == 1),
         ("causal", ["--least-agreement", 0], lambda a, b: b["whole_model"]["exact_layers"] == []),
+        (
+            "causal",
+            ["--label-draws", 2],
+            lambda a, b: agreement(a, "loss") == agreement(b, "loss") and agreement(a, "kl") != agreement(b, "kl"),
+        ),
+        ("causal", ["--batch-size", 8], lambda a, b: of_resample(a) != pytest.approx(of_resample(b), rel=1e-4)),
+        ("inter-layer", ["--bootstrap-resamples", 200], lambda a, b: a != b and totals(a) == totals(b)),
+        (
+            "inter-layer",
+            ["--dtype", "float64"],
+            lambda a, b: totals(a) != totals(b) == pytest.approx(totals(a), rel=1e-3),
+        ),
+        ("causal", ["--dtype", "bfloat16"], lambda a, b: of_resample(a) != of_resample(b)),
+        ("cross-layer", ["--permutation-draws", 22], lambda a, b: is_of_draws(a, 19) and is_of_draws(b, 22)),
     ],
 )
 def test_each_option_does_what_it_says(
@@ -129,7 +163,18 @@ def test_each_option_does_what_it_says(
 ) -> None:
     before = plainly(command)
     assert neurons(command, *option, "--out", tmp_path).code == 0
-    assert acts(before, only_report(tmp_path))
+    assert acts(before, only_report(tmp_path, command))
+
+
+@pytest.mark.usefixtures("project")
+def test_threads_are_those_asked_for_and_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert neurons("delta", "--threads", before + 1, "--out", tmp_path).code == 0
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+    assert "device cuda was asked for" in one_line(neurons("delta", "--device", "cuda", "--out", tmp_path / "out"))
 
 
 @pytest.mark.usefixtures("project")

@@ -13,10 +13,11 @@ from interp_core.hooks import intervene
 from interp_core.sites import Site
 from mamba_neurons import intervene as exact
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene import ABLATIONS, Ablation, divergence, neuron_effects, replacement
+from mamba_neurons.intervene import ABLATIONS, Ablation, neuron_effects, replacement
 from mamba_neurons.intervene_channels import causal, joint_effects, state_effects
 from mamba_neurons.intervene_estimates import estimate_all, rank_agreement, whole_model
 from mamba_neurons.measure_activity import states
+from mamba_neurons.measure_divergence import divergence
 from mamba_neurons.model import Model, neuron_means
 from mamba_neurons.params import MambaNeurons
 
