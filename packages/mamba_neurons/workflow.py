@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
+from interp_core.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.model_spec import ModelSpec, catalogue, short_name
 from interp_core.params import project_root, read_section
@@ -63,7 +63,7 @@ def prepare(profile: str | None, out: Path | None, plots: Path | None = None, **
     if short_name(params.model) == short_name(params.transformer):
         raise InputError(f"two models would write files of the name {short_name(params.model)}: rename a folder")
     if out is not None:
-        _writable(out)
+        check_writable(out)
     figures = plots or (project_root() / "data" / "mamba_neurons" / "figures" if out is None else out / "plots")
     return Run(params, catalogue(profile), out, figures, both=out is None or "transformer" in given)
 
@@ -337,14 +337,3 @@ def _save(run: Run, command: str, model: "Model", report: Report, arrays: Arrays
 
 def _rng(run: Run, purpose: int) -> np.random.Generator:
     return np.random.default_rng([run.params.seed, purpose])
-
-
-def _writable(folder: Path) -> None:
-    """An experiment finds out that it cannot write before it computes."""
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise InputError(f"cannot write into {folder}: {problem.strerror}") from None

@@ -30,16 +30,17 @@ def texts_drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Figure, Text
     save, draw = Figure.savefig, Text.draw
 
     def remember(figure: Figure, path: Path, **settings: Any) -> None:
-        save(figure, path, **settings)
+        texts: dict[int, tuple[Text, Bbox]] = {}  # the layout draws too: what is drawn last is on the page
 
         def listen(text: Text, renderer: RendererBase) -> None:
             draw(text, renderer)
             if text.get_visible() and text.get_text().strip():
-                seen.append((path.name, figure, text, text.get_window_extent(renderer)))
+                texts[id(text)] = (text, text.get_window_extent(renderer))
 
         with monkeypatch.context() as patch:
             patch.setattr(Text, "draw", listen)
-            figure.canvas.draw()
+            save(figure, path, **settings)
+        seen.extend((path.name, figure, text, box) for text, box in texts.values())
 
     monkeypatch.setattr(Figure, "savefig", remember)
     return seen
