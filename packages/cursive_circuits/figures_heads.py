@@ -58,7 +58,7 @@ def excess(scores: Arrays, report: Report, name: str, path: Path) -> None:
         row[0].set_ylabel("layer")
         figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="excess attention", pad=0.02)
         found = sum(int(scores[f"{family}/induction"].sum()) for family in families)
-        figure.suptitle(f"{name}: attention to a place after the earlier occurrence, above control")
+        figure.suptitle(f"{name}: attention to the token after the earlier occurrence, above control")
         note(
             figure,
             f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads ({found} in all)",
@@ -119,7 +119,7 @@ def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int
         figure.suptitle("Where the head with the highest excess looks")
         note(
             figure,
-            "blue: after the earlier occurrence (+1: what a plain induction head reads) · pink: that occurrence\n"
+            "blue: after the earlier occurrence (+1: what an induction head reads) · pink: that occurrence\n"
             "95 % intervals over prompts",
         )
 

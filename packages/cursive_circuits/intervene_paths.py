@@ -4,7 +4,7 @@ Composition scores compare weights; this takes what the writer really writes, mi
 that one head reads through one of its matrices, and lets everything else run as it was (Wang et al. 2022).
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
 from cursive_circuits.model import Head, Kind, Reads
+from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
@@ -27,31 +28,31 @@ Arrays = dict[str, np.ndarray]
 
 @torch.no_grad()
 def path_effects(
-    trained: Trained, stimuli: Stimuli, readers: Mapping[Head, int], *, batch_size: int
+    trained: Trained, stimuli: Stimuli, readers: Sequence[Head], *, batch_size: int
 ) -> dict[tuple[Head, Head, Reads], Float[np.ndarray, "prompt 2"]]:
-    """For every reader (with its offset from the earlier occurrence), earlier writer and matrix: how the reader's
-    attention at that offset, and the logit of the copied token, change. Means over each prompt's copy operations."""
+    """For every reader, earlier writer and matrix: how the reader's prefix matching (attention to the token after the
+    earlier occurrence), and the logit of the copied token, change. Means over each prompt's copy operations."""
     model, pairs = trained.model, stimuli.prompts.pairs
     means = mean_outputs(trained, stimuli, batch_size=batch_size)
     ids, text = torch.from_numpy(stimuli.prompts.tokens), torch.from_numpy(stimuli.text)
     inputs = ids.to(model.device), text.to(model.device)
-    where, query, earlier, target = (
-        torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query, pairs.earlier, pairs.target)
+    where, query, key, target = (
+        torch.from_numpy(values).to(model.device)
+        for values in (pairs.batch, pairs.query, pairs.induction_key, pairs.target)
     )
 
     def measured(reader: Head) -> np.ndarray:
-        with model.observing() as seen:
+        with observing(model) as seen:
             logits = model(*inputs).logits[where, query]
-        key = torch.minimum(earlier + readers[reader], query)
         match = seen[reader.layer, "self"].call.entries(where, query, key[None])[0, :, reader.number]
         right = logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
         both = torch.stack([match, right], dim=1).double().cpu().numpy()
         return np.stack([both[pairs.batch == prompt].mean(axis=0) for prompt in range(len(stimuli))])
 
-    with model.observing() as plain:
+    with observing(model) as plain:
         model(*inputs)
     found = {}
-    for reader in progress(list(readers), f"{trained.name}: paths", unit="reader"):
+    for reader in progress(readers, f"{trained.name}: paths", unit="reader"):
         clean = measured(reader)
         for writer in (head for head in model.heads if head.layer < reader.layer):
             z = plain[writer.layer, writer.kind].z[:, :, writer.number]

@@ -168,8 +168,9 @@ def heads(study: Study) -> None:
         study.save("heads", trained.name, report, arrays)
         for name, family in report["families"].items():
             found = ", ".join(family["induction_heads"]) or "none"
-            best = f"{family['best']} {family['best_excess']:.3f} at {family['best_offset']:+d}"
-            click.echo(f"{trained.name}, {name}: best {best}; pass: {found}")
+            relays = ", ".join(family["relays"]) or "none"
+            best = f"{family['best']} {family['best_excess']:.3f}"
+            click.echo(f"{trained.name}, {name}: best {best}; induction heads: {found}; relays: {relays}")
 
 
 def circuits(study: Study) -> None:
@@ -194,11 +195,9 @@ def composition(study: Study) -> None:
         arrays, report = compositions(
             trained.model, distances=settings.distances, draws=settings.draws, seed=settings.seed
         )
-        stimuli, excess, offset = _copying(study, trained, params.interventions.path_prompts)
+        stimuli, excess = _copying(study, trained, params.interventions.path_prompts)
         later = [head for head in ranked(excess) if head.layer > 0][: params.interventions.readers]
-        effects = path_effects(
-            trained, stimuli, {h: int(offset[h.layer, h.number]) for h in later}, batch_size=params.batch_size
-        )
+        effects = path_effects(trained, stimuli, later, batch_size=params.batch_size)
         rng = np.random.default_rng([settings.seed, 41])
         paths, report["paths"] = path_report(effects, arrays, params.tests, rng)
         study.save("composition", trained.name, report, arrays | {f"paths/{key}": v for key, v in paths.items()})
@@ -211,7 +210,7 @@ def ablate(study: Study) -> None:
 
     params = study.params
     for trained in _models(study):
-        stimuli, excess, _ = _copying(study, trained, params.interventions.prompts)
+        stimuli, excess = _copying(study, trained, params.interventions.prompts)
         arrays, report = ablation_report(
             trained, stimuli, excess, params.interventions, params.tests, batch_size=params.batch_size
         )
@@ -302,12 +301,12 @@ def _families(study: Study, trained: "Trained", words: "Words", n: int | None = 
     return {name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes) for name in names}
 
 
-def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray, np.ndarray]":
-    """The family in which copying is separate from reading, every head's excess there, and at which offset."""
+def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray]":
+    """The family in which copying is separate from reading, and every head's excess there."""
     name = "mismatched_text" if trained.writes else "synthetic"
     scores = load_arrays(study.place("scores", "heads", trained.name))
     _, held_out = _words(study, trained)
-    return _families(study, trained, held_out, n)[name], scores[f"{name}/excess"], scores[f"{name}/offset"]
+    return _families(study, trained, held_out, n)[name], scores[f"{name}/excess"]
 
 
 def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray) -> Arrays:
