@@ -50,8 +50,7 @@ class Mixture(Params):
 
 class Tiled(Params):
     """The positive control's rows: random pairs, tiled with gaps of random length, so that no fixed distance leads from
-    a copy to the one before it. (Without gaps the model learns the periods' distances, and no induction.) No direction
-    and no radius occurs twice but in copies, so that one token tells the place."""
+    a copy to the one before it. (Without gaps the model learns the periods' distances, and no induction.)"""
 
     pairs: PositiveInt  # (direction, radius) pairs in a row
     period: tuple[PositiveInt, PositiveInt]  # shortest and longest segment, pairs
@@ -204,17 +203,12 @@ def augmented(points: Points, mixture: Mixture, rng: np.random.Generator) -> Poi
 @dataclass(frozen=True)
 class TiledRows:
     """The control's training rows: a batch source without texts. Predicted are copies after the first, from their
-    second token on: all else is chance. InputError for a vocabulary too small for a row of different tokens."""
+    second token on: all else is chance."""
 
     tokens: Tokens
     tiled: Tiled
     rows: int
     seed: int
-
-    def __post_init__(self) -> None:
-        most = self.tiled.pairs + self.tiled.period[1] + self.tiled.gap[1]
-        if most > min(self.tokens.directions, 2 * self.tokens.radii):
-            raise InputError(f"the control's rows can hold {most} different strokes: the vocabulary has fewer bins")
 
     def __call__(self, step: int) -> Batch:
         """Ids and labels of a step."""
@@ -228,23 +222,15 @@ class TiledRows:
         return {}
 
     def _row(self, rng: np.random.Generator) -> tuple[Row, Bool[np.ndarray, "_"]]:
-        """A segment again and again, and where it can be known."""
-        tiled, length = self.tiled, 2 * self.tiled.pairs
-        most = tiled.pairs + tiled.period[1] + tiled.gap[1]
-        period = int(rng.integers(tiled.period[0], tiled.period[1] + 1))
-        segment, fresh = np.split(different_pairs(self.tokens, most, rng), [2 * period])
+        tiled, tokens = self.tiled, self.tokens
+        segment = random_pairs(tokens, int(rng.integers(tiled.period[0], tiled.period[1] + 1)), rng)
         parts, copied = [segment], [np.zeros(len(segment) + 2, dtype=bool)]
-        while sum(map(len, parts)) < length:
-            gap, fresh = np.split(fresh, [2 * int(rng.integers(tiled.gap[0], tiled.gap[1] + 1))])
+        while sum(map(len, parts)) < 2 * tiled.pairs:
+            gap = random_pairs(tokens, int(rng.integers(tiled.gap[0], tiled.gap[1] + 1)), rng)
             parts += [gap, segment]
             copied += [np.zeros(len(gap), dtype=bool), np.arange(len(segment)) > 0]
-        return self.tokens.row([np.concatenate(parts)[:length]], end=False), np.concatenate(copied)[: length + 2]
-
-
-def different_pairs(tokens: Tokens, pairs: int, rng: np.random.Generator) -> Row:
-    """Tokens of pairs of which no two share a direction or a radius."""
-    directions, radii = rng.permutation(tokens.directions)[:pairs], rng.permutation(2 * tokens.radii)[:pairs]
-    return np.stack([directions, tokens.directions + radii], axis=1).reshape(-1)
+        length = 2 * tiled.pairs
+        return tokens.row([np.concatenate(parts)[:length]], end=False), np.concatenate(copied)[: length + 2]
 
 
 def random_pairs(tokens: Tokens, pairs: int, rng: np.random.Generator) -> Row:
