@@ -7,7 +7,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from cursive_circuits.cli import main
-from interp_core.params import profile_path
+
+SMOKE = Path(__file__).parents[1] / "profiles" / "smoke.yaml"
 
 
 def call(*arguments: str) -> Result:
@@ -17,7 +18,7 @@ def call(*arguments: str) -> Result:
 
 def write_profile(path: Path, source: dict[str, str] | None, **recipe: Any) -> Path:
     """The smoke profile with a bank of one's own and another recipe for both models, trained one after the other."""
-    profile = yaml.safe_load(profile_path("smoke").read_text())
+    profile = yaml.safe_load(SMOKE.read_text())
     section = profile["cursive_circuits"]
     section["bank"]["source"] = source
     section["processes"] = 1

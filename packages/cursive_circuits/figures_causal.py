@@ -141,7 +141,7 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
             )
             axes.set_xlabel("composition (z against random)")
             axes.set_title(f"{name}: rank agreement {report['paths']['k']['agreement']:.2f} (keys)")
-            axes.set_ylabel("change of prefix matching")
+            axes.set_ylabel("change of attention at its place")
             axes.legend(loc="lower left")
         figure.suptitle("One writer taken out of what a reader reads")
         note(figure, "a point: one earlier head, of self- or cross-attention, into one of the best readers")

@@ -4,7 +4,7 @@ Composition scores compare weights; this takes what the writer really writes, mi
 that one head reads through one of its matrices, and lets everything else run as it was (Wang et al. 2022).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -28,22 +28,22 @@ Arrays = dict[str, np.ndarray]
 
 @torch.no_grad()
 def path_effects(
-    trained: Trained, stimuli: Stimuli, readers: Sequence[Head], *, batch_size: int
+    trained: Trained, stimuli: Stimuli, readers: Mapping[Head, int], *, batch_size: int
 ) -> dict[tuple[Head, Head, Reads], Float[np.ndarray, "prompt 2"]]:
-    """For every reader, earlier writer and matrix: how the reader's prefix matching (attention to the token after the
-    earlier occurrence), and the logit of the copied token, change. Means over each prompt's copy operations."""
+    """For every reader (with its offset from the earlier occurrence), earlier writer and matrix: how the reader's
+    attention at that offset, and the logit of the copied token, change. Means over each prompt's copy operations."""
     model, pairs = trained.model, stimuli.prompts.pairs
     means = mean_outputs(trained, stimuli, batch_size=batch_size)
     ids, text = torch.from_numpy(stimuli.prompts.tokens), torch.from_numpy(stimuli.text)
     inputs = ids.to(model.device), text.to(model.device)
-    where, query, key, target = (
-        torch.from_numpy(values).to(model.device)
-        for values in (pairs.batch, pairs.query, pairs.induction_key, pairs.target)
+    where, query, earlier, target = (
+        torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query, pairs.earlier, pairs.target)
     )
 
     def measured(reader: Head) -> np.ndarray:
         with observing(model) as seen:
             logits = model(*inputs).logits[where, query]
+        key = torch.minimum(earlier + readers[reader], query)
         match = seen[reader.layer, "self"].call.entries(where, query, key[None])[0, :, reader.number]
         right = logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
         both = torch.stack([match, right], dim=1).double().cpu().numpy()
@@ -52,7 +52,7 @@ def path_effects(
     with observing(model) as plain:
         model(*inputs)
     found = {}
-    for reader in progress(readers, f"{trained.name}: paths", unit="reader"):
+    for reader in progress(list(readers), f"{trained.name}: paths", unit="reader"):
         clean = measured(reader)
         for writer in (head for head in model.heads if head.layer < reader.layer):
             z = plain[writer.layer, writer.kind].z[:, :, writer.number]

@@ -195,9 +195,11 @@ def composition(study: Study) -> None:
         arrays, report = compositions(
             trained.model, distances=settings.distances, draws=settings.draws, seed=settings.seed
         )
-        stimuli, excess = _copying(study, trained, params.interventions.path_prompts)
+        stimuli, excess, offset = _copying(study, trained, params.interventions.path_prompts)
         later = [head for head in ranked(excess) if head.layer > 0][: params.interventions.readers]
-        effects = path_effects(trained, stimuli, later, batch_size=params.batch_size)
+        effects = path_effects(
+            trained, stimuli, {h: int(offset[h.layer, h.number]) for h in later}, batch_size=params.batch_size
+        )
         rng = np.random.default_rng([settings.seed, 41])
         paths, report["paths"] = path_report(effects, arrays, params.tests, rng)
         study.save("composition", trained.name, report, arrays | {f"paths/{key}": v for key, v in paths.items()})
@@ -210,7 +212,7 @@ def ablate(study: Study) -> None:
 
     params = study.params
     for trained in _models(study):
-        stimuli, excess = _copying(study, trained, params.interventions.prompts)
+        stimuli, excess, _ = _copying(study, trained, params.interventions.prompts)
         arrays, report = ablation_report(
             trained, stimuli, excess, params.interventions, params.tests, batch_size=params.batch_size
         )
@@ -301,12 +303,16 @@ def _families(study: Study, trained: "Trained", words: "Words", n: int | None = 
     return {name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes) for name in names}
 
 
-def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray]":
-    """The family in which copying is separate from reading, and every head's excess there."""
+def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray, np.ndarray]":
+    """The family in which copying is separate from reading, every head's largest excess there after the earlier
+    occurrence, and at which offset: induction heads and relays alike are worth an intervention."""
+    from cursive_circuits.measure_heads import AFTER
+
     name = "mismatched_text" if trained.writes else "synthetic"
-    scores = load_arrays(study.place("scores", "heads", trained.name))
+    by_offset = load_arrays(study.place("scores", "heads", trained.name))[f"{name}/by_offset"]
     _, held_out = _words(study, trained)
-    return _families(study, trained, held_out, n)[name], scores[f"{name}/excess"]
+    stimuli = _families(study, trained, held_out, n)[name]
+    return stimuli, by_offset.max(axis=0), np.array(AFTER)[by_offset.argmax(axis=0)]
 
 
 def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray) -> Arrays:

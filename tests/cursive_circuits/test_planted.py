@@ -91,7 +91,7 @@ def test_the_circuit_is_first_in_k_composition_and_patching_confirms_it(
     }
     assert report["self_k"][1]["reader"] == str(INDUCTION)
     assert strongest["z"] > 5
-    effects = path_effects(model, stimuli.part(slice(0, 8)), [INDUCTION], batch_size=8)
+    effects = path_effects(model, stimuli.part(slice(0, 8)), {INDUCTION: 1}, batch_size=8)
     for writer in (PREVIOUS, PAIR_BACK):
         assert effects[INDUCTION, writer, "k"][:, 0].mean() < -0.15
     assert effects[INDUCTION, PAIR_BACK, "q"][:, 0].mean() == pytest.approx(0, abs=0.02)
