@@ -28,7 +28,7 @@ class Stimuli:
 
     prompts: Prompts
     text: Int[np.ndarray, "prompt character"]
-    control_text: Int[np.ndarray, "prompt character"]
+    control_text: Int[np.ndarray, "prompt control_character"]
 
     def __len__(self) -> int:
         return len(self.prompts.tokens)
