@@ -5,6 +5,7 @@ from torch import Tensor
 
 from benchmarks.measure import Row, interleaved
 from cursive_circuits.model import CursiveTransformer, Shape
+from cursive_circuits.model_watching import observing
 from interp_core.lm_training import IGNORED
 
 TITLE = "cursive_circuits: sampling, all-head scores, training"
@@ -23,6 +24,7 @@ def model() -> CursiveTransformer:
         rotary_base=1000.0,
         initializer_range=0.08,
         text_range=1.0,
+        gelu="none",
         mask_padding=True,
     )
     return CursiveTransformer(shape, vocabulary=VOCABULARY, alphabet=ALPHABET, seed=0)
@@ -49,7 +51,7 @@ def again() -> Tensor:
 @torch.no_grad()
 def scores() -> None:
     """One forward with one entry of attention read for every head and query."""
-    with LEARNER.observing() as seen:
+    with observing(LEARNER) as seen:
         LEARNER(IDS, TEXT)
     row, query = (
         part.reshape(-1) for part in torch.meshgrid(torch.arange(ROWS), torch.arange(200, SAMPLED), indexing="ij")

@@ -32,6 +32,7 @@ def planted() -> Trained:
         rotary_base=100.0,
         initializer_range=1.0,
         text_range=1.0,
+        gelu="tanh",
         mask_padding=True,
     )
     model = CursiveTransformer(shape, vocabulary=v, alphabet=26, seed=0).eval()

@@ -20,6 +20,7 @@ def random_model(tokens: Tokens, *, seed: int = 0, spread: float = 0.5, **change
         "rotary_base": 100.0,
         "initializer_range": spread,
         "text_range": 1.0,
+        "gelu": "tanh",
         "mask_padding": True,
     }
     shape = Shape.model_validate(settings | changes)

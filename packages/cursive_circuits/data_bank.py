@@ -31,7 +31,7 @@ CHUNK = 1 << 16
 class Source(Params):
     """Where a bank of somebody's own comes from. The public cursive data has no licence, so it is not shipped here."""
 
-    path: str  # a file, or an address that begins with https://
+    path: str  # a file, or an address that begins with https:// or http://
     sha256: str | None  # of the file; needed for an address
 
 
@@ -85,8 +85,8 @@ def load_bank(path: Path, *, alphabet: str, sha256: str | None = None) -> list[I
             f"no bank at {path}: `cursive-circuits prepare` writes the default one; a bank of your own is named by "
             "`bank.source` in the profile (the public cursive data has no licence and is not shipped: ask its authors)"
         )
-    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-        raise InputError(f"{path}: its sha256 is {found}, not {sha256}: fetch it again or mend the profile")
+    if sha256 is not None:
+        _check(path, sha256, str(path))
     items: list[Item] = []
     unknown: Counter[str] = Counter()
     with _opened(path) as stream:
@@ -102,9 +102,15 @@ def load_bank(path: Path, *, alphabet: str, sha256: str | None = None) -> list[I
     return items
 
 
+def _check(path: Path, sha256: str, name: str) -> None:
+    if (found := file_sha256(path)) != sha256.lower():
+        raise InputError(f"{name}: its sha256 is {found}, not {sha256}: fetch it again or mend the profile")
+
+
 def fetch(source: Source, folder: Path) -> Path:
-    """The source's file, downloaded into `folder` when it is an address. InputError when that fails or is too big."""
-    if not source.path.startswith("https://"):
+    """The source's file, downloaded into `folder` when it is an address. InputError when that fails, is too big, or is
+    not what the sha256 says."""
+    if not source.path.startswith(("https://", "http://")):
         return Path(source.path)
     if source.sha256 is None:
         raise InputError(f"{source.path}: an address needs a sha256 beside it in the profile")
@@ -118,6 +124,8 @@ def fetch(source: Source, folder: Path) -> Path:
         with urlopen(source.path, timeout=20) as answer, replacing(target) as part, part.open("wb") as written:
             for chunk in _chunks(answer, f"{source.path}"):
                 written.write(chunk)
+            written.flush()
+            _check(part, source.sha256, source.path)
     except (URLError, TimeoutError) as problem:
         raise InputError(f"{source.path}: cannot be fetched ({problem}); download it and name the file") from None
     return target

@@ -28,7 +28,7 @@ class Stimuli:
 
     prompts: Prompts
     text: Int[np.ndarray, "prompt character"]
-    control_text: Int[np.ndarray, "prompt character"]
+    control_text: Int[np.ndarray, "prompt control_character"]
 
     def __len__(self) -> int:
         return len(self.prompts.tokens)
@@ -128,14 +128,14 @@ def natural(words: Words, *, in_row: int, most: int, n: int, rng: np.random.Gene
             items.append(words.draw(rng, items[0].author, other_than=items[-1].text))
         row = tokens.row([tokens.encode(item.points) for item in items], end=False)
         places = _recurrences(row, tokens)
+        places = _undisturbed(places[np.sort(rng.permutation(len(places))[:most])])
         tries += 1
         if len(places) == 0:
             if tries > 100 * (1 + len(rows)):
                 raise InputError("natural repeats: the bank's words hold no recurring strokes")
             continue
-        places = places[np.sort(rng.permutation(len(places))[:most])]
         control = row.copy()
-        for place in np.unique(np.concatenate([places[:, 1], places[:, 1] - 1])):
+        for place in _antecedents(places):
             control[place] = _another(int(row[place]), tokens, rng)
         found.append(np.column_stack([np.full(len(places), len(rows)), places]))
         rows.append(row)
@@ -157,6 +157,17 @@ def _recurrences(row: Row, tokens: Tokens) -> Int[np.ndarray, "place 2"]:
     earlier = np.where(matched & (place[None, :] < place[:, None] - 1), place[None, :], -1).max(axis=1)
     query = np.flatnonzero(earlier >= 0)
     return np.column_stack([query + 1, earlier[query] + 1])
+
+
+def _antecedents(places: Int[np.ndarray, "place 2"]) -> Int[np.ndarray, " antecedent"]:
+    """The two earlier tokens of each place, once."""
+    return np.unique(np.concatenate([places[:, 1], places[:, 1] - 1]))
+
+
+def _undisturbed(places: Int[np.ndarray, "_ 2"]) -> Int[np.ndarray, "_ 2"]:
+    """Those whose own three tokens are no antecedent of another: the control must leave them as they are."""
+    own = places[:, :1] + np.arange(-1, 2)
+    return places[~np.isin(own, _antecedents(places)).any(axis=1)]
 
 
 def _another(token: int, tokens: Tokens, rng: np.random.Generator) -> int:

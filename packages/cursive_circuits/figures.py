@@ -53,7 +53,7 @@ def draw_heads(found: Mapping[str, tuple[Report, Arrays]], out: Path) -> list[Pa
         if "gain" in report:
             figures_heads.gain(report["gain"], out / f"gain_{name}.png")
             written.append(out / f"gain_{name}.png")
-        best = report["families"][family]["best"]
+        best = report["families"][family]["anywhere"]["head"]
         layer, head = (int(part) for part in best[1:].split("H"))
         keys = [f"{family}/offset/{offset:+d}" for offset in OFFSETS]
         values = [[arrays[f"{key}{end}"][layer, head] for end in ("", "_low", "_high")] for key in keys]

@@ -45,23 +45,27 @@ _SCORES = {
 
 
 def excess(scores: Arrays, report: Report, name: str, path: Path) -> None:
-    """Excess prefix matching of every head, by family."""
+    """Largest excess attention of every head after the earlier occurrence, by family."""
     families = list(report["families"])
     with drawing(path, width=2.35 * max(len(families), 3) + 1.0, height=3.9) as figure:
         row = np.ravel(figure.subplots(1, len(families), sharey=True))
-        scale = centred(np.stack([scores[f"{family}/excess"] for family in families]), least=0.2)
+        largest = {family: scores[f"{family}/by_offset"].max(axis=0) for family in families}
+        scale = centred(np.stack(list(largest.values())), least=0.2)
         for axes, family in zip(row, families, strict=True):
-            marked = scores[f"{family}/induction"].astype(bool)
-            head_map(axes, scores[f"{family}/excess"], scale=scale, colours=DIVERGING, marked=marked)
+            marked = (scores[f"{family}/induction"] | scores[f"{family}/relay"]).astype(bool)
+            head_map(axes, largest[family], scale=scale, colours=DIVERGING, marked=marked)
             axes.set_title(_TITLES[family])
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
         figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="excess attention", pad=0.02)
-        found = sum(int(scores[f"{family}/induction"].sum()) for family in families)
+        found, relays = (
+            sum(int(scores[f"{family}/{kind}"].sum()) for family in families) for kind in ("induction", "relay")
+        )
         figure.suptitle(f"{name}: attention to a place after the earlier occurrence, above control")
         note(
             figure,
-            f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads ({found} in all)",
+            f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads ({found} in all) and "
+            f"relays ({relays}), which look further on",
         )
 
 
@@ -119,7 +123,7 @@ def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int
         figure.suptitle("Where the head with the highest excess looks")
         note(
             figure,
-            "blue: after the earlier occurrence (+1: what a plain induction head reads) · pink: that occurrence\n"
+            "blue: after the earlier occurrence (+1: what an induction head reads) · pink: that occurrence\n"
             "95 % intervals over prompts",
         )
 

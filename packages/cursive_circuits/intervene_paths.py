@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
 from cursive_circuits.model import Head, Kind, Reads
+from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
@@ -40,7 +41,7 @@ def path_effects(
     )
 
     def measured(reader: Head) -> np.ndarray:
-        with model.observing() as seen:
+        with observing(model) as seen:
             logits = model(*inputs).logits[where, query]
         key = torch.minimum(earlier + readers[reader], query)
         match = seen[reader.layer, "self"].call.entries(where, query, key[None])[0, :, reader.number]
@@ -48,7 +49,7 @@ def path_effects(
         both = torch.stack([match, right], dim=1).double().cpu().numpy()
         return np.stack([both[pairs.batch == prompt].mean(axis=0) for prompt in range(len(stimuli))])
 
-    with model.observing() as plain:
+    with observing(model) as plain:
         model(*inputs)
     found = {}
     for reader in progress(list(readers), f"{trained.name}: paths", unit="reader"):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from cursive_circuits.data import Words, stacked_text
 from cursive_circuits.model import Head
+from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
@@ -49,7 +50,7 @@ def alignment(
         ids = torch.from_numpy(trained.tokens.stack([trained.tokens.row([ink], end=False) for ink in inks]))
         # One place wider than the longest text, so that there is padding to look at.
         text = np.pad(stacked_text([words.text([item.text]) for item in part]), ((0, 0), (0, 1)))
-        with trained.model.observing() as seen:
+        with observing(trained.model) as seen:
             trained.model(ids.to(trained.model.device), torch.from_numpy(text).to(trained.model.device))
         layers = [seen[layer, "cross"].call.pattern() for layer in range(trained.model.n_layers)]
         patterns = torch.stack(layers, dim=1).double().cpu().numpy()  # word layer head position character

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cursive_circuits.model import CursiveTransformer, Head, Kind, turned
+from cursive_circuits.model_watching import observing
 from cursive_circuits.run_directory import Trained
 
 Report = dict[str, Any]
@@ -109,7 +110,7 @@ def get_attention_patterns(
     for number, (ids, text) in enumerate(batches):
         if number == num_batches:
             break
-        with torch.no_grad(), model.observing() as seen:
+        with torch.no_grad(), observing(model) as seen:
             model(ids.to(model.device), text.to(model.device))
         found.append(seen[layer_idx, kind].call.pattern()[:, head_idx].cpu())
     return found

@@ -8,6 +8,7 @@ import torch
 from cursive_circuits.data import Words
 from cursive_circuits.data_bank import Item
 from cursive_circuits.measure_heads import AFTER
+from cursive_circuits.model_watching import observing
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
 
@@ -40,7 +41,7 @@ def attention_over_ink(trained: Trained, words: Words, item: Item) -> Arrays:
     ink = tokens.encode(item.points)
     row = tokens.row([ink, ink], end=False)
     text = words.text([item.text, item.text])
-    with model.observing() as seen:
+    with observing(model) as seen:
         model(torch.from_numpy(row[None]).to(model.device), torch.from_numpy(text[None]).to(model.device))
     layers = range(model.n_layers)
     copies = tokens.decode(row)

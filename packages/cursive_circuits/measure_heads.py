@@ -1,8 +1,9 @@
 """Attention of every self-attention head at pair level, on every family, against controls.
 
 All scores are attention in [0, 1], averaged over copy operations and then over prompts. An induction head looks at the
-token after the earlier occurrence (offset +1), or further on, where earlier heads have carried that token to (offset +6
-is three strokes on); a token is half a stroke, so where a head looks is asked at both slots of a pair.
+token after the earlier occurrence (offset +1). A head that looks further on can copy too, where earlier heads have
+carried that token to: such heads are named apart, as relays. A token is half a stroke, so where a head looks is asked
+at both slots of a pair.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import Head
+from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.stats import mean_interval, sign_flip_threshold
@@ -23,7 +25,7 @@ from interp_core.stats import mean_interval, sign_flip_threshold
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 OFFSETS = tuple(range(-4, 9))  # tokens from the earlier occurrence; those after it can carry induction
-AFTER = tuple(offset for offset in OFFSETS if offset > 0)
+AFTER = tuple(offset for offset in OFFSETS if offset > 0)  # the first is induction's
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _entries(
     model, pairs = trained.model, stimuli.prompts.pairs
     where, query = (torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query))
     keys = torch.from_numpy(np.concatenate([score.keys for score in wanted.values()])).to(model.device)
-    with model.observing() as seen:
+    with observing(model) as seen:
         model(torch.from_numpy(ids).to(model.device), torch.from_numpy(text).to(model.device))
     layers = [seen[layer, "self"].call.entries(where, query, keys) for layer in range(model.n_layers)]
     entries = torch.stack(layers, dim=2).double().cpu().numpy()  # key pair layer head
@@ -132,37 +134,52 @@ def head_report(
 ) -> tuple[Arrays, Report]:
     """Means with 95 % intervals over prompts [layer, head] as arrays, and what stands out as a report.
 
-    `by_offset` [offset, layer, head] is excess attention (over the same places of the control) at each of AFTER;
-    `excess`, `offset`: the best of them and where. An induction head is one that passes, at some offset, a sign-flip
-    test over prompts that is family-wise over heads and offsets, with at least smallest_excess.
+    `by_offset` [offset, layer, head] is excess attention (over the same places of the control) at each of AFTER,
+    `excess` that at the first, induction's. A head passes at an offset when a sign-flip test over prompts, family-wise
+    over heads and offsets, rejects there with at least smallest_excess. An induction head passes at +1; a relay only
+    further on.
     """
     names = [f"offset/{offset:+d}" for offset in AFTER if f"offset/{offset:+d}" in scores]
     each = np.stack([np.nan_to_num(scores[name] - scores[f"control/{name}"]) for name in names], axis=1)
     tested = sign_flip_threshold(each, rng, alpha=tests.level, draws=tests.draws)
     by_offset = each.mean(axis=0)
-    best = by_offset.argmax(axis=0)
-    excess = np.take_along_axis(each, best[None, None], axis=1)[:, 0]
-    arrays: Arrays = {"by_offset": by_offset, "offset": np.array(AFTER)[best], "prompts/excess": excess}
+    excess = each[:, 0]
+    arrays: Arrays = {"by_offset": by_offset, "prompts/excess": excess}
     for name, values in ({"excess": excess} | scores).items():
         known = values[~np.isnan(values).any(axis=(1, 2))]
         interval = mean_interval(known, rng, resamples=tests.resamples)
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    passed = ((tested.p <= tests.level) & (by_offset >= tests.smallest_excess)).any(axis=0)
-    arrays |= {"p": tested.p.min(axis=0), "induction": passed}
-    layer, head = (int(n) for n in np.unravel_index(arrays["excess"].argmax(), passed.shape))
-    top = {name: float(arrays[name][layer, head]) for name in ("excess", "excess_low", "excess_high", "offset", "p")}
+    passed = (tested.p <= tests.level) & (by_offset >= tests.smallest_excess)
+    arrays |= {"p": tested.p[0], "induction": passed[0], "relay": passed.any(axis=0) & ~passed[0]}
+    layer, head = (int(n) for n in np.unravel_index(arrays["excess"].argmax(), arrays["excess"].shape))
+    top = {name: float(arrays[name][layer, head]) for name in ("excess", "excess_low", "excess_high", "p")}
     report: Report = {
         "n": len(each),
-        "induction_heads": [str(Head(int(layer), "self", int(head))) for layer, head in np.argwhere(passed)],
-        "offsets": [int(arrays["offset"][tuple(place)]) for place in np.argwhere(passed)],
+        "induction_heads": _named(arrays["induction"]),
+        "relays": _named(arrays["relay"]),
         "best": str(Head(layer, "self", head)),
-        "best_offset": int(top["offset"]),
         "best_excess": top["excess"],
         "best_excess_ci": [top["excess_low"], top["excess_high"]],
         "best_p": top["p"],
+        "anywhere": _anywhere(each, tests, rng),
         "largest": {name: _largest(arrays, name) for name in scores if "/" not in name and f"{name}_low" in arrays},
     }
     return arrays, report
+
+
+def _named(heads: Bool[np.ndarray, "layer head"]) -> list[str]:
+    return [str(Head(int(layer), "self", int(head))) for layer, head in np.argwhere(heads)]
+
+
+def _anywhere(
+    each: Float[np.ndarray, "prompt offset layer head"], tests: Statistics, rng: np.random.Generator
+) -> Report:
+    """The largest excess at any offset of AFTER."""
+    offset, layer, head = (int(n) for n in np.unravel_index(each.mean(axis=0).argmax(), each.shape[1:]))
+    interval = mean_interval(each[:, offset, layer, head], rng, resamples=tests.resamples)
+    ends = [float(interval.low), float(interval.high)]
+    named = {"head": str(Head(layer, "self", head)), "offset": AFTER[offset]}
+    return named | {"excess": float(interval.value), "ci": ends}
 
 
 def _largest(arrays: Arrays, name: str) -> Report:

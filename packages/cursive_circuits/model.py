@@ -1,8 +1,8 @@
 """The cursive transformer: a decoder over pen-stroke tokens with self-attention, and cross-attention to the text.
 
 Pre-norm blocks: self-attention, cross-attention to the characters, MLP. Heads are named L1H2 (layer 1, self-attention,
-head 2) and L1X2 (cross-attention). Everything that measures or intervenes goes through `observing`, `replacing` and
-`reading`, and is gone when its block ends.
+head 2) and L1X2 (cross-attention). Everything that measures or intervenes goes through `replacing`, `reading` and
+model_watching's `observing`, and is gone when its block ends.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,6 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interp_core.attention import AttentionCall, fused_attention
 from interp_core.errors import InputError
 from interp_core.params import Params
 
@@ -50,6 +49,7 @@ class Shape(Params):
     rotary_base: PositiveFloat
     initializer_range: PositiveFloat  # standard deviation of all matrices at step 0
     text_range: PositiveFloat  # the same of the characters' embeddings, which no norm scales before they are read
+    gelu: Literal["none", "tanh"]  # approximation, as torch names it; tanh in public checkpoints, slower on a CPU
     mask_padding: bool  # cross-attention does not see where the text has ended; public checkpoints were trained without
 
     @model_validator(mode="after")
@@ -74,13 +74,7 @@ class Cache:
     length: int = 0  # positions filled
 
 
-@dataclass(frozen=True)
-class Seen:
-    """One attention layer as it ran."""
-
-    read: Float[Tensor, "row position d_model"]  # the normed residual stream that queries (self: keys, values too) read
-    z: Float[Tensor, "row position head d_head"]  # what each head collected, before W_O
-    call: AttentionCall
+Watch = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]  # x, query, key, value, mask -> z
 
 
 class Attention(nn.Module):
@@ -93,7 +87,7 @@ class Attention(nn.Module):
         self.kv = nn.Linear(shape.d_model, 2 * shape.d_model)
         self.out = nn.Linear(shape.d_model, shape.d_model)
         self.replaced: dict[int, Tensor] = {}
-        self.watch: Callable[[Seen], None] | None = None
+        self.watch: Watch | None = None
 
     def queries(self, x: Float[Tensor, "row position d_model"]) -> Float[Tensor, "row head position d_head"]:
         """Before rotary."""
@@ -119,10 +113,7 @@ class Attention(nn.Module):
             z = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         else:
             shown = mask if causal or mask is not None else query.new_zeros(1, 1, 1, key.shape[2])
-            wide = None if shown is None else shown.expand(len(query), 1, query.shape[2], key.shape[2])
-            z, logsumexp = fused_attention(query, key, value, wide, query.shape[-1] ** -0.5)
-            call = AttentionCall(query, key, value, logsumexp, query.shape[-1] ** -0.5, wide)
-            self.watch(Seen(x, rearrange(z, "row head position e -> row position head e"), call))
+            z = self.watch(x, query, key, value, shown)
         for head, instead in self.replaced.items():
             z = torch.cat([z[:, :head], instead.expand_as(z[:, head])[:, None], z[:, head + 1 :]], dim=1)
         return self.out(rearrange(z, "row head position e -> row position (head e)"))
@@ -137,6 +128,7 @@ class Block(nn.Module):
         self.self_attention, self.cross_attention = Attention(shape), Attention(shape)
         self.up = nn.Linear(shape.d_model, 4 * shape.d_model)
         self.down = nn.Linear(4 * shape.d_model, shape.d_model)
+        self.gelu = shape.gelu
         self.without: dict[tuple[int, Reads], Tensor] = {}  # (self head, what it reads) -> taken out of its input
 
     def forward(
@@ -168,7 +160,7 @@ class Block(nn.Module):
         x = x + attention.attend(read, query, key, value, None, causal=length == 0)
         read = self.cross_norm(x)
         x = x + self.cross_attention.attend(read, self.cross_attention.queries(read), *text, mask, causal=False)
-        return x + self.down(functional.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
+        return x + self.down(functional.gelu(self.up(self.mlp_norm(x)), approximate=self.gelu))
 
 
 def _with_head(heads: Tensor, head: int, other: Tensor) -> Tensor:
@@ -286,19 +278,6 @@ class CursiveTransformer(nn.Module):
         """Room for rows of that many tokens."""
         size = (self.n_layers, rows, self.n_heads, positions, self.d_head)
         return Cache(torch.zeros(size, device=self.device), torch.zeros(size, device=self.device))
-
-    @contextmanager
-    def observing(self) -> Iterator[dict[tuple[int, Kind], Seen]]:
-        """Collect every attention layer of the last forward pass inside the block."""
-        seen: dict[tuple[int, Kind], Seen] = {}
-        places: list[tuple[int, Kind]] = [(n, kind) for n in range(self.n_layers) for kind in KINDS]
-        for place in places:
-            self.attention(*place).watch = lambda found, place=place: seen.__setitem__(place, found)
-        try:
-            yield seen
-        finally:
-            for place in places:
-                self.attention(*place).watch = None
 
     @contextmanager
     def replacing(self, values: Mapping[Head, Tensor]) -> Iterator[None]:

@@ -30,6 +30,18 @@ class Bank(Params):
         return self
 
 
+class Schedule(Recipe):
+    """The core's recipe, its learning rate held for a while and then taken down in a straight line."""
+
+    held: float = Field(ge=0, lt=1)  # share of the steps before the descent
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update after `step` updates: linear warm-up, level, linear to final_share."""
+        rising = min(1.0, (step + 1) / max(1, self.warmup))
+        descent = min(1.0, max(0.0, step / self.steps - self.held) / (1 - self.held))
+        return self.learning_rate * rising * (1 - (1 - self.final_share) * descent)
+
+
 class Handwriting(Params):
     """The training of the model that writes."""
 
@@ -37,7 +49,7 @@ class Handwriting(Params):
     rows: PositiveInt  # in a batch
     dealt: PositiveInt  # steps whose rows are drawn together and dealt by length
     mixture: Mixture
-    recipe: Recipe
+    recipe: Schedule
     seed: NonNegativeInt
 
 
@@ -89,6 +101,7 @@ class Statistics(Params):
     level: float = Field(gt=0, lt=0.5)  # family-wise
     smallest_excess: float = Field(ge=0, lt=1)  # excess prefix matching that counts as an induction head
     smallest_loss: float = Field(ge=0)  # nats of copy-specific harm that count as a need
+    needed_level: float = Field(gt=0, lt=0.5)  # of the test against layer-matched random sets
 
 
 class Interventions(Params):

@@ -168,8 +168,9 @@ def heads(study: Study) -> None:
         study.save("heads", trained.name, report, arrays)
         for name, family in report["families"].items():
             found = ", ".join(family["induction_heads"]) or "none"
-            best = f"{family['best']} {family['best_excess']:.3f} at {family['best_offset']:+d}"
-            click.echo(f"{trained.name}, {name}: best {best}; pass: {found}")
+            relays = ", ".join(family["relays"]) or "none"
+            best = f"{family['best']} {family['best_excess']:.3f}"
+            click.echo(f"{trained.name}, {name}: best {best}; induction heads: {found}; relays: {relays}")
 
 
 def circuits(study: Study) -> None:
@@ -303,11 +304,15 @@ def _families(study: Study, trained: "Trained", words: "Words", n: int | None = 
 
 
 def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray, np.ndarray]":
-    """The family in which copying is separate from reading, every head's excess there, and at which offset."""
+    """The family in which copying is separate from reading, every head's largest excess there after the earlier
+    occurrence, and at which offset: induction heads and relays alike are worth an intervention."""
+    from cursive_circuits.measure_heads import AFTER
+
     name = "mismatched_text" if trained.writes else "synthetic"
-    scores = load_arrays(study.place("scores", "heads", trained.name))
+    by_offset = load_arrays(study.place("scores", "heads", trained.name))[f"{name}/by_offset"]
     _, held_out = _words(study, trained)
-    return _families(study, trained, held_out, n)[name], scores[f"{name}/excess"], scores[f"{name}/offset"]
+    stimuli = _families(study, trained, held_out, n)[name]
+    return stimuli, by_offset.max(axis=0), np.array(AFTER)[by_offset.argmax(axis=0)]
 
 
 def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray) -> Arrays:

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
 
-from cursive_circuits.cli import main
-from cursive_circuits.data_bank import Item, save_bank
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
-from interp_core.artifacts import file_sha256, load_arrays
+from interp_core.artifacts import load_arrays
 from interp_core.errors import InputError
 from interp_core.params import profile_path
+from small_study import call
 
 COMMANDS = (
     "prepare",
@@ -34,36 +32,11 @@ COMMANDS = (
 )
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
-
-
 def refused(*arguments: str) -> str:
     done = call(*arguments)
     assert done.exit_code == 2, done.output
     assert done.output.strip().count("\n") == 0, done.output
     return done.output
-
-
-@pytest.fixture(scope="module")
-def whole(items: list[Item], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole study of a bank of the public format (no letterIndex), from `run`."""
-    folder = tmp_path_factory.mktemp("study")
-    bank = folder / "mine.zip"
-    save_bank(bank, [Item(item.author, item.text, item.points, None) for item in items])
-    profile = yaml.safe_load(profile_path("smoke").read_text())
-    section = profile["cursive_circuits"]
-    section["bank"]["source"] = {"path": str(bank), "sha256": file_sha256(bank)}
-    section["processes"] = 1
-    for model in ("handwriting", "control"):
-        section[model]["recipe"] |= {"steps": 6, "warmup": 2, "checkpoint_every": 3}
-    section["drawings"]["word"] = items[0].text
-    (folder / "mine.yaml").write_text(yaml.safe_dump(profile))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        done = call("run", "--profile", str(folder / "mine.yaml"), "--out", str(folder / "out"))
-    assert done.exit_code == 0, done.output
-    return folder
 
 
 def test_help_needs_no_torch_and_no_profile() -> None:

@@ -2,8 +2,11 @@
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -170,6 +173,39 @@ def test_a_missing_or_changed_bank_says_what_to_do(items: list[Item], tmp_path: 
         load_bank(tmp_path / "bank.zip", alphabet=ALPHABET, sha256="0" * 64)
     with pytest.raises(InputError, match="needs a sha256"):
         fetch(Source(path="https://example.org/bank.zip", sha256=None), tmp_path)
+
+
+@pytest.fixture
+def served(items: list[Item], tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A bank behind an address of this machine, and its file."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    save_bank(folder / "bank.zip", items[:3])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", folder / "bank.zip"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_bank_is_fetched_once_and_kept_only_when_it_is_the_one_that_was_asked_for(
+    served: tuple[str, Path], tmp_path: Path
+) -> None:
+    address, bank = served
+    source = Source(path=f"{address}/bank.zip", sha256=file_sha256(bank))
+    path = fetch(source, tmp_path)
+    assert path.read_bytes() == bank.read_bytes()
+    bank.write_bytes(b"another")
+    assert fetch(source, tmp_path) == path
+    assert len(load_bank(path, alphabet=ALPHABET, sha256=source.sha256)) == 3
+    wrong = source.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(InputError, match=f"{address}/bank.zip: its sha256 is {file_sha256(bank)}"):
+        fetch(wrong, tmp_path)
+    with pytest.raises(InputError, match="cannot be fetched"):
+        fetch(Source(path=f"{address}/none.zip", sha256="1" * 64), tmp_path)
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [path.name]
 
 
 def test_no_spelling_is_on_both_sides_of_the_split(items: list[Item], tokens: Tokens, section: CursiveCircuits) -> None:

@@ -29,6 +29,7 @@ from cursive_circuits.measure_losses import losses
 from cursive_circuits.model import KINDS, CursiveTransformer, Head, Kind
 from cursive_circuits.model_checkpoint import load_public, public_names
 from cursive_circuits.model_sampling import sample
+from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained
 from interp_core.artifacts import save_weights
@@ -50,7 +51,7 @@ def test_the_bilinear_form_gives_the_models_scores_for_every_head(
 ) -> None:
     model = random_model(tokens, positions=positions)
     ids, text = inputs(words, section)
-    with torch.no_grad(), model.observing() as seen:
+    with torch.no_grad(), observing(model) as seen:
         model(ids, text)
         memory, _ = model.read_text(text, len(ids))
     for layer in range(model.n_layers):
@@ -75,7 +76,7 @@ def test_values_through_w_o_are_what_each_head_adds(
 ) -> None:
     model = random_model(tokens)
     ids, text = inputs(words, section)
-    with torch.no_grad(), model.observing() as seen:
+    with torch.no_grad(), observing(model) as seen:
         model(ids, text)
         memory, _ = model.read_text(text, len(ids))
     for layer in range(model.n_layers):

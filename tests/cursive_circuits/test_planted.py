@@ -30,7 +30,8 @@ def test_the_induction_head_is_found_at_both_slots_and_nothing_else_is(
 ) -> None:
     arrays, report = head_report(attention_scores(model, stimuli, batch_size=10), tests, np.random.default_rng(0))
     assert report["induction_heads"] == [str(INDUCTION)]
-    assert report["offsets"] == [1]
+    assert report["relays"] == []
+    assert (report["anywhere"]["head"], report["anywhere"]["offset"]) == (str(INDUCTION), 1)
     for score in ("prefix_matching", "prefix_matching_direction", "prefix_matching_radius", "next_pair"):
         assert report["largest"][score]["head"] == str(INDUCTION)
         assert arrays[score][1, 0] > 0.85
@@ -64,15 +65,19 @@ def test_copying_needs_the_circuit_and_nothing_else(model: Trained, stimuli: Sti
 
 
 def test_the_verdict_needs_matching_and_harm(model: Trained, stimuli: Stimuli, tests: Statistics) -> None:
-    settings = Interventions(prompts=24, top=1, draws=10, dose=(1,), dose_draws=2, readers=1, path_prompts=8, seed=0)
+    settings = Interventions(prompts=24, top=1, draws=30, dose=(1,), dose_draws=2, readers=1, path_prompts=8, seed=0)
     arrays, heads = head_report(attention_scores(model, stimuli, batch_size=24), tests, np.random.default_rng(0))
     alone, report = ablation_report(model, stimuli, arrays["excess"], settings, tests, batch_size=24)
     assert report["top"] == [str(INDUCTION)]
     assert alone["alone"][1, 0, 0, 0] > 1.0
     assert np.abs(alone["alone"][:, 1]).max() < 1e-4  # cross-attention writes nothing
+    found = copying_verdict(heads, report, tests)
+    assert found["induction"], found["verdict"]
     loose = tests.model_copy(update={"smallest_loss": 100.0})
     assert not copying_verdict(heads, report, loose)["induction"]
     assert copying_verdict(heads | {"induction_heads": []}, report, tests)["induction"] is False
+    as_random = report | {"mean": report["mean"] | {"p": 0.05}}
+    assert not copying_verdict(heads, as_random, tests)["needed"]
 
 
 def test_the_circuit_is_first_in_k_composition_and_patching_confirms_it(

@@ -1,0 +1,69 @@
+"""Trainings that are killed, and what reaches W&B."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import wandb
+
+from cursive_circuits.data_bank import Item, save_bank
+from interp_core.artifacts import load_json
+from small_study import call, write_profile
+
+STEPS = 40
+
+
+@pytest.fixture
+def project(items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder with a bank, and a profile whose trainings save after every step."""
+    (tmp_path / "params.yaml").write_text("profile: small\n")
+    (tmp_path / "profiles").mkdir()
+    write_profile(
+        tmp_path / "profiles" / "small.yaml", None, steps=STEPS, warmup=2, checkpoint_every=20, save_seconds=0
+    )
+    for name in ("killed", "untouched"):
+        save_bank(tmp_path / name / "bank" / "bank.zip", items)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def trained(folder: Path, model: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((folder / "runs" / model).iterdir())}
+
+
+@pytest.mark.parametrize("model", ["handwriting", "control"])
+def test_after_kill_9_the_same_command_ends_with_the_same_bytes(model: str, project: Path) -> None:
+    arguments = ("train", "--profile", "small", "--only", model, "--out")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "cursive_circuits.cli", *arguments, "killed"],
+        env=os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list((project / ".scratch").glob(f"cursive_circuits/{model}-*/state.safetensors")):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (project / "killed" / "runs").exists()
+    assert list((project / ".scratch" / "cursive_circuits").iterdir())
+    assert call(*arguments, "killed").exit_code == 0
+    assert call(*arguments, "untouched").exit_code == 0
+    assert trained(project / "killed", model) == trained(project / "untouched", model)
+    assert load_json(project / "killed" / "runs" / model / "history.json")["rows"][-1]["step"] == STEPS
+    assert list((project / ".scratch" / "cursive_circuits").iterdir()) == []
+
+
+def test_samples_reach_the_run_as_pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    profile = write_profile(project / "profiles" / "short.yaml", None, steps=4, warmup=1, checkpoint_every=4)
+    done = call("train", "--profile", str(profile), "--only", "handwriting", "--out", "untouched")
+    wandb.teardown()  # as at the end of a program: wandb's service writes the last files when it stops
+    assert done.exit_code == 0, done.output
+    pictures = list(project.glob("wandb/offline-run-*/files/media/images/sample_0_*.png"))
+    assert len(pictures) == 1
+    assert pictures[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
