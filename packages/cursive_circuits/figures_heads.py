@@ -123,7 +123,7 @@ def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int
         figure.suptitle("Where the head with the highest excess looks")
         note(
             figure,
-            "blue: after the earlier occurrence (+1: what an induction head reads) · pink: that occurrence\n"
+            "blue: after the earlier occurrence (+1, +2: what an induction head reads) · pink: that occurrence\n"
             "95 % intervals over prompts",
         )
 

@@ -1,9 +1,9 @@
 """Attention of every self-attention head at pair level, on every family, against controls.
 
-All scores are attention in [0, 1], averaged over copy operations and then over prompts. An induction head looks at the
-token after the earlier occurrence (offset +1). A head that looks further on can copy too, where earlier heads have
-carried that token to: such heads are named apart, as relays. A token is half a stroke, so where a head looks is asked
-at both slots of a pair.
+All scores are attention in [0, 1], averaged over copy operations and then over prompts. A token is half a stroke, so
+copying is of pairs: an induction head looks at one of the two tokens after the earlier occurrence, the next (+1) or the
+one of the same slot in the next pair (+2), and where it looks is asked at both slots. A head that looks further on can
+copy too, where earlier heads have carried the next token to: such heads are named apart, as relays.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,8 @@ from interp_core.stats import mean_interval, sign_flip_threshold
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 OFFSETS = tuple(range(-4, 9))  # tokens from the earlier occurrence; those after it can carry induction
-AFTER = tuple(offset for offset in OFFSETS if offset > 0)  # the first is induction's
+AFTER = tuple(offset for offset in OFFSETS if offset > 0)
+INDUCED = AFTER.index(2) + 1  # the first so many are induction's: the next token and its neighbour
 
 
 @dataclass(frozen=True)
@@ -135,22 +136,23 @@ def head_report(
     """Means with 95 % intervals over prompts [layer, head] as arrays, and what stands out as a report.
 
     `by_offset` [offset, layer, head] is excess attention (over the same places of the control) at each of AFTER,
-    `excess` that at the first, induction's. A head passes at an offset when a sign-flip test over prompts, family-wise
-    over heads and offsets, rejects there with at least smallest_excess. An induction head passes at +1; a relay only
-    further on.
+    `excess` its sum over the two places of induction, +1 and +2. A head passes at an offset when a sign-flip test over
+    prompts, family-wise over heads and offsets, rejects there with at least smallest_excess. An induction head passes
+    at +1 or +2; a relay only further on.
     """
     names = [f"offset/{offset:+d}" for offset in AFTER if f"offset/{offset:+d}" in scores]
     each = np.stack([np.nan_to_num(scores[name] - scores[f"control/{name}"]) for name in names], axis=1)
     tested = sign_flip_threshold(each, rng, alpha=tests.level, draws=tests.draws)
     by_offset = each.mean(axis=0)
-    excess = each[:, 0]
+    excess = each[:, :INDUCED].sum(axis=1)
     arrays: Arrays = {"by_offset": by_offset, "prompts/excess": excess}
     for name, values in ({"excess": excess} | scores).items():
         known = values[~np.isnan(values).any(axis=(1, 2))]
         interval = mean_interval(known, rng, resamples=tests.resamples)
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     passed = (tested.p <= tests.level) & (by_offset >= tests.smallest_excess)
-    arrays |= {"p": tested.p[0], "induction": passed[0], "relay": passed.any(axis=0) & ~passed[0]}
+    induction = passed[:INDUCED].any(axis=0)
+    arrays |= {"p": tested.p[:INDUCED].min(axis=0), "induction": induction, "relay": passed.any(axis=0) & ~induction}
     layer, head = (int(n) for n in np.unravel_index(arrays["excess"].argmax(), arrays["excess"].shape))
     top = {name: float(arrays[name][layer, head]) for name in ("excess", "excess_low", "excess_high", "p")}
     report: Report = {

@@ -42,7 +42,8 @@ def train_control(params: CursiveCircuits, place: Path, *, position: int = 0) ->
     """Train the positive control; resumes."""
     settings = params.control
     source = TiledRows(params.tokens, settings.tiled, settings.rows, settings.seed)
-    watched = TiledRows(params.tokens, settings.tiled, params.watched.rows, settings.seed)
+    copies = settings.tiled.model_copy(update={"ordered": 0.0})
+    watched = TiledRows(params.tokens, copies, params.watched.rows, settings.seed)
     _train("control", params, source, watched, place, position=position, marks=[])
 
 

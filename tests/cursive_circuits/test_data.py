@@ -238,14 +238,32 @@ def test_without_augmentation_a_word_is_as_its_writer_wrote_it(items: list[Item]
     assert np.abs(augmented(items[0].points, section.handwriting.mixture, rng) - items[0].points).max() > 1e-4
 
 
-def test_every_predicted_token_of_the_control_was_there_before(tokens: Tokens, section: CursiveCircuits) -> None:
-    ids, labels = (part.numpy() for part in TiledRows(tokens, section.control.tiled, 16, 0)(3))
+def test_every_copied_token_of_the_control_was_there_before_and_no_other_recurs(
+    tokens: Tokens, section: CursiveCircuits
+) -> None:
+    copies = section.control.tiled.model_copy(update={"ordered": 0.0})
+    ids, labels = (part.numpy() for part in TiledRows(tokens, copies, 16, 0)(3))
     for row, label in zip(ids, labels, strict=True):
         places = np.flatnonzero(label != IGNORED)
         assert len(places)
         for place in places:
             before = [t for t in range(3, place) if row[t] == row[place] and row[t - 1] == row[place - 1]]
             assert before
+        first = [t for t in range(2, len(row)) if row[t] not in row[2:t]]
+        again = sorted({*range(2, len(row))} - {*first})
+        assert {*again} - {*places} <= {t for t in again if row[t] < tokens.directions}  # a copy's first direction
+
+
+def test_rows_of_the_control_that_have_an_order_follow_it(tokens: Tokens, section: CursiveCircuits) -> None:
+    changed = section.control.tiled.model_copy(update={"ordered": 0.999999, "order": 0.8, "pairs": 200})
+    ids, labels = (part.numpy() for part in TiledRows(tokens, changed, 64, 0)(3))
+    assert (labels[:, 4:] == ids[:, 4:]).all()
+    assert (labels[:, :4] == IGNORED).all()
+    strokes = ids[:, 2:].reshape(64, 200, 2)
+    for slot in (0, 1):
+        before, after = strokes[:, :-1, slot].ravel(), strokes[:, 1:, slot].ravel()
+        likeliest = [np.bincount(after[before == token]).max() / (before == token).sum() for token in np.unique(before)]
+        assert np.mean(likeliest) == pytest.approx(0.8, abs=0.03)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
