@@ -15,6 +15,7 @@ from interp_core.artifacts import load_json
 from small_study import call, write_profile
 
 STEPS = 40
+SOURCES = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("packages", "shared"))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_after_kill_9_the_same_command_ends_with_the_same_bytes(model: str, proj
     arguments = ("train", "--profile", "small", "--only", model, "--out")
     running = subprocess.Popen(
         [sys.executable, "-m", "cursive_circuits.cli", *arguments, "killed"],
-        env=os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCES},
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
