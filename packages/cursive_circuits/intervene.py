@@ -177,7 +177,10 @@ def copying_verdict(heads: Report, ablation: Report, tests: Statistics) -> Repor
         f"copied tokens lose {interval_text(harm['value'], harm['ci'], 3)} nats more than control tokens (random sets "
         f"{ablation['mean']['random']['mean']:.3f}, p = {p:.3f})"
     )
-    verdict = "induction heads" if found else "no induction heads at this scale"
+    looking = "heads that look as induction heads do, not shown to be needed more than random ones"
+    verdict = (
+        "induction heads" if found else looking if heads["induction_heads"] else "no induction heads at this scale"
+    )
     return {
         "induction": found,
         "matching": bool(heads["induction_heads"]),
