@@ -4,15 +4,14 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from drawn_figures import Drawn, figures_saved
 from interp_core.artifacts import load_json
 from interp_core.errors import InputError
 from mamba_induction.figures import draw_all
@@ -31,45 +30,27 @@ def results(finished: tuple[Path, Said]) -> Path:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Figure, list[tuple[Text, Bbox]]]]:
-    """Each figure that is saved, with its visible texts and their places in pixels."""
-    seen: dict[str, tuple[Figure, list[tuple[Text, Bbox]]]] = {}
-    save, draw = Figure.savefig, Text.draw
-
-    def remember(figure: Figure, path: Path, **settings: Any) -> None:
-        texts: dict[int, tuple[Text, Bbox]] = {}  # the layout draws too: what is drawn last is on the page
-
-        def listen(text: Text, renderer: Any) -> None:
-            draw(text, renderer)
-            if text.get_visible() and text.get_text().strip():
-                texts[id(text)] = (text, text.get_window_extent(renderer))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Text, "draw", listen)
-            save(figure, path, **settings)
-        seen[path.name.removeprefix(".").split(".")[0]] = (figure, list(texts.values()))
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return seen
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Drawn]:
+    """Figures by the stem of their file."""
+    return figures_saved(monkeypatch)
 
 
 def test_every_figure_is_readable_at_half_size_says_its_n_and_repeats_byte_by_byte(
-    results: Path, drawn: dict[str, tuple[Figure, list[tuple[Text, Bbox]]]]
+    results: Path, drawn: dict[str, Drawn]
 ) -> None:
     before = {path: path.read_bytes() for path in results.glob("*.png")}
     again = draw_all(MODELS, "mamba-tuned", lambda _kind, _command: results)
     assert {path: path.read_bytes() for path in again} == before
     assert len(drawn) == 5 + 4
-    for name, (figure, texts) in drawn.items():
-        page = figure.bbox
-        words = " ".join(text.get_text() for text, _ in texts)
-        assert "n = " in words, name
-        assert "mathdefault" not in words, name
-        for text, box in texts:
+    for name, seen in drawn.items():
+        figure, page = seen.figure, seen.figure.bbox
+        assert "n = " in seen.words, name
+        assert "mathdefault" not in seen.words, name
+        for text, box in seen.texts:
             assert float(text.get_fontsize()) * figure.dpi / 72 / 2 >= 7, (name, text)
             assert page.x0 - 2 < box.x0 < box.x1 < page.x1 + 2, (name, text)
             assert page.y0 - 2 < box.y0 < box.y1 < page.y1 + 2, (name, text)
-        for (first, one), (second, two) in combinations(texts, 2):
+        for (first, one), (second, two) in combinations(seen.texts, 2):
             common = Bbox.intersection(one, two)
             assert common is None or min(common.width, common.height) < 4, (name, first, second)
 

@@ -2,22 +2,19 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 import planted_reports as planted
+from drawn_figures import Drawn, figures_saved
 from interp_core.artifacts import save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.plotting import DIVERGING, INDUCTION
@@ -49,39 +46,10 @@ def _write(folder: Path, models: dict[str, tuple[int, int]], *, with_heads: bool
         save_json(folder / "metrics" / "multisize" / "multi_size.json", planted.crosssize(scores))
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure as it was written, and every text on it with its place, in pixels."""
-
-    figure: Figure
-    texts: list[tuple[Text, Bbox]]
-
-    @property
-    def words(self) -> str:
-        return " | ".join(text.get_text() for text, _ in self.texts)
-
-
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Drawn]:
     """Figures by the stem of their file."""
-    seen: dict[str, Drawn] = {}
-    save, draw = Figure.savefig, Text.draw
-
-    def remember(figure: Figure, path: Path, **settings: Any) -> None:
-        texts: dict[int, tuple[Text, Bbox]] = {}  # the layout draws too: what is drawn last is on the page
-
-        def listen(text: Text, renderer: RendererBase) -> None:
-            draw(text, renderer)
-            if text.get_visible() and text.get_text().strip():
-                texts[id(text)] = (text, text.get_window_extent(renderer))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Text, "draw", listen)
-            save(figure, path, **settings)
-        seen[path.name.removeprefix(".").split(".")[0]] = Drawn(figure, list(texts.values()))
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return seen
+    return figures_saved(monkeypatch)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

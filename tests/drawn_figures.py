@@ -1,0 +1,45 @@
+"""Figures as they are saved: what stands on them, and where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.backend_bases import RendererBase
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as it was written, and every text on it with its place, in pixels."""
+
+    figure: Figure
+    texts: list[tuple[Text, Bbox]]
+
+    @property
+    def words(self) -> str:
+        return " | ".join(text.get_text() for text, _ in self.texts)
+
+
+def figures_saved(patch: pytest.MonkeyPatch) -> dict[str, Drawn]:
+    """Fills with every figure that is saved from now on, by the stem of its file, while `patch` holds."""
+    seen: dict[str, Drawn] = {}
+    save, draw = Figure.savefig, Text.draw
+
+    def remember(figure: Figure, path: Path, **settings: Any) -> None:
+        texts: dict[int, tuple[Text, Bbox]] = {}  # the layout draws too: what is drawn last is on the page
+
+        def listen(text: Text, renderer: RendererBase) -> None:
+            draw(text, renderer)
+            if text.get_visible() and text.get_text().strip():
+                texts[id(text)] = (text, text.get_window_extent(renderer))
+
+        with patch.context() as inside:
+            inside.setattr(Text, "draw", listen)
+            save(figure, path, **settings)
+        seen[path.name.removeprefix(".").split(".")[0]] = Drawn(figure, list(texts.values()))
+
+    patch.setattr(Figure, "savefig", remember)
+    return seen
