@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cursive_circuits.data import Mixture, Split, Tiled
+from cursive_circuits.data import Mixture, Split
 from cursive_circuits.data_bank import Source
 from cursive_circuits.data_script import Script
+from cursive_circuits.data_tiled import Tiled
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import Shape
 from interp_core.lm_training import Recipe
@@ -49,6 +50,7 @@ class Handwriting(Params):
     rows: PositiveInt  # in a batch
     dealt: PositiveInt  # steps whose rows are drawn together and dealt by length
     mixture: Mixture
+    tiled_steps: float = Field(ge=0, lt=1)  # share of the steps on the control's rows instead of handwriting
     recipe: Schedule
     seed: NonNegativeInt
 

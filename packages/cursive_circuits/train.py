@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cursive_circuits import data, data_tokens, model
-from cursive_circuits.data import TiledRows, Words, WrittenRows
+from cursive_circuits import data, data_tiled, data_tokens, model
+from cursive_circuits.data import Words, WrittenRows
 from cursive_circuits.data_bank import load_bank
+from cursive_circuits.data_tiled import TiledRows, WrittenAndTiledRows
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
@@ -22,7 +23,7 @@ from interp_core.lm_training import IGNORED, Moment, train
 from interp_core.tracking import Run, tracked_run
 
 STAGE = "cursive_circuits"
-CODE = (data, data_tokens, model, lm_training)  # what a run's numbers rest on
+CODE = (data, data_tiled, data_tokens, model, lm_training)  # what a run's numbers rest on
 HELD_OUT = 10**9  # a step that no training reaches: its rows are watched
 
 
@@ -32,7 +33,9 @@ def train_handwriting(params: CursiveCircuits, bank: Path, place: Path, *, posit
     items = load_bank(bank, alphabet=params.bank.alphabet)
     training, held_out = Words.split(items, params.tokens, params.bank.alphabet, params.bank.split)
     shape = params.configurations[settings.configuration]
-    source = WrittenRows(training, settings.mixture, settings.rows, settings.dealt, settings.seed, shape.context)
+    written = WrittenRows(training, settings.mixture, settings.rows, settings.dealt, settings.seed, shape.context)
+    tiled = TiledRows(params.tokens, params.control.tiled, params.control.rows, settings.seed)
+    source = WrittenAndTiledRows(written, tiled, settings.tiled_steps)
     plain = without_augmentation(settings.mixture)
     watched = WrittenRows(held_out, plain, params.watched.rows, settings.dealt, settings.seed, shape.context)
     _train("handwriting", params, source, watched, place, position=position, marks=[file_sha256(bank)])
@@ -55,7 +58,7 @@ def without_augmentation(mixture: data.Mixture) -> data.Mixture:
 def _train(
     name: str,
     params: CursiveCircuits,
-    source: WrittenRows | TiledRows,
+    source: WrittenAndTiledRows | TiledRows,
     watched: WrittenRows | TiledRows,
     place: Path,
     *,
