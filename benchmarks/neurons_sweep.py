@@ -3,7 +3,7 @@
     python -m benchmarks.neurons_sweep FOLDER
 
 Both parts are kept in FOLDER as they are done, layer by layer in random order, so that a run can be broken off: the
-answer is then of the layers that are there. The whole sweep takes about an hour of one core.
+answer is then of the layers that are there. The whole sweep takes about an hour and a half of one core.
 """
 
 import sys

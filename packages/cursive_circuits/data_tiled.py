@@ -109,14 +109,21 @@ class TiledRows:
         return rng.permutation(self.tokens.directions), rng.permutation(2 * self.tokens.radii)
 
 
+class Drill(Params):
+    """When a writer learns from tiled rows instead of handwriting: language models too learn induction sooner when random
+    sequences that repeat are in their mixture."""
+
+    first: NonNegativeInt  # steps before the first handwriting
+    share: float = Field(ge=0, lt=1)  # of the steps after them, spread evenly
+
+
 @dataclass(frozen=True)
-class WrittenAndTiledRows:
-    """Handwriting, with a share of the steps, spread evenly, on tiled rows instead: as language models learn induction
-    sooner when random sequences that repeat are mixed into their texts."""
+class DrilledRows:
+    """Handwriting, and tiled rows in some steps instead."""
 
     written: WrittenRows
     tiled: TiledRows
-    tiled_steps: float
+    drill: Drill
 
     def __call__(self, step: int) -> Batch:
         """Ids and labels of a step."""
@@ -127,5 +134,6 @@ class WrittenAndTiledRows:
         return self._of(step).inputs(step)
 
     def _of(self, step: int) -> WrittenRows | TiledRows:
-        due = int((step + 1) * self.tiled_steps) > int(step * self.tiled_steps)
+        first, share = self.drill.first, self.drill.share
+        due = step < first or int((step + 1) * share) > int(step * share)
         return self.tiled if due else self.written

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from cursive_circuits.data import Mixture, Split
 from cursive_circuits.data_bank import Source
 from cursive_circuits.data_script import Script
-from cursive_circuits.data_tiled import Tiled
+from cursive_circuits.data_tiled import Drill, Tiled
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import Shape
 from interp_core.lm_training import Recipe
@@ -50,7 +50,7 @@ class Handwriting(Params):
     rows: PositiveInt  # in a batch
     dealt: PositiveInt  # steps whose rows are drawn together and dealt by length
     mixture: Mixture
-    tiled_steps: float = Field(ge=0, lt=1)  # share of the steps on the control's rows instead of handwriting
+    drill: Drill  # on rows like the control's
     recipe: Schedule
     seed: NonNegativeInt
 

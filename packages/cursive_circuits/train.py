@@ -10,7 +10,7 @@ import torch
 from cursive_circuits import data, data_tiled, data_tokens, model
 from cursive_circuits.data import Words, WrittenRows
 from cursive_circuits.data_bank import load_bank
-from cursive_circuits.data_tiled import TiledRows, WrittenAndTiledRows
+from cursive_circuits.data_tiled import DrilledRows, TiledRows
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
@@ -35,7 +35,7 @@ def train_handwriting(params: CursiveCircuits, bank: Path, place: Path, *, posit
     shape = params.configurations[settings.configuration]
     written = WrittenRows(training, settings.mixture, settings.rows, settings.dealt, settings.seed, shape.context)
     tiled = TiledRows(params.tokens, params.control.tiled, params.control.rows, settings.seed)
-    source = WrittenAndTiledRows(written, tiled, settings.tiled_steps)
+    source = DrilledRows(written, tiled, settings.drill)
     plain = without_augmentation(settings.mixture)
     watched = WrittenRows(held_out, plain, params.watched.rows, settings.dealt, settings.seed, shape.context)
     _train("handwriting", params, source, watched, place, position=position, marks=[file_sha256(bank)])
@@ -58,7 +58,7 @@ def without_augmentation(mixture: data.Mixture) -> data.Mixture:
 def _train(
     name: str,
     params: CursiveCircuits,
-    source: WrittenAndTiledRows | TiledRows,
+    source: DrilledRows | TiledRows,
     watched: WrittenRows | TiledRows,
     place: Path,
     *,

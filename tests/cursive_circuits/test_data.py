@@ -20,7 +20,7 @@ from cursive_circuits.data import Words, WrittenRows, augmented
 from cursive_circuits.data_bank import Item, Source, fetch, load_bank, save_bank
 from cursive_circuits.data_script import Script, simplified, spellings, write_bank
 from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, family, warped
-from cursive_circuits.data_tiled import TiledRows, WrittenAndTiledRows
+from cursive_circuits.data_tiled import Drill, DrilledRows, TiledRows
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.measure_bank import bank_report
 from cursive_circuits.params import CursiveCircuits
@@ -268,21 +268,23 @@ def test_rows_of_the_control_that_have_an_order_follow_it(tokens: Tokens, sectio
         assert np.mean(likeliest) == pytest.approx(0.8, abs=0.03)
 
 
-def test_a_share_of_the_steps_is_on_tiled_rows_and_the_others_are_as_without(
+def test_the_first_steps_and_a_share_of_the_others_are_drill_and_the_rest_are_as_without(
     words: Words, section: CursiveCircuits
 ) -> None:
     settings = section.handwriting
     written = WrittenRows(words, settings.mixture, 3, settings.dealt, 0, 200)
     tiled = TiledRows(words.tokens, section.control.tiled, 5, 0)
-    mixed = WrittenAndTiledRows(written, tiled, 0.3)
-    chosen = [len(mixed(step)[0]) == 5 for step in range(40)]
-    assert sum(chosen) == 12
-    assert max(np.diff(np.flatnonzero(chosen))) <= 4
+    mixed = DrilledRows(written, tiled, Drill(first=10, share=0.3))
+    chosen = np.array([len(mixed(step)[0]) == 5 for step in range(50)])
+    assert chosen[:10].all()
+    assert chosen[10:].sum() == 12
+    assert max(np.diff(np.flatnonzero(chosen[10:]))) <= 4
     for step, instead in enumerate(chosen):
         source = tiled if instead else written
         torch.testing.assert_close(mixed(step)[0], source(step)[0])
         assert mixed.inputs(step).keys() == source.inputs(step).keys()
-    assert all(len(WrittenAndTiledRows(written, tiled, 0.0)(step)[0]) == 3 for step in range(8))
+    none = DrilledRows(written, tiled, Drill(first=0, share=0.0))
+    assert all(len(none(step)[0]) == 3 for step in range(8))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
