@@ -110,8 +110,8 @@ class TiledRows:
 
 
 class Drill(Params):
-    """When a writer learns from tiled rows instead of handwriting: language models too learn induction sooner when random
-    sequences that repeat are in their mixture."""
+    """When a writer learns from tiled rows instead of handwriting: language models too learn induction sooner when
+    random sequences that repeat are in their mixture."""
 
     first: NonNegativeInt  # steps before the first handwriting
     share: float = Field(ge=0, lt=1)  # of the steps after them, spread evenly
