@@ -14,7 +14,7 @@ repro: .venv/installed
 	@dvc repro
 
 test: .venv/installed
-	@pytest -m "not slow and not hub and not cuda" --numprocesses logical --maxprocesses 4 --dist loadfile
+	@pytest -m "not slow and not hub and not cuda" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed
 	@pytest -m "slow or hub or cuda"

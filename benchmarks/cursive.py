@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Row, interleaved
-from cursive_circuits.model import CursiveTransformer, Shape
+from cursive_circuits.model import CursiveTransformer
+from cursive_circuits.model_blocks import Shape
 from cursive_circuits.model_watching import observing
 from interp_core.lm_training import IGNORED
 

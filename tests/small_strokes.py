@@ -3,7 +3,8 @@
 import torch
 
 from cursive_circuits.data_tokens import Tokens
-from cursive_circuits.model import CursiveTransformer, Shape
+from cursive_circuits.model import CursiveTransformer
+from cursive_circuits.model_blocks import Shape
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 

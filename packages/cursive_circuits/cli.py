@@ -30,8 +30,9 @@ def main() -> None:
 def prepare(profile: str | None, out: Path | None) -> None:
     """Write the default bank of handwriting, or check the one that the profile names."""
     from cursive_circuits import workflow
+    from cursive_circuits.study import prepare_study
 
-    workflow.prepare(workflow.prepare_study(profile, out))
+    workflow.prepare(prepare_study(profile, out))
 
 
 @main.command()
@@ -41,8 +42,9 @@ def prepare(profile: str | None, out: Path | None) -> None:
 def train(profile: str | None, out: Path | None, only: str | None) -> None:
     """Train the model that writes, and beside it the positive control. Resumes."""
     from cursive_circuits import workflow
+    from cursive_circuits.study import prepare_study
 
-    workflow.train(workflow.prepare_study(profile, out), only=only)
+    workflow.train(prepare_study(profile, out), only=only)
 
 
 @main.command()
@@ -56,9 +58,10 @@ def sample(
 ) -> None:
     """Words that the model writes, and whether they can be read."""
     from cursive_circuits import workflow
+    from cursive_circuits.study import at_temperature, prepare_study
 
-    study = workflow.prepare_study(profile, out, model)
-    workflow.sample(workflow.at_temperature(study, temperature), text=text)
+    study = prepare_study(profile, out, model)
+    workflow.sample(at_temperature(study, temperature), text=text)
 
 
 @main.command()
@@ -69,8 +72,9 @@ def sample(
 def draw(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
     """Attention over the ink of a word written twice; with --word also its pictures and the page to hover over."""
     from cursive_circuits import workflow
+    from cursive_circuits.study import prepare_study
 
-    workflow.draw(workflow.prepare_study(profile, out, model), word=word)
+    workflow.draw(prepare_study(profile, out, model), word=word)
 
 
 def _stage(name: str, text: str) -> Callable[..., None]:
@@ -82,8 +86,9 @@ def _stage(name: str, text: str) -> Callable[..., None]:
     @_MODEL
     def command(profile: str | None, out: Path | None, model: Path | None) -> None:
         from cursive_circuits import workflow
+        from cursive_circuits.study import prepare_study
 
-        getattr(workflow, name)(workflow.prepare_study(profile, out, model))
+        getattr(workflow, name)(prepare_study(profile, out, model))
 
     return command
 
@@ -102,8 +107,9 @@ _stage("figures", "All figures, from files alone.")
 def run(profile: str | None, out: Path | None) -> None:
     """Everything, from the bank to the figures."""
     from cursive_circuits import workflow
+    from cursive_circuits.study import prepare_study
 
-    study = workflow.prepare_study(profile, out)
+    study = prepare_study(profile, out)
     for stage in workflow.STAGES:
         stage(study)
 

@@ -14,7 +14,8 @@ from scipy.stats import spearmanr
 
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
-from cursive_circuits.model import Head, Kind, Reads
+from cursive_circuits.model import Head, Kind
+from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained

@@ -15,7 +15,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cursive_circuits.model import CursiveTransformer, Head, Kind, turned
+from cursive_circuits.model import CursiveTransformer, Head, Kind
+from cursive_circuits.model_blocks import turned
 from cursive_circuits.model_watching import observing
 from cursive_circuits.run_directory import Trained
 

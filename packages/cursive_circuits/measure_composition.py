@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cursive_circuits.measure_circuits import folded
-from cursive_circuits.model import CursiveTransformer, Head, Kind, Reads, turned
+from cursive_circuits.model import CursiveTransformer, Head, Kind
+from cursive_circuits.model_blocks import Reads, turned
 from interp_core.circuits import k_composition
 from interp_core.models import HeadWeights
 

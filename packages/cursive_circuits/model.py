@@ -5,7 +5,7 @@ head 2) and L1X2 (cross-attention). Everything that measures or intervenes goes 
 model_watching's `observing`, and is gone when its block ends.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -13,15 +13,12 @@ from typing import Literal, NamedTuple
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
+from cursive_circuits.model_blocks import Attention, Block, Reads, Shape
 from interp_core.errors import InputError
-from interp_core.params import Params
 
 Kind = Literal["self", "cross"]
-Reads = Literal["q", "k", "v"]
 KINDS: tuple[Kind, Kind] = ("self", "cross")
 NO_CHARACTER = 0  # id that fills texts
 
@@ -37,28 +34,6 @@ class Head(NamedTuple):
         return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.number}"
 
 
-class Shape(Params):
-    """A configuration of the model; the vocabulary and the alphabet add their sizes."""
-
-    layers: PositiveInt
-    heads: PositiveInt  # of self-attention, and as many of cross-attention, in each layer
-    d_model: PositiveInt
-    context: PositiveInt  # longest row, tokens
-    characters: PositiveInt  # longest text
-    positions: Literal["learned", "rotary"]  # rotary: Su et al. 2021, all dimensions of a head
-    rotary_base: PositiveFloat
-    initializer_range: PositiveFloat  # standard deviation of all matrices at step 0
-    text_range: PositiveFloat  # the same of the characters' embeddings, which no norm scales before they are read
-    gelu: Literal["none", "tanh"]  # approximation, as torch names it; tanh in public checkpoints, slower on a CPU
-    mask_padding: bool  # cross-attention does not see where the text has ended; public checkpoints were trained without
-
-    @model_validator(mode="after")
-    def _divides(self) -> "Shape":
-        if self.d_model % (2 * self.heads):
-            raise ValueError(f"d_model ({self.d_model}) must be heads ({self.heads}) times an even width of a head")
-        return self
-
-
 class Output(NamedTuple):
     """As a Hugging Face decoder answers."""
 
@@ -72,106 +47,6 @@ class Cache:
     keys: Float[Tensor, "layer row head position d_head"]
     values: Float[Tensor, "layer row head position d_head"]
     length: int = 0  # positions filled
-
-
-Watch = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]  # x, query, key, value, mask -> z
-
-
-class Attention(nn.Module):
-    """Heads of one layer and kind: the rows of q, kv belong to heads, and so do the COLUMNS of out."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.heads = shape.heads
-        self.q = nn.Linear(shape.d_model, shape.d_model)
-        self.kv = nn.Linear(shape.d_model, 2 * shape.d_model)
-        self.out = nn.Linear(shape.d_model, shape.d_model)
-        self.replaced: dict[int, Tensor] = {}
-        self.watch: Watch | None = None
-
-    def queries(self, x: Float[Tensor, "row position d_model"]) -> Float[Tensor, "row head position d_head"]:
-        """Before rotary."""
-        return rearrange(self.q(x), "row position (head e) -> row head position e", head=self.heads)
-
-    def keys_values(self, x: Float[Tensor, "row key d_model"]) -> tuple[Tensor, Tensor]:
-        """Each [row, head, key, d_head], keys before rotary."""
-        both = rearrange(self.kv(x), "row key (kind head e) -> kind row head key e", kind=2, head=self.heads)
-        return both[0], both[1]
-
-    def attend(
-        self,
-        x: Float[Tensor, "row position d_model"],
-        query: Float[Tensor, "row head position d_head"],
-        key: Float[Tensor, "row head key d_head"],
-        value: Float[Tensor, "row head key d_head"],
-        mask: Float[Tensor, "row 1 1 key"] | None,
-        *,
-        causal: bool,
-    ) -> Float[Tensor, "row position d_model"]:
-        """What the heads add to the residual stream; `x` is what the queries were made from, for the observer."""
-        if self.watch is None:
-            z = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        else:
-            shown = mask if causal or mask is not None else query.new_zeros(1, 1, 1, key.shape[2])
-            z = self.watch(x, query, key, value, shown)
-        for head, instead in self.replaced.items():
-            z = torch.cat([z[:, :head], instead.expand_as(z[:, head])[:, None], z[:, head + 1 :]], dim=1)
-        return self.out(rearrange(z, "row head position e -> row position (head e)"))
-
-
-class Block(nn.Module):
-    """Self-attention, cross-attention, MLP, each on its own norm."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.self_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(shape.d_model) for _ in range(3))
-        self.self_attention, self.cross_attention = Attention(shape), Attention(shape)
-        self.up = nn.Linear(shape.d_model, 4 * shape.d_model)
-        self.down = nn.Linear(4 * shape.d_model, shape.d_model)
-        self.gelu = shape.gelu
-        self.without: dict[tuple[int, Reads], Tensor] = {}  # (self head, what it reads) -> taken out of its input
-
-    def forward(
-        self,
-        x: Float[Tensor, "row position d_model"],
-        angles: Float[Tensor, "position pair"] | None,
-        text: tuple[Tensor, Tensor],
-        mask: Float[Tensor, "row 1 1 character"] | None,
-        past: tuple[Tensor, Tensor] | None,
-        length: int,
-    ) -> Float[Tensor, "row position d_model"]:
-        """The residual stream after this block. `text` is its cross keys and values, `past` its part of a cache."""
-        attention, read = self.self_attention, self.self_norm(x)
-        query, (key, value) = attention.queries(read), attention.keys_values(read)
-        for (head, reads), part in self.without.items():
-            other = self.self_norm(x - part)
-            if reads == "q":
-                query = _with_head(query, head, attention.queries(other))
-            else:
-                k, v = attention.keys_values(other)
-                key = _with_head(key, head, k) if reads == "k" else key
-                value = _with_head(value, head, v) if reads == "v" else value
-        if angles is not None:
-            query, key = turned(query, angles), turned(key, angles)
-        if past is not None:
-            end = length + x.shape[1]
-            past[0][:, :, length:end], past[1][:, :, length:end] = key, value
-            key, value = past[0][:, :, :end], past[1][:, :, :end]
-        x = x + attention.attend(read, query, key, value, None, causal=length == 0)
-        read = self.cross_norm(x)
-        x = x + self.cross_attention.attend(read, self.cross_attention.queries(read), *text, mask, causal=False)
-        return x + self.down(functional.gelu(self.up(self.mlp_norm(x)), approximate=self.gelu))
-
-
-def _with_head(heads: Tensor, head: int, other: Tensor) -> Tensor:
-    return torch.cat([heads[:, :head], other[:, head : head + 1], heads[:, head + 1 :]], dim=1)
-
-
-def turned(x: Float[Tensor, "*lead d_head"], angles: Float[Tensor, "*angles pair"]) -> Float[Tensor, "*lead d_head"]:
-    """Dimensions i and i + d_head / 2 turned by the angle of pair i."""
-    cosine, sine = angles.cos(), angles.sin()
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
 class CursiveTransformer(nn.Module):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cursive_circuits.model import CursiveTransformer, Shape
+from cursive_circuits.model import CursiveTransformer
+from cursive_circuits.model_blocks import Shape
 from interp_core.artifacts import load_weights
 from interp_core.errors import InputError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cursive_circuits import data, data_tiled, data_tokens, model
+from cursive_circuits import data, data_tiled, data_tokens, model, model_blocks
 from cursive_circuits.data import Words, WrittenRows
 from cursive_circuits.data_bank import load_bank
 from cursive_circuits.data_tiled import DrilledRows, TiledRows
@@ -23,7 +23,7 @@ from interp_core.lm_training import IGNORED, Moment, train
 from interp_core.tracking import Run, tracked_run
 
 STAGE = "cursive_circuits"
-CODE = (data, data_tiled, data_tokens, model, lm_training)  # what a run's numbers rest on
+CODE = (data, data_tiled, data_tokens, model, model_blocks, lm_training)  # what a run's numbers rest on
 HELD_OUT = 10**9  # a step that no training reaches: its rows are watched
 
 

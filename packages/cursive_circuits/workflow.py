@@ -5,17 +5,14 @@ the folder is data/cursive_circuits; with --profile or --out it is an experiment
 imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from cursive_circuits.params import CursiveCircuits, Sampling
+from cursive_circuits.study import Arrays, Study
 from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.params import check, project_root, read_section
 
 if TYPE_CHECKING:
     from cursive_circuits.data import Words
@@ -23,50 +20,7 @@ if TYPE_CHECKING:
     from cursive_circuits.run_directory import Trained
     from interp_core.workers import Task
 
-Report = dict[str, Any]
-Arrays = dict[str, np.ndarray]
 NAMES = ("handwriting", "control")
-
-
-@dataclass(frozen=True)
-class Study:
-    """One call of a command: its settings, its folder, and a model of the user's instead of the study's two."""
-
-    params: CursiveCircuits
-    folder: Path
-    model: Path | None = None
-
-    @property
-    def bank(self) -> Path:
-        """Where `prepare` puts the handwriting."""
-        return self.folder / "bank" / "bank.zip"
-
-    def place(self, kind: str, command: str, name: str) -> Path:
-        """A file of scores or metrics."""
-        return self.folder / kind / command / f"{name}.{'npz' if kind == 'scores' else 'json'}"
-
-    def save(self, command: str, name: str, report: Report, arrays: Arrays | None = None) -> None:
-        """Metrics, and arrays where there are some."""
-        save_json(self.place("metrics", command, name), report)
-        if arrays is not None:
-            save_arrays(self.place("scores", command, name), arrays)
-
-
-def prepare_study(profile: str | None, out: Path | None, model: Path | None = None) -> Study:
-    """Settings of a profile and the folder they belong to."""
-    if out is None and (profile is not None or model is not None):
-        out = Path("outputs") / "cursive_circuits" / (Path(profile).stem if profile is not None else "model")
-    params = read_section("cursive_circuits", CursiveCircuits, profile)
-    return Study(params, out or project_root() / "data" / "cursive_circuits", model)
-
-
-def at_temperature(study: Study, temperature: float | None) -> Study:
-    """The study with another temperature of sampling. InputError when it is not above zero."""
-    given = {} if temperature is None else {"temperature": temperature}
-    sampling = check(
-        Sampling, study.params.sampling.model_dump() | given, where="cursive_circuits.sampling", options=tuple(given)
-    )
-    return replace(study, params=study.params.model_copy(update={"sampling": sampling}))
 
 
 def prepare(study: Study) -> None:
