@@ -481,8 +481,9 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(name: str, tmp_path: Path)
 def test_ctrl_c_is_one_line_and_leaves_whole_files_only(project: Path, tmp_path: Path) -> None:
     """The first model is whole, the second is interrupted, and the same command goes on with the second."""
     program = """
-        import sys
+        import signal, sys
         from pythia_topology import cli, measure_heads
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background inherit that it is ignored
         score = measure_heads.score_heads
         def announced(subject, *arguments, **options):
             if subject.name == "taller":
