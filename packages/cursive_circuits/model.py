@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cursive_circuits.model_blocks import Attention, Block, Reads, Shape
@@ -197,8 +197,3 @@ class CursiveTransformer(nn.Module):
             raise InputError(f"a row of {start + ids.shape[1]} tokens is longer than the context, {self.shape.context}")
         if int(ids.max()) >= self.embed.num_embeddings or int(ids.min()) < 0:
             raise InputError(f"token id {int(ids.max())} is outside the vocabulary of {self.embed.num_embeddings}")
-
-
-def visible(text: Int[Tensor, "row character"]) -> Bool[Tensor, "row character"]:
-    """Characters that are there."""
-    return text != NO_CHARACTER

@@ -38,7 +38,7 @@ def train_handwriting(params: CursiveCircuits, bank: Path, place: Path, *, posit
     source = DrilledRows(written, tiled, settings.drill)
     plain = without_augmentation(settings.mixture)
     watched = WrittenRows(held_out, plain, params.watched.rows, settings.dealt, settings.seed, shape.context)
-    _train("handwriting", params, source, watched, place, position=position, marks=[file_sha256(bank)])
+    _train("handwriting", params, source, watched, place, position=position, marks=[file_sha256(bank), repr(tiled)])
 
 
 def train_control(params: CursiveCircuits, place: Path, *, position: int = 0) -> None:
