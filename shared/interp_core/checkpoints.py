@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors import safe_open
@@ -101,8 +101,7 @@ def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the folder, so that removing the folder does not remove a lock that someone waits for.
     lock = folder.with_suffix(".lock")
-    with lock.open("a+") as held:
-        _acquire(held.fileno(), lock, time.monotonic() + patience)
+    with _locked(lock, time.monotonic() + patience) as held:
         folder.mkdir(exist_ok=True)
         remove_unfinished(folder)
         held.truncate(0)
@@ -113,16 +112,22 @@ def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch
         lock.unlink()
 
 
-def _acquire(descriptor: int, lock: Path, deadline: float) -> None:
+def _locked(lock: Path, deadline: float) -> TextIO:
+    """The lock's file, open and locked until it is closed. InputError when another process still has it at `deadline`."""
     while True:
+        held = lock.open("a+")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < deadline:
-                time.sleep(0.1)
-                continue
-            owner = lock.read_text().strip() or "unknown"
-            raise InputError(
-                f"process {owner} is already training this (lock {lock}): wait until it ends, or stop it first"
-            ) from None
-        return
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A trainer that ends removes its lock: who opened the file before that has locked what nobody else will see.
+            if os.path.samestat(os.fstat(held.fileno()), lock.stat()):
+                return held
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        with held:
+            if time.monotonic() > deadline:
+                held.seek(0)
+                owner = held.read().strip() or "unknown"
+                raise InputError(
+                    f"process {owner} is already training this (lock {lock}): wait until it ends, or stop it first"
+                )
+        time.sleep(0.1)

@@ -1,12 +1,14 @@
 """The training loop against a loop written out by hand, against itself when interrupted, and against bad numbers."""
 
+import fcntl
 import math
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import pytest
@@ -227,6 +229,29 @@ def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(
             pass
         with scratch("stage", "other", patience=0.0):
             pass
+    assert list((tmp_path / ".scratch" / "stage").iterdir()) == []
+
+
+def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("profile: x\n")
+    (tmp_path / "profiles").mkdir()
+    monkeypatch.chdir(tmp_path)
+    ending, flock = ExitStack(), fcntl.flock
+
+    def end_first(file: TextIO, how: int) -> None:
+        ending.close()
+        flock(file, how)
+
+    ending.enter_context(scratch("stage", "mark"))
+    monkeypatch.setattr("interp_core.checkpoints.fcntl.flock", end_first)
+    with (
+        scratch("stage", "mark"),
+        pytest.raises(InputError, match="already training"),
+        scratch("stage", "mark", patience=0.0),
+    ):
+        pass
     assert list((tmp_path / ".scratch" / "stage").iterdir()) == []
 
 
