@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from benchmarks.measure import Row, interleaved
-from interp_core.lm_training import Moment, Recipe, train
+from interp_core.lm_recipe import Recipe
+from interp_core.lm_training import Moment, train
 from interp_core.tracking import Run
 
 TITLE = "Training: tokens/s against the same loop's bare matrix products"

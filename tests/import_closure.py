@@ -62,7 +62,7 @@ def functions_reached(module: str, command: str) -> list[ast.FunctionDef]:
     tree = ast.parse(file.read_text())
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     name = command.split()[1].replace("-", "_")
-    waiting, reached = {"prepare", {"multisize": "crosssize"}.get(name, name)}, set[str]()
+    waiting, reached = {{"multisize": "crosssize"}.get(name, name)}, set[str]()
     while waiting:
         name = waiting.pop()
         reached.add(name)

@@ -16,14 +16,14 @@ from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, save_run
-from interp_core import lm_training
+from interp_core import lm_recipe, lm_training
 from interp_core.artifacts import file_sha256
 from interp_core.checkpoints import fingerprint, scratch
 from interp_core.lm_training import IGNORED, Moment, train
 from interp_core.tracking import Run, tracked_run
 
 STAGE = "cursive_circuits"
-CODE = (data, data_tiled, data_tokens, model, model_blocks, lm_training)  # what a run's numbers rest on
+CODE = (data, data_tiled, data_tokens, model, model_blocks, lm_recipe, lm_training)  # what a run's numbers rest on
 HELD_OUT = 10**9  # a step that no training reaches: its rows are watched
 
 

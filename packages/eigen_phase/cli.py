@@ -75,9 +75,10 @@ def main() -> None:
 def train(profile: str | None, out: Path | None, **options: Any) -> None:
     """Train with the Hessian watched. Any option of the training makes it one run, with --out its directory."""
     from eigen_phase import workflow
+    from eigen_phase.study import prepare
 
     if not any(value is not None for value in options.values()):
-        workflow.train(workflow.prepare(profile, out))
+        workflow.train(prepare(profile, out))
         return
     _train_one(profile, out, options)
 
@@ -90,8 +91,9 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
     """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where eigenvectors live."""
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
+    from eigen_phase.study import prepare
 
-    study = workflow.prepare(profile, out)
+    study = prepare(profile, out)
     if not run_directories:
         workflow.curvature(study)
     for run in [RunDirectory.open(folder) for folder in run_directories]:
@@ -106,9 +108,10 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
     """When each metric turned, how abruptly, and what leads what; several run directories are seeds."""
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
+    from eigen_phase.study import prepare
     from interp_core.artifacts import save_json
 
-    study = workflow.prepare(profile, out)
+    study = prepare(profile, out)
     if not run_directories:
         workflow.transition(study)
         return
@@ -124,8 +127,9 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
 def controls(profile: str | None, out: Path | None) -> None:
     """Control runs, a clamped previous-token head, ablations over the clock, steps inside and outside the subspace."""
     from eigen_phase import workflow
+    from eigen_phase.study import prepare
 
-    workflow.controls(workflow.prepare(profile, out))
+    workflow.controls(prepare(profile, out))
 
 
 @main.command()
@@ -136,8 +140,9 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
     """Figures of run directories, into them; without one, of the whole study."""
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
+    from eigen_phase.study import prepare
 
-    study = workflow.prepare(profile, out)
+    study = prepare(profile, out)
     if not run_directories:
         workflow.visualize(study)
     for run in [RunDirectory.open(folder) for folder in run_directories]:
@@ -152,6 +157,7 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 def run(profile: str | None, out: Path | None, **options: Any) -> None:
     """Everything. Any option of the training makes it one run: trained, fitted and drawn."""
     from eigen_phase import workflow
+    from eigen_phase.study import prepare
 
     if any(value is not None for value in options.values()):
         trained, study = _train_one(profile, out, options)
@@ -160,16 +166,17 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
         for path in workflow.visualize_run(trained, study):
             click.echo(str(path))
         return
-    study = workflow.prepare(profile, out)
+    study = prepare(profile, out)
     for stage in (workflow.train, workflow.curvature, workflow.transition, workflow.controls, workflow.visualize):
         stage(study)
 
 
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:
     from eigen_phase import workflow
+    from eigen_phase.study import one_training, prepare
 
-    study = workflow.prepare(profile, None)
-    name, training = workflow.one_training(study, options.pop("condition"), **options)
+    study = prepare(profile, None)
+    name, training = one_training(study, options.pop("condition"), **options)
     place = out or Path("outputs") / "eigen_phase" / name
     trained = workflow.train_one(name, training, place)
     click.echo(f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}")

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from eigen_phase.data import Data, Kind
 from eigen_phase.model import Shape
-from interp_core.lm_training import Recipe
+from interp_core.lm_recipe import Recipe
 from interp_core.params import Params, check
 
 Pair = tuple[PositiveInt, PositiveInt]

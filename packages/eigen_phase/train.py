@@ -20,7 +20,7 @@ from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import write_run
-from interp_core import checkpoints, circuits, lm_training
+from interp_core import checkpoints, circuits, lm_recipe, lm_training
 from interp_core.artifacts import load_weights, save_weights
 from interp_core.checkpoints import checkpoint_name, fingerprint, scratch
 from interp_core.lm_training import BatchSource, Diverged, History, Moment, train
@@ -28,7 +28,7 @@ from interp_core.tracking import tracked_run
 
 STAGE = "eigen_phase"
 ROOMS = (data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model)
-CODE = (*ROOMS, checkpoints, circuits, lm_training)  # what a run's numbers rest on
+CODE = (*ROOMS, checkpoints, circuits, lm_recipe, lm_training)  # what a run's numbers rest on
 HELD_OUT, PROBE, INDEPENDENT = 1, 2, 3  # streams of rows that no training batch uses
 
 

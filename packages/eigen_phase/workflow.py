@@ -1,67 +1,26 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-A study lives in one folder: runs, control_runs, scores, metrics, figures. Called bare, a command is a stage of the
-pipeline and the folder is data/eigen_phase; with --profile or --out it is an experiment and the folder is --out. Each
-function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from eigen_phase.params import EigenPhase, Training
+from eigen_phase.params import Training
 from eigen_phase.run_directory import RunDirectory
+from eigen_phase.study import Study
 from interp_core.artifacts import check_writable, load_arrays, save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.params import check, project_root, read_section
 from interp_core.threads import use_threads
 
 if TYPE_CHECKING:
     from interp_core.workers import Task
 
 Report = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Study:
-    """One call of a command: its settings and its folder."""
-
-    params: EigenPhase
-    folder: Path
-
-    @property
-    def runs(self) -> list[RunDirectory]:
-        """The profile's runs, opened. InputError when one is missing or half-written."""
-        return [RunDirectory.open(self.folder / "runs" / name) for name in self.params.runs]
-
-    @property
-    def control_runs(self) -> list[RunDirectory]:
-        """The profile's control runs, opened."""
-        return [RunDirectory.open(self.folder / "control_runs" / name) for name in self.params.control_runs]
-
-
-def prepare(profile: str | None, out: Path | None) -> Study:
-    """Settings of a profile and the folder they belong to."""
-    if out is None and profile is not None:
-        out = Path("outputs") / "eigen_phase" / Path(profile).stem
-    params = read_section("eigen_phase", EigenPhase, profile)
-    return Study(params, out or project_root() / "data" / "eigen_phase")
-
-
-def one_training(study: Study, condition: str | None, **overrides: Any) -> tuple[str, Training]:
-    """A single run's name and settings: a condition of the profile (the first one unless named) with some options."""
-    known = study.params.conditions | study.params.controls.conditions
-    chosen = condition or next(iter(study.params.conditions))
-    if chosen not in known:
-        raise InputError(f"--condition: no condition {chosen}; known here: {', '.join(known)}")
-    given = {key: value for key, value in overrides.items() if value is not None}
-    base = study.params.training.model_dump() | known[chosen].changes | {"seed": known[chosen].seeds[0]}
-    training = check(Training, base | given, where=f"condition {chosen}", options=tuple(given))
-    return f"{chosen}-s{training.seed}", training
 
 
 def train(study: Study) -> None:

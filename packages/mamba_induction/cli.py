@@ -37,10 +37,10 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
 
     @wraps(command)
     def call(**options: Any) -> None:
-        from mamba_induction import workflow
+        from mamba_induction.study import check_request, prepare
 
-        run = workflow.prepare(options.pop("profile"), options.pop("out"), **options)
-        workflow.check_request(run)
+        run = prepare(options.pop("profile"), options.pop("out"), **options)
+        check_request(run)
         command(run)
 
     with_options: Callable[..., None] = call

@@ -10,11 +10,21 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from interp_core import hidden_attention, lm_training, scan_kernels, scores, selective_scan, stimuli, text_stimuli
+from interp_core import (
+    hidden_attention,
+    lm_recipe,
+    lm_training,
+    scan_kernels,
+    scores,
+    selective_scan,
+    stimuli,
+    text_stimuli,
+)
 from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED, Batch, History, Moment, Recipe, train
+from interp_core.lm_recipe import Recipe
+from interp_core.lm_training import IGNORED, Batch, History, Moment, train
 from interp_core.loading import subject_of
 from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.reference_models import history_csv
@@ -30,6 +40,7 @@ from mamba_induction.params import MambaInduction
 CODE = (
     data,
     hidden_attention,
+    lm_recipe,
     lm_training,
     measure_attention,
     scan_kernels,

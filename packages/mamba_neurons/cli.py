@@ -48,10 +48,10 @@ def _with_run(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def call(**options: Any) -> None:
-        from mamba_neurons import workflow
+        from mamba_neurons.study import prepare
 
         own = {name: options.pop(name) for name in ("save_results",) if name in options}
-        run = workflow.prepare(options.pop("profile"), options.pop("out"), options.pop("plots"), **options)
+        run = prepare(options.pop("profile"), options.pop("out"), options.pop("plots"), **options)
         command(run, **own)
 
     with_options: Callable[..., None] = call

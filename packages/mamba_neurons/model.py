@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_core.ablation import Recording, recording
 from interp_core.errors import InputError
 from interp_core.loading import load_model
 from interp_core.mamba import MambaSubject
 from interp_core.model_spec import ModelSpec, short_name, spec_of
 from interp_core.models import Subject
 from interp_core.native import NativeSubject, hooked
+from interp_core.recording import Recording, recording
 from interp_core.sites import Site
 from interp_core.threads import use_threads
 from mamba_neurons.data import Texts

@@ -1,71 +1,24 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/mamba_neurons. With any
-option of its own it is an experiment: it writes flat into `out`, and its figures into `plots`. Each function imports
-its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from interp_core.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
+from interp_core.artifacts import load_arrays, load_json, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
-from mamba_neurons.params import MambaNeurons
+from interp_core.model_spec import short_name
+from mamba_neurons.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
     from mamba_neurons.data import Texts
     from mamba_neurons.model import Model
-
-Arrays = dict[str, np.ndarray]
-Report = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One call of a command: its settings, the models it may name, and where it writes."""
-
-    params: MambaNeurons
-    known: dict[str, ModelSpec]
-    out: Path | None  # None: a stage of the pipeline
-    plots: Path
-    both: bool  # measures of activity are of the transformer too
-
-    def place(self, kind: str, command: str) -> Path:
-        """The folder for a command's `scores` or `metrics`."""
-        return self.out or project_root() / "data" / "mamba_neurons" / kind / command
-
-    @property
-    def names(self) -> list[str]:
-        """Short names of the models that are measured, as in file names."""
-        return [short_name(name) for name in self.models]
-
-    @property
-    def models(self) -> list[str]:
-        """The Mamba, and where it is asked for the transformer."""
-        return [self.params.model, self.params.transformer] if self.both else [self.params.model]
-
-
-def prepare(profile: str | None, out: Path | None, plots: Path | None = None, **overrides: Any) -> Run:
-    """Settings from the profile and the options given; any option makes it an experiment."""
-    given = {key: value for key, value in overrides.items() if value not in (None, ())}
-    if out is None and (given or profile is not None or plots is not None):
-        out = Path("outputs") / "mamba_neurons"
-    params = read_section("mamba_neurons", MambaNeurons, profile, **given)
-    if short_name(params.model) == short_name(params.transformer):
-        raise InputError(f"two models would write files of the name {short_name(params.model)}: rename a folder")
-    if out is not None:
-        check_writable(out)
-    figures = plots or (project_root() / "data" / "mamba_neurons" / "figures" if out is None else out / "plots")
-    return Run(params, catalogue(profile), out, figures, both=out is None or "transformer" in given)
 
 
 def delta(run: Run) -> tuple[Arrays, Report]:
@@ -74,7 +27,7 @@ def delta(run: Run) -> tuple[Arrays, Report]:
     from mamba_neurons.measure_delta import delta as measure
 
     model, texts = _model_and_texts(run, run.params.model)
-    arrays, report = measure(as_mamba(model.subject), texts, run.params, _rng(run, 1))
+    arrays, report = measure(as_mamba(model.subject), texts, run.params, run.rng(1))
     _save(run, "delta", model, report, arrays)
     for layer, found in report["layers"].items():
         slowest = found["longest_half_life_quartiles"][1]
@@ -92,7 +45,7 @@ def causal(run: Run) -> tuple[Arrays, Report]:
 
     model, texts = _model_and_texts(run, run.params.model)
     as_mamba(model.subject)
-    arrays, report = measure(model, texts, run.params, _rng(run, 2))
+    arrays, report = measure(model, texts, run.params, run.rng(2))
     report["fingerprint"] = _fingerprint(run, model, texts)
     _save(run, "causal", model, report, arrays)
     whole = report["whole_model"]
@@ -112,7 +65,7 @@ def inter_layer(run: Run) -> tuple[Arrays, Report]:
     from mamba_neurons.intervene_influence import inter_layer as measure
 
     model, texts = _model_and_texts(run, run.params.model)
-    arrays, report = measure(model, texts, run.params, _rng(run, 3))
+    arrays, report = measure(model, texts, run.params, run.rng(3))
     _save(run, "inter_layer", model, report, arrays)
     kl = ", ".join(f"layer {found['layer']} {found['mean_kl']:.3g}" for found in report["layers"])
     click.echo(f"{model.name}: mean KL of ablating one residual dimension (nats): {kl}")
@@ -127,7 +80,7 @@ def cross_layer(run: Run) -> tuple[Arrays, Report]:
     model, texts = _model_and_texts(run, run.params.model)
     as_mamba(model.subject)
     kl = _causal_of(run, model, texts)["kl"]
-    arrays, report = measure(model, texts, kl, run.params, _rng(run, 4))
+    arrays, report = measure(model, texts, kl, run.params, run.rng(4))
     _save(run, "cross_layer", model, report, arrays)
     total, null = report["influence"]["total"], report["influence"]["null"]
     if model.n_layers > 1:
@@ -157,11 +110,11 @@ def attention(run: Run) -> tuple[Arrays, Report]:
         name: np.argsort(-found[name][rank_rows].mean(axis=0), axis=1, kind="stable")
         for name in params.attention_methods
     }
-    orders["fisher"] = fisher_order(model, texts.rows(rank_rows), params, _rng(run, 5))
+    orders["fisher"] = fisher_order(model, texts.rows(rank_rows), params, run.rng(5))
     means = neuron_means(model, texts, params.batch_size)
-    faithful = faithfulness(model, texts.rows(rows), orders, params, means, _rng(run, 6))
+    faithful = faithfulness(model, texts.rows(rows), orders, params, means, run.rng(6))
     attention_data = {"reconstruction_error": errors, "faithfulness": faithful, **texts.described()}
-    report = {"attention_data": attention_data, **attention_summary(found, params, _rng(run, 7))}
+    report = {"attention_data": attention_data, **attention_summary(found, params, run.rng(7))}
     arrays = {f"{name}/importance": values for name, values in found.items()} | {"maps": maps}
     _save(run, "attention", model, report, arrays)
     for method in params.attention_methods:
@@ -194,7 +147,7 @@ def sparsity(run: Run) -> dict[str, tuple[Arrays, Report]]:
         )
         report: Report = {"layers": {str(layer): {} for layer in layers}, **texts.described()}
         arrays: Arrays = {}
-        rng = _rng(run, 8)
+        rng = run.rng(8)
         for (kind, layer), stream in streams.items():
             found, of_stream = summarise(
                 stream,
@@ -228,9 +181,9 @@ def efficiency(run: Run) -> dict[str, tuple[Arrays, Report]]:
     results = {}
     for model, texts in _models_and_texts(run):
         rank_rows, rows = halves(texts)
-        whole = whole_model(model, texts.rows(rank_rows), run.params, _rng(run, 9), measures=("kl",))
+        whole = whole_model(model, texts.rows(rank_rows), run.params, run.rng(9), measures=("kl",))
         means = neuron_means(model, texts, run.params.batch_size)
-        curve = functional_curve(model, texts.rows(rows), whole.mean_kl, run.params, means, _rng(run, 10))
+        curve = functional_curve(model, texts.rows(rows), whole.mean_kl, run.params, means, run.rng(10))
         report = {
             **seeds_efficiency(measure(model, texts, run.params), run.params),
             "functional": curve,
@@ -264,9 +217,9 @@ def compare(run: Run) -> tuple[Arrays, Report]:
             "do not compare; choose a pair that shares one, or say --own-tokens"
         )
     ours, theirs = (load_texts(model.subject, params) for model in (first, second))
-    arrays, report = measure(of_one(first, ours, params), of_one(second, theirs, params), params, _rng(run, 11))
-    report |= {"same_tokens": differ is None, **ours.described()}
-    _save(run, "compare", first, report, arrays, name=f"{first.name}_{second.name}")
+    arrays, report = measure(of_one(first, ours, params), of_one(second, theirs, params), params, run.rng(11))
+    report |= {"model_hash": first.subject.hash, "same_tokens": differ is None, **ours.described()}
+    run.save("compare", f"{first.name}_{second.name}", report, arrays)
     gini = report["sparsity"]["gini"]["difference"]
     click.echo(
         f"{first.name} - {second.name}: Gini {gini['value']:+.3f} [{gini['ci'][0]:+.3f}, {gini['ci'][1]:+.3f}], "
@@ -329,11 +282,5 @@ def _fingerprint(run: Run, model: "Model", texts: "Texts") -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _save(run: Run, command: str, model: "Model", report: Report, arrays: Arrays, *, name: str | None = None) -> None:
-    stem = f"{command}_{name or model.name}"
-    save_arrays(run.place("scores", command) / f"{stem}.npz", arrays)
-    save_json(run.place("metrics", command) / f"{stem}.json", {"model_hash": model.subject.hash, **report})
-
-
-def _rng(run: Run, purpose: int) -> np.random.Generator:
-    return np.random.default_rng([run.params.seed, purpose])
+def _save(run: Run, command: str, model: "Model", report: Report, arrays: Arrays) -> None:
+    run.save(command, model.name, {"model_hash": model.subject.hash, **report}, arrays)

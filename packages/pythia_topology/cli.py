@@ -56,12 +56,13 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
     @wraps(command)
     def call(**options: Any) -> None:
         from pythia_topology import workflow
+        from pythia_topology.study import prepare
 
         options.pop("memory_saver")
         only_print = options.pop("print_prompts")
         if (one := options.pop("model")) is not None:
             options["models"] = (*options["models"], one)
-        run = workflow.prepare(options.pop("profile"), options.pop("out"), **options)
+        run = prepare(options.pop("profile"), options.pop("out"), **options)
         if only_print:
             workflow.print_prompts(run)
             return

@@ -1,59 +1,21 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/pythia_topology. With
-any option of its own it is an experiment: it writes flat into `out`, and what it needs and does not find there it
-computes first. Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from interp_core.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
-from pythia_topology.params import PythiaTopology
+from interp_core.model_spec import short_name
+from pythia_topology.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
     from interp_core.models import Subject
     from interp_core.stimuli import Prompts
-
-Arrays = dict[str, np.ndarray]
-Report = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One call of a command: its settings, the models it may name, and where it writes."""
-
-    params: PythiaTopology
-    known: dict[str, ModelSpec]
-    out: Path | None  # None: a stage of the pipeline
-
-    def place(self, kind: str, command: str) -> Path:
-        """The folder for a command's `scores`, `metrics` or `figures`."""
-        return self.out or project_root() / "data" / "pythia_topology" / kind / command
-
-    @property
-    def names(self) -> list[str]:
-        """Short names of the models, as in file names."""
-        return [short_name(model) for model in self.params.models]
-
-
-def prepare(profile: str | None, out: Path | None, **overrides: Any) -> Run:
-    """Settings from the profile and the options given; any option makes it an experiment."""
-    given = {key: value for key, value in overrides.items() if value not in (None, ())}
-    if out is None and (given or profile is not None):
-        out = Path("outputs") / "pythia_topology"
-    params = read_section("pythia_topology", PythiaTopology, profile, **given)
-    run = Run(params, catalogue(profile), out)
-    if again := sorted({name for name in run.names if run.names.count(name) > 1}):
-        raise InputError(f"two models would write files of the name {again[0]}: rename a folder, or use two --out")
-    return run
 
 
 def profile(run: Run) -> dict[str, tuple[Arrays, Report]]:
@@ -96,7 +58,7 @@ def nulls(run: Run) -> dict[str, tuple[Arrays, Report]]:
         arrays = _scores(run, model)
         heads = evidence(arrays, "repeated_tokens")
         untrained = arrays["untrained/excess_prefix_matching"]
-        report = nulls_summary(heads, untrained, _rng(run, 10), **_test_settings(run))
+        report = nulls_summary(heads, untrained, run.rng(10), **_test_settings(run))
         report = {"name": name, "seed": run.params.seed, **report}
         save_json(run.place("metrics", "nulls") / f"nulls_{name}.json", report)
         best = report["permute_summary"]["p_max"]
@@ -112,11 +74,11 @@ def crosssize(run: Run, *, several: bool = False) -> Report:
 
     if not several and len(run.params.models) != 2:  # a stage: the smallest and the largest
         ends = (run.params.models[0], run.params.models[-1])
-        run = Run(run.params.model_copy(update={"models": ends}), run.known, run.out)
+        run = replace(run, params=run.params.model_copy(update={"models": ends}))
     models = {name: _scores(run, model) for model, name in zip(run.params.models, run.names, strict=True)}
     report = crosssize_summary(
         {name: evidence(arrays, "repeated_tokens") for name, arrays in models.items()},
-        _rng(run, 11),
+        run.rng(11),
         margin=run.params.equivalence_margin,
         equivalence_alpha=0.05,
         grid_points=101,
@@ -139,7 +101,7 @@ def lagbuckets(run: Run) -> dict[str, Report]:
         report = lags_summary(
             evidence(arrays, "spaced_pairs"),
             arrays["prompts/spaced_pairs/lag"],
-            _rng(run, 12),
+            run.rng(12),
             split=run.params.split_lag,
             **_test_settings(run),
         )
@@ -158,7 +120,7 @@ def causal(run: Run) -> dict[str, tuple[Arrays, Report]]:
         excess = _scores(run, model)["excess_prefix_matching"]
         subject, prompts = _repeated(run, model)
         report, arrays = intervene.causal(subject, prompts, excess, run.params)
-        _save(run, "causal", name, report, arrays)
+        run.save("causal", name, report, arrays)
         click.echo(f"{name}: {report['verdict']}")
         found[name] = (arrays, report)
     return found
@@ -173,7 +135,7 @@ def composition(run: Run) -> dict[str, tuple[Arrays, Report, Arrays]]:
         scores = _scores(run, model)
         subject, prompts = _repeated(run, model)
         report, arrays = compose(subject, prompts, scores["excess_prefix_matching"], run.params)
-        _save(run, "composition", name, report, arrays)
+        run.save("composition", name, report, arrays)
         click.echo(f"{name}: {report['verdict']}")
         found[name] = (arrays, report, scores)
     return found
@@ -190,7 +152,7 @@ def emergence(run: Run) -> dict[str, tuple[Arrays, Report]]:
         subject, prompts = _repeated(run, model)
         used = first_prompts(prompts, run.params.causal_sequences)
         report, arrays = emerge(subject, spec_of(model, run.known), used, run.params)
-        _save(run, "emergence", name, report, arrays)
+        run.save("emergence", name, report, arrays)
         found[name] = (arrays, report)
         click.echo(f"{name}: {report['verdict']}")
     return found
@@ -222,13 +184,11 @@ def _measure(run: Run, model: str) -> tuple[Arrays, Report]:
     name = subject.name
     prompts = stimuli(subject, run.params)
     arrays = score_arrays(subject, prompts, run.params)
-    summary = layer_profile_summary(
-        evidence(arrays, "repeated_tokens"), _rng(run, 13), splits=100, **_test_settings(run)
-    )
+    summary = layer_profile_summary(evidence(arrays, "repeated_tokens"), run.rng(13), splits=100, **_test_settings(run))
     behaviour = {}
     for family, of_family in prompts.items():
         accuracy = mean_interval(
-            arrays[f"prompts/{family}/accuracy"], _rng(run, 14), resamples=run.params.bootstrap_resamples
+            arrays[f"prompts/{family}/accuracy"], run.rng(14), resamples=run.params.bootstrap_resamples
         )
         behaviour[family] = {
             "n": len(of_family.tokens),
@@ -283,11 +243,6 @@ def _repeated(run: Run, model: str) -> "tuple[Subject, Prompts]":
     return subject, stimuli(subject, only)["repeated_tokens"]
 
 
-def _save(run: Run, command: str, name: str, report: dict[str, Any], arrays: Arrays) -> None:
-    save_arrays(run.place("scores", command) / f"{command}_{name}.npz", arrays)
-    save_json(run.place("metrics", command) / f"{command}_{name}.json", report)
-
-
 def _test_settings(run: Run) -> dict[str, Any]:
     params = run.params
     return {
@@ -298,10 +253,6 @@ def _test_settings(run: Run) -> dict[str, Any]:
         "smallest_effect": params.smallest_excess,
         "resamples": params.bootstrap_resamples,
     }
-
-
-def _rng(run: Run, purpose: int) -> np.random.Generator:
-    return np.random.default_rng([run.params.seed, purpose])
 
 
 def _sentence(report: dict[str, Any]) -> str:

@@ -113,12 +113,12 @@ def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch
 
 
 def _locked(lock: Path, deadline: float) -> TextIO:
-    """The lock's file, open and locked until it is closed. InputError when another process still has it at `deadline`."""
+    """The lock's file, locked until it is closed. InputError when another process still has it at `deadline`."""
     while True:
         held = lock.open("a+")
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A trainer that ends removes its lock: who opened the file before that has locked what nobody else will see.
+            # A trainer that ends removes its lock: who opened it before that has locked a file that nobody else sees.
             if os.path.samestat(os.fstat(held.fileno()), lock.stat()):
                 return held
         except (BlockingIOError, FileNotFoundError):

@@ -14,18 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, reduce
 from jaxtyping import Int
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from interp_core.checkpoints import Resumed, Scratch, checkpoint_steps
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.lm_recipe import Recipe
 from interp_core.progress import Bar, training_bar
 from interp_core.tracking import Run
 
@@ -60,36 +59,6 @@ class Diverged(InputError):
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
         self.history = history
-
-
-class Recipe(Params):
-    """How a model is trained, whatever it is trained on."""
-
-    steps: PositiveInt  # updates
-    learning_rate: PositiveFloat  # at the end of the warm-up
-    final_share: float = Field(ge=0, le=1)  # of the learning rate, at the end of the cosine
-    warmup: NonNegativeInt  # steps of linear rise
-    betas: tuple[float, float]  # AdamW (Loshchilov & Hutter 2019)
-    weight_decay: NonNegativeFloat  # of matrices; vectors, convolutions and marked parameters have none
-    clip: PositiveFloat  # largest norm of the gradient
-    precision: Literal["fp32", "bf16"]
-    device: Literal["cpu", "auto"]  # auto: CUDA where there is one
-    threads: PositiveInt  # CPU threads of torch in one process; sums, and so the last bits, depend on it
-    checkpoint_every: PositiveInt  # steps between kept weights, beside the powers of two
-    checkpoint_also: tuple[NonNegativeInt, ...]  # more steps at which weights are kept: where the change is fast
-    save_seconds: NonNegativeFloat  # between two saves of the state to resume from
-
-    @model_validator(mode="after")
-    def _warm_before_end(self) -> "Recipe":
-        if self.warmup >= self.steps:
-            raise ValueError(f"warmup ({self.warmup}) must be shorter than steps ({self.steps})")
-        return self
-
-    def rate(self, step: int) -> float:
-        """Learning rate of the update after `step` updates: linear warm-up, then a cosine to final_share."""
-        rising = min(1.0, (step + 1) / max(1, self.warmup))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
-        return self.learning_rate * rising * (self.final_share + (1 - self.final_share) * cosine)
 
 
 def train(

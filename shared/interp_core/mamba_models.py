@@ -13,6 +13,7 @@ from torch import nn
 
 from interp_core import (
     checkpoints,
+    lm_recipe,
     lm_training,
     mamba,
     native,
@@ -27,7 +28,8 @@ from interp_core import (
 from interp_core.artifacts import array_sha256
 from interp_core.corpus import Corpus
 from interp_core.errors import InputError
-from interp_core.lm_training import Moment, Recipe
+from interp_core.lm_recipe import Recipe
+from interp_core.lm_training import Moment
 from interp_core.params import Params
 from interp_core.recall_mixture import RecallMixture, RecallSource
 from interp_core.reference_models import (
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 STAGE = "mamba_models"
 CODE = (
     checkpoints,
+    lm_recipe,
     lm_training,
     mamba,
     native,

@@ -15,12 +15,13 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from interp_core import attention, checkpoints, lm_training, native, repeat_mixture, scores, stimuli
+from interp_core import attention, checkpoints, lm_recipe, lm_training, native, repeat_mixture, scores, stimuli
 from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.corpus import END_OF_TEXT, Corpus
 from interp_core.errors import InputError
-from interp_core.lm_training import BatchSource, Evaluation, History, Moment, Recipe, train
+from interp_core.lm_recipe import Recipe
+from interp_core.lm_training import BatchSource, Evaluation, History, Moment, train
 from interp_core.params import Params
 from interp_core.repeat_mixture import Mixture, MixtureSource
 from interp_core.stimuli import Prompts, Vocabulary
@@ -34,6 +35,7 @@ STAGE = "reference_models"
 CODE = (
     attention,
     checkpoints,
+    lm_recipe,
     lm_training,
     native,
     repeat_mixture,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The profiles in a folder of this process: tests side by side train the same runs, each in a scratch of its own."""
+    """A project of this process: tests that run side by side train the same runs, each in a scratch of its own."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copytree(ROOT / "profiles", folder / "profiles")

@@ -19,7 +19,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaFo
 from interp_core.artifacts import load_weights
 from interp_core.checkpoints import Scratch, checkpoint_name, checkpoint_steps, fingerprint, scratch
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED, Batch, Diverged, History, Moment, Recipe, parameter_groups, train
+from interp_core.lm_recipe import Recipe
+from interp_core.lm_training import IGNORED, Batch, Diverged, History, Moment, parameter_groups, train
 from interp_core.tracking import Run
 
 VOCABULARY = 40

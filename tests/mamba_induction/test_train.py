@@ -13,7 +13,8 @@ import torch
 from interp_core.artifacts import load_json
 from interp_core.corpus import read_documents
 from interp_core.errors import InputError
-from interp_core.lm_training import Diverged, Moment, Recipe, train
+from interp_core.lm_recipe import Recipe
+from interp_core.lm_training import Diverged, Moment, train
 from interp_core.loading import load_model, subject_of
 from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.model_spec import ModelSpec

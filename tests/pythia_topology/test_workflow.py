@@ -11,9 +11,9 @@ import small_project
 from interp_core.artifacts import load_arrays, load_json
 from interp_core.errors import InputError
 from interp_core.params import read_section
-from pythia_topology import workflow
 from pythia_topology.model import READ_LATER, fingerprint
 from pythia_topology.params import PythiaTopology
+from pythia_topology.study import prepare
 from small_project import induct
 
 ROOT = Path(__file__).parents[2]
@@ -77,21 +77,21 @@ def test_a_model_of_one_layer_has_nothing_to_compose(project: Path, tmp_path: Pa
 
 @pytest.mark.usefixtures("project")
 def test_options_reach_the_settings_and_the_rest_is_the_profile(tmp_path: Path) -> None:
-    run = workflow.prepare(None, tmp_path, models=("toy",), n_sequences=9, lag_values=(2, 3), task_types=("ABAB",))
+    run = prepare(None, tmp_path, models=("toy",), n_sequences=9, lag_values=(2, 3), task_types=("ABAB",))
     assert run.params.models == ("toy",)
     assert (run.params.n_sequences, run.params.lag_values, run.params.task_types) == (9, (2, 3), ("spaced_pairs",))
     untouched = {"models", "n_sequences", "lag_values", "task_types"}
     profile = read_section("pythia_topology", PythiaTopology)
     assert run.params.model_dump(exclude=untouched) == profile.model_dump(exclude=untouched)
-    assert workflow.prepare(None, tmp_path, seed=None, revisions=()).params == profile
+    assert prepare(None, tmp_path, seed=None, revisions=()).params == profile
 
 
 @pytest.mark.usefixtures("project")
 def test_two_models_never_share_their_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two models would write files of the name toy"):
-        workflow.prepare(None, tmp_path, models=("toy", "elsewhere/toy"))
+        prepare(None, tmp_path, models=("toy", "elsewhere/toy"))
     with pytest.raises(InputError, match="name model"):
-        workflow.prepare(None, tmp_path, models=("lab/model@step1", "lab/model@step2"))
+        prepare(None, tmp_path, models=("lab/model@step1", "lab/model@step2"))
 
 
 # What scores depend on
@@ -105,7 +105,7 @@ def test_the_fingerprint_leaves_out_what_the_profile_stage_does_not_read() -> No
 
 @pytest.mark.usefixtures("project")
 def test_the_fingerprint_changes_with_what_scores_depend_on_and_with_nothing_else() -> None:
-    run = workflow.prepare(None, None)
+    run = prepare(None, None)
     first = fingerprint("toy", run.known, run.params)
     assert fingerprint("taller", run.known, run.params) != first
     for change in ({"seed": 1}, {"period": 9}, {"dtype": "bfloat16"}, {"smallest_excess": 0.1}):
