@@ -71,7 +71,7 @@ def compute_QK_circuit(
 ) -> Float[Tensor, "row row"]:
     """W_Q R W_K^T / sqrt(d_head): bilinear form of pre-softmax scores. `angles` turn the query, which stands that much
     later than the key (`distance_angles`); None without rotary positions."""
-    return (W_Q if angles is None else turned(W_Q, angles)) @ W_K.T / W_Q.shape[-1] ** 0.5
+    return (W_Q if angles is None else turned(W_Q, angles.cos(), angles.sin())) @ W_K.T / W_Q.shape[-1] ** 0.5
 
 
 def distance_angles(model: CursiveTransformer, distance: int) -> Float[Tensor, " pair"] | None:

@@ -65,7 +65,8 @@ class Seat:
         if self.model.shape.positions == "learned" or self.reads == "v":
             return weights
         sign = 1 if self.reads == "k" else -1
-        return turned(weights, (sign * distance * self.model.frequencies()).to(weights.dtype))
+        angles = (sign * distance * self.model.frequencies()).to(weights.dtype)
+        return turned(weights, angles.cos(), angles.sin())
 
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
         """W_E."""

@@ -40,12 +40,20 @@ class Output(NamedTuple):
     logits: Float[Tensor, "row position vocab"]
 
 
+class TextRead(NamedTuple):
+    """What cross-attention reads of a text."""
+
+    layers: list[tuple[Tensor, Tensor]]  # keys and values, each [row, head, character, d_head]
+    mask: Float[Tensor, "row 1 1 character"] | None
+
+
 @dataclass
 class Cache:
-    """Keys and values of a growing row, so that a new token costs one position."""
+    """Keys and values of a growing row and of its text, so that a new token costs one position."""
 
     keys: Float[Tensor, "layer row head position d_head"]
     values: Float[Tensor, "layer row head position d_head"]
+    text: "TextRead | None" = None  # from the first call on
     length: int = 0  # positions filled
 
 
@@ -101,7 +109,7 @@ class CursiveTransformer(nn.Module):
         cache: Cache | None = None,
     ) -> Output:
         """Logits at t predict the token at t + 1. Without a text, the empty one. `use_cache` is for callers that name
-        it; a `cache` is filled and must be empty or be given one token at a time.
+        it; a `cache` is filled and must be empty or be given one token at a time. It keeps the text of its first call.
 
         InputError for a row longer than the context, a text longer than the model reads, or ids it does not know.
         """
@@ -111,13 +119,13 @@ class CursiveTransformer(nn.Module):
         x = self.embed(input_ids)
         if self.place is not None:
             x = x + self.place.weight[start : start + input_ids.shape[1]]
-        memory, mask = self.read_text(text, len(input_ids))
-        angles = self.angles(start, input_ids.shape[1])
+        read = cache.text if cache is not None and cache.text is not None else self._cross_read(text, len(input_ids))
+        rotation = self.rotation(start, input_ids.shape[1])
         for number, block in enumerate(self.layers):
             past = None if cache is None else (cache.keys[number], cache.values[number])
-            x = block(x, angles, block.cross_attention.keys_values(memory), mask, past, start)
+            x = block(x, rotation, read.layers[number], read.mask, past, start)
         if cache is not None:
-            cache.length = start + input_ids.shape[1]
+            cache.text, cache.length = read, start + input_ids.shape[1]
         return Output(self.unembed(self.norm(x)))
 
     def read_text(
@@ -137,12 +145,15 @@ class CursiveTransformer(nn.Module):
         hidden[:, 0] = False
         return memory, torch.zeros_like(hidden, dtype=memory.dtype).masked_fill(hidden, -torch.inf)[:, None, None]
 
-    def angles(self, start: int, positions: int) -> Float[Tensor, "position pair"] | None:
-        """Rotary angles, radians; None with learned positions."""
+    def rotation(
+        self, start: int, positions: int
+    ) -> tuple[Float[Tensor, "position pair"], Float[Tensor, "position pair"]] | None:
+        """Cosine and sine of the rotary angles; None with learned positions."""
         if self.shape.positions == "learned":
             return None
         at = torch.arange(start, start + positions, device=self.device, dtype=torch.float64)
-        return (at[:, None] * self.frequencies().to(self.device)).to(self.embed.weight.dtype)
+        angles = (at[:, None] * self.frequencies().to(self.device)).to(self.embed.weight.dtype)
+        return angles.cos(), angles.sin()
 
     def frequencies(self) -> Float[Tensor, " pair"]:
         """Rotary frequencies, radians a token, float64."""
@@ -191,6 +202,10 @@ class CursiveTransformer(nn.Module):
     def out_weights(self, layer: int, kind: Kind) -> Float[Tensor, "head d_head d_model"]:
         """W_O of each head."""
         return rearrange(self.attention(layer, kind).out.weight, "d (head e) -> head e d", head=self.n_heads)
+
+    def _cross_read(self, text: Int[Tensor, "row character"] | None, rows: int) -> TextRead:
+        memory, mask = self.read_text(text, rows)
+        return TextRead([block.cross_attention.keys_values(memory) for block in self.layers], mask)
 
     def _check(self, ids: Tensor, start: int) -> None:
         if start + ids.shape[1] > self.shape.context:

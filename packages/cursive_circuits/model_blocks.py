@@ -95,13 +95,14 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "row position d_model"],
-        angles: Float[Tensor, "position pair"] | None,
+        rotation: tuple[Float[Tensor, "position pair"], Float[Tensor, "position pair"]] | None,
         text: tuple[Tensor, Tensor],
         mask: Float[Tensor, "row 1 1 character"] | None,
         past: tuple[Tensor, Tensor] | None,
         length: int,
     ) -> Float[Tensor, "row position d_model"]:
-        """The residual stream after this block. `text` is its cross keys and values, `past` its part of a cache."""
+        """The residual stream after this block. `rotation` turns queries and keys (cosines, sines), `text` is its cross
+        keys and values, `past` its part of a cache."""
         attention, read = self.self_attention, self.self_norm(x)
         query, (key, value) = attention.queries(read), attention.keys_values(read)
         for (head, reads), part in self.without.items():
@@ -112,8 +113,8 @@ class Block(nn.Module):
                 k, v = attention.keys_values(other)
                 key = _with_head(key, head, k) if reads == "k" else key
                 value = _with_head(value, head, v) if reads == "v" else value
-        if angles is not None:
-            query, key = turned(query, angles), turned(key, angles)
+        if rotation is not None:
+            query, key = turned(query, *rotation), turned(key, *rotation)
         if past is not None:
             end = length + x.shape[1]
             past[0][:, :, length:end], past[1][:, :, length:end] = key, value
@@ -128,8 +129,9 @@ def _with_head(heads: Tensor, head: int, other: Tensor) -> Tensor:
     return torch.cat([heads[:, :head], other[:, head : head + 1], heads[:, head + 1 :]], dim=1)
 
 
-def turned(x: Float[Tensor, "*lead d_head"], angles: Float[Tensor, "*angles pair"]) -> Float[Tensor, "*lead d_head"]:
+def turned(
+    x: Float[Tensor, "*lead d_head"], cosine: Float[Tensor, "*angles pair"], sine: Float[Tensor, "*angles pair"]
+) -> Float[Tensor, "*lead d_head"]:
     """Dimensions i and i + d_head / 2 turned by the angle of pair i."""
-    cosine, sine = angles.cos(), angles.sin()
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

@@ -1,4 +1,8 @@
-"""One call of a command: its settings and its folder, with the places of its files."""
+"""One call of a command: its settings and its folder, with the places of its files.
+
+A study lives in one folder: bank, runs, scores, metrics, figures. Called bare, a command is a stage of the pipeline and
+the folder is data/cursive_circuits; with --profile or --out it is an experiment and the folder is --out.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

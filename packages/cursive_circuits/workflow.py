@@ -1,8 +1,6 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-A study lives in one folder: bank, runs, scores, metrics, figures. Called bare, a command is a stage of the pipeline and
-the folder is data/cursive_circuits; with --profile or --out it is an experiment and the folder is --out. Each function
-imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
 """
 
 from typing import TYPE_CHECKING

@@ -27,6 +27,7 @@ from cursive_circuits.params import CursiveCircuits
 from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
 from interp_core.lm_training import IGNORED
+from interp_core.params import read_section
 from interp_core.stimuli import oracle
 from small_strokes import ALPHABET
 
@@ -72,6 +73,17 @@ def test_the_default_bank_is_the_same_every_time_and_written_by_several_hands(
         slants.setdefault(item.author, []).append((down[:, 0] * down[:, 1]).sum() / (down[:, 1] ** 2).sum())
     means = [np.mean(values) for values in slants.values()]
     assert np.ptp(means) > 2 * np.std(slants[items[0].author]) / np.sqrt(len(slants[items[0].author]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["laptop", "long", "paper"])
+def test_every_profiles_bank_is_large_enough_fits_its_model_and_does_not_drift(profile: str) -> None:
+    settings = read_section("cursive_circuits", CursiveCircuits, profile)
+    context = settings.configurations[settings.handwriting.configuration].context
+    report = bank_report(list(write_bank(settings.bank.script)), settings.tokens, context)
+    assert report["items"] >= 3000
+    assert report["writers"] >= 3
+    assert report["largest_drift"] <= 0.005
 
 
 def test_a_simplified_stroke_is_within_its_tolerance() -> None:
