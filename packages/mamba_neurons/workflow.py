@@ -218,8 +218,8 @@ def compare(run: Run) -> tuple[Arrays, Report]:
         )
     ours, theirs = (load_texts(model.subject, params) for model in (first, second))
     arrays, report = measure(of_one(first, ours, params), of_one(second, theirs, params), params, run.rng(11))
-    report |= {"model_hash": first.subject.hash, "same_tokens": differ is None, **ours.described()}
-    run.save("compare", f"{first.name}_{second.name}", report, arrays)
+    report |= {"same_tokens": differ is None, **ours.described()}
+    run.save("compare", f"{first.name}_{second.name}", {"model_hash": first.subject.hash, **report}, arrays)
     gini = report["sparsity"]["gini"]["difference"]
     click.echo(
         f"{first.name} - {second.name}: Gini {gini['value']:+.3f} [{gini['ci'][0]:+.3f}, {gini['ci'][1]:+.3f}], "
