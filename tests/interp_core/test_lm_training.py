@@ -218,27 +218,28 @@ def test_kept_steps_are_log_spaced_with_even_ones_between() -> None:
     assert checkpoint_steps(8, every=100, also=[3, 9]) == [0, 1, 2, 3, 4, 8]
 
 
-def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project's folder, and the working directory."""
     (tmp_path / "params.yaml").write_text("profile: x\n")
     (tmp_path / "profiles").mkdir()
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(project: Path) -> None:
     with scratch("stage", "mark") as first:
-        assert first.folder == tmp_path / ".scratch" / "stage" / "mark"
+        assert first.folder == project / ".scratch" / "stage" / "mark"
         with pytest.raises(InputError, match=r"already training.*mark\.lock"), scratch("stage", "mark", patience=0.0):
             pass
         with scratch("stage", "other", patience=0.0):
             pass
-    assert list((tmp_path / ".scratch" / "stage").iterdir()) == []
+    assert list((project / ".scratch" / "stage").iterdir()) == []
 
 
 def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "params.yaml").write_text("profile: x\n")
-    (tmp_path / "profiles").mkdir()
-    monkeypatch.chdir(tmp_path)
     ending, flock = ExitStack(), fcntl.flock
 
     def end_first(file: TextIO, how: int) -> None:
@@ -253,13 +254,11 @@ def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
         scratch("stage", "mark", patience=0.0),
     ):
         pass
-    assert list((tmp_path / ".scratch" / "stage").iterdir()) == []
+    assert list((project / ".scratch" / "stage").iterdir()) == []
 
 
-def test_a_failed_training_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "params.yaml").write_text("profile: x\n")
-    (tmp_path / "profiles").mkdir()
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("project")
+def test_a_failed_training_keeps_its_folder() -> None:
     with pytest.raises(InputError), scratch("stage", "mark") as held:
         raise InputError("x")
     assert held.folder.is_dir()
@@ -267,12 +266,7 @@ def test_a_failed_training_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.
         pass
 
 
-def test_what_a_killed_trainer_was_writing_is_gone_when_the_next_one_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "params.yaml").write_text("profile: x\n")
-    (tmp_path / "profiles").mkdir()
-    monkeypatch.chdir(tmp_path)
+def test_what_a_killed_trainer_was_writing_is_gone_when_the_next_one_starts(project: Path) -> None:
     killed = """
 import os, signal
 from interp_core.artifacts import replacing
@@ -282,7 +276,7 @@ with scratch("stage", "mark") as held, replacing(held.checkpoints / checkpoint_n
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
-    checkpoints = tmp_path / ".scratch" / "stage" / "mark" / "checkpoints"
+    checkpoints = project / ".scratch" / "stage" / "mark" / "checkpoints"
     assert len(list(checkpoints.iterdir())) == 1
     with scratch("stage", "mark") as held:
         assert list(held.checkpoints.iterdir()) == []
