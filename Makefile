@@ -14,10 +14,10 @@ repro: .venv/installed
 	@dvc repro
 
 test: .venv/installed
-	@pytest -m "not slow and not hub and not cuda" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@python -m interp_core.processor pytest -m "not slow and not hub and not cuda" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed
-	@pytest -m "slow or hub or cuda"
+	@python -m interp_core.processor pytest -m "slow or hub or cuda"
 
 check: .venv/installed
 	@ruff format --check . && ruff check . && basedpyright

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from interp_core import processor
 from interp_core.artifacts import load_weights, remove_unfinished, save_weights
 from interp_core.errors import InputError
 from interp_core.params import project_root
@@ -33,8 +34,9 @@ def checkpoint_name(step: int) -> str:
 
 
 def fingerprint(*parts: Any, code: list[Path]) -> str:
-    """Hex digest of params, data hashes and source files: whoever changes one of them starts afresh."""
-    digest = hashlib.sha256(json.dumps([*parts, torch.__version__], sort_keys=True, default=str).encode())
+    """Hex digest of params, data hashes, source files and instructions: whoever changes one of them starts afresh."""
+    ground = [torch.__version__, processor.instructions()]
+    digest = hashlib.sha256(json.dumps([*parts, *ground], sort_keys=True, default=str).encode())
     for path in code:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from interp_core import processor
 from interp_core.errors import InputError
 
 # What is wrong with a disk or a folder, not with the program.
@@ -54,11 +55,16 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group whose commands report bad input in one line with exit code 2."""
+    """A group whose commands compute with the same instructions everywhere (processor.py), and report bad input in one
+    line with exit code 2."""
 
     command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
+        # Before the command's body imports PyTorch and NumPy: they look at their environment only then.
+        if (differs := processor.settle()) is not None:
+            click.echo(f"note: {differs}", err=True)
+
         try:
             return super().invoke(ctx)
         except InputError as problem:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from interp_core import processor
 from interp_core.artifacts import file_sha256
 from interp_core.params import project_root
 
@@ -69,8 +70,8 @@ def tracked_run(
 ) -> Iterator[Run]:
     """A run for the length of the block, on the main process only (RANK 0).
 
-    Its config is the given one with git_revision and dvc_lock_sha256 (None where there is none). Failed online: one
-    warning, then offline.
+    Its config is the given one with git_revision and dvc_lock_sha256 (None where there is none) and the processor's
+    instructions. Failed online: one warning, then offline.
     """
     chosen = mode() if os.environ.get("RANK", "0") == "0" else "disabled"
     if chosen == "disabled":
@@ -92,10 +93,19 @@ def tracked_run(
 
 
 def provenance() -> dict[str, str | None]:
-    """What ties a run to its code and data: git revision (`+` when files differ from it) and hash of dvc.lock."""
+    """What ties a run to its code, data and processor.
+
+    git revision (`+` when files differ from it), hash of dvc.lock, and the instructions computed with ("avx2" as
+    everywhere, or "native": numbers are this processor's own).
+    """
     root = project_root()
     lock = root / "dvc.lock"
-    return {"git_revision": _git_revision(root), "dvc_lock_sha256": file_sha256(lock) if lock.is_file() else None}
+
+    return {
+        "git_revision": _git_revision(root),
+        "dvc_lock_sha256": file_sha256(lock) if lock.is_file() else None,
+        "instructions": processor.instructions(),
+    }
 
 
 def _git_revision(root: Path) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
+from interp_core import processor
 from interp_core.errors import InputError
 
 Task = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]  # a module-level function and its arguments
@@ -77,6 +78,7 @@ def _check(worker: _Worker) -> None:
 
 def _work(task: Task, slot: int, problem: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    processor.settle()  # the environment is the parent's; what it told MKL is not inherited
     function, arguments, keywords = task
     try:
         function(*arguments, position=slot, **keywords)
