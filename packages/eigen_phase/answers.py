@@ -51,7 +51,8 @@ def _over_trainings(name: str, found: Report | None, says: str) -> Answer:
         says = f"{says}; one training, so no interval"
 
     low, high = ends(found["ci"])
-    return Answer(name, found["value"], low, high, found["n"], "trainings", says)
+    unit = "training" if found["n"] == 1 else "trainings"
+    return Answer(name, found["value"], low, high, found["n"], unit, says)
 
 
 def _arm(name: str, arm: str, arms: list[Report]) -> Answer:
@@ -64,7 +65,7 @@ def _arm(name: str, arm: str, arms: list[Report]) -> Answer:
         f"nats in {farthest['steps']} steps {arm} the top {farthest['k']} eigenvectors,"
         f" {farthest['name']}; one training, so no interval"
     )
-    return Answer(name, farthest["change_of_pattern_loss"][arm], None, None, 1, "trainings", says)
+    return Answer(name, farthest["change_of_pattern_loss"][arm], None, None, 1, "training", says)
 
 
 def _clamped(clamped: Report) -> Answer:

@@ -76,5 +76,5 @@ def _least_harm(ablations: list[Report]) -> Answer:
         *ends(accuracy["top_ci"]),
         n=least["n"],
         unit="prompts",
-        says=f"accuracy without the best {least['top_k']} heads, {least['name']}: the least of all",
+        says=f"accuracy, top {least['top_k']} heads ablated, {least['name']}: the least of all",
     )

@@ -18,7 +18,7 @@ def test_claims_about_all_sizes_rest_on_the_weakest(tmp_path: Path) -> None:
     assert (difference.value, difference.low, difference.high) == (-0.042, -0.052, -0.032)
     assert difference.says == says
 
-    says = "accuracy without the best 3 heads, tall: the least of all"
+    says = "accuracy, top 3 heads ablated, tall: the least of all"
     assert (harm.value, harm.n, harm.says) == (-0.53, 12, says)
 
 
