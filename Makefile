@@ -12,6 +12,7 @@ PYTHON ?= python3
 
 repro: .venv/installed
 	@dvc repro
+	@induction-lab answers --compare
 
 test: .venv/installed
 	@python -m interp_core.processor pytest -m "not slow and not hub and not cuda" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -91,6 +91,8 @@ def files_of_command(command: str) -> set[Path]:
         return closure({"interp_core.reference_models"})
     if (program, name) == ("induction-lab", "mamba-models"):
         return closure({"interp_core.mamba_models"})
-    if name == "figures":
-        return closure({f"{WORKFLOW_OF[program].partition('.')[0]}.figures"})
+    if (program, name) == ("induction-lab", "answers"):
+        return closure({"interp_core.answers"})
+    if name in ("figures", "answers"):
+        return closure({f"{WORKFLOW_OF[program].partition('.')[0]}.{name}"})
     return reached_from(WORKFLOW_OF[program], command)

@@ -18,12 +18,23 @@ from mamba_neurons.params import MambaNeurons
 from pythia_topology.params import PythiaTopology
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ANSWERS = [stage for stage in STAGES if STAGES[stage]["cmd"].endswith(" answers")]
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 
 
 def names(entries: list) -> set[str]:
     """Paths of dependencies or outputs, with or without settings of their own."""
     return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+
+
+def stages_of(*programs: str) -> list[str]:
+    """Stages whose command is one of these programs', those left out that read files alone."""
+    return [name for name in STAGES if STAGES[name]["cmd"].split()[0] in programs and name not in ANSWERS]
+
+
+def parameters(stage: dict) -> list[str]:
+    """Keys of the profile that a stage depends on; what only reads files has none."""
+    return [name for entry in stage.get("params", []) for keys in entry.values() for name in keys]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -37,7 +48,7 @@ def test_a_stage_names_every_file_that_its_command_runs(stage: str) -> None:
 SECTIONS = {"induct": ("pythia_topology", PythiaTopology), "mamba-induction": ("mamba_induction", MambaInduction)}
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].split()[0] in SECTIONS])
+@pytest.mark.parametrize("stage", stages_of(*SECTIONS))
 def test_a_stage_names_every_parameter_that_its_code_reads(stage: str) -> None:
     command = STAGES[stage]["cmd"]
     program = command.split()[0]
@@ -61,7 +72,7 @@ def test_a_stage_names_every_parameter_that_its_code_reads(stage: str) -> None:
     assert needed <= set(declared), f"add to the params of {stage} in dvc.yaml"
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].startswith("eigen-phase ")])
+@pytest.mark.parametrize("stage", stages_of("eigen-phase"))
 def test_a_stage_of_eigen_phase_names_every_part_of_its_section_that_its_code_reads(stage: str) -> None:
     (entry,) = STAGES[stage]["params"]
     (declared,) = entry.values()
@@ -71,7 +82,7 @@ def test_a_stage_of_eigen_phase_names_every_part_of_its_section_that_its_code_re
     assert needed | {"eigen_phase.training", "eigen_phase.conditions"} == set(declared)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if STAGES[stage]["cmd"].startswith("cursive-circuits ")])
+@pytest.mark.parametrize("stage", stages_of("cursive-circuits"))
 def test_a_stage_of_cursive_circuits_names_every_part_of_its_section_that_its_code_reads(stage: str) -> None:
     (entry,) = STAGES[stage]["params"]
     (declared,) = entry.values()
@@ -135,23 +146,40 @@ def test_no_stage_imports_what_takes_seconds_and_is_not_needed(library: str, com
         assert not any(library in ast.unparse(node) for node in tops), file
 
 
+READ_IN_A_CLONE = ("answers.json", "/metrics/", "/figures", "/summary", "training")
+
+
 def test_outputs_that_are_read_in_a_clone_are_committed_and_large_ones_are_not() -> None:
     for stage in STAGES.values():
-        for kind in ("metrics", "plots"):
+        for kind in ("metrics", "outs", "plots"):
             for entry in stage.get(kind, []):
-                assert isinstance(entry, dict)
-                assert next(iter(entry.values())) == {"cache": False}
-        kept = [out for out in stage.get("outs", []) if not isinstance(out, str)]
-        assert kept in ([], [{"data/mamba_induction/summary": {"cache": False}}])  # a text: neither metric nor plot
+                read = any(part in next(iter(names([entry]))) for part in READ_IN_A_CLONE)
+                assert isinstance(entry, dict) == read, entry
+
+                if read:
+                    assert next(iter(entry.values())) == {"cache": False}
+
+
+def test_the_only_metrics_that_dvc_compares_are_the_answers_of_every_study() -> None:
+    found = {stage: names(content["metrics"]) for stage, content in STAGES.items() if "metrics" in content}
+    assert found == {"answers": {"data/answers.json"}}
+
+    studies = {path.parent.name for path in (ROOT / "packages").glob("*/__init__.py")}
+    merged = {dep for dep in names(STAGES["answers"]["deps"]) if dep.startswith("data/")}
+    assert merged == {f"data/{study}/answers.json" for study in studies}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_parameter_of_a_stage_is_in_every_profile(profile: str) -> None:
     content = yaml.safe_load((ROOT / "profiles" / f"{profile}.yaml").read_text())
     for stage in STAGES.values():
-        (declared,) = (names for entry in stage["params"] for names in entry.values())
-        for name in declared:
+        for name in parameters(stage):
             value = content
             for part in name.split("."):
                 assert part in value, f"{profile}.yaml lacks {name}"
                 value = value[part]
+
+
+@pytest.mark.parametrize("stage", ANSWERS)
+def test_answers_depend_on_files_alone(stage: str) -> None:
+    assert parameters(STAGES[stage]) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from interp_core.cli import Group, option, profile_option
+from interp_core.cli import Group, option, profile_option, study_option
 
 _OUT = option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 _MODEL = option(
@@ -112,6 +112,16 @@ def run(profile: str | None, out: Path | None) -> None:
     study = prepare_study(profile, out)
     for stage in workflow.STAGES:
         stage(study)
+
+
+@main.command("answers")
+@study_option
+def headline(out: Path | None) -> None:
+    """The study's headline numbers, from its metrics: answers.json."""
+    from cursive_circuits.answers import answers
+    from interp_core.answers import write
+
+    write("cursive_circuits", answers, out)
 
 
 if __name__ == "__main__":

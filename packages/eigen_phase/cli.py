@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option
+from interp_core.cli import Decorator, Group, option, profile_option, study_option
 
 _OUT = option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 _RUNS = click.argument("run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path))
@@ -169,6 +169,16 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
     study = prepare(profile, out)
     for stage in (workflow.train, workflow.curvature, workflow.transition, workflow.controls, workflow.visualize):
         stage(study)
+
+
+@main.command("answers")
+@study_option
+def headline(out: Path | None) -> None:
+    """The study's headline numbers, from its metrics: answers.json."""
+    from eigen_phase.answers import answers
+    from interp_core.answers import write
+
+    write("eigen_phase", answers, out)
 
 
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option
+from interp_core.cli import Decorator, Group, option, profile_option, study_option
 
 _OPTIONS: tuple[Decorator, ...] = (
     option("--model", metavar="M", help="The Mamba: a name of the profile, a directory, a hub id."),
@@ -121,6 +121,16 @@ def run_all(run: Any) -> None:
     from mamba_induction import workflow
 
     workflow.run_all(run)
+
+
+@main.command("answers")
+@study_option
+def headline(out: Path | None) -> None:
+    """The study's headline numbers, from its metrics: answers.json."""
+    from interp_core.answers import write
+    from mamba_induction.answers import answers
+
+    write("mamba_induction", answers, out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option
+from interp_core.cli import Decorator, Group, option, profile_option, study_option
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _OPTIONS: tuple[Decorator, ...] = (
@@ -186,6 +186,16 @@ def all_figures(run: Any) -> None:
     from mamba_neurons import figures
 
     figures.draw_all(run.names, run.place, run.plots)
+
+
+@main.command("answers")
+@study_option
+def headline(out: Path | None) -> None:
+    """The study's headline numbers, from its metrics: answers.json."""
+    from interp_core.answers import write
+    from mamba_neurons.answers import answers
+
+    write("mamba_neurons", answers, out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option
+from interp_core.cli import Decorator, Group, option, profile_option, study_option
 
 _OPTIONS: tuple[Decorator, ...] = (
     option(
@@ -185,3 +185,13 @@ def all_figures(run: Any) -> None:
     from pythia_topology import figures
 
     figures.draw_all(run.names, project_root() / "data" / "pythia_topology")
+
+
+@main.command("answers")
+@study_option
+def headline(out: Path | None) -> None:
+    """The study's headline numbers, from its metrics: answers.json."""
+    from interp_core.answers import write
+    from pythia_topology.answers import answers
+
+    write("pythia_topology", answers, out)

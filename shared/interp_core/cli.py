@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -96,3 +97,8 @@ def option(name: str, *args: Any, **attributes: Any) -> Decorator:
 
 
 profile_option = option("--profile", help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's).")
+study_option = option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the study, with its metrics (default: data/STUDY).",
+)

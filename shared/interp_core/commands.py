@@ -76,5 +76,24 @@ def mamba_models(
     train_all(params, Places(corpus, out, history), only=models)
 
 
+@main.command()
+@option("--compare", is_flag=True, help="Write nothing; print every number beside git's last commit.")
+def answers(compare: bool) -> None:
+    """The headline numbers of all studies into data/answers.json, DVC's metrics."""
+    from interp_core.answers import merge, of_studies
+    from interp_core.params import project_root
+
+    data = project_root() / "data"
+
+    if not compare:
+        merge(data)
+        return
+
+    from interp_core.answers_table import committed, table
+
+    yours = of_studies(data)
+    click.echo("\n".join(table(yours, committed(data, list(yours)))))
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,267 @@
+"""The headline numbers of all studies: in files, in DVC, and in the table beside the committed."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from import_closure import ROOT
+from interp_core import commands
+from interp_core.answers import Answer, from_json
+from interp_core.answers_table import committed, shown, table, verdict
+from planted_answers import PLANTED, planted, save
+
+ANSWER = Answer("gain", 0.5, 0.4, 0.6, 12, "texts", "nats")
+LONGEST = 42  # of STUDY.NAME, for `dvc metrics diff` to fit into 100 columns
+
+
+def answers_of(study: str, metrics: Path) -> list[Answer]:
+    return importlib.import_module(f"{study}.answers").answers(metrics)
+
+
+def call(study: str, folder: Path) -> Result:
+    program = importlib.import_module(f"{study}.cli").main
+    return CliRunner().invoke(program, ["answers", "--out", str(folder)])
+
+
+def numbers_in(content: Any) -> Iterator[float]:
+    """Every number of a report, wherever it stands."""
+    if isinstance(content, dict):
+        content = list(content.values())
+
+    if isinstance(content, list):
+        for entry in content:
+            yield from numbers_in(entry)
+    elif isinstance(content, int | float):
+        yield content
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The planted reports of all studies and their answers, in the working directory."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "params.yaml").write_text("profile: none\n")
+
+    for study in PLANTED:
+        save(tmp_path / "data" / study, planted(study))
+        assert call(study, tmp_path / "data" / study).exit_code == 0
+
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "user.name",
+        "GIT_CONFIG_VALUE_0": "tester",
+        "GIT_CONFIG_KEY_1": "user.email",
+        "GIT_CONFIG_VALUE_1": "tester@example.org",
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def commit(folder: Path) -> None:
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "Record the answers")
+
+
+def compare() -> list[str]:
+    done = CliRunner().invoke(commands.main, ["answers", "--compare"])
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
+
+
+@pytest.mark.parametrize("study", PLANTED)
+def test_every_number_is_one_of_the_reports(study: str, tmp_path: Path) -> None:
+    metrics = save(tmp_path, planted(study))
+    found = answers_of(study, metrics)
+
+    files = [json.loads(file.read_text()) for file in metrics.rglob("*.json")]
+    reported = {*numbers_in(files), 1}  # one training has no report that counts it
+
+    if study == "mamba_neurons":
+        assert found[0].n == 44 + 11  # texts and rows of repeats, resampled together
+        reported.add(found[0].n)
+
+    if study == "eigen_phase":
+        assert found[-1].n == 3  # seeds, listed
+        reported.add(3)
+
+    for answer in found:
+        assert {answer.value, answer.low, answer.high, answer.n} <= {*reported, None}, answer
+        assert (answer.low is None) == (answer.high is None)
+        assert len(f"{study}.{answer.name}") <= LONGEST
+
+
+@pytest.mark.parametrize("study", PLANTED)
+def test_the_committed_answers_are_those_of_the_committed_reports(study: str) -> None:
+    folder = ROOT / "data" / study
+    recorded = json.loads((folder / "answers.json").read_text())
+    values = json.loads((ROOT / "data" / "answers.json").read_text())[study]
+
+    assert from_json(recorded) == answers_of(study, folder / "metrics")
+    assert values == {name: entry["value"] for name, entry in recorded.items()}
+
+
+@pytest.mark.parametrize("study", PLANTED)
+def test_a_report_that_is_missing_is_an_error_of_one_line(study: str, tmp_path: Path) -> None:
+    metrics = save(tmp_path, planted(study))
+    # A profile may continue no training inside a subspace.
+    needed = [name for name in PLANTED[study] if "subspace" not in name]
+
+    for name in needed:
+        (metrics / name).rename(tmp_path / "away")
+        result = call(study, tmp_path)
+        (tmp_path / "away").rename(metrics / name)
+
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1
+        assert str((metrics / name).parent) in result.stderr
+        assert "is missing: run the command that writes it first" in result.stderr
+
+
+def test_a_study_that_has_reports_and_no_answers_is_named(project: Path) -> None:
+    (project / "data" / "eigen_phase" / "answers.json").unlink()
+    result = CliRunner().invoke(commands.main, ["answers"])
+
+    assert result.exit_code == 2
+    assert "eigen_phase/answers.json is missing" in result.stderr
+
+
+def test_without_any_report_the_way_out_is_named(project: Path) -> None:
+    (project / "data").rename(project / "elsewhere")
+    result = CliRunner().invoke(commands.main, ["answers"])
+
+    assert result.exit_code == 2
+    way_out = "run the pipeline first (`dvc repro`)"
+    assert result.stderr == f"error: no study has metrics in {project}/data: {way_out}\n"
+
+
+@pytest.mark.parametrize("study", [*PLANTED, "interp_core"])
+def test_answers_wait_for_no_large_library(study: str, project: Path) -> None:
+    module = "interp_core.commands" if study == "interp_core" else f"{study}.cli"
+    program = (
+        f"import sys; from {module} import main; main(['answers'], standalone_mode=False);"
+        "print({'torch', 'transformers', 'scipy', 'matplotlib', 'numba'} & sys.modules.keys())"
+    )
+
+    assert run(project, sys.executable, "-c", program).splitlines()[-1] == "set()"
+
+
+def test_dvc_shows_the_answers_and_nothing_fails(project: Path) -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    stage = {"cmd": "true", "metrics": stages["answers"]["metrics"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"answers": stage}}))
+    assert CliRunner().invoke(commands.main, ["answers"]).exit_code == 0
+    commit(project)
+    run(project, "dvc", "init", "--quiet")
+
+    told = run(project, "dvc", "metrics", "show")
+    assert "failed" not in told
+    assert "eigen_phase.transition_step" in told
+
+    path = project / "data" / "answers.json"
+    values = json.loads(path.read_text())
+    for names in values.values():
+        names |= {name: value - 1e-3 for name, value in names.items()}
+    path.write_text(json.dumps(values))
+
+    changes = run(project, "dvc", "metrics", "diff").splitlines()
+    assert len(changes) == 1 + sum(map(len, values.values()))
+    assert max(map(len, changes)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("mine", "word"),
+    [
+        (ANSWER, "same"),
+        (replace(ANSWER, value=0.55), "+0.05 inside"),
+        (replace(ANSWER, value=0.4), "-0.1 inside"),
+        (replace(ANSWER, value=0.3), "-0.2 outside"),
+        (replace(ANSWER, value=0.5000000001), "+1e-10 inside"),
+        (replace(ANSWER, value=None), "now none"),
+        (replace(ANSWER, n=13), "interval moved"),
+    ],
+)
+def test_a_verdict_says_by_how_much_and_on_which_side(mine: Answer, word: str) -> None:
+    assert verdict(mine, ANSWER) == word
+
+
+def test_without_a_committed_interval_the_difference_stands_alone() -> None:
+    alone = replace(ANSWER, low=None, high=None)
+    assert verdict(replace(alone, value=0.75), alone) == "+0.25"
+    assert verdict(alone, replace(alone, value=None)) == "was none"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (replace(ANSWER, value=0.0034, low=-0.0002, high=0.0069), "0.0034 [-0.0002, 0.0069]"),
+        (replace(ANSWER, value=412, low=376, high=421), "412 [376, 421]"),
+        (replace(ANSWER, value=-1.3768, low=None, high=None), "-1.38"),
+        (replace(ANSWER, value=288.491, low=None, high=None), "288"),
+        (replace(ANSWER, value=1.0, low=1.0, high=1.0), "1.00 [1.00, 1.00]"),
+        (replace(ANSWER, value=0.0, low=None, high=None), "0"),
+        (replace(ANSWER, value=None, low=None, high=None), "none"),
+    ],
+)
+def test_a_number_has_the_digits_that_its_interval_allows(answer: Answer, text: str) -> None:
+    assert shown(answer, interval=True) == text
+
+
+def test_right_after_a_commit_every_answer_is_the_same(project: Path) -> None:
+    commit(project)
+    lines = compare()
+    n = sum(len(answers_of(study, project / "data" / study / "metrics")) for study in PLANTED)
+
+    assert lines[-1] == f"{n} answers: {n} the same"
+    assert len(lines) == 1 + len(PLANTED) + n + 1
+    assert max(map(len, lines)) <= 100
+
+
+def test_what_moved_stands_beside_the_committed_number(project: Path) -> None:
+    commit(project)
+    path = project / "data" / "mamba_neurons" / "answers.json"
+    content = json.loads(path.read_text())
+    content["kl_of_best_channel"]["value"] = 0.0281234567
+    content["kl_of_best_set"]["value"] = 1.2
+    content["another"] = content.pop("gini_difference")
+    path.write_text(json.dumps(content))
+
+    lines = compare()
+    rows = {line[2:25].strip(): line for line in lines}
+    assert rows["kl of best channel"].split()[-2:] == ["+0.00112", "inside"]
+    assert "0.0270 [0.0230, 0.0320]" in rows["kl of best channel"]
+    assert rows["kl of best set"].endswith("+0.38 outside")
+    assert rows["another"].endswith("new")
+    assert rows["gini difference"].endswith("gone")
+    assert lines[-1].endswith("1 inside the committed interval, 1 outside, 2 without a verdict")
+    assert max(map(len, lines)) <= 100
+
+
+def test_where_nothing_is_committed_the_numbers_are_told_all_the_same(project: Path) -> None:
+    lines = compare()
+    assert lines[-1] == "nothing to compare with: git's last commit has no answers.json"
+    assert any("288 [262, 318]" in line for line in lines)
+
+
+def test_without_git_nothing_is_committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(project))
+    assert committed(project / "data", list(PLANTED)) == {}
+
+    _, study, row, _ = table({"eigen_phase": [ANSWER]}, {})
+    assert (study, row) == ("eigen_phase", "  gain  0.50 [0.40, 0.60]  12 texts")
