@@ -135,7 +135,7 @@ def test_directories_that_are_no_runs_are_named(tmp_path: Path) -> None:
     assert "not a run directory" in refused("visualize", str(tmp_path), "--profile", "smoke")
     assert "not a run directory" in refused("curvature", "--profile", "smoke", "--out", str(tmp_path))
     (tmp_path / "notes.txt").write_text("mine")
-    assert "holds something that is not a run directory" in refused("train", *SMALL, "--out", str(tmp_path))
+    assert "holds notes.txt and no files.json" in refused("train", *SMALL, "--out", str(tmp_path))
     assert (tmp_path / "notes.txt").exists()
 
 
