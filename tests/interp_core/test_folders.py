@@ -167,12 +167,14 @@ def test_what_comes_there_during_a_training_stays_and_the_old_folder_too(tmp_pat
     place = tmp_path / NAME
     write(place, "old")
     (tmp_path / "thesis.tex").write_text("years")
-    with (
-        pytest.raises(InputError, match=r"holds thesis.tex, which"),
-        replacing_folder(place, kind=KIND, name=NAME) as part,
-    ):
-        (part / "config.json").write_text("new")
-        (tmp_path / "thesis.tex").rename(place / "thesis.tex")
+
+    def train() -> None:
+        with replacing_folder(place, kind=KIND, name=NAME) as part:
+            (part / "config.json").write_text("new")
+            (tmp_path / "thesis.tex").rename(place / "thesis.tex")
+
+    with pytest.raises(InputError, match=r"holds thesis.tex, which"):
+        train()
     assert set(content(tmp_path)) == {
         f"{NAME}/{file}" for file in ("config.json", "checkpoints/old.txt", RECORD, "thesis.tex")
     }
@@ -182,9 +184,14 @@ def test_what_comes_there_during_a_training_stays_and_the_old_folder_too(tmp_pat
 def test_an_error_keeps_the_old_folder_and_leaves_nothing(problem: type[BaseException], tmp_path: Path) -> None:
     write(tmp_path / NAME, "old")
     before = content(tmp_path)
-    with pytest.raises(problem), replacing_folder(tmp_path / NAME, kind=KIND, name=NAME) as part:
-        (part / "config.json").write_text("half")
-        raise problem
+
+    def train() -> None:
+        with replacing_folder(tmp_path / NAME, kind=KIND, name=NAME) as part:
+            (part / "config.json").write_text("half")
+            raise problem
+
+    with pytest.raises(problem):
+        train()
     assert content(tmp_path) == before
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
 
