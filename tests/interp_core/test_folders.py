@@ -127,6 +127,12 @@ def beside_a_link_of_the_same_hidden_name(place: Path) -> None:
     place.with_name(f".{place.name}.part").symlink_to(place.parent / "elsewhere")
 
 
+def beside_a_link_to_an_unfinished_folder(place: Path) -> None:
+    with_notes(place.parent / "elsewhere")
+    (place.parent / "elsewhere" / ".unfinished").touch()
+    place.with_name(f".{place.name}.part").symlink_to(place.parent / "elsewhere")
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -142,6 +148,7 @@ def beside_a_link_of_the_same_hidden_name(place: Path) -> None:
         (a_file, "is a link or a file"),
         (beside_a_folder_of_the_same_hidden_name, "holds thesis.tex and no files.json"),
         (beside_a_link_of_the_same_hidden_name, "is a link or a file"),
+        (beside_a_link_to_an_unfinished_folder, "is a link or a file"),
     ],
 )
 def test_what_a_user_has_there_stays(made: Callable[[Path], None], said: str, tmp_path: Path) -> None:
@@ -194,6 +201,25 @@ def test_an_error_keeps_the_old_folder_and_leaves_nothing(problem: type[BaseExce
         train()
     assert content(tmp_path) == before
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_folder_that_was_set_aside_when_its_process_was_killed_comes_back(tmp_path: Path) -> None:
+    place = tmp_path / NAME
+    write(place, "old")
+    before = content(tmp_path)
+    beside = tmp_path / f".{NAME}.part"
+    beside.mkdir()
+    (beside / ".unfinished").touch()
+    place.rename(beside / "old")
+
+    def train() -> None:
+        with replacing_folder(place, kind=KIND, name=NAME):
+            assert content(tmp_path)[f"{NAME}/config.json"] == "old"  # at once, not only when the next one is done
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert content(tmp_path) == before
 
 
 def killed_after(steps: int, act: Callable[[], None], folder: Path) -> bool:
