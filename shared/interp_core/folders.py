@@ -1,8 +1,8 @@
-"""Folders that a command replaces: only what records itself as this program's, and only the files its record lists.
+"""Folders that a command replaces: only its own, and of those only the files their record lists.
 
-A folder written here holds files.json: what it is, its name, and every file of it with its SHA-256. A folder without
-one, of another name or kind, or with a file that is not listed, is somebody's: it stays, and the command says so
-before it computes anything. Nothing follows a link.
+A folder written here holds files.json: what it is, its name, and every file of it with its SHA-256.
+A folder without one, of another name or kind, or with a file that is not listed, is somebody's: it
+stays, and the command says so before it computes anything. Nothing follows a link.
 """
 
 import os
@@ -30,33 +30,37 @@ class Record(Params):
     program: Literal["induction-lab"]
     kind: str  # what wrote it
     name: str
-    files: dict[str, str | None]  # path in the folder -> SHA-256; None while a later command writes it
+    files: dict[str, str | None]  # path in the folder -> SHA-256; None while it is written
 
 
 def check_replaceable(place: Path, *, kind: str, name: str) -> None:
-    """InputError, naming the folder and the way out, unless `place` may be replaced by this kind and name.
+    """InputError, naming the folder and the way out, unless `place` may be replaced by this kind
+    and name.
 
-    It may where nothing is, where only empty folders are, and where its record says that it is the same thing and lists
-    every file in it. What a killed process left beside it is looked at too. Call it before hours of training;
-    `replacing_folder` calls it again.
+    It may where nothing is, where only empty folders are, and where its record says that it is the
+    same thing and lists every file in it. What a killed process left beside it is looked at too.
+    Call it before hours of training; `replacing_folder` calls it again.
     """
     place = _absolute(place)
     if Path.cwd().is_relative_to(place.resolve()) or os.path.ismount(place):
-        raise InputError(f"{place} is the working directory, one above it, or a whole disk: name a folder inside it")
+        what = "the working directory, one above it, or a whole disk"
+        raise InputError(f"{place} is {what}: name a folder inside it")
 
     _check_own(place, kind=kind, name=name)
 
-    # A marked folder beside it is this program's whatever it holds, but for the folder that was set aside in it.
+    # A marked folder beside it is this program's whatever it holds, but for what was set aside.
     beside = _beside(place)
     _check_own(beside / _OLD if _is_marked(beside) else beside, kind=kind, name=name)
 
 
 @contextmanager
 def replacing_folder(place: Path, *, kind: str, name: str) -> Iterator[Path]:
-    """An empty folder that takes the place of `place`, with its record, when the block ends without an error.
+    """An empty folder that takes the place of `place`, with its record, when the block ends without
+    an error.
 
-    The old one is set aside whole, and deleted only when the new one is there: a process that is killed at any moment
-    leaves the one or the other, and the next one tidies up after it. InputError as for `check_replaceable`.
+    The old one is set aside whole, and deleted only when the new one is there: a process that is
+    killed at any moment leaves the one or the other, and the next one tidies up after it.
+    InputError as for `check_replaceable`.
     """
     place = _absolute(place)
     check_replaceable(place, kind=kind, name=name)
@@ -83,8 +87,9 @@ def replacing_folder(place: Path, *, kind: str, name: str) -> Iterator[Path]:
 def adding_to(folder: Path, files: Iterable[Path]) -> Iterator[None]:
     """Let a later command write these files into a folder with a record, and list them there.
 
-    They are listed before they are written, so that a command that is stopped halfway can be called again; those that
-    were not written in the end are struck off. A folder without a record stays without.
+    They are listed before they are written, so that a command that is stopped halfway can be called
+    again; those that were not written in the end are struck off. A folder without a record stays
+    without.
     """
     if not (folder / RECORD).is_file():
         yield
@@ -117,7 +122,7 @@ def _is_marked(beside: Path) -> bool:
 
 def _check_own(folder: Path, *, kind: str, name: str) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"{folder} is a link or a file, not a folder that this program wrote, {_WAY_OUT}")
+        raise InputError(f"{folder} is a link or a file and no folder of this program, {_WAY_OUT}")
 
     if not (found := _files_in(folder)):
         return
@@ -127,14 +132,17 @@ def _check_own(folder: Path, *, kind: str, name: str) -> None:
 
     record = _read(folder)
     if (record.kind, record.name) != (kind, name):
-        raise InputError(f"{folder} holds {record.name} of {record.kind}, not {name} of {kind}, {_WAY_OUT}")
+        there, wanted = f"{record.name} of {record.kind}", f"{name} of {kind}"
+        raise InputError(f"{folder} holds {there}, not {wanted}, {_WAY_OUT}")
 
     if foreign := [file for file in found if file not in record.files and file != RECORD]:
-        raise InputError(f"{folder} holds {foreign[0]}, which its {RECORD} does not list, {_WAY_OUT}")
+        told = f"{folder} holds {foreign[0]}, which its {RECORD} does not list"
+        raise InputError(f"{told}, {_WAY_OUT}")
 
 
 def _tidy(place: Path) -> None:
-    """Put back or delete the folder that was set aside, and delete what is unfinished. Both are checked."""
+    """Put back or delete the folder that was set aside, and delete what is unfinished. Both are
+    checked."""
     beside = _beside(place)
     old = beside / _OLD
     if old.is_dir() and not place.exists():
@@ -154,8 +162,8 @@ def _tidy(place: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete what a folder's record lists, the record last: whoever is killed here leaves a folder that can still say
-    what it is. InputError when something else remains."""
+    """Delete what a folder's record lists, the record last: whoever is killed here leaves a folder
+    that can still say what it is. InputError when something else remains."""
     files = sorted(_files_in(folder), key=lambda file: file == RECORD)
     listed = {*_read(folder).files, RECORD} if files else set[str]()
     for file in files:
@@ -163,14 +171,15 @@ def _remove(folder: Path) -> None:
             (folder / file).unlink()
 
     if left := _files_in(folder):
-        raise InputError(f"{folder} still holds {left[0]}, which somebody put there meanwhile: move it away")
+        raise InputError(f"{folder} still holds {left[0]}, put there meanwhile: move it away")
 
     for inner, _, _ in os.walk(folder, topdown=False):
         Path(inner).rmdir()
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Paths in the folder of all that is no folder, sorted; a link to a folder counts as a file and is not entered."""
+    """Paths in the folder of all that is no folder, sorted; a link to a folder counts as a file and
+    is not entered."""
     found = []
     for base, inner, files in os.walk(folder):
         links = [name for name in inner if os.path.islink(os.path.join(base, name))]
@@ -192,4 +201,5 @@ def _read(folder: Path) -> Record:
     try:
         return Record.model_validate_json((folder / RECORD).read_bytes())
     except ValidationError:
-        raise InputError(f"{folder} has a {RECORD} that is none of this program's, {_WAY_OUT}") from None
+        told = f"{folder} has a {RECORD} that is none of this program's"
+        raise InputError(f"{told}, {_WAY_OUT}") from None

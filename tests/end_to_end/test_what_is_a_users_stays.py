@@ -1,4 +1,4 @@
-"""Whatever a profile or an option says, no folder of a user's is deleted, and nothing is computed first."""
+"""Whatever a profile or an option says, no folder of a user's is deleted."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +55,8 @@ def refused(program: click.Group, *arguments: object) -> str:
 
 
 def with_name(section: str, key: str, name: str) -> dict[str, Any]:
-    """The smoke profile's section, the first entry of one of its mappings also under another name."""
+    """The smoke profile's section, the first entry of one of its mappings also under another
+    name."""
     content = read_yaml(profile_path("smoke"))[section]
     mapping = content
     for part in key.split("."):
@@ -114,7 +115,8 @@ def test_a_value_that_becomes_a_file_name_is_held_to_the_same(key: str) -> None:
 
 
 def mappings(schema: type[BaseModel], path: str) -> Iterator[tuple[str, Any]]:
-    """Every mapping of a schema and of those inside it: where it stands, and the type of its keys."""
+    """Every mapping of a schema and of those inside it: where it stands, and the type of its
+    keys."""
     for name, field in schema.model_fields.items():
         waiting = [field.annotation]
         while waiting:

@@ -1,4 +1,5 @@
-"""A command replaces its own folders and nobody else's, and whoever kills it loses neither the old nor the new one."""
+"""A command replaces its own folders and nobody else's, and whoever kills it loses neither the old
+nor the new one."""
 
 import json
 import os
@@ -223,8 +224,8 @@ def test_a_folder_that_was_set_aside_when_its_process_was_killed_comes_back(tmp_
 
 
 def killed_after(steps: int, act: Callable[[], None], folder: Path) -> bool:
-    """Run in a process that is killed, as by `kill -9`, when it is about to change the file system below the folder for
-    the time after `steps` times. False when it ended before."""
+    """Run in a process that is killed, as by `kill -9`, when it is about to change the file system
+    below the folder for the time after `steps` times. False when it ended before."""
     child = os.fork()
     if child == 0:
         done = 0
