@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from cursive_circuits.data_tokens import Points
 from interp_core.artifacts import file_sha256, replacing
@@ -32,7 +33,8 @@ class Source(Params):
     """Where a bank of somebody's own comes from. The public cursive data has no licence, so it is not shipped here."""
 
     path: str  # a file, or an address that begins with https:// or http://
-    sha256: str | None  # of the file; needed for an address
+    # Of the file; needed for an address. A downloaded file is called by it.
+    sha256: str | None = Field(pattern="^[0-9a-fA-F]{64}$")
 
 
 @dataclass(frozen=True, eq=False)

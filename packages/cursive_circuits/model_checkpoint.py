@@ -70,6 +70,11 @@ def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> 
     return model.eval()
 
 
+def checkpoint_stem(path: Path) -> str:
+    """A checkpoint's name in file names: its file without the ending. Other dots are the name's: run-1.4, run-1.7."""
+    return path.stem if path.suffix in (".safetensors", ".ckpt", ".pth", ".pt") else path.name
+
+
 def public_names(shape: Shape) -> dict[str, list[str]]:
     """Their key -> ours, in the order in which their rows are packed."""
     names = {theirs: [ours] for theirs, ours in _OUTSIDE.items()}

@@ -9,10 +9,12 @@ from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_blocks import Shape
 from interp_core.artifacts import file_sha256, load_json, load_weights, save_json, save_weights
 from interp_core.errors import InputError
+from interp_core.folders import replacing_folder
 from interp_core.lm_training import History
-from interp_core.params import check
+from interp_core.params import check, file_name
 
 VERSION = 1
+KIND = "cursive_circuits"  # what a run's folder records itself as
 CONFIG, HISTORY, WEIGHTS = "config.json", "history.json", "model.safetensors"
 
 
@@ -46,12 +48,17 @@ def open_run(folder: Path) -> Trained:
     tokens = check(Tokens, config["tokens"], where=str(folder / CONFIG))
     model = CursiveTransformer(shape, vocabulary=tokens.size, alphabet=len(config["alphabet"]), seed=0)
     model.load_state_dict(load_weights(folder / WEIGHTS), strict=True)
-    return Trained(config["name"], model.eval(), tokens, config["alphabet"])
+    name = file_name(config["name"], where=f"{folder / CONFIG}: name")
+    return Trained(name, model.eval(), tokens, config["alphabet"])
 
 
-def save_run(folder: Path, trained: Trained, history: History, settings: dict[str, Any]) -> None:
-    """Write a finished training. The configuration is written last: a folder with one is whole."""
-    (folder / CONFIG).unlink(missing_ok=True)
+def save_run(place: Path, trained: Trained, history: History, settings: dict[str, Any]) -> None:
+    """Put a finished training in its place. InputError when that holds what is not this training's."""
+    with replacing_folder(place, kind=KIND, name=trained.name) as folder:
+        _write(folder, trained, history, settings)
+
+
+def _write(folder: Path, trained: Trained, history: History, settings: dict[str, Any]) -> None:
     save_weights(folder / WEIGHTS, trained.model.state_dict())
     save_json(folder / HISTORY, {"rows": history})
     record = {

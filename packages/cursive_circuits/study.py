@@ -12,7 +12,7 @@ import numpy as np
 
 from cursive_circuits.params import CursiveCircuits, Sampling
 from interp_core.artifacts import save_arrays, save_json
-from interp_core.params import check, project_root, read_section
+from interp_core.params import check, profile_name, project_root, read_section
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ class Study:
 def prepare_study(profile: str | None, out: Path | None, model: Path | None = None) -> Study:
     """Settings of a profile and the folder they belong to."""
     if out is None and (profile is not None or model is not None):
-        out = Path("outputs") / "cursive_circuits" / (Path(profile).stem if profile is not None else "model")
+        out = Path("outputs") / "cursive_circuits" / ("model" if profile is None else profile_name(profile))
     params = read_section("cursive_circuits", CursiveCircuits, profile)
     return Study(params, out or project_root() / "data" / "cursive_circuits", model)
 

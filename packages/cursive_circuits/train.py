@@ -15,10 +15,11 @@ from cursive_circuits.measure_losses import losses
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import CursiveCircuits
-from cursive_circuits.run_directory import Trained, save_run
+from cursive_circuits.run_directory import KIND, Trained, save_run
 from interp_core import lm_recipe, lm_training
 from interp_core.artifacts import file_sha256
 from interp_core.checkpoints import fingerprint, scratch
+from interp_core.folders import check_replaceable
 from interp_core.lm_training import IGNORED, Moment, train
 from interp_core.tracking import Run, tracked_run
 
@@ -65,6 +66,7 @@ def _train(
     position: int,
     marks: list[str],
 ) -> None:
+    check_replaceable(place, kind=KIND, name=name)
     torch.set_num_threads(params.threads)
     settings = params.handwriting if name == "handwriting" else params.control
     shape = params.configurations[settings.configuration]

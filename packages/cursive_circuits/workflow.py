@@ -41,19 +41,24 @@ def prepare(study: Study) -> None:
 
 def train(study: Study, *, only: str | None = None) -> None:
     """Both models at once, each in a process of its own; a training that was stopped goes on where it was."""
+    from cursive_circuits.run_directory import KIND
     from cursive_circuits.train import train_control, train_handwriting
+    from interp_core.folders import check_replaceable
     from interp_core.tracking import announce
     from interp_core.workers import run_in_processes
 
-    announce()
     runs = study.folder / "runs"
+    names = NAMES if only is None else (only,)
+    for name in names:
+        check_replaceable(runs / name, kind=KIND, name=name)
+    announce()
     tasks: list[Task] = [
         (train_handwriting, (study.params, study.bank, runs / "handwriting"), {}),
         (train_control, (study.params, runs / "control"), {}),
     ]
-    chosen = [task for name, task in zip(NAMES, tasks, strict=True) if only in (None, name)]
+    chosen = [task for name, task in zip(NAMES, tasks, strict=True) if name in names]
     run_in_processes(chosen, processes=study.params.processes)
-    for name in NAMES if only is None else (only,):
+    for name in names:
         last = load_json(runs / name / "history.json")["rows"][-1]
         config = load_json(runs / name / "config.json")
         study.save("train", name, {"parameters": config["parameters"], "last": last})
@@ -200,7 +205,7 @@ def figures(study: Study) -> None:
 
 def _models(study: Study) -> "list[Trained]":
     """The study's two models, or the user's."""
-    from cursive_circuits.model_checkpoint import load_public
+    from cursive_circuits.model_checkpoint import checkpoint_stem, load_public
     from cursive_circuits.run_directory import Trained, open_run
 
     _use(study)
@@ -212,7 +217,7 @@ def _models(study: Study) -> "list[Trained]":
     shape = params.configurations[params.handwriting.configuration]
     sizes = {"vocabulary": params.tokens.size, "alphabet": len(params.bank.alphabet)}
     public = load_public(study.model, shape, **sizes)
-    return [_on_device(study, Trained(study.model.stem, public, params.tokens, params.bank.alphabet))]
+    return [_on_device(study, Trained(checkpoint_stem(study.model), public, params.tokens, params.bank.alphabet))]
 
 
 def _on_device(study: Study, trained: "Trained") -> "Trained":

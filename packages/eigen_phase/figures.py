@@ -14,6 +14,11 @@ from interp_core.errors import InputError
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 
+# Files that draw_run may write.
+OF_A_RUN = tuple(
+    f"{name}.png" for name in ("phase", "heads", "patterns", "eigenvalues", "alignment", "density", "blocks")
+)
+
 
 def draw_run(run: RunDirectory, out: Path, *, found: Report, arrays: Arrays) -> list[Path]:
     """One run: phase.png, heads.png, patterns.png, and with the Hessian looked at eigenvalues.png and alignment.png.

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from eigen_phase.data import Data, Kind
 from eigen_phase.model import Shape
 from interp_core.lm_recipe import Recipe
-from interp_core.params import Params, check
+from interp_core.params import FileName, Params, check
 
 Pair = tuple[PositiveInt, PositiveInt]
 
@@ -148,7 +148,7 @@ class Condition(Params):
 class Spectrum(Params):
     """The whole spectrum at a few checkpoints of some runs."""
 
-    runs: tuple[str, ...]
+    runs: tuple[FileName, ...]
     checkpoints: PositiveInt = Field(ge=2)  # a run; around the transition, the first and the last
     probe_sizes: tuple[PositiveInt, ...]  # rows of the batches on which the top eigenvalue is compared
     density_probes: PositiveInt  # random start vectors of stochastic Lanczos quadrature
@@ -170,10 +170,10 @@ class Transition(Params):
 class Controls(Params):
     """Runs that should not turn, or turn elsewhere, and interventions on those that did."""
 
-    conditions: dict[str, Condition]  # no repeats, one distance, masked loss, clamped head
-    clamped: str  # the condition that is compared with `free`, seed by seed
-    free: str  # a condition of the section
-    subspace_runs: tuple[str, ...]  # runs that are continued inside and outside the dominant subspace
+    conditions: dict[FileName, Condition]  # no repeats, one distance, masked loss, clamped head
+    clamped: FileName  # the condition that is compared with `free`, seed by seed
+    free: FileName  # a condition of the section
+    subspace_runs: tuple[FileName, ...]  # runs that are continued inside and outside the dominant subspace
     subspace_start: float = Field(gt=0, lt=1)  # pattern accuracy at whose checkpoint the arms part
     subspace_steps: PositiveInt  # updates of each arm
     subspace_refresh: PositiveInt  # updates between two looks at the Hessian
@@ -187,7 +187,7 @@ class EigenPhase(Params):
 
     processes: PositiveInt  # runs at once, each in a process of its own; the bytes do not depend on it
     training: Training
-    conditions: dict[str, Condition]
+    conditions: dict[FileName, Condition]
     spectrum: Spectrum
     transition: Transition
     controls: Controls

@@ -26,10 +26,12 @@ from interp_core.artifacts import (
 )
 from interp_core.checkpoints import checkpoint_name
 from interp_core.errors import InputError
+from interp_core.folders import replacing_folder
 from interp_core.lm_training import History
-from interp_core.params import check
+from interp_core.params import check, file_name
 
 VERSION = 1
+KIND = "eigen_phase"  # what a run's folder records itself as
 CONFIG, LINES, ARRAYS, FINAL = "config.json", "history.jsonl", "history.npz", "model_final.safetensors"
 
 Arrays = dict[str, np.ndarray]
@@ -54,6 +56,7 @@ class RunDirectory:
                 f"{folder / CONFIG}: version {config.get('version')}, but this program reads version {VERSION}; "
                 "train it again"
             )
+        file_name(config.get("name"), where=f"{folder / CONFIG}: name")
         missing = [name for name in config.get("files", [LINES, ARRAYS, FINAL]) if not (folder / name).is_file()]
         if missing:
             raise InputError(f"{folder} is half-written: {missing[0]} is missing; train it again")
@@ -138,11 +141,25 @@ def write_run(
 ) -> None:
     """Put a finished (or diverged) run in its place: complete beside it first, then swapped in.
 
-    `bounds` is what no model can do better than; `working` holds the folders checkpoints and eigenvectors.
+    `bounds` is what no model can do better than; `working` holds the folders checkpoints and eigenvectors. InputError
+    when `place` holds what is not this run's.
     """
-    part = place.with_name(f".{place.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    with replacing_folder(place, kind=KIND, name=name) as part:
+        _write(part, name, training, history, model, bounds=bounds, working=working, diverged=diverged)
+
+
+def _write(
+    part: Path,
+    name: str,
+    training: Training,
+    history: History,
+    model: Transformer | None,
+    *,
+    bounds: Mapping[str, float | bool],
+    working: Path,
+    diverged: str | None,
+) -> None:
+    """The run's files, config.json last."""
     for folder in ("checkpoints", "eigenvectors"):
         if (working / folder).is_dir():
             shutil.copytree(working / folder, part / folder)
@@ -163,8 +180,6 @@ def write_run(
         "weights_sha256": file_sha256(part / FINAL) if model is not None else None,
     }
     save_json(part / CONFIG, record)
-    shutil.rmtree(place, ignore_errors=True)
-    part.rename(place)
 
 
 def history_arrays(history: History, training: Training) -> Arrays:

@@ -11,7 +11,7 @@ from typing import Any
 from eigen_phase.params import EigenPhase, Training
 from eigen_phase.run_directory import RunDirectory
 from interp_core.errors import InputError
-from interp_core.params import check, project_root, read_section
+from interp_core.params import check, profile_name, project_root, read_section
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Study:
 def prepare(profile: str | None, out: Path | None) -> Study:
     """Settings of a profile and the folder they belong to."""
     if out is None and profile is not None:
-        out = Path("outputs") / "eigen_phase" / Path(profile).stem
+        out = Path("outputs") / "eigen_phase" / profile_name(profile)
     params = read_section("eigen_phase", EigenPhase, profile)
     return Study(params, out or project_root() / "data" / "eigen_phase")
 

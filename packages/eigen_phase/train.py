@@ -19,10 +19,11 @@ from eigen_phase.measure_heads import behaviour_and_heads, per_target
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
-from eigen_phase.run_directory import write_run
+from eigen_phase.run_directory import KIND, write_run
 from interp_core import checkpoints, circuits, lm_recipe, lm_training
 from interp_core.artifacts import load_weights, save_weights
 from interp_core.checkpoints import checkpoint_name, fingerprint, scratch
+from interp_core.folders import check_replaceable
 from interp_core.lm_training import BatchSource, Diverged, History, Moment, train
 from interp_core.tracking import tracked_run
 
@@ -45,6 +46,7 @@ def train_run(
 
     Diverged (an InputError) when the loss stops being finite: the directory then holds the history up to there.
     """
+    check_replaceable(place, kind=KIND, name=name)
     torch.set_num_threads(training.threads)
     settings = {"name": name, **training.model_dump(mode="json")}
     mark = fingerprint(settings, code=[Path(__file__), *(Path(str(room.__file__)) for room in CODE)])

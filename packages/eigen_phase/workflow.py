@@ -11,10 +11,10 @@ import click
 import numpy as np
 
 from eigen_phase.params import Training
-from eigen_phase.run_directory import RunDirectory
+from eigen_phase.run_directory import KIND, RunDirectory
 from eigen_phase.study import Study
 from interp_core.artifacts import check_writable, load_arrays, save_arrays, save_json
-from interp_core.errors import InputError
+from interp_core.folders import adding_to, check_replaceable
 from interp_core.threads import use_threads
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
     from interp_core.tracking import announce
 
     check_writable(place.parent)
-    if place.exists() and not (place / "config.json").is_file() and (place.is_file() or any(place.iterdir())):
-        raise InputError(f"{place} holds something that is not a run directory; name another --out")
     announce()
     train_run(name, training, place)
     return RunDirectory.open(place)
@@ -58,8 +56,10 @@ def curvature_of(run: RunDirectory, study: Study) -> None:
     """The same of one run directory, into it."""
     use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
-    save_arrays(run.folder / "curvature.npz", arrays)
-    save_json(run.folder / "curvature.json", report)
+    files = [run.folder / f"curvature.{ending}" for ending in ("npz", "json")]
+    with adding_to(run.folder, files):
+        save_arrays(files[0], arrays)
+        save_json(files[1], report)
     click.echo(f"{run.name}: {report['verdict']}")
 
 
@@ -120,7 +120,7 @@ def visualize(study: Study) -> None:
 
 def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
     """The figures of one run directory, into it."""
-    from eigen_phase.figures import draw_run
+    from eigen_phase.figures import OF_A_RUN, draw_run
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
@@ -128,7 +128,9 @@ def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
     arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():
         arrays |= load_arrays(run.folder / "curvature.npz")
-    return draw_run(run, run.folder / "figures", found=found, arrays=arrays)
+    out = run.folder / "figures"
+    with adding_to(run.folder, [out / name for name in OF_A_RUN]):
+        return draw_run(run, out, found=found, arrays=arrays)
 
 
 def _landscape(run: RunDirectory, study: Study) -> tuple[dict[str, np.ndarray], Report]:
@@ -144,6 +146,8 @@ def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_
     from interp_core.workers import run_in_processes
 
     check_writable(folder)
+    for name in runs:
+        check_replaceable(folder / name, kind=KIND, name=name)
     announce()
     n = study.params.processes
     longest = sorted(runs, key=lambda name: -runs[name].work)

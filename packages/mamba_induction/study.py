@@ -52,7 +52,7 @@ class Run:
     @property
     def main(self) -> str:
         """The model whose single sequences are drawn: the fine-tuned one where there is one."""
-        return self.models[1] if self.names[1:2] == [short_name(str(self.tuned))] else self.models[0]
+        return self.models[1] if self.models[1:2] == [str(self.tuned)] else self.models[0]
 
 
 def prepare(profile: str | None, out: Path | None, *, dataset: str | None = None, **overrides: Any) -> Run:

@@ -21,8 +21,9 @@ from interp_core import (
     text_stimuli,
 )
 from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
-from interp_core.checkpoints import Scratch, fingerprint, scratch
+from interp_core.checkpoints import fingerprint, scratch
 from interp_core.errors import InputError
+from interp_core.folders import check_replaceable, replacing_folder
 from interp_core.lm_recipe import Recipe
 from interp_core.lm_training import IGNORED, Batch, History, Moment, train
 from interp_core.loading import subject_of
@@ -49,6 +50,7 @@ CODE = (
     stimuli,
     text_stimuli,
 )  # what the fine-tuning's numbers rest on
+KIND = "mamba_induction"  # folder under .scratch, group of the run, and what a tuned model records itself as
 _NOT_OF_TRAINING = {
     *("model", "twin", "dataset", "device", "dtype", "prompts_at_once"),
     *("bootstrap_resamples", "permutation_draws", "null_level", "smallest_excess", "recognised_quantile"),
@@ -171,6 +173,7 @@ def fine_tune(subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: Mam
     with training.json, and returns the history. Resumes; same settings, weights and threads, same bytes."""
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
+    check_replaceable(place, kind=KIND, name=place.name)
     source = DocumentSource(texts.train, params.batch_size * params.grad_accum, params.seed)
     recipe = recipe_of(params, len(texts.train))
     model = subject.model.float().requires_grad_(requires_grad=True)
@@ -186,8 +189,8 @@ def fine_tune(subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: Mam
     code = [Path(__file__), *(Path(str(module.__file__)) for module in CODE)]
     announce()
     with (
-        scratch("mamba_induction", f"{place.name}-{fingerprint(settings, code=code)}") as held,
-        tracked_run(place.name, group="mamba_induction", job_type="fine-tune", config=settings) as run,
+        scratch(KIND, f"{place.name}-{fingerprint(settings, code=code)}") as held,
+        tracked_run(place.name, group=KIND, job_type="fine-tune", config=settings) as run,
         fast_scan(model),
     ):
         watch = Watch.of(stimuli, texts, params)
@@ -202,7 +205,8 @@ def fine_tune(subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: Mam
             keep=_is_best,
             accumulation=params.grad_accum,
         )
-        _write(subject, history, settings, held, place)
+        with replacing_folder(place, kind=KIND, name=place.name) as part:
+            _write(subject, history, settings, part)
     return history
 
 
@@ -213,24 +217,17 @@ def _is_best(history: History) -> bool:
     return losses[-1] == min(losses)
 
 
-def _write(subject: MambaSubject, history: History, settings: dict[str, Any], held: Scratch, place: Path) -> None:
-    """The finished model: complete beside its place first, then swapped in."""
-    import shutil
-
-    part = place.with_name(f".{place.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+def _write(subject: MambaSubject, history: History, settings: dict[str, Any], folder: Path) -> None:
+    """The finished model's files."""
     model: Any = subject.model
     model.config.dtype = "float32"
-    model.config.save_pretrained(part)
+    model.config.save_pretrained(folder)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}  # tied ones share memory
-    save_weights(part / "model.safetensors", weights, {"format": "pt"})
+    save_weights(folder / "model.safetensors", weights, {"format": "pt"})
     assert subject.tokenizer is not None
-    subject.tokenizer.save_pretrained(part)
-    digest = file_sha256(part / "model.safetensors")
-    save_json(part / "training.json", {**settings, "final": history[-1], "weights_sha256": digest})
-    shutil.rmtree(place, ignore_errors=True)
-    part.rename(place)
+    subject.tokenizer.save_pretrained(folder)
+    digest = file_sha256(folder / "model.safetensors")
+    save_json(folder / "training.json", {**settings, "final": history[-1], "weights_sha256": digest})
 
 
 def save_history(history: History, path: Path) -> None:

@@ -35,7 +35,12 @@ def boot(model: Any, tokenizer: Any, name: str) -> Any:
         tokenizer = _nameless_tokenizer(int(model.config.vocab_size))
     with torch.no_grad():
         bridge = TransformerBridge.boot_transformers(
-            name, hf_model=model, tokenizer=tokenizer, device=model.device, dtype=model.dtype
+            name,
+            hf_model=model,
+            tokenizer=tokenizer,
+            device=model.device,
+            dtype=model.dtype,
+            trust_remote_code=False,
         )
     bridge.eval()
     return bridge

@@ -102,7 +102,8 @@ def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch
     folder = project_root() / ".scratch" / stage / mark
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the folder, so that removing the folder does not remove a lock that someone waits for.
-    lock = folder.with_suffix(".lock")
+    # The whole name and then some: `with_suffix` would cut tiny-1.4b and tiny-1.7b to one lock.
+    lock = folder.with_name(f"{folder.name}.lock")
     with _locked(lock, time.monotonic() + patience) as held:
         folder.mkdir(exist_ok=True)
         remove_unfinished(folder)

@@ -102,14 +102,20 @@ class Corpus:
 
 
 def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
-    """Write tokenizer.json, tokens.npz and corpus.json; returns the last. Same params and text, same bytes."""
+    """Write tokenizer.json, tokens.npz and corpus.json; returns the last. Same params and text, same bytes.
+
+    InputError, before anything is read, when the folder has another's tokenizer.json, as every model's folder has.
+    """
+    if (folder / "tokenizer.json").exists() and not (folder / "tokens.npz").exists():
+        raise InputError(f"{folder} has a tokenizer.json that is no corpus's, so it stays: name another --out")
     documents = read_documents(params)
     tokenizer = train_tokenizer(documents.train, params.vocabulary)
     train, validation = (encode(tokenizer, texts) for texts in (documents.train, documents.validation))
+    counts = np.bincount(train, minlength=tokenizer.get_vocab_size()).astype(np.int64)
+    # The streams first: by them an unfinished corpus is told from a model's folder.
+    save_arrays(folder / "tokens.npz", {"train": train, "validation": validation, "counts": counts})
     with replacing(folder / "tokenizer.json") as part:
         tokenizer.save(str(part))
-    counts = np.bincount(train, minlength=tokenizer.get_vocab_size()).astype(np.int64)
-    save_arrays(folder / "tokens.npz", {"train": train, "validation": validation, "counts": counts})
     summary = {
         "source": documents.source,
         "documents": {"train": len(documents.train), "validation": len(documents.validation)},

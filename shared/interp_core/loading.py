@@ -76,7 +76,7 @@ def random_like(subject: Subject, *, seed: int) -> Subject:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(subject.config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(subject.config, dtype=torch.float32, trust_remote_code=False)
     model = _placed(model, str(subject.device), next(subject.model.parameters()).dtype)
     return subject_of(model, subject.tokenizer, name=f"{subject.name} untrained", bos=subject.bos)
 
@@ -91,7 +91,7 @@ def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype) -> Subject:
         raise InputError(f"{name}: `config` needs a model_type that transformers knows: {problem}") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
     return subject_of(_placed(model, device), None, name=name)
 
 
@@ -183,12 +183,17 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
     disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,  # unset, transformers asks on standard input, and a "y" runs the folder's code
         )
     except SafetensorError as problem:
         raise InputError(f"{folder}: the weights are damaged ({problem}): fetch or train the model again") from None
     except (ValueError, KeyError, OSError, RuntimeError) as problem:
-        raise InputError(f"{folder}: not a causal language model that can be loaded: {_first_line(problem)}") from None
+        reason = _own_code(problem) or _first_line(problem)
+        raise InputError(f"{folder}: not a causal language model that can be loaded: {reason}") from None
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} first")
@@ -204,15 +209,23 @@ def _first_line(problem: Exception) -> str:
     return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
 
+def _own_code(problem: Exception) -> str | None:
+    """What to say of a model that asks for code of its own to be run; None for any other problem."""
+    if "trust_remote_code" not in str(problem):
+        return None
+    return "it names code of its own (auto_map), which is never run here; save it as a type that transformers knows"
+
+
 def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     from transformers import AutoTokenizer
 
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as problem:
-        raise InputError(f"{folder}: its tokenizer cannot be read: {_first_line(problem)}") from None
+        reason = _own_code(problem) or _first_line(problem)
+        raise InputError(f"{folder}: its tokenizer cannot be read: {reason}") from None
 
 
 def _check_device(device: str) -> None:

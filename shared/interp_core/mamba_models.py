@@ -28,9 +28,10 @@ from interp_core import (
 from interp_core.artifacts import array_sha256
 from interp_core.corpus import Corpus
 from interp_core.errors import InputError
+from interp_core.folders import check_replaceable
 from interp_core.lm_recipe import Recipe
 from interp_core.lm_training import Moment
-from interp_core.params import Params
+from interp_core.params import FileName, Params
 from interp_core.recall_mixture import RecallMixture, RecallSource
 from interp_core.reference_models import (
     Architecture,
@@ -101,7 +102,7 @@ class MambaModels(Params):
 
     seed: NonNegativeInt
     processes: PositiveInt  # models trained at once, each in a process of its own; the bytes do not depend on it
-    models: dict[str, Annotated[MambaShape | TwinShape, Field(discriminator="kind")]]  # by name
+    models: dict[FileName, Annotated[MambaShape | TwinShape, Field(discriminator="kind")]]  # by name
     mixture: RecallMixture
     recipe: Recipe
     watched: WatchedRecall
@@ -112,6 +113,8 @@ def train_all(params: MambaModels, places: Places, *, only: Sequence[str] = ()) 
     if unknown := [name for name in only if name not in params.models]:
         raise InputError(f"no model {unknown[0]} in `mamba_models` of the profile; it has {', '.join(params.models)}")
     chosen = [name for name in params.models if name in only or not only]
+    for name in chosen:
+        check_replaceable(places.models / name, kind=STAGE, name=name)
     train_several([(train_mamba_model, (name, params, places), {}) for name in chosen], params.processes, places)
 
 

@@ -1,5 +1,6 @@
 """Where a model comes from, and what a name that a user types means. Imports no torch."""
 
+import os.path
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from interp_core.errors import InputError
-from interp_core.params import Params, check, profile_path, project_root, read_yaml
+from interp_core.params import Params, check, file_name, profile_path, project_root, read_yaml
 
 # As the hub has it: a name neither begins nor ends with a dot or a dash, nor holds two in a row.
 _HUB_ID = re.compile(r"(\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?)(?:@([\w.-]+))?", re.ASCII)
@@ -44,14 +45,30 @@ def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
         return known[name]
     if Path(name).is_dir():
         return ModelSpec(source="local", path=Path(name))
-    if (match := _HUB_ID.fullmatch(name)) and not re.search(r"--|\.\.", match[1]):
-        return ModelSpec(source="hub", repo=match[1], revision=match[2] or "main")
+    if (found := _hub_id(name)) is not None:
+        return ModelSpec(source="hub", repo=found[0], revision=found[1] or "main")
     raise InputError(f"unknown model {name}: not a directory, not a hub id owner/name, not one of {', '.join(known)}")
 
 
 def short_name(name: str) -> str:
-    """A model's name in file names: the last part of a path or hub id."""
-    return Path(name.split("@")[0]).name
+    """A model's name in file names: the last part of a directory's path or of a hub id.
+
+    Only a hub id has a revision, which is left out; a directory keeps every `@` of its path. As for `spec_of`, what is
+    a directory is no hub id.
+    """
+    if not Path(name).is_dir() and (found := _hub_id(name)) is not None:
+        return Path(found[0]).name
+
+    # So that `.` and `folder/..` have names too; links are not followed, their own name is the user's.
+    return Path(os.path.abspath(name)).name
+
+
+def _hub_id(name: str) -> tuple[str, str | None] | None:
+    """Repository and revision of a hub id; None for what is none."""
+    match = _HUB_ID.fullmatch(name)
+    if match is None or re.search(r"--|\.\.", match[1]):
+        return None
+    return match[1], match[2]
 
 
 def catalogue(profile: str | None) -> dict[str, ModelSpec]:
@@ -60,7 +77,11 @@ def catalogue(profile: str | None) -> dict[str, ModelSpec]:
     section = read_yaml(path).get("models", {})
     if not isinstance(section, dict):
         raise InputError(f"{path}: `models` must map names to where a model comes from")
-    specs = {name: check(ModelSpec, entry, where=f"{path}: models.{name}") for name, entry in section.items()}
+
+    specs = {
+        file_name(name, where=f"{path}: models"): check(ModelSpec, entry, where=f"{path}: models.{name}")
+        for name, entry in section.items()
+    }
     return {name: _from_project(spec) for name, spec in specs.items()}
 
 

@@ -1,12 +1,13 @@
 """A profile (profiles/*.yaml) as frozen, checked parameters."""
 
 import difflib
+import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from interp_core.errors import InputError
 
@@ -18,6 +19,26 @@ class Params(BaseModel):
 
 
 P = TypeVar("P", bound=Params)
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def _fits_a_file(name: str) -> str:
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError("becomes a file's name: letters, digits, `-`, `_` and `.` alone, not beginning with a dot")
+    return name
+
+
+# Any key or value that becomes part of a path. A name with a slash in it would be somebody's folder.
+FileName = Annotated[str, AfterValidator(_fits_a_file)]
+
+
+def file_name(name: Any, *, where: str) -> str:
+    """The name itself, where it may be a file's. InputError, beginning with `where`, for anything else."""
+    try:
+        return _fits_a_file(str(name))
+    except ValueError as problem:
+        raise InputError(f"{where}: {name!r} {problem}") from None
 
 
 def project_root() -> Path:
@@ -44,6 +65,11 @@ def profile_path(profile: str | None = None) -> Path:
     return path
 
 
+def profile_name(profile: str) -> str:
+    """What a profile's experiments are called: its file without the ending, dots of the name kept."""
+    return profile_path(profile).stem
+
+
 def read_section(section: str, schema: type[P], profile: str | None = None, **overrides: Any) -> P:
     """One section of a profile, checked against its schema; overrides that are not None replace its top-level keys.
 
@@ -68,7 +94,8 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
     except ValidationError as problem:
         # A misspelt key is also a missing one: name the spelling first.
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
+        # A key of a mapping that is wrong itself has one part more, pydantic's own word for it.
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         if first["type"] == "extra_forbidden":
             names = _fields_at(schema, first["loc"][:-1])
             raise InputError(f"{where}: unknown key `{key}`{_nearest(str(first['loc'][-1]), names)}") from None

@@ -20,9 +20,10 @@ from interp_core.artifacts import array_sha256, file_sha256, replacing, save_jso
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.corpus import END_OF_TEXT, Corpus
 from interp_core.errors import InputError
+from interp_core.folders import check_replaceable, replacing_folder
 from interp_core.lm_recipe import Recipe
 from interp_core.lm_training import BatchSource, Evaluation, History, Moment, train
-from interp_core.params import Params
+from interp_core.params import FileName, Params
 from interp_core.repeat_mixture import Mixture, MixtureSource
 from interp_core.stimuli import Prompts, Vocabulary
 from interp_core.tracking import announce, tracked_run
@@ -80,7 +81,7 @@ class ReferenceModels(Params):
 
     seed: NonNegativeInt
     processes: PositiveInt  # models trained at once, each in a process of its own; the bytes do not depend on it
-    models: dict[str, Shape]  # by name
+    models: dict[FileName, Shape]  # by name
     architecture: Architecture
     mixture: Mixture
     recipe: Recipe
@@ -109,6 +110,8 @@ def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = 
         raise InputError(f"no reference model {unknown[0]} in the profile; it has {', '.join(params.models) or 'none'}")
     chosen = [name for name in params.models if name in only or not only]
     chosen.sort(key=lambda name: -params.models[name].layers * params.models[name].width ** 2)
+    for name in chosen:
+        check_replaceable(places.models / name, kind=STAGE, name=name)
     train_several([(train_reference_model, (name, params, places), {}) for name in chosen], params.processes, places)
 
 
@@ -153,6 +156,7 @@ class Training:
 def train_into(training: Training, corpus: Corpus, places: Places, *, code: list[Path], position: int = 0) -> None:
     """Train, and write the model's folder and its history. Resumes; same settings, code and threads, same bytes."""
     name, settings = training.name, training.settings
+    check_replaceable(places.models / name, kind=training.stage, name=name)
     mark = fingerprint(settings, code=code)
     tags = [training.model.config.model_type, name]
     with (
@@ -170,7 +174,11 @@ def train_into(training: Training, corpus: Corpus, places: Places, *, code: list
             position=position,
         )
         if held is not None:
-            _write(training.model, history, settings, held, corpus, places)
+            place = places.models / name
+            with replacing_folder(place, kind=training.stage, name=name) as part:
+                _write(training.model, history, settings, held, corpus, part)
+            with replacing(places.history / f"{name}.csv") as written:
+                written.write_text(history_csv(history))
 
 
 def new_model(shape: Shape, architecture: Architecture, vocabulary: int, *, seed: int) -> "PreTrainedModel":
@@ -272,34 +280,26 @@ def _main_process_scratch(stage: str, mark: str) -> Any:
 
 
 def _write(
-    model: "PreTrainedModel", history: History, settings: dict[str, Any], held: Scratch, corpus: Corpus, places: Places
+    model: "PreTrainedModel", history: History, settings: dict[str, Any], held: Scratch, corpus: Corpus, folder: Path
 ) -> None:
-    """Put the finished model in its place: complete beside it first, then swapped in."""
+    """The finished model's files."""
     from transformers import PreTrainedTokenizerFast
 
-    name = settings["name"]
-    part, place = places.models / f".{name}.part", places.models / name
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     model.config.architectures = [type(model).__name__]
     model.config.dtype = "float32"
-    model.config.save_pretrained(part)
-    save_weights(part / "model.safetensors", _untied(model), {"format": "pt"})
+    model.config.save_pretrained(folder)
+    save_weights(folder / "model.safetensors", _untied(model), {"format": "pt"})
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(corpus.tokenizer_file), **special)
     if (context := getattr(model.config, "max_position_embeddings", None)) is not None:
         tokenizer.model_max_length = context
-    tokenizer.save_pretrained(part)
-    shutil.copytree(held.checkpoints, part / "checkpoints")
+    tokenizer.save_pretrained(folder)
+    shutil.copytree(held.checkpoints, folder / "checkpoints")
     record = {
         **settings,
         "parameters": sum(p.numel() for p in model.parameters()),
         "final": history[-1],
         "checkpoints": [int(row["step"]) for row in history],
-        "weights_sha256": file_sha256(part / "model.safetensors"),
+        "weights_sha256": file_sha256(folder / "model.safetensors"),
     }
-    save_json(part / "training.json", record)
-    shutil.rmtree(place, ignore_errors=True)
-    part.rename(place)
-    with replacing(places.history / f"{name}.csv") as written:
-        written.write_text(history_csv(history))
+    save_json(folder / "training.json", record)

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
 
 from cursive_circuits.data import Words, WrittenRows, augmented
 from cursive_circuits.data_bank import Item, Source, fetch, load_bank, save_bank
@@ -220,6 +221,12 @@ def test_a_bank_is_fetched_once_and_kept_only_when_it_is_the_one_that_was_asked_
     with pytest.raises(InputError, match="cannot be fetched"):
         fetch(Source(path=f"{address}/none.zip", sha256="1" * 64), tmp_path)
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [path.name]
+
+
+@pytest.mark.parametrize("sha256", ["../../thesis", "", "0" * 63, "g" * 64])
+def test_a_hash_that_a_file_is_called_by_is_a_hash(sha256: str) -> None:
+    with pytest.raises(ValidationError, match="String should match pattern"):
+        Source(path="https://example.org/bank.zip", sha256=sha256)
 
 
 def test_no_spelling_is_on_both_sides_of_the_split(items: list[Item], tokens: Tokens, section: CursiveCircuits) -> None:

@@ -1,5 +1,6 @@
 """The model against plain formulas, its cache, its circuits as bilinear forms, and public checkpoints."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,11 @@ from cursive_circuits.measure_circuits import (
 from cursive_circuits.measure_composition import get_composition_score
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.model import KINDS, CursiveTransformer, Head, Kind
-from cursive_circuits.model_checkpoint import load_public, public_names
+from cursive_circuits.model_checkpoint import checkpoint_stem, load_public, public_names
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
-from cursive_circuits.run_directory import Trained
+from cursive_circuits.run_directory import Trained, open_run, save_run
 from interp_core.artifacts import save_weights
 from interp_core.errors import InputError
 from small_strokes import ALPHABET, random_model
@@ -284,6 +285,21 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
     save_weights(tmp_path / "c.safetensors", public)
     with pytest.raises(InputError, match=message):
         load_public(tmp_path / "c.safetensors", model.shape, vocabulary=tokens.size, alphabet=len(ALPHABET))
+
+
+def test_a_checkpoint_is_called_by_its_file_and_dots_are_the_names() -> None:
+    files = ("run-1.4.pt", "run-1.7.safetensors", "run-1.4", "run.ckpt")
+    assert [checkpoint_stem(Path("/home/me") / file) for file in files] == ["run-1.4", "run-1.7", "run-1.4", "run"]
+
+
+def test_a_run_that_is_called_as_a_place_elsewhere_is_refused(tokens: Tokens, tmp_path: Path) -> None:
+    run = tmp_path / "control"
+    save_run(run, Trained("control", random_model(tokens), tokens, ALPHABET), [], {})
+    assert open_run(run).name == "control"
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"name": "../../thesis"}))
+    with pytest.raises(InputError, match=r"config.json: name: '../../thesis' becomes a file's name"):
+        open_run(run)
 
 
 def test_a_file_with_code_in_it_is_no_checkpoint(tokens: Tokens, tmp_path: Path) -> None:

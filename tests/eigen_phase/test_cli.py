@@ -78,12 +78,22 @@ def test_each_option_reaches_the_run_and_changes_it(
 
 def test_one_run_from_training_to_figures(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = call("run", "--profile", "smoke", "--num_steps", "30", "--track_top_k_eigenvalues", "2", "--out", str(out))
+    settings = ("--profile", "smoke", "--num_steps", "30", "--track_top_k_eigenvalues", "2", "--out", str(out))
+    done = call("run", *settings)
     assert done.exit_code == 0, done.output
     figures = {file.name for file in (out / "figures").iterdir()}
     assert {"phase.png", "heads.png", "patterns.png", "eigenvalues.png", "alignment.png", "density.png"} <= figures
     assert RunDirectory.open(out).history["eigenvalues"].shape[1] == 2
     assert (out / "curvature.npz").exists()
+
+    # All of that is the run's own, and goes with it; a file of the user's, and a run of another name, stay.
+    assert call("train", *settings).exit_code == 0
+    assert not (out / "curvature.npz").exists()
+    assert not (out / "figures").exists()
+    assert "holds tiled-s0 of eigen_phase, not tiled-s1 of eigen_phase" in refused("train", *settings, "--seed", "1")
+    (out / "figures").mkdir()
+    (out / "figures" / "mine.png").write_text("mine")
+    assert "holds figures/mine.png, which its files.json does not list" in refused("train", *settings)
 
 
 def test_commands_read_run_directories(small_run: RunDirectory, tmp_path: Path) -> None:
@@ -135,7 +145,7 @@ def test_directories_that_are_no_runs_are_named(tmp_path: Path) -> None:
     assert "not a run directory" in refused("visualize", str(tmp_path), "--profile", "smoke")
     assert "not a run directory" in refused("curvature", "--profile", "smoke", "--out", str(tmp_path))
     (tmp_path / "notes.txt").write_text("mine")
-    assert "holds something that is not a run directory" in refused("train", *SMALL, "--out", str(tmp_path))
+    assert "holds notes.txt and no files.json" in refused("train", *SMALL, "--out", str(tmp_path))
     assert (tmp_path / "notes.txt").exists()
 
 

@@ -173,6 +173,9 @@ def test_half_written_and_foreign_directories_are_refused(small_run: RunDirector
     (other / "config.json").write_text(json.dumps(config | {"version": 0}))
     with pytest.raises(InputError, match="version 0, but this program reads version 1"):
         RunDirectory.open(other)
+    (other / "config.json").write_text(json.dumps(config | {"name": "../../thesis"}))
+    with pytest.raises(InputError, match=r"config.json: name: '../../thesis' becomes a file's name"):
+        RunDirectory.open(other)
     with pytest.raises(InputError, match="no weights of step 3; kept"):
         small_run.model(3)
 

@@ -237,6 +237,12 @@ def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(p
     assert list((project / ".scratch" / "stage").iterdir()) == []
 
 
+@pytest.mark.usefixtures("project")
+def test_trainings_whose_names_differ_after_a_dot_go_on_together() -> None:
+    with scratch("stage", "tiny-1.4b", patience=0.0) as one, scratch("stage", "tiny-1.7b", patience=0.0) as other:
+        assert one.folder != other.folder
+
+
 def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

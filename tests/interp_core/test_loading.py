@@ -1,6 +1,8 @@
 """Every way in which a model can come, and every way in which one can be bad: one line that names it and the mend."""
 
+import ast
 import hashlib
+import io
 import json
 import os
 import socket
@@ -22,9 +24,10 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 import small_models as small
+from import_closure import ROOT
 from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
-from interp_core.loading import load_model, subject_of
+from interp_core.loading import load_model, random_like, subject_of
 from interp_core.model_spec import ModelSpec, short_name, spec_of
 from interp_core.native import NativeSubject
 
@@ -93,6 +96,122 @@ def test_a_name_is_a_known_model_a_directory_or_a_hub_id(folder: Path) -> None:
     with pytest.raises(InputError, match=r"unknown model smal: .* not one of small") as problem:
         spec_of("smal", known)
     one_line(problem)
+
+
+# Paths hold the last part of the name, or all of it.
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("owner/model@step30", "model"),
+        ("owner/model-1.4b@step30", "model-1.4b"),
+        ("owner/model", "model"),
+        ("me@lab/m1", "m1"),
+        ("/home/me@lab/m2", "m2"),
+        ("runs/deep/m@home", "m@home"),
+        ("../m@1", "m@1"),
+        ("m@1", "m@1"),
+    ],
+)
+def test_only_a_hub_id_has_a_revision(name: str, short: str) -> None:
+    assert short_name(name) == short
+
+
+def test_a_directory_that_could_be_a_hub_id_is_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("runs/m@1", "runs/m@2", "me@lab/m1"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert [short_name(name) for name in ("runs/m@1", "runs/m@2", "me@lab/m1")] == ["m@1", "m@2", "m1"]
+    assert spec_of("runs/m@1", {}).source == "local"
+
+    monkeypatch.chdir(tmp_path / "runs" / "m@1")
+    assert [short_name(name) for name in (".", "../m@2", "../../runs", "..")] == ["m@1", "m@2", "runs", "runs"]
+
+
+# Code of a model's own
+
+CODE = """
+from pathlib import Path
+Path({ran!r}).touch()
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+class Config(GPTNeoXConfig): pass
+class Model(GPTNeoXForCausalLM): pass
+class Tokens(PreTrainedTokenizerFast): pass
+"""
+CLASSES = {
+    "AutoConfig": "own.Config",
+    "AutoModelForCausalLM": "own.Model",
+    "AutoTokenizer": ["own.Tokens", "own.Tokens"],
+}
+
+
+def give_code(folder: Path, file: str, **changes: Any) -> Path:
+    """Let a file of a model's folder name code of the folder's; the place that tells whether it ran."""
+    ran = folder / "it_ran"
+    (folder / "own.py").write_text(CODE.format(ran=str(ran)))
+    content = json.loads((folder / file).read_text()) | {"auto_map": CLASSES} | changes
+    (folder / file).write_text(json.dumps(content))
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        (
+            "config.json",
+            {"model_type": "mine"},
+            "not a causal language model that can be loaded: it names code of its own",
+        ),
+        ("config.json", {"model_type": None}, "not a causal language model that can be loaded"),
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "Tokens"},
+            "its tokenizer cannot be read: it names code of its own",
+        ),
+        ("config.json", {}, None),
+        ("tokenizer_config.json", {}, None),
+    ],
+    ids=["unknown type", "no type", "unknown tokenizer", "known type", "known tokenizer"],
+)
+def test_code_of_a_model_is_never_run_and_nobody_is_asked(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    changes: dict[str, Any],
+    said: str | None,
+) -> None:
+    ran = give_code(folder, file, **changes)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder / "modules"))
+    monkeypatch.setattr("sys.stdin", answers := io.StringIO("y\n" * 9))
+    if said is None:
+        subject = load_model(local(folder), name="toy")
+        assert type(subject.model).__module__.startswith("transformers.models.")
+        random_like(subject, seed=0)
+    else:
+        with pytest.raises(InputError) as problem:
+            load_model(local(folder), name="toy")
+        assert said in one_line(problem)
+        assert str(folder) in one_line(problem)
+
+    assert not ran.exists()
+    assert answers.tell() == 0
+    assert "[y/N]" not in capsys.readouterr().out
+
+
+def test_every_loader_says_that_no_code_is_run() -> None:
+    sources = [file for home in ("packages", "shared", "benchmarks") for file in sorted((ROOT / home).rglob("*.py"))]
+    calls = [
+        (file, call)
+        for file in sources
+        for call in ast.walk(ast.parse(file.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("from_pretrained", "from_config", "boot_transformers", "load_dataset", "pipeline")
+    ]
+    assert len(calls) >= 5
+    for file, call in calls:
+        said = [ast.unparse(word.value) for word in call.keywords if word.arg == "trust_remote_code"]
+        assert said == ["False"], f"{file}:{call.lineno}"
 
 
 # Bad directories

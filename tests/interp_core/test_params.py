@@ -1,12 +1,14 @@
 """Profiles: found, checked, and refused in one line that names the file, the key and the mend."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
+import cursive_circuits.study
+import eigen_phase.study
 from interp_core.errors import InputError
 from interp_core.params import Params, check, profile_path, project_root, read_section, read_yaml
 
@@ -68,6 +70,19 @@ def test_the_project_is_found_from_inside(project: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(deep)
     assert project_root() == project
     assert profile_path() == project / "profiles" / "first.yaml"
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("prepare", [eigen_phase.study.prepare, cursive_circuits.study.prepare_study])
+def test_experiments_of_profiles_whose_names_differ_after_a_dot_have_folders_of_their_own(
+    prepare: Callable[..., Any], project: Path
+) -> None:
+    smoke = Path(__file__).parents[2] / "profiles" / "smoke.yaml"
+    names = ("tiny-1.4b", "tiny-1.7b")
+    for name in names:
+        (project / "profiles" / f"{name}.yaml").write_text(smoke.read_text())
+    given = [*names, *(f"profiles/{name}.yaml" for name in names)]
+    assert [prepare(profile, None).folder.name for profile in given] == [*names, *names]
 
 
 def test_values_never_change_after_reading() -> None:

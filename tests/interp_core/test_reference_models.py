@@ -157,7 +157,7 @@ def test_twice_gives_the_same_bytes(corpus: Corpus, trained: Places, tmp_path: P
     again = Places(corpus.folder, tmp_path / "models", tmp_path / "training")
     train_all(section(), again)
     files = sorted(file.relative_to(again.models) for file in again.models.rglob("*") if file.is_file())
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         assert (again.models / file).read_bytes() == (trained.models / file).read_bytes(), file
     assert (again.history / "tiny.csv").read_bytes() == (trained.history / "tiny.csv").read_bytes()
