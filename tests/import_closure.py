@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,12 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from imports(node)
 
 
+@cache
+def imports_of(file: Path) -> frozenset[str]:
+    """The same of a whole file, read once."""
+    return frozenset(imports(ast.parse(file.read_text())))
+
+
 def closure(modules: set[str]) -> set[Path]:
     """Files of these modules and of everything of ours that they import."""
     seen: set[str] = set()
@@ -51,7 +58,7 @@ def closure(modules: set[str]) -> set[Path]:
             continue
         seen.add(module)
         package = module.rpartition(".")[0]
-        waiting |= {*imports(ast.parse(file.read_text())), *({package} if package else set())}
+        waiting |= {*imports_of(file), *({package} if package else set())}
     return {file for module in seen if (file := source_of(module)) is not None}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from eigen_phase.params import Transition
 from eigen_phase.run_directory import RunDirectory
@@ -198,12 +198,12 @@ def mean_over_seeds(values: Float[np.ndarray, " seed"]) -> Report:
     if n == 1:
         return {"value": mean, "ci": None, "p": 1.0, "signs_p": 1.0, "n": 1}
     error = float(values.std(ddof=1) / np.sqrt(n))
-    reach = float(stats.t.ppf(0.975, n - 1)) * error
+    reach = float(special.stdtrit(n - 1, 0.975)) * error
     signs = np.array(list(product((1.0, -1.0), repeat=n)))
     return {
         "value": mean,
         "ci": [mean - reach, mean + reach],
-        "p": float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0),
+        "p": float(2 * special.stdtr(n - 1, -abs(mean) / error)) if error > 0 else float(mean == 0),
         "signs_p": float((np.abs(signs @ values) >= abs(values.sum()) - 1e-12).mean()),
         "n": n,
     }

@@ -86,6 +86,13 @@ def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
+
+        # Laid out here: savefig finds the same layout by drawing the whole figure once more, a fifth of its time.
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+
         with replacing(path) as part:
             figure.savefig(part, format="png", metadata={"Software": None})
 

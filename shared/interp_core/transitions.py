@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Num
-from scipy import special, stats
+from scipy import special
 
 from interp_core.errors import InputError
 from interp_core.stats import Interval, percentile_interval, resampled_means
@@ -119,7 +119,7 @@ def midpoint_interval(
     free = len(curve) - 4
     r = _lag_one(residuals)
     variance = _squares(residuals) / free * np.linalg.pinv(jacobian.T @ jacobian)[0, 0] * (1 + r) / (1 - r)
-    reach = float(stats.t.ppf((1 + level) / 2, free) * np.sqrt(max(variance, 0.0)))
+    reach = float(special.stdtrit(free, (1 + level) / 2) * np.sqrt(max(variance, 0.0)))
     first, last = np.exp(origin + span * np.clip([middle - reach, middle + reach], 0.0, 1.0))
     return float(first), float(last)
 

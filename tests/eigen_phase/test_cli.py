@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from eigen_phase.cli import main
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
+from interp_core.params import profile_path
 
 SMALL = ["--profile", "smoke", "--num-steps", "10", "--track-top-k-eigenvalues", "0"]
 
@@ -110,9 +112,17 @@ def test_commands_read_run_directories(small_run: RunDirectory, tmp_path: Path) 
     assert "trace" in done.output
 
 
-def test_a_whole_study_in_a_folder_of_its_own(section: EigenPhase, tmp_path: Path) -> None:
+def test_a_whole_study_in_a_folder_of_its_own(
+    section: EigenPhase, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # In this process; the pipeline's test trains the same runs in two.
+    profile = yaml.safe_load(profile_path("smoke").read_text())
+    profile["eigen_phase"]["processes"] = 1
+    alone = tmp_path_factory.mktemp("profile") / "alone.yaml"
+    alone.write_text(yaml.safe_dump(profile))
+
     started = time.monotonic()
-    done = call("run", "--profile", "smoke", "--out", str(tmp_path))
+    done = call("run", "--profile", str(alone), "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert time.monotonic() - started < 300
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {*section.runs, ".writable"} - {".writable"}

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
+from interp_core.commands import main
 from interp_core.params import project_root
 
-COMMAND = [sys.executable, "-m", "interp_core.commands", "models", "--corpus", "corpus"]
+MODELS = ["models", "--corpus", "corpus"]
+COMMAND = [sys.executable, "-m", "interp_core.commands", *MODELS]
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +35,24 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "profiles").mkdir()
     (folder / "profiles" / "test.yaml").write_text(yaml.safe_dump({"corpus": corpus, "reference_models": models}))
     (folder / "params.yaml").write_text("profile: test\n")
-    made = [sys.executable, "-m", "interp_core.commands", "corpus", "--out", "corpus"]
-    subprocess.run(made, cwd=folder, check=True)
+    assert finish(folder, "corpus", "--out", "corpus").exit_code == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def untouched(project: Path) -> Path:
     """Models of a run that nothing happened to."""
-    subprocess.run([*COMMAND, *to("untouched")], cwd=project, env=environment(), check=True)
+    assert finish(project, *MODELS, *to("untouched")).exit_code == 0
     return project / "untouched"
+
+
+def finish(project: Path, *arguments: str) -> Result:
+    """A command that nobody stops, in this process: what is killed or interrupted gets a process of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        for name, value in {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        return CliRunner().invoke(main, list(arguments), catch_exceptions=False)
 
 
 def environment() -> dict[str, str]:
@@ -88,8 +99,7 @@ def test_after_kill_9_the_same_command_ends_with_the_same_bytes(
     os.kill(running.pid, signal.SIGKILL)  # its workers get no signal: they must notice
     running.wait()
     assert files(project / name / "models").keys() < files(untouched / "models").keys()
-    again = subprocess.run([*COMMAND, *to(name, processes)], cwd=project, env=environment(), check=False)
-    assert again.returncode == 0
+    assert finish(project, *MODELS, *to(name, processes)).exit_code == 0
     assert files(project / name) == files(untouched)
     assert list((project / ".scratch" / "reference_models").iterdir()) == []
 
@@ -103,7 +113,7 @@ def test_ctrl_c_says_one_line_and_the_next_run_goes_on(processes: int, project: 
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert said.strip().splitlines() == ["interrupted: the same command continues from the last saved state"]
-    assert subprocess.run([*COMMAND, *to(name, processes)], cwd=project, env=environment(), check=False).returncode == 0
+    assert finish(project, *MODELS, *to(name, processes)).exit_code == 0
     assert files(project / name) == files(untouched)
 
 
@@ -112,13 +122,11 @@ def test_a_second_trainer_of_the_same_model_is_told_so(project: Path) -> None:
     wait_for_step(project, running, 1)
     os.kill(running.pid, signal.SIGSTOP)
     try:
-        second = subprocess.run(
-            [*COMMAND, *to("second")], cwd=project, env=environment(), capture_output=True, text=True, check=False
-        )
+        second = finish(project, *MODELS, *to("second"))
     finally:
         os.kill(running.pid, signal.SIGCONT)
         running.communicate(timeout=120)
-    assert second.returncode == 2
+    assert second.exit_code == 2
     assert f"process {running.pid} is already training" in second.stderr
     assert running.returncode == 0
 
