@@ -110,7 +110,18 @@ def run(profile: str | None, out: Path | None) -> None:
     from cursive_circuits.study import prepare_study
 
     study = prepare_study(profile, out)
-    for stage in workflow.STAGES:
+    for stage in (
+        workflow.prepare,
+        workflow.train,
+        workflow.sample,
+        workflow.attention,
+        workflow.heads,
+        workflow.circuits,
+        workflow.composition,
+        workflow.ablate,
+        workflow.draw,
+        workflow.figures,
+    ):
         stage(study)
 
 

@@ -183,9 +183,9 @@ def compare(run: Any) -> None:
 @_with_run
 def all_figures(run: Any) -> None:
     """All figures of the pipeline from its files, into data/mamba_neurons/figures."""
-    from mamba_neurons import figures
+    from mamba_neurons import workflow
 
-    figures.draw_all(run.names, run.place, run.plots)
+    workflow.figures(run)
 
 
 if __name__ == "__main__":

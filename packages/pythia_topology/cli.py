@@ -114,7 +114,7 @@ def multisize(run: Any) -> None:
     """Any number of sizes, all pairs: multi_size.json, multi_size_overlay.png."""
     from pythia_topology import figures, workflow
 
-    report = workflow.crosssize(run, several=True)
+    report = workflow.multisize(run)
     if run.out:
         figures.draw_crosssize(report, run.out / "multi_size_overlay.png")
 
@@ -181,7 +181,6 @@ def emergence(run: Any) -> None:
 @_with_run
 def all_figures(run: Any) -> None:
     """All figures of the pipeline from its files, into data/pythia_topology/figures."""
-    from interp_core.params import project_root
-    from pythia_topology import figures
+    from pythia_topology import workflow
 
-    figures.draw_all(run.names, project_root() / "data" / "pythia_topology")
+    workflow.figures(run)
