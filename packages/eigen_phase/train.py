@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from eigen_phase import data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model
 from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
 from eigen_phase.data_oracle import ceiling, entropy_floor
 from eigen_phase.measure_alignment import adam_memory, flat, next_update, squared_cosines, subspace_overlap
@@ -20,15 +19,13 @@ from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import write_run
-from interp_core import checkpoints, circuits, lm_recipe, lm_training
 from interp_core.artifacts import load_weights, save_weights
 from interp_core.checkpoints import checkpoint_name, fingerprint, scratch
+from interp_core.import_closure import code_of
 from interp_core.lm_training import BatchSource, Diverged, History, Moment, train
 from interp_core.tracking import tracked_run
 
 STAGE = "eigen_phase"
-ROOMS = (data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model)
-CODE = (*ROOMS, checkpoints, circuits, lm_recipe, lm_training)  # what a run's numbers rest on
 HELD_OUT, PROBE, INDEPENDENT = 1, 2, 3  # streams of rows that no training batch uses
 
 
@@ -47,7 +44,7 @@ def train_run(
     """
     torch.set_num_threads(training.threads)
     settings = {"name": name, **training.model_dump(mode="json")}
-    mark = fingerprint(settings, code=[Path(__file__), *(Path(str(room.__file__)) for room in CODE)])
+    mark = fingerprint(settings, code=code_of(__name__))
     transformer = Transformer(training.shape, seed=training.seed)
     source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
     with (

@@ -32,7 +32,7 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}.safetensors"
 
 
-def fingerprint(*parts: Any, code: list[Path]) -> str:
+def fingerprint(*parts: Any, code: Iterable[Path]) -> str:
     """Hex digest of params, data hashes and source files: whoever changes one of them starts afresh."""
     digest = hashlib.sha256(json.dumps([*parts, torch.__version__], sort_keys=True, default=str).encode())
     for path in code:
