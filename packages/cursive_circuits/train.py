@@ -17,9 +17,10 @@ from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, save_run
 from interp_core.artifacts import file_sha256
+from interp_core.batches import IGNORED
 from interp_core.checkpoints import fingerprint, scratch
 from interp_core.import_closure import code_of
-from interp_core.lm_training import IGNORED, Moment, train
+from interp_core.lm_training import Moment, train
 from interp_core.tracking import Run, tracked_run
 
 STAGE = "cursive_circuits"

@@ -11,14 +11,15 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
+from interp_core.batches import IGNORED, Batch
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.errors import InputError
+from interp_core.history import History, history_csv
 from interp_core.import_closure import code_of
 from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import IGNORED, Batch, History, Moment, train
+from interp_core.lm_training import Moment, train
 from interp_core.loading import subject_of
 from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.reference_models import history_csv
 from interp_core.scores import copy_behaviour
 from interp_core.selective_scan import fast_scan
 from interp_core.tracking import announce, tracked_run

@@ -1,7 +1,5 @@
 """The reference models: one family, one recipe, trained here; only the size differs between its members."""
 
-import csv
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,12 +15,14 @@ from torch import nn
 
 from interp_core import scores, stimuli
 from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
+from interp_core.batches import BatchSource
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.corpus import END_OF_TEXT, Corpus
 from interp_core.errors import InputError
+from interp_core.history import History, history_csv
 from interp_core.import_closure import code_of
 from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import BatchSource, Evaluation, History, Moment, train
+from interp_core.lm_training import Evaluation, Moment, train
 from interp_core.params import Params
 from interp_core.repeat_mixture import Mixture, MixtureSource
 from interp_core.stimuli import Prompts, Vocabulary
@@ -232,15 +232,6 @@ class Watch:
             "repeated_text_accuracy": float(accuracy.mean()),
             "best_prefix_matching": float(random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()),
         }
-
-
-def history_csv(history: History) -> str:
-    """The history as CSV, numbers with nine digits; no times, so equal trainings give equal text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.9g}" for name, value in row.items()} for row in history)
-    return text.getvalue()
 
 
 def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,15 +8,44 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from interp_core.import_closure import WITHOUT_EFFECT
+from interp_core.stages import Project
 
 ROOT = Path(__file__).parents[2]
+
+# Python runs this first in every process: in those of a stage it notes whose functions are called.
+WATCH = """
+import os
+import sys
+
+if "DVC_STAGE" in os.environ:
+    import atexit
+    import threading
+
+    called = set()
+
+    def note(frame, event, argument):
+        if frame.f_code.co_flags & 1:  # a function: modules and the bodies of classes run on import
+            called.add(frame.f_code.co_filename)
+
+    def tell():
+        sys.settrace(None)
+        with open(os.path.join(os.environ["DVC_ROOT"], "called", os.environ["DVC_STAGE"]), "a") as out:
+            out.writelines(name + chr(10) for name in called)
+
+    atexit.register(tell)
+    threading.settrace(note)
+    sys.settrace(note)
+"""
 
 
 def run(folder: Path, *command: str) -> str:
     """Run a command of this environment in a clone; its own sources, not the installed ones, are imported."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(["packages", "shared"]),
+        "PYTHONPATH": os.pathsep.join(["packages", "shared", "watch"]),
         "WANDB_MODE": "disabled",
         "OMP_NUM_THREADS": "1",
         "GIT_CONFIG_COUNT": "2",
@@ -50,6 +79,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text("profile: smoke\n")
     (folder / "dvc.lock").unlink(missing_ok=True)
+    for name in ("called", "watch"):
+        (folder / name).mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "repro")
     run(folder, "git", "add", "--all")
@@ -70,6 +102,21 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
     assert (phase / "runs" / "tiled-s0" / "model_final.safetensors").exists()
     assert (phase / "figures" / "controls.png").stat().st_size > 1000
     assert "pythia_topology" in run(clone, "dvc", "metrics", "show")
+
+
+def test_no_stage_calls_a_function_of_a_file_that_it_does_not_depend_on(clone: Path) -> None:
+    project = Project.of(clone)
+    outside = {*WITHOUT_EFFECT, *project.scripts.values()}
+    silent = {project.sources.file_of(module) for module in outside}
+    stages = yaml.safe_load((clone / "dvc.yaml").read_text())["stages"]
+
+    for name, stage in stages.items():
+        listed = {clone / dep for dep in stage["deps"]}
+        noted = {Path(line) for line in (clone / "called" / f"dvc.yaml:{name}").read_text().split("\n")}
+        called = {clone / file for file in noted if (clone / file).is_relative_to(clone)}
+        ours = {file for file in called if file.suffix == ".py" and "watch" not in file.parts}
+        assert ours, name
+        assert not ours - listed - silent, name
 
 
 def test_cached_artifacts_travel_to_a_fresh_clone_that_runs_no_stage(clone: Path, tmp_path: Path) -> None:
