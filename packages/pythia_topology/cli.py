@@ -90,10 +90,12 @@ def main() -> None:
 @_with_run
 def profile(run: Any) -> None:
     """Scores of all heads and the layer profile: scores_M.npz, profile_M.json, heatmap_M.png, profile_M.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.profile(run).items():
         if run.out:
+            from pythia_topology import figures
+
             figures.draw_profile(arrays, report, name, run.out)
 
 
@@ -101,10 +103,12 @@ def profile(run: Any) -> None:
 @_with_run
 def crosssize(run: Any) -> None:
     """Two sizes on relative depth: cross_size.json, cross_size_overlay.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     report = workflow.crosssize(run)
     if run.out:
+        from pythia_topology import figures
+
         figures.draw_crosssize(report, run.out / "cross_size_overlay.png")
 
 
@@ -112,10 +116,12 @@ def crosssize(run: Any) -> None:
 @_with_run
 def multisize(run: Any) -> None:
     """Any number of sizes, all pairs: multi_size.json, multi_size_overlay.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     report = workflow.multisize(run)
     if run.out:
+        from pythia_topology import figures
+
         figures.draw_crosssize(report, run.out / "multi_size_overlay.png")
 
 
@@ -123,10 +129,12 @@ def multisize(run: Any) -> None:
 @_with_run
 def nulls(run: Any) -> None:
     """Permuted heads, shuffled antecedents, untrained model, bootstrap: nulls_M.json, nulls_M.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.nulls(run).items():
         if run.out:
+            from pythia_topology import figures
+
             figures.draw_nulls(report, arrays, name, run.out)
 
 
@@ -134,10 +142,12 @@ def nulls(run: Any) -> None:
 @_with_run
 def lagbuckets(run: Any) -> None:
     """Short against long lags: lags_M.json, lag_profiles.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     reports = workflow.lagbuckets(run)
     if run.out:
+        from pythia_topology import figures
+
         figures.draw_lags(reports, run.out)
 
 
@@ -145,10 +155,12 @@ def lagbuckets(run: Any) -> None:
 @_with_run
 def causal(run: Any) -> None:
     """Ablate the best heads against layer-matched random ones: causal_M.json, causal_delta.png, dose_M.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     found = workflow.causal(run)
     if run.out:
+        from pythia_topology import figures
+
         figures.draw_causal({name: report for name, (_, report) in found.items()}, run.out)
         for name, (arrays, report) in found.items():
             figures.draw_dose(report, name, run.out)
@@ -159,10 +171,12 @@ def causal(run: Any) -> None:
 @_with_run
 def composition(run: Any) -> None:
     """K-composition z-scores and path patching: composition_M.json, composition_M.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     for name, (arrays, report, scores) in workflow.composition(run).items():
         if run.out:
+            from pythia_topology import figures
+
             figures.draw_composition(report, arrays, scores, name, run.out)
 
 
@@ -170,10 +184,12 @@ def composition(run: Any) -> None:
 @_with_run
 def emergence(run: Any) -> None:
     """The same scores over training checkpoints: emergence_M.json, emergence.png."""
-    from pythia_topology import figures, workflow
+    from pythia_topology import workflow
 
     found = workflow.emergence(run)
     if run.out:
+        from pythia_topology import figures
+
         figures.draw_emergence({name: (report, arrays) for name, (arrays, report) in found.items()}, run.out)
 
 
