@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test test-slow check bench
+.PHONY: repro test test-slow check stages bench
 
 repro: .venv/installed
 	@dvc repro
@@ -21,7 +21,11 @@ test-slow: .venv/installed
 	@python -m interp_core.processor pytest -m "slow or hub or cuda"
 
 check: .venv/installed
+	@induction-lab stages --check
 	@ruff format --check . && ruff check . && basedpyright
+
+stages: .venv/installed
+	@induction-lab stages
 
 bench: .venv/installed
 	@python -m benchmarks

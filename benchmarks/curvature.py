@@ -18,7 +18,8 @@ from torch.nn import functional
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from eigen_phase.measure_curvature import Hessian, next_token_hessian
 from eigen_phase.measure_spectrum import eigenpairs
-from eigen_phase.model import Shape, Transformer
+from eigen_phase.model import Transformer
+from eigen_phase.model_shape import Shape
 
 TITLE = "Hessian: two layers of attention, vocab 50, T 64, batch 32"
 VOCAB, LENGTH, ROWS, K, RESIDUAL = 50, 64, 32, 10, 1e-3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import CursiveTransformer, Head
-from cursive_circuits.model_blocks import Shape
+from cursive_circuits.model_shape import Shape
 from cursive_circuits.run_directory import Trained
 
 PREVIOUS, PAIR_BACK, INDUCTION, IDLE = (Head(0, "self", 0), Head(0, "self", 1), Head(1, "self", 0), Head(1, "self", 1))

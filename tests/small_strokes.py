@@ -4,7 +4,7 @@ import torch
 
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import CursiveTransformer
-from cursive_circuits.model_blocks import Shape
+from cursive_circuits.model_shape import Shape
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 

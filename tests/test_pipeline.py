@@ -1,4 +1,4 @@
-"""The pipeline as a description: every stage names the files and the parameters that its command uses."""
+"""The pipeline as a description: what is derived of it is derived right, and what is declared fits."""
 
 import ast
 from pathlib import Path
@@ -8,15 +8,18 @@ import yaml
 
 from cursive_circuits.params import CursiveCircuits
 from eigen_phase.params import EigenPhase
-from import_closure import ROOT, WORKFLOW_OF, files_of_command, functions_reached
+from interp_core import stages
 from interp_core.corpus import CorpusParams
+from interp_core.import_closure import WITHOUT_EFFECT
 from interp_core.model_spec import catalogue
 from interp_core.params import read_section
 from interp_core.reference_models import ReferenceModels
+from interp_core.stages import PARAMETERS_WITHOUT_EFFECT, Command, Project
 from mamba_induction.params import MambaInduction
 from mamba_neurons.params import MambaNeurons
 from pythia_topology.params import PythiaTopology
 
+ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ANSWERS = [stage for stage in STAGES if STAGES[stage]["cmd"].endswith(" answers")]
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
@@ -27,79 +30,27 @@ def names(entries: list) -> set[str]:
     return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
 
 
-def stages_of(*programs: str) -> list[str]:
-    """Stages whose command is one of these programs', those left out that read files alone."""
-    return [name for name in STAGES if STAGES[name]["cmd"].split()[0] in programs and name not in ANSWERS]
-
-
 def parameters(stage: dict) -> list[str]:
     """Keys of the profile that a stage depends on; what only reads files has none."""
     return [name for entry in stage.get("params", []) for keys in entry.values() for name in keys]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_names_every_file_that_its_command_runs(stage: str) -> None:
-    listed = {Path(dep) for dep in names(STAGES[stage]["deps"]) if dep.endswith(".py")}
-    needed = {file.relative_to(ROOT) for file in files_of_command(STAGES[stage]["cmd"])}
-    assert not needed - listed, f"add to the deps of {stage} in dvc.yaml"
-    assert not listed - needed, f"{stage} does not run these; remove them from dvc.yaml"
+def test_what_is_committed_is_what_make_stages_writes() -> None:
+    stages.check(ROOT)
 
 
-SECTIONS = {"induct": ("pythia_topology", PythiaTopology), "mamba-induction": ("mamba_induction", MambaInduction)}
-
-
-@pytest.mark.parametrize("stage", stages_of(*SECTIONS))
-def test_a_stage_names_every_parameter_that_its_code_reads(stage: str) -> None:
-    command = STAGES[stage]["cmd"]
-    program = command.split()[0]
-    section, schema = SECTIONS[program]
-    (entry,) = STAGES[stage]["params"]
-    (declared,) = entry.values()
-    trees = [
-        ast.parse(file.read_text())
-        for file in files_of_command(command)
-        if file.parent.name == section and file.stem not in ("params", "workflow")
-    ]
-    if not command.endswith("figures"):
-        trees += functions_reached(WORKFLOW_OF[program], command)
-    read = {
-        node.attr
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("params")
+def test_no_stage_waits_for_what_changes_no_byte() -> None:
+    quiet = {
+        str(file.relative_to(ROOT))
+        for module in WITHOUT_EFFECT
+        if (file := Project.of(ROOT).sources.file_of(module)) is not None
     }
-    needed = {f"{section}.{name}" for name in read & set(schema.model_fields)}
-    assert needed <= set(declared), f"add to the params of {stage} in dvc.yaml"
+    assert len(quiet) == len(WITHOUT_EFFECT)
 
-
-@pytest.mark.parametrize("stage", stages_of("eigen-phase"))
-def test_a_stage_of_eigen_phase_names_every_part_of_its_section_that_its_code_reads(stage: str) -> None:
-    (entry,) = STAGES[stage]["params"]
-    (declared,) = entry.values()
-    functions = functions_reached(WORKFLOW_OF["eigen-phase"], STAGES[stage]["cmd"])
-    read = {node.attr for tree in functions for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    needed = {f"eigen_phase.{name}" for name in read & {"spectrum", "transition", "controls"}}
-    assert needed | {"eigen_phase.training", "eigen_phase.conditions"} == set(declared)
-
-
-@pytest.mark.parametrize("stage", stages_of("cursive-circuits"))
-def test_a_stage_of_cursive_circuits_names_every_part_of_its_section_that_its_code_reads(stage: str) -> None:
-    (entry,) = STAGES[stage]["params"]
-    (declared,) = entry.values()
-    functions = functions_reached(WORKFLOW_OF["cursive-circuits"], STAGES[stage]["cmd"])
-    trees = [
-        *functions,
-        *(ast.parse(file.read_text()) for file in files_of_command(STAGES[stage]["cmd"]) if file.stem == "train"),
-    ]
-    read = {
-        node.attr
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("params")
-    }
-    if STAGES[stage]["cmd"].endswith("figures"):
-        read = {"sampling"}  # nothing is read but files; DVC wants a parameter
-    assert {f"cursive_circuits.{name}" for name in read & set(CursiveCircuits.model_fields)} == set(declared)
+    for name, stage in STAGES.items():
+        assert not names(stage["deps"]) & quiet, name
+        for key in parameters(stage):
+            assert key.rpartition(".")[2] not in PARAMETERS_WITHOUT_EFFECT, name
 
 
 def test_the_packages_that_the_corpus_comes_from_are_pinned_to_one_version() -> None:
@@ -141,8 +92,10 @@ def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> No
 def test_no_stage_imports_what_takes_seconds_and_is_not_needed(library: str, commands: tuple[str, ...]) -> None:
     chosen = [stage["cmd"] for stage in STAGES.values() if stage["cmd"].startswith(commands)]
     assert chosen
-    for file in set().union(*map(files_of_command, chosen)):
-        tops = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    project = Project.of(ROOT)
+    for file in set().union(*(Command.of(project, command).files for command in chosen)):
+        tree = ast.parse((ROOT / file).read_text())
+        tops = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert not any(library in ast.unparse(node) for node in tops), file
 
 

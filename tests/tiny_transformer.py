@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from eigen_phase.measure_curvature import Operator
-from eigen_phase.model import Shape, Transformer
+from eigen_phase.model import Transformer
+from eigen_phase.model_shape import Shape
 from eigen_phase.params import Training
-from interp_core.lm_training import IGNORED
+from interp_core.batches import IGNORED
 from interp_core.params import check
 
 

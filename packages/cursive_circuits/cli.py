@@ -110,18 +110,29 @@ def run(profile: str | None, out: Path | None) -> None:
     from cursive_circuits.study import prepare_study
 
     study = prepare_study(profile, out)
-    for stage in workflow.STAGES:
+    for stage in (
+        workflow.prepare,
+        workflow.train,
+        workflow.sample,
+        workflow.attention,
+        workflow.heads,
+        workflow.circuits,
+        workflow.composition,
+        workflow.ablate,
+        workflow.draw,
+        workflow.figures,
+    ):
         stage(study)
 
 
-@main.command("answers")
+@main.command()
 @study_option
-def headline(out: Path | None) -> None:
+def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from cursive_circuits.answers import answers
+    from cursive_circuits.answers import answers as found
     from interp_core.answers import write
 
-    write("cursive_circuits", answers, out)
+    write("cursive_circuits", found, out)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from torch import Tensor
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_script import by_spelling
 from cursive_circuits.data_tokens import Points, Tokens
-from cursive_circuits.model import NO_CHARACTER
+from cursive_circuits.model_shape import NO_CHARACTER
+from interp_core.batches import IGNORED, Batch
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED, Batch
 from interp_core.params import Params
 
 Row = Int[np.ndarray, "_"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cursive_circuits.data import Row, WrittenRows
 from cursive_circuits.data_tokens import Tokens
-from interp_core.lm_training import IGNORED, Batch
+from interp_core.batches import IGNORED, Batch
 from interp_core.params import Params
 
 

@@ -15,12 +15,12 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cursive_circuits.model_blocks import Attention, Block, Reads, Shape
+from cursive_circuits.model_blocks import Attention, Block, Reads
+from cursive_circuits.model_shape import NO_CHARACTER, Shape
 from interp_core.errors import InputError
 
 Kind = Literal["self", "cross"]
 KINDS: tuple[Kind, Kind] = ("self", "cross")
-NO_CHARACTER = 0  # id that fills texts
 
 
 class Head(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the cursive transformer is made of: its shape, attention, and the pre-norm block."""
+"""What the cursive transformer is made of: attention, and the pre-norm block."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,36 +6,13 @@ from typing import Literal
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interp_core.params import Params
+from cursive_circuits.model_shape import Shape
 
 Reads = Literal["q", "k", "v"]
 Watch = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]  # x, query, key, value, mask -> z
-
-
-class Shape(Params):
-    """A configuration of the model; the vocabulary and the alphabet add their sizes."""
-
-    layers: PositiveInt
-    heads: PositiveInt  # of self-attention, and as many of cross-attention, in each layer
-    d_model: PositiveInt
-    context: PositiveInt  # longest row, tokens
-    characters: PositiveInt  # longest text
-    positions: Literal["learned", "rotary"]  # rotary: Su et al. 2021, all dimensions of a head
-    rotary_base: PositiveFloat
-    initializer_range: PositiveFloat  # standard deviation of all matrices at step 0
-    text_range: PositiveFloat  # the same of the characters' embeddings, which no norm scales before they are read
-    gelu: Literal["none", "tanh"]  # approximation, as torch names it; tanh in public checkpoints, slower on a CPU
-    mask_padding: bool  # cross-attention does not see where the text has ended; public checkpoints were trained without
-
-    @model_validator(mode="after")
-    def _divides(self) -> "Shape":
-        if self.d_model % (2 * self.heads):
-            raise ValueError(f"d_model ({self.d_model}) must be heads ({self.heads}) times an even width of a head")
-        return self
 
 
 class Attention(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cursive_circuits.model import CursiveTransformer
-from cursive_circuits.model_blocks import Shape
+from cursive_circuits.model_shape import Shape
 from interp_core.artifacts import load_weights
 from interp_core.errors import InputError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cursive_circuits import data, data_tiled, data_tokens, model, model_blocks
+from cursive_circuits import data
 from cursive_circuits.data import Words, WrittenRows
 from cursive_circuits.data_bank import load_bank
 from cursive_circuits.data_tiled import DrilledRows, TiledRows
@@ -16,15 +16,15 @@ from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import KIND, Trained, save_run
-from interp_core import lm_recipe, lm_training
 from interp_core.artifacts import file_sha256
+from interp_core.batches import IGNORED
 from interp_core.checkpoints import fingerprint, scratch
 from interp_core.folders import check_replaceable
-from interp_core.lm_training import IGNORED, Moment, train
+from interp_core.import_closure import code_of
+from interp_core.lm_training import Moment, train
 from interp_core.tracking import Run, tracked_run
 
 STAGE = "cursive_circuits"
-CODE = (data, data_tiled, data_tokens, model, model_blocks, lm_recipe, lm_training)  # what a run's numbers rest on
 HELD_OUT = 10**9  # a step that no training reaches: its rows are watched
 
 
@@ -77,7 +77,7 @@ def _train(
         "watched": params.watched.model_dump(mode="json"),
     }
     described = {"tokens": params.tokens.model_dump(mode="json"), "shape": shape.model_dump(mode="json"), **record}
-    mark = fingerprint(described, marks, code=[Path(__file__), *(Path(str(room.__file__)) for room in CODE)])
+    mark = fingerprint(described, marks, code=code_of(__name__))
     learner = CursiveTransformer(shape, vocabulary=params.tokens.size, alphabet=len(alphabet), seed=settings.seed)
     with (
         scratch(STAGE, f"{name}-{mark}") as held,

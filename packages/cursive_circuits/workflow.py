@@ -1,6 +1,6 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
 from typing import TYPE_CHECKING
@@ -290,6 +290,3 @@ def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.nd
     spelt = load_json(study.place("metrics", "sample", trained.name))["shown"][:6]
     _, held_out = _words(study, trained)
     return redrawn_words(trained, held_out, spelt, without, means, params.sampling)
-
-
-STAGES = (prepare, train, sample, attention, heads, circuits, composition, ablate, draw, figures)

@@ -171,14 +171,14 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
         stage(study)
 
 
-@main.command("answers")
+@main.command()
 @study_option
-def headline(out: Path | None) -> None:
+def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from eigen_phase.answers import answers
+    from eigen_phase.answers import answers as found
     from interp_core.answers import write
 
-    write("eigen_phase", answers, out)
+    write("eigen_phase", found, out)
 
 
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:

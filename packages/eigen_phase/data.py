@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from pydantic import Field, PositiveInt, model_validator
 
-from interp_core.lm_training import IGNORED, Batch, BatchSource
+from interp_core.batches import IGNORED, Batch, BatchSource
 from interp_core.params import Params
 from interp_core.stimuli import Pairs
 

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_phase.data import Sequences
+from eigen_phase.data_rows import held_out_rows
 from eigen_phase.measure_heads import attention_scores, per_target
 from eigen_phase.model import Head, Transformer
 from eigen_phase.params import Controls
 from eigen_phase.run_directory import RunDirectory
-from eigen_phase.train import held_out_rows
 from interp_core.stats import mean_interval
 
 Report = dict[str, Any]

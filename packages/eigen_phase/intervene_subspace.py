@@ -15,14 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_phase.data import batch_source
-from eigen_phase.measure_alignment import flat
+from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
+from eigen_phase.measure_alignment import flat, gradient_of
 from eigen_phase.measure_curvature import next_token_hessian
 from eigen_phase.measure_heads import behaviour
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Controls, Training
 from eigen_phase.run_directory import RunDirectory
-from eigen_phase.train import gradient_of, held_out_rows, labelled, probe_rows
 from interp_core.errors import InputError
 
 ARMS = ("free", "inside", "outside")

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
+
+from eigen_phase.model import Transformer
 
 
 def flat(tensors: Sequence[Tensor]) -> Float[Tensor, " parameter"]:
@@ -70,3 +73,12 @@ def adam_memory(optimizer: Any, model: nn.Module) -> dict[str, Float[Tensor, " p
         name: flat([memory.get(p, {}).get(name, torch.zeros_like(p)) for p in model.parameters()])
         for name in ("exp_avg", "exp_avg_sq")
     }
+
+
+def gradient_of(
+    model: Transformer, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]
+) -> tuple[Float[Tensor, " parameter"], float]:
+    """Gradient of the mean loss of a batch, parameters in the model's order, and that loss."""
+    logits = model(ids.to(model.device)).logits[:, :-1].flatten(0, 1)
+    loss = functional.cross_entropy(logits, labels[:, 1:].flatten().to(model.device))
+    return flat(torch.autograd.grad(loss, list(model.parameters()))), loss.item()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.intervene_heads import spread_steps
 from eigen_phase.measure_alignment import flat
 from eigen_phase.measure_curvature import (
@@ -16,7 +17,6 @@ from eigen_phase.measure_curvature import (
 from eigen_phase.measure_spectrum import density, eigenpairs, mass_by_block, trace
 from eigen_phase.params import Spectrum, Training
 from eigen_phase.run_directory import RunDirectory
-from eigen_phase.train import held_out_rows, labelled, probe_rows
 from interp_core.errors import InputError
 from interp_core.progress import progress
 

@@ -11,35 +11,14 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from jaxtyping import Complex, Float, Int
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from eigen_phase.model_attention import causal_attention, causal_pattern
+from eigen_phase.model_shape import Shape
 from interp_core.models import HeadWeights
-from interp_core.params import Params
 
 Head = tuple[int, int]  # layer, head
-
-
-class Shape(Params):
-    """What the model is. Keys of a run's config.json."""
-
-    vocab_size: int
-    seq_length: PositiveInt  # tokens in a row; also the longest input
-    n_layers: PositiveInt
-    n_heads: PositiveInt  # attention heads a layer
-    d_model: PositiveInt  # width of the residual stream
-    mlp_ratio: NonNegativeInt  # hidden units of the MLP per unit of width; 0: attention only
-    rotary_base: PositiveFloat  # of the wavelengths of rotary positions (Su et al. 2021)
-    initializer_range: PositiveFloat  # standard deviation of all weights at step 0
-    clamp_previous_token: bool  # head L0H0 attends to the previous token, whatever its weights say
-
-    @model_validator(mode="after")
-    def _divides(self) -> "Shape":
-        if self.d_model % (2 * self.n_heads):
-            raise ValueError(f"d_model ({self.d_model}) must be n_heads ({self.n_heads}) times an even width of a head")
-        return self
 
 
 class Output(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from eigen_phase.data import Data, Kind
-from eigen_phase.model import Shape
+from eigen_phase.model_shape import Shape
 from interp_core.lm_recipe import Recipe
 from interp_core.params import FileName, Params, check
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from interp_core.artifacts import (
     file_sha256,
@@ -27,8 +26,11 @@ from interp_core.artifacts import (
 from interp_core.checkpoints import checkpoint_name
 from interp_core.errors import InputError
 from interp_core.folders import replacing_folder
-from interp_core.lm_training import History
+from interp_core.history import History
 from interp_core.params import check, file_name
+
+if TYPE_CHECKING:
+    from eigen_phase.model import Transformer
 
 VERSION = 1
 KIND = "eigen_phase"  # what a run's folder records itself as
@@ -104,8 +106,10 @@ class RunDirectory:
         """Steps at which the Hessian was looked at."""
         return _steps_in(self.folder / "eigenvectors")
 
-    def model(self, step: int | None = None) -> Transformer:
+    def model(self, step: int | None = None) -> "Transformer":
         """The model at a kept step, or the final one; in eval mode. InputError when that step was not kept."""
+        from eigen_phase.model import Transformer
+
         if step is not None and step not in self.checkpoint_steps:
             raise InputError(f"{self.folder}: no weights of step {step}; kept: {self.checkpoint_steps}")
         file = self.folder / (FINAL if step is None else f"checkpoints/{checkpoint_name(step)}")
@@ -133,7 +137,7 @@ def write_run(
     name: str,
     training: Training,
     history: History,
-    model: Transformer | None,
+    model: "Transformer | None",
     *,
     bounds: Mapping[str, float | bool],
     working: Path,

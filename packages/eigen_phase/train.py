@@ -6,31 +6,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from eigen_phase import data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model
-from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
+from eigen_phase.data import Sequences, batch_source
 from eigen_phase.data_oracle import ceiling, entropy_floor
-from eigen_phase.measure_alignment import adam_memory, flat, next_update, squared_cosines, subspace_overlap
+from eigen_phase.data_rows import INDEPENDENT, held_out_rows, labelled, probe_rows
+from eigen_phase.measure_alignment import (
+    adam_memory,
+    gradient_of,
+    next_update,
+    squared_cosines,
+    subspace_overlap,
+)
 from eigen_phase.measure_curvature import next_token_hessian
 from eigen_phase.measure_heads import behaviour_and_heads, per_target
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, write_run
-from interp_core import checkpoints, circuits, lm_recipe, lm_training
 from interp_core.artifacts import load_weights, save_weights
+from interp_core.batches import BatchSource
 from interp_core.checkpoints import checkpoint_name, fingerprint, scratch
 from interp_core.folders import check_replaceable
-from interp_core.lm_training import BatchSource, Diverged, History, Moment, train
+from interp_core.history import History
+from interp_core.import_closure import code_of
+from interp_core.lm_training import Diverged, Moment, train
 from interp_core.tracking import tracked_run
 
 STAGE = "eigen_phase"
-ROOMS = (data, measure_alignment, measure_curvature, measure_heads, measure_spectrum, model)
-CODE = (*ROOMS, checkpoints, circuits, lm_recipe, lm_training)  # what a run's numbers rest on
-HELD_OUT, PROBE, INDEPENDENT = 1, 2, 3  # streams of rows that no training batch uses
 
 
 def train_runs(runs: Mapping[str, Training], folder: Path, *, job_type: str, position: int = 0) -> None:
@@ -49,7 +53,7 @@ def train_run(
     check_replaceable(place, kind=KIND, name=name)
     torch.set_num_threads(training.threads)
     settings = {"name": name, **training.model_dump(mode="json")}
-    mark = fingerprint(settings, code=[Path(__file__), *(Path(str(room.__file__)) for room in CODE)])
+    mark = fingerprint(settings, code=code_of(__name__))
     transformer = Transformer(training.shape, seed=training.seed)
     source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
     with (
@@ -192,21 +196,6 @@ class Watch:
         return load_weights(file)["vectors"] if file.exists() else None
 
 
-def held_out_rows(training: Training, settings: Data) -> Sequences:
-    """Rows that behaviour and heads are measured on."""
-    return _rows(training, settings, training.held_out_sequences, HELD_OUT)
-
-
-def probe_rows(training: Training, *, rows: int | None = None, stream: int = PROBE) -> Sequences:
-    """Rows of the training's own kind that the Hessian is of; other numbers of rows are other rows."""
-    return _rows(training, training.data_settings, rows or training.probe_sequences, stream)
-
-
-def _rows(training: Training, settings: Data, n: int, stream: int) -> Sequences:
-    # Three numbers: never the stream of a training batch.
-    return draw(np.random.default_rng([training.seed, 0, stream]), n, settings)
-
-
 def curvature_row(values: Float[Tensor, " pair"], residuals: Float[Tensor, " pair"], *, k: int) -> dict[str, float]:
     """History keys of eigenpairs: the k largest by magnitude in order, then the most negative one."""
     return {
@@ -218,20 +207,3 @@ def curvature_row(values: Float[Tensor, " pair"], residuals: Float[Tensor, " pai
         "spectral_norm": float(values[:k].abs().max()),
         "worst_residual": float(residuals[:k].max()),
     }
-
-
-def labelled(
-    sequences: Sequences, training: Training
-) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
-    """Input ids and labels as the training sees them."""
-    labels = masked_labels(sequences, leave_out_predictable=training.leave_out_predictable)
-    return torch.from_numpy(sequences.ids), torch.from_numpy(labels)
-
-
-def gradient_of(
-    model: Transformer, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"]
-) -> tuple[Float[Tensor, " parameter"], float]:
-    """Gradient of the mean loss of a batch, parameters in the model's order, and that loss."""
-    logits = model(ids.to(model.device)).logits[:, :-1].flatten(0, 1)
-    loss = functional.cross_entropy(logits, labels[:, 1:].flatten().to(model.device))
-    return flat(torch.autograd.grad(loss, list(model.parameters()))), loss.item()

@@ -1,6 +1,6 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
 from collections.abc import Mapping, Sequence

@@ -123,14 +123,14 @@ def run_all(run: Any) -> None:
     workflow.run_all(run)
 
 
-@main.command("answers")
+@main.command()
 @study_option
-def headline(out: Path | None) -> None:
+def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from interp_core.answers import write
-    from mamba_induction.answers import answers
+    from mamba_induction.answers import answers as found
 
-    write("mamba_induction", answers, out)
+    write("mamba_induction", found, out)
 
 
 if __name__ == "__main__":

@@ -10,46 +10,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from interp_core import (
-    hidden_attention,
-    lm_recipe,
-    lm_training,
-    scan_kernels,
-    scores,
-    selective_scan,
-    stimuli,
-    text_stimuli,
-)
 from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
+from interp_core.batches import IGNORED, Batch
 from interp_core.checkpoints import fingerprint, scratch
 from interp_core.errors import InputError
 from interp_core.folders import check_replaceable, replacing_folder
+from interp_core.history import History, history_csv
+from interp_core.import_closure import code_of
 from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import IGNORED, Batch, History, Moment, train
+from interp_core.lm_training import Moment, train
 from interp_core.loading import subject_of
 from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.reference_models import history_csv
 from interp_core.scores import copy_behaviour
 from interp_core.selective_scan import fast_scan
 from interp_core.tracking import announce, tracked_run
-from mamba_induction import data, measure_attention
 from mamba_induction.data import Row, Stimuli, Texts
 from mamba_induction.measure_attention import offset_profiles, prefix_matching
 from mamba_induction.model import no_tokenizer
 from mamba_induction.params import MambaInduction
 
-CODE = (
-    data,
-    hidden_attention,
-    lm_recipe,
-    lm_training,
-    measure_attention,
-    scan_kernels,
-    scores,
-    selective_scan,
-    stimuli,
-    text_stimuli,
-)  # what the fine-tuning's numbers rest on
 KIND = "mamba_induction"  # folder under .scratch, group of the run, and what a tuned model records itself as
 _NOT_OF_TRAINING = {
     *("model", "twin", "dataset", "device", "dtype", "prompts_at_once"),
@@ -186,10 +165,9 @@ def fine_tune(subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: Mam
         "recipe": recipe.model_dump(mode="json"),
         "settings": params.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
     }
-    code = [Path(__file__), *(Path(str(module.__file__)) for module in CODE)]
     announce()
     with (
-        scratch(KIND, f"{place.name}-{fingerprint(settings, code=code)}") as held,
+        scratch(KIND, f"{place.name}-{fingerprint(settings, code=code_of(__name__))}") as held,
         tracked_run(place.name, group=KIND, job_type="fine-tune", config=settings) as run,
         fast_scan(model),
     ):

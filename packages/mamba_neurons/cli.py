@@ -183,19 +183,19 @@ def compare(run: Any) -> None:
 @_with_run
 def all_figures(run: Any) -> None:
     """All figures of the pipeline from its files, into data/mamba_neurons/figures."""
-    from mamba_neurons import figures
+    from mamba_neurons import workflow
 
-    figures.draw_all(run.names, run.place, run.plots)
+    workflow.figures(run)
 
 
-@main.command("answers")
+@main.command()
 @study_option
-def headline(out: Path | None) -> None:
+def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from interp_core.answers import write
-    from mamba_neurons.answers import answers
+    from mamba_neurons.answers import answers as found
 
-    write("mamba_neurons", answers, out)
+    write("mamba_neurons", found, out)
 
 
 if __name__ == "__main__":

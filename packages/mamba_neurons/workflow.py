@@ -1,6 +1,6 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
 import hashlib
@@ -226,6 +226,13 @@ def compare(run: Run) -> tuple[Arrays, Report]:
         f"loss {report['loss']['difference']['value']:+.3f} nats, n = {report['loss']['n']} texts"
     )
     return arrays, report
+
+
+def figures(run: Run) -> None:
+    """All figures of the pipeline, from its files alone."""
+    from mamba_neurons.figures import draw_all
+
+    draw_all(run.names, run.place, run.plots)
 
 
 def whole_run(run: Run, *, save_results: bool) -> None:

@@ -118,7 +118,7 @@ def multisize(run: Any) -> None:
     """Any number of sizes, all pairs: multi_size.json, multi_size_overlay.png."""
     from pythia_topology import workflow
 
-    report = workflow.crosssize(run, several=True)
+    report = workflow.multisize(run)
     if run.out:
         from pythia_topology import figures
 
@@ -197,17 +197,16 @@ def emergence(run: Any) -> None:
 @_with_run
 def all_figures(run: Any) -> None:
     """All figures of the pipeline from its files, into data/pythia_topology/figures."""
-    from interp_core.params import project_root
-    from pythia_topology import figures
+    from pythia_topology import workflow
 
-    figures.draw_all(run.names, project_root() / "data" / "pythia_topology")
+    workflow.figures(run)
 
 
-@main.command("answers")
+@main.command()
 @study_option
-def headline(out: Path | None) -> None:
+def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from interp_core.answers import write
-    from pythia_topology.answers import answers
+    from pythia_topology.answers import answers as found
 
-    write("pythia_topology", answers, out)
+    write("pythia_topology", found, out)

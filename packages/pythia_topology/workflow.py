@@ -1,6 +1,6 @@
 """What each command does, from settings to files. Heavy rooms are imported where they are needed.
 
-Each function imports its rooms itself: tests/test_pipeline.py reads from that what a stage depends on.
+Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
 from dataclasses import replace
@@ -11,6 +11,7 @@ import click
 from interp_core.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
 from interp_core.model_spec import short_name
+from interp_core.params import project_root
 from pythia_topology.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ def crosssize(run: Run, *, several: bool = False) -> Report:
     return report
 
 
+def multisize(run: Run) -> Report:
+    """Depth profiles of any number of models, all pairs."""
+    return crosssize(run, several=True)
+
+
 def lagbuckets(run: Run) -> dict[str, Report]:
     """Short against long lags of spaced pairs."""
     from pythia_topology.measure_lags import lags_summary
@@ -156,6 +162,13 @@ def emergence(run: Run) -> dict[str, tuple[Arrays, Report]]:
         found[name] = (arrays, report)
         click.echo(f"{name}: {report['verdict']}")
     return found
+
+
+def figures(run: Run) -> None:
+    """All figures of the pipeline, from its files alone."""
+    from pythia_topology.figures import draw_all
+
+    draw_all(run.names, project_root() / "data" / "pythia_topology")
 
 
 def print_prompts(run: Run) -> None:

@@ -33,7 +33,7 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}.safetensors"
 
 
-def fingerprint(*parts: Any, code: list[Path]) -> str:
+def fingerprint(*parts: Any, code: Iterable[Path]) -> str:
     """Hex digest of params, data hashes, source files and instructions: whoever changes one of them starts afresh."""
     ground = [torch.__version__, processor.instructions()]
     digest = hashlib.sha256(json.dumps([*parts, *ground], sort_keys=True, default=str).encode())

@@ -95,5 +95,19 @@ def answers(compare: bool) -> None:
     click.echo("\n".join(table(yours, committed(data, list(yours)))))
 
 
+@main.command()
+@option("--check", is_flag=True, help="Write nothing; an error when a file is not what is declared.")
+def stages(*, check: bool) -> None:
+    """Write what is derived of dvc.yaml and the profiles; for those who change the code."""
+    from interp_core import stages as derived
+    from interp_core.params import project_root
+
+    if check:
+        derived.check(project_root())
+        return
+    for path in derived.write(project_root()):
+        click.echo(f"{path.relative_to(project_root())}: written")
+
+
 if __name__ == "__main__":
     main()

@@ -22,22 +22,15 @@ from accelerate.utils import broadcast, reduce
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from interp_core.batches import IGNORED, BatchSource, Inputs
 from interp_core.checkpoints import Resumed, Scratch, checkpoint_steps
 from interp_core.errors import InputError
+from interp_core.history import History, Row
 from interp_core.lm_recipe import Recipe
 from interp_core.progress import Bar, training_bar
 from interp_core.tracking import Run
 
-IGNORED = -100  # a label that does not count, as in torch's cross_entropy
 LOG_EVERY = 10  # steps between two points of the live curves; shapes no result
-
-Batch = tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]  # input ids, labels (label t is id t)
-BatchSource = Callable[[int], Batch]  # the global batch of a step, a pure function of the step
-Inputs = Callable[
-    [int], Mapping[str, Tensor]
-]  # what else the model is given at a step, by keyword; rows as the batch's
-Row = dict[str, int | float]
-History = list[Row]
 
 
 @dataclass(frozen=True)

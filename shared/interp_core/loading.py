@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interp_core.artifacts import file_sha256
-from interp_core.bridge import BridgeSubject
 from interp_core.errors import InputError
 from interp_core.mamba import MambaSubject
 from interp_core.model_spec import Dtype, ModelSpec
@@ -58,8 +57,10 @@ def subject_of(
         bos = model.config.bos_token_id if bos is None else bos
         bos = model.config.eos_token_id if bos is None else bos
         bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
-    kind = MambaSubject if model.config.model_type == "mamba" else NativeSubject
+    kind: type[Subject] = MambaSubject if model.config.model_type == "mamba" else NativeSubject
     if kind is NativeSubject and not _is_native(model.config):
+        from interp_core.bridge import BridgeSubject
+
         kind = BridgeSubject
     model.eval().requires_grad_(requires_grad=False)
     return kind(name, model, tokenizer, bos, digest or _parameters_hash(model))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -11,24 +10,12 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from interp_core import (
-    checkpoints,
-    lm_recipe,
-    lm_training,
-    mamba,
-    native,
-    recall_mixture,
-    reference_models,
-    scan_kernels,
-    scores,
-    selective_scan,
-    stimuli,
-    text_stimuli,
-)
+from interp_core import scores, stimuli, text_stimuli
 from interp_core.artifacts import array_sha256
 from interp_core.corpus import Corpus
 from interp_core.errors import InputError
 from interp_core.folders import check_replaceable
+from interp_core.import_closure import code_of
 from interp_core.lm_recipe import Recipe
 from interp_core.lm_training import Moment
 from interp_core.params import FileName, Params
@@ -50,20 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STAGE = "mamba_models"
-CODE = (
-    checkpoints,
-    lm_recipe,
-    lm_training,
-    mamba,
-    native,
-    recall_mixture,
-    reference_models,
-    scan_kernels,
-    scores,
-    selective_scan,
-    stimuli,
-    text_stimuli,
-)  # what a training's numbers rest on
 
 
 class MambaShape(Params):
@@ -132,9 +105,8 @@ def train_mamba_model(name: str, params: MambaModels, places: Places, *, positio
     source = RecallSource(params.mixture, recipe.steps, corpus.train, content, bos=0, seed=params.seed)
     model = build(shape, vocabulary, seed=params.seed)
     training = Training(STAGE, name, model, source, RecallWatch.of(params, corpus), recipe, settings)
-    code = [Path(__file__), *(Path(str(module.__file__)) for module in CODE)]
     with fast_scan(model) if shape.kind == "mamba" else nullcontext():
-        train_into(training, corpus, places, code=code, position=position)
+        train_into(training, corpus, places, code=code_of(__name__), position=position)
 
 
 def build(shape: MambaShape | TwinShape, vocabulary: int, *, seed: int) -> "PreTrainedModel":

@@ -79,7 +79,7 @@ def read_section(section: str, schema: type[P], profile: str | None = None, **ov
     path = profile_path(profile)
     content = read_yaml(path)
     if section not in content:
-        raise InputError(f"{path}: has no section `{section}`{_nearest(section, list(content))}")
+        raise InputError(f"{path}: has no section `{section}`{nearest(section, list(content))}")
     if not isinstance(content[section], dict):
         raise InputError(f"{path}: section `{section}` holds no keys")
     given = {key: value for key, value in overrides.items() if value is not None}
@@ -98,7 +98,7 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         if first["type"] == "extra_forbidden":
             names = _fields_at(schema, first["loc"][:-1])
-            raise InputError(f"{where}: unknown key `{key}`{_nearest(str(first['loc'][-1]), names)}") from None
+            raise InputError(f"{where}: unknown key `{key}`{nearest(str(first['loc'][-1]), names)}") from None
         message = first["msg"].removeprefix("Value error, ")
         if not key:
             raise InputError(f"{where}: {message}") from None
@@ -120,7 +120,8 @@ def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list
     return list(fields)
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or else all of them."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(known)}"
 

@@ -1,7 +1,5 @@
 """The reference models: one family, one recipe, trained here; only the size differs between its members."""
 
-import csv
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,14 +13,17 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from interp_core import attention, checkpoints, lm_recipe, lm_training, native, repeat_mixture, scores, stimuli
+from interp_core import scores, stimuli
 from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
+from interp_core.batches import BatchSource
 from interp_core.checkpoints import Scratch, fingerprint, scratch
 from interp_core.corpus import END_OF_TEXT, Corpus
 from interp_core.errors import InputError
 from interp_core.folders import check_replaceable, replacing_folder
+from interp_core.history import History, history_csv
+from interp_core.import_closure import code_of
 from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import BatchSource, Evaluation, History, Moment, train
+from interp_core.lm_training import Evaluation, Moment, train
 from interp_core.params import FileName, Params
 from interp_core.repeat_mixture import Mixture, MixtureSource
 from interp_core.stimuli import Prompts, Vocabulary
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STAGE = "reference_models"
-CODE = (
-    attention,
-    checkpoints,
-    lm_recipe,
-    lm_training,
-    native,
-    repeat_mixture,
-    scores,
-    stimuli,
-)  # what a training's numbers rest on
 
 
 class Shape(Params):
@@ -135,9 +126,7 @@ def train_reference_model(name: str, params: ReferenceModels, places: Places, *,
     content = np.arange(1, len(corpus.counts))  # all but the end of text, bytes that the text lacks included
     source = MixtureSource(params.mixture, corpus.train, content, bos=0, seed=params.seed)
     training = Training(STAGE, name, model, source, Watch.of(params, corpus), params.recipe, settings)
-    train_into(
-        training, corpus, places, code=[Path(__file__), *(Path(str(m.__file__)) for m in CODE)], position=position
-    )
+    train_into(training, corpus, places, code=code_of(__name__), position=position)
 
 
 @dataclass(frozen=True)
@@ -153,7 +142,7 @@ class Training:
     settings: dict[str, Any]  # goes into training.json; with the code, what the bytes depend on
 
 
-def train_into(training: Training, corpus: Corpus, places: Places, *, code: list[Path], position: int = 0) -> None:
+def train_into(training: Training, corpus: Corpus, places: Places, *, code: Sequence[Path], position: int = 0) -> None:
     """Train, and write the model's folder and its history. Resumes; same settings, code and threads, same bytes."""
     name, settings = training.name, training.settings
     check_replaceable(places.models / name, kind=training.stage, name=name)
@@ -251,15 +240,6 @@ class Watch:
             "repeated_text_accuracy": float(accuracy.mean()),
             "best_prefix_matching": float(random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()),
         }
-
-
-def history_csv(history: History) -> str:
-    """The history as CSV, numbers with nine digits; no times, so equal trainings give equal text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.9g}" for name, value in row.items()} for row in history)
-    return text.getvalue()
 
 
 def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int, UInt
 from pydantic import Field, PositiveInt, model_validator
 
-from interp_core.lm_training import IGNORED, Batch
+from interp_core.batches import IGNORED, Batch
 from interp_core.params import Params
 
 

@@ -26,8 +26,8 @@ from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.measure_bank import bank_report
 from cursive_circuits.params import CursiveCircuits
 from interp_core.artifacts import file_sha256
+from interp_core.batches import IGNORED
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED
 from interp_core.params import read_section
 from interp_core.stimuli import oracle
 from small_strokes import ALPHABET

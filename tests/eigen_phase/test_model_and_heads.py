@@ -8,7 +8,8 @@ from torch import Tensor
 from eigen_phase.data import Data, Sequences, draw
 from eigen_phase.intervene_heads import mean_outputs
 from eigen_phase.measure_heads import attention_scores, behaviour, heads
-from eigen_phase.model import Shape, Transformer
+from eigen_phase.model import Transformer
+from eigen_phase.model_shape import Shape
 from eigen_phase.params import Training
 from interp_core.circuits import copying_eigenvalues, matching_eigenvalues
 

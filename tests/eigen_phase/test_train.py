@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from eigen_phase.data import batch_source
-from eigen_phase.measure_alignment import flat, next_update, squared_cosines, subspace_overlap
+from eigen_phase.data_rows import labelled, probe_rows
+from eigen_phase.measure_alignment import flat, gradient_of, next_update, squared_cosines, subspace_overlap
 from eigen_phase.measure_curvature import next_token_hessian
 from eigen_phase.measure_transition import transition_report
 from eigen_phase.model import Output, Transformer
 from eigen_phase.params import EigenPhase, Training
 from eigen_phase.run_directory import RunDirectory
-from eigen_phase.train import gradient_of, keeping, labelled, probe_rows, train_run
+from eigen_phase.train import keeping, train_run
 from interp_core import lm_training
+from interp_core.batches import IGNORED, Batch
 from interp_core.errors import InputError
+from interp_core.history import Row
 from interp_core.lm_training import Diverged
 from interp_core.params import read_section
 from tiny_transformer import changed
@@ -65,10 +68,10 @@ def test_the_kept_eigenvectors_are_those_of_the_kept_weights(small_run: RunDirec
 class Stop:
     """A batch source that presses Ctrl-C at a step."""
 
-    def __init__(self, inner: Callable[[int], lm_training.Batch], at: int) -> None:
+    def __init__(self, inner: Callable[[int], Batch], at: int) -> None:
         self.inner, self.at = inner, at
 
-    def __call__(self, step: int) -> lm_training.Batch:
+    def __call__(self, step: int) -> Batch:
         if step == self.at:
             import os
             import signal
@@ -125,7 +128,7 @@ def test_weights_are_kept_densely_where_accuracy_moves(section: EigenPhase) -> N
     training = changed(section.training, checkpoint_interval=30, eigen_interval=30, checkpoint_change=0.2)
     keep = keeping(training)
     accuracy = {0: 0.0, 5: 0.1, 10: 0.3, 15: 0.35, 20: 0.6, 25: 0.65, 30: 0.7}
-    history: list[lm_training.Row] = []
+    history: list[Row] = []
     kept = []
     for step, value in accuracy.items():
         history.append({"step": step, "pattern_accuracy": value})
@@ -216,5 +219,5 @@ def test_a_masked_loss_has_no_gradient_from_predictable_targets(section: EigenPh
     training: Training = changed(section.training, leave_out_predictable=True)
     rows = probe_rows(training)
     _, labels = labelled(rows, training)
-    assert (labels.numpy()[rows.predictable] == lm_training.IGNORED).all()
+    assert (labels.numpy()[rows.predictable] == IGNORED).all()
     assert rows.predictable.any()

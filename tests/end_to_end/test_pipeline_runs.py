@@ -8,15 +8,35 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from interp_core.import_closure import WITHOUT_EFFECT
+from interp_core.stages import Project
 
 ROOT = Path(__file__).parents[2]
+
+# Python runs this first in every process: in those of a stage it notes at the end what was imported.
+WATCH = """
+import os
+import sys
+
+if "DVC_STAGE" in os.environ:
+    import atexit
+
+    def tell():
+        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        with open(os.path.join(os.environ["DVC_ROOT"], "imported", os.environ["DVC_STAGE"]), "a") as out:
+            out.writelines(file + chr(10) for file in files if file)
+
+    atexit.register(tell)
+"""
 
 
 def run(folder: Path, *command: str) -> str:
     """Run a command of this environment in a clone; its own sources, not the installed ones, are imported."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(["packages", "shared"]),
+        "PYTHONPATH": os.pathsep.join(["packages", "shared", "watch"]),
         "WANDB_MODE": "disabled",
         "OMP_NUM_THREADS": "1",
         "GIT_CONFIG_COUNT": "2",
@@ -57,6 +77,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     (folder / "params.yaml").write_text("profile: smoke\n")
     (folder / "dvc.lock").unlink(missing_ok=True)
+    for name in ("imported", "watch"):
+        (folder / name).mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "repro")
     run(folder, "git", "add", "--all")
@@ -84,6 +107,22 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
     n = sum(map(len, answers.values()))
     assert table[-1] == f"{n} answers: {n} the same"
     assert max(map(len, table)) <= 100
+
+
+def test_no_stage_imports_a_file_of_ours_that_it_does_not_depend_on(clone: Path) -> None:
+    project = Project.of(clone)
+    outside = {*WITHOUT_EFFECT, *project.scripts.values()}
+    silent = {project.sources.file_of(module) for module in outside}
+    stages = yaml.safe_load((clone / "dvc.yaml").read_text())["stages"]
+
+    for name, stage in stages.items():
+        listed = {clone / dep for dep in stage["deps"]}
+        noted = (clone / "imported" / name).read_text().splitlines()
+        homes = [clone / "packages", clone / "shared"]
+        ours = {clone / file for file in noted if any((clone / file).is_relative_to(home) for home in homes)}
+
+        assert ours & listed, name
+        assert not ours - listed - silent, name
 
 
 def test_cached_artifacts_travel_to_a_fresh_clone_that_runs_no_stage(clone: Path, tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from import_closure import ROOT
 from interp_core import commands
 from interp_core.answers import Answer, from_json
 from interp_core.answers_table import committed, shown, table, verdict
 from planted_answers import PLANTED, planted, save
+
+ROOT = Path(__file__).parents[2]
 
 ANSWER = Answer("gain", 0.5, 0.4, 0.6, 12, "texts", "nats")
 LONGEST = 42  # of STUDY.NAME, for `dvc metrics diff` to fit into 100 columns

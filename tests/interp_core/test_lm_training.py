@@ -17,10 +17,12 @@ from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 from interp_core.artifacts import load_weights
+from interp_core.batches import IGNORED, Batch
 from interp_core.checkpoints import Scratch, checkpoint_name, checkpoint_steps, fingerprint, scratch
 from interp_core.errors import InputError
+from interp_core.history import History
 from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import IGNORED, Batch, Diverged, History, Moment, parameter_groups, train
+from interp_core.lm_training import Diverged, Moment, parameter_groups, train
 from interp_core.tracking import Run
 
 VOCABULARY = 40

@@ -24,12 +24,13 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 import small_models as small
-from import_closure import ROOT
 from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
 from interp_core.loading import load_model, random_like, subject_of
 from interp_core.model_spec import ModelSpec, short_name, spec_of
 from interp_core.native import NativeSubject
+
+ROOT = Path(__file__).parents[2]
 
 REPO, REVISION = "EleutherAI/pythia-410m", "9879c9b5f8bea9051dcb0e68dff21493d67e9d4f"
 

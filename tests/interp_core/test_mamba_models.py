@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from interp_core.artifacts import file_sha256, load_json
+from interp_core.batches import IGNORED
 from interp_core.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED
 from interp_core.loading import load_model
 from interp_core.mamba import MambaSubject
 from interp_core.mamba_models import MambaModels, train_all

@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp_core.artifacts import file_sha256, load_json, load_weights
+from interp_core.batches import IGNORED
 from interp_core.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.errors import InputError
-from interp_core.lm_training import IGNORED, Moment
+from interp_core.lm_training import Moment
 from interp_core.loading import load_model
 from interp_core.model_spec import ModelSpec
 from interp_core.params import check, read_section
