@@ -1,5 +1,7 @@
 """Settings, hand-built and random Mambas, and a project for the study's commands."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 import known_mamba as known
+from built_once import built_once
 from interp_core.loading import subject_of
 from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.params import check
@@ -61,10 +64,15 @@ def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     """The folder of `mamba-induction run`, and what it said; nothing may change it."""
-    out = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project_folder)
-        return out, mamba_induction("run", "--out", out, "--twin", "twin")
+
+    def run(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(project_folder)
+            said = mamba_induction("run", "--out", folder / "out", "--twin", "twin")
+        (folder / "said.json").write_text(json.dumps(asdict(said)))
+
+    folder = built_once(tmp_path_factory, "mamba_induction", run)
+    return folder / "out", Said(**json.loads((folder / "said.json").read_text()))
 
 
 @pytest.fixture

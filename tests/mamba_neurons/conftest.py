@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 import planted_mamba as planted
 import small_models as small
 import small_project
+from built_once import built_once
 from mamba_neurons.cli import main
 from mamba_neurons.data import Texts
 from mamba_neurons.model import Model
@@ -82,7 +83,15 @@ def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whole(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What `run` with all of the seed's options, spelled with underscores, writes: results and plots."""
-    out, plots = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("plots")
+
+    def run(folder: Path) -> None:
+        _whole_run(project_folder, folder / "out", folder / "plots")
+
+    folder = built_once(tmp_path_factory, "mamba_neurons", run)
+    return folder / "out", folder / "plots"
+
+
+def _whole_run(project_folder: Path, out: Path, plots: Path) -> None:
     arguments: list[object] = [
         "--model",
         "tiny-mamba",
@@ -101,7 +110,6 @@ def whole(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
             main, [str(word) for word in ("run", *arguments, "--out", out)], catch_exceptions=False
         )
     assert done.exit_code == 0
-    return out, plots
 
 
 @pytest.fixture
