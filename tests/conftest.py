@@ -2,8 +2,15 @@
 
 import os
 
+from interp_core import processor
+
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# `make test` chooses the instructions before pytest's plugins load NumPy. Without it all commands of the tests compute
+# natively, in this process and in others, so that they agree.
+if processor.settle() is not None:
+    os.environ[processor.SWITCH] = "native"
 
 import pytest
 import torch

@@ -91,6 +91,7 @@ def test_libraries_that_were_loaded_before_are_said_to_differ() -> None:
 def test_another_system_is_told_that_its_numbers_will_differ(
     monkeypatch: pytest.MonkeyPatch, system: str, machine: str, said: str
 ) -> None:
+    monkeypatch.delenv(processor.SWITCH, raising=False)
     monkeypatch.setattr("sys.platform", system)
     monkeypatch.setattr("platform.machine", lambda: machine)
 
@@ -102,6 +103,7 @@ def test_another_system_is_told_that_its_numbers_will_differ(
 
 
 def test_a_processor_without_avx2_is_told_that_its_numbers_will_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(processor.SWITCH, raising=False)
     flags = "processor\t: 0\nflags\t\t: fpu sse2 avx fma f16c\n"
     monkeypatch.setattr(Path, "read_text", lambda _: flags)
     assert "lacks AVX2" in str(processor.settle())

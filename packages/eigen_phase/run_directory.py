@@ -157,7 +157,7 @@ def _write(
     name: str,
     training: Training,
     history: History,
-    model: Transformer | None,
+    model: "Transformer | None",
     *,
     bounds: Mapping[str, float | bool],
     working: Path,

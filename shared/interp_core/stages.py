@@ -72,7 +72,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Command:
-    """What a stage types: a function of a study's workflow, or of the core's command line."""
+    """What a stage types: a function of a study's workflow or of the room of its name, or the core's command line."""
 
     project: Project
     module: str
@@ -89,16 +89,18 @@ class Command:
             )
 
         entry = project.scripts[program]
-        workflow = f"{entry.partition('.')[0]}.workflow"
-        places = [module for module in (workflow, entry) if project.sources.file_of(module)]
         function = name.replace("-", "_")
+        package = entry.partition(".")[0]
+        workflow, room = f"{package}.workflow", f"{package}.{function}"
+        study = project.sources.file_of(workflow) is not None
+        places = [module for module in (workflow, room) if project.sources.file_of(module)] if study else [entry]
 
         for module in places:
             known = [piece.function for piece in project.sources.pieces(module) if not piece.owner]
             if function in known:
                 return cls(project, module, function)
 
-        raise InputError(f"dvc.yaml: `{cmd}`: {' and '.join(places)} have no function {function}")
+        raise InputError(f"dvc.yaml: `{cmd}`: {places[0]} has no function {function}")
 
     @property
     def package(self) -> str:
@@ -138,7 +140,7 @@ class Command:
         for piece in self._study:
             read |= _reads(piece, fields, schema, self.project.sources)
 
-        whole = read >= set(fields)
+        whole = bool(fields) and read >= set(fields)  # no fields: the schema is not even imported
         read -= set(PARAMETERS_WITHOUT_EFFECT)
         keys = [f"{section}.{name}" for name in fields if name in read]
 
