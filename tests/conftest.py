@@ -14,10 +14,14 @@ if processor.settle() is not None:
 
 import pytest
 import torch
+from hypothesis import settings
 
 import known_circuits as known
 from interp_core.loading import subject_of
 from interp_core.models import Subject
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -123,7 +123,9 @@ class _Krylov:
             if coupling > 0.7 * before:  # nothing was lost to cancellation (Daniel et al. 1976)
                 break
         scale = max(map(abs, (*self._diagonal, *self._couplings)), default=0.0)
-        if coupling <= 100 * torch.finfo(new.dtype).eps * scale * self.steps**0.5:
+        # What rounding leaves of an invariant basis grows with every small coupling that was divided by before.
+        growth = scale / min(filter(None, self._couplings), default=scale)
+        if coupling <= 100 * torch.finfo(new.dtype).eps * scale * growth * self.steps**0.5:
             coupling, self._last_break = 0.0, self.steps
             new = self._random()
             for _ in range(2):

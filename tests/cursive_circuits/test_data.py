@@ -38,7 +38,7 @@ coordinates = st.floats(-3, 3, allow_nan=False, width=32)
 
 
 @given(arrays(np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=coordinates), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_strokes_become_pairs_and_come_back_to_within_a_bin(plane: np.ndarray, data: st.DataObject) -> None:
     pen = data.draw(arrays(np.float64, len(plane), elements=st.sampled_from([0.0, 1.0])))
     points = np.column_stack([plane, pen])

@@ -74,7 +74,7 @@ def prompts(draw: st.DrawFn) -> Prompts:
 
 
 @given(prompts())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_pair_is_a_copy_operation_within_its_prompt(item: Prompts) -> None:
     pairs, tokens = item.pairs, item.tokens
     assert len(pairs) > 0
@@ -89,7 +89,7 @@ def test_every_pair_is_a_copy_operation_within_its_prompt(item: Prompts) -> None
 
 
 @given(prompts())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_oracle_is_always_right_on_stimuli_and_always_without_an_answer_on_controls(
     item: Prompts,
 ) -> None:
@@ -98,7 +98,7 @@ def test_the_oracle_is_always_right_on_stimuli_and_always_without_an_answer_on_c
 
 
 @given(prompts())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_control_keeps_the_layout_and_what_is_asked(item: Prompts) -> None:
     assert item.control.shape == item.tokens.shape
     pairs = item.pairs
@@ -117,7 +117,7 @@ def test_the_control_keeps_the_layout_and_what_is_asked(item: Prompts) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 20), min_size=1, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_spaced_pairs_have_the_lags_asked_for_and_no_other_repeat(seed: int, lags: list[int]) -> None:
     rng = np.random.default_rng(seed)
     item = spaced_pairs(VOCABULARY, lags=lags, length=60, n_prompts=2 * len(lags), rng=rng)
@@ -217,7 +217,7 @@ def test_the_same_seed_gives_the_same_hash_and_another_seed_another(family: str)
 
 
 @given(prompts(), SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shuffled_antecedents_are_wrong_and_causal(item: Prompts, seed: int) -> None:
     keys = shuffled_antecedents(item.pairs, item.lengths, np.random.default_rng(seed), 8)
     assert keys.shape == (8, len(item.pairs))
