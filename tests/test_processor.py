@@ -37,6 +37,7 @@ def test_a_few_steps_of_every_kind_of_training_give_the_committed_bytes_whatever
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 @pytest.mark.parametrize("cpu", ["Haswell", "EPYC"])
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="emulation needs qemu-user")
 def test_another_makers_processor_gives_the_committed_bytes(cpu: str) -> None:
