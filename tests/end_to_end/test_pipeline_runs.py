@@ -101,7 +101,9 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
     assert (phase / "figures" / "controls.png").stat().st_size > 1000
     shown = run(clone, "dvc", "metrics", "show", "--json")
     answers = json.loads((clone / "data" / "answers.json").read_text())
-    assert json.loads(shown)[""]["data"]["data/answers.json"]["data"] == answers
+    said = json.loads(shown)[""]["data"]["data/answers.json"]["data"]
+    for owner, values in answers.items():  # DVC leaves out what is null: an answer that this small run does not have
+        assert said.get(owner, {}) == {name: value for name, value in values.items() if value is not None}
     table = run(clone, "induction-lab", "answers", "--compare").splitlines()
     n = sum(map(len, answers.values()))
     assert table[-1] == f"{n} answers: {n} the same"
