@@ -1,4 +1,4 @@
-"""What takes a command's whole run to make is made once, by whichever process of the test run needs it first."""
+"""What takes a command's whole run to make is made once, by the process that needs it first."""
 
 import os
 import shutil
@@ -10,9 +10,10 @@ from filelock import FileLock
 
 
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
-    """The folder that `build` fills, for all processes of this test run to read; nothing may change it."""
+    """The folder that `build` fills, for all processes of this test run; nothing may change it."""
     base = factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # workers have folders side by side
+    # Workers have folders side by side.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, complete = shared / name, shared / f"{name}.complete"
 
     with FileLock(shared / f"{name}.lock"):

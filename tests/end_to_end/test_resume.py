@@ -47,7 +47,10 @@ def untouched(project: Path) -> Path:
 
 
 def finish(project: Path, *arguments: str) -> Result:
-    """A command that nobody stops, in this process: what is killed or interrupted gets a process of its own."""
+    """A command that nobody stops, in this process.
+
+    What is killed or interrupted gets a process of its own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         for name, value in {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}.items():
