@@ -7,6 +7,7 @@ from scipy.stats import rankdata
 from benchmarks.measure import Row, interleaved
 from benchmarks.subjects import prompts_of_length, random_subject, trained_subjects
 from interp_core.ablation import Head, ablated, ablation_effects, first_order_effects
+from interp_core.models import as_transformer
 from interp_core.scores import copy_behaviour
 
 TITLE = "Effects of ablating every head (pythia-410m's shape, T 256, batch 2; two heads a layer timed, extrapolated)"
@@ -54,7 +55,7 @@ def rows(repetitions: int) -> list[Row]:
 
 def ranks(index: int) -> Row:
     """Spearman's rank correlation of estimate and exact effect over the heads of a trained model."""
-    subject = trained_subjects()[index]
+    subject = as_transformer(trained_subjects()[index])
     prompts = prompts_of_length(41, 64, vocab_size=subject.vocab_size, period=20)
     sets: list[list[Head]] = [[(layer, head)] for layer in range(subject.n_layers) for head in range(subject.n_heads)]
     effects = ablation_effects(subject, prompts, sets, ablation="mean")

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
 from benchmarks.measure import Row, Work, interleaved, peak_growth
+from interp_core.bridge import to_transformer_lens
 from interp_core.hidden_attention import (
     attention_entries,
     effective_attention,
@@ -151,7 +152,7 @@ def attention_rows(repetitions: int) -> list[Row]:
         for call in calls:
             attention_entries(call, batch, query, key)
 
-    bridge = subject().to_transformer_lens()
+    bridge = to_transformer_lens(subject())
     for block in bridge.blocks:
         block.mixer.eager_scan = True
     _, cache_of = bridge.run_with_cache(ids(SHORT), use_cache=False)
@@ -225,7 +226,7 @@ def memory_pairs() -> Work:
 
 def memory_matrix() -> Work:
     """One layer's matrix as TransformerLens makes it."""
-    bridge = subject().to_transformer_lens()
+    bridge = to_transformer_lens(subject())
     bridge.blocks[0].mixer.eager_scan = True
     _, cache_of = bridge.run_with_cache(ids(SHORT), use_cache=False)
     return lambda: bridge.blocks[0].mixer.compute_effective_attention(cache_of, 0, include_dt_scaling=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp_core.hidden_attention import MixerCall, attention_entries, observing_mixers, state_after
 from interp_core.hooks import Edit, capture, intervene
 from interp_core.mamba import MambaSubject
-from interp_core.models import AttentionRows, Subject
+from interp_core.models import AttentionRows, Subject, as_transformer
 from interp_core.sites import Site
 from mamba_induction.model import write_sites
 
@@ -107,7 +107,7 @@ def without_reads(
         return lambda z: z.index_put((batch, query), -reads[layer].to(z.dtype), accumulate=True)
 
     edits = {Site(layer, "attn.z"): take(layer) for layer in layers}
-    with subject.observing(keep, list(layers)), intervene(subject, edits):
+    with as_transformer(subject).observing(keep, list(layers)), intervene(subject, edits):
         yield
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp_core.hidden_attention import MixerCall, attention_entries, observing_mixers, stream_attention
 from interp_core.hooks import capture
 from interp_core.mamba import MambaSubject
-from interp_core.models import AttentionRows, Subject
+from interp_core.models import AttentionRows, Subject, as_transformer
 from interp_core.scores import CopyBatch, copy_batches, score_heads
 from interp_core.sites import Site
 from interp_core.stimuli import Prompts
@@ -168,9 +168,11 @@ def _written_by_prefix(subject: Subject, batch: CopyBatch) -> dict[int, Float[Te
             subject.trunk(batch.ids)
         return found
 
-    def of_attention(layer: int, rows: AttentionRows) -> None:
-        found[layer] = attended_vectors(subject, layer, rows, batch.where, batch.query, keys).sum(dim=1)
+    heads = as_transformer(subject)
 
-    with subject.observing(of_attention):
+    def of_attention(layer: int, rows: AttentionRows) -> None:
+        found[layer] = attended_vectors(heads, layer, rows, batch.where, batch.query, keys).sum(dim=1)
+
+    with heads.observing(of_attention):
         subject.trunk(batch.ids)
     return found

@@ -12,7 +12,7 @@ from interp_core.hidden_attention import MixerCall, effective_attention, observi
 from interp_core.loading import load_model
 from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.models import AttentionRows, Subject
+from interp_core.models import AttentionRows, Subject, Transformer, as_transformer
 from interp_core.native import NativeSubject
 from interp_core.sites import Site
 from interp_core.threads import use_threads
@@ -37,7 +37,7 @@ def load_mamba(name: str, known: Mapping[str, ModelSpec], params: MambaInduction
 def normed(subject: Subject, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
     """The final norm of a residual stream: what the unembedding would read if the model ended here (the logit lens)."""
     if isinstance(subject, NativeSubject):
-        return subject.module(subject.architecture.final_norm)(residual)
+        return subject.normed(residual)
     norm: Any = subject.model.get_submodule("backbone.norm_f")
     return norm(residual)
 
@@ -73,17 +73,19 @@ def effective_rows(
             subject.trunk(ids)
         return found
 
+    heads = as_transformer(subject)
+
     def of_attention(layer: int, rows: AttentionRows) -> None:
-        vectors = attended_vectors(subject, layer, rows, batch, query, torch.arange(ids.shape[1], device=ids.device))
+        vectors = attended_vectors(heads, layer, rows, batch, query, torch.arange(ids.shape[1], device=ids.device))
         found[layer] = vectors.norm(dim=-1)
 
-    with subject.observing(of_attention, layers):
+    with heads.observing(of_attention, layers):
         subject.trunk(ids)
     return found
 
 
 def attended_vectors(
-    subject: Subject,
+    subject: Transformer,
     layer: int,
     rows: AttentionRows,
     batch: Int[Tensor, " entry"],
@@ -91,7 +93,8 @@ def attended_vectors(
     keys: Int[Tensor, " key"] | Int[Tensor, "key entry"],
 ) -> Float[Tensor, "entry key d_model"]:
     """sum_h A_h[i, j] W_O^h v_j^h for each of some keys; zero after the query. Keys are the same for all queries, or
-    one row of them each."""
+    one row of them each. InputError where a head's values are not all that it writes from."""
+    subject.check_plain_writes()
     of_each = keys[:, None].expand(-1, len(query)) if keys.ndim == 1 else keys
     seen = of_each <= query
     of_each = torch.minimum(of_each, query)

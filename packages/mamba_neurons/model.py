@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.hooks import hooked
 from interp_core.loading import load_model
 from interp_core.mamba import MambaSubject
 from interp_core.model_spec import ModelSpec, short_name, spec_of
 from interp_core.models import Subject
-from interp_core.native import NativeSubject, hooked
+from interp_core.native import NativeSubject
 from interp_core.recording import Recording, recording
 from interp_core.sites import Site
 from interp_core.threads import use_threads
@@ -134,7 +135,7 @@ class CleanRun:
             return subject.suffix(residual, first)
         assert isinstance(subject, NativeSubject)
         assert self.record is not None
-        return subject.module(subject.architecture.final_norm)(self.record.run(subject, first, residual))
+        return subject.normed(self.record.run(subject, first, residual))
 
 
 @torch.no_grad()

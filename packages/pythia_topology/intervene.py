@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from interp_core.ablation import Ablation, Effects, Head, ablation_effects, first_order_effects
 from interp_core.errors import InputError
-from interp_core.models import Subject
+from interp_core.models import Transformer
 from interp_core.stats import mean_interval
 from interp_core.stimuli import Pairs, Prompts
 from pythia_topology.data import text_windows
@@ -17,7 +17,7 @@ from pythia_topology.params import PythiaTopology
 
 
 def causal(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     excess: Float[np.ndarray, "layer head"],
     params: PythiaTopology,
@@ -70,7 +70,7 @@ _ABLATIONS: tuple[tuple[str, Ablation, bool], ...] = (
 )
 
 
-def check_sizes(subject: Subject, params: PythiaTopology) -> None:
+def check_sizes(subject: Transformer, params: PythiaTopology) -> None:
     """InputError when more heads are to be ablated than the model has."""
     total = subject.n_layers * subject.n_heads
     for option, k in (
@@ -134,7 +134,7 @@ def first_prompts(prompts: Prompts, n: int) -> Prompts:
 
 
 def _effects(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     sets: Sequence[Sequence[Head]],
     params: PythiaTopology,
@@ -159,7 +159,7 @@ def _effects(
 
 
 def _against_random(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     top: Sequence[Head],
     draws: Sequence[Sequence[Head]],
@@ -211,7 +211,7 @@ def _verdict(main: Mapping[str, Mapping[str, Any]], draws: int) -> str:
 
 
 def _every_head(
-    subject: Subject, prompts: Prompts, params: PythiaTopology
+    subject: Transformer, prompts: Prompts, params: PythiaTopology
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Each head ablated alone, exactly and to first order, and how well the two rankings agree."""
     heads = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
@@ -228,7 +228,7 @@ def _every_head(
 
 
 def _dose(
-    subject: Subject, prompts: Prompts, ranked: Sequence[Head], shape: tuple[int, ...], params: PythiaTopology
+    subject: Transformer, prompts: Prompts, ranked: Sequence[Head], shape: tuple[int, ...], params: PythiaTopology
 ) -> dict[str, Any]:
     """The k best heads for growing k, each with layer-matched random sets of k, and the best head's whole layer."""
     rng = np.random.default_rng([params.seed, 5])
@@ -260,7 +260,7 @@ def _dose(
 
 
 def _specificity(
-    subject: Subject,
+    subject: Transformer,
     tokens: Int[np.ndarray, "prompt position"],
     top: Sequence[Head],
     draws: Sequence[Sequence[Head]],

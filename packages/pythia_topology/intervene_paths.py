@@ -11,7 +11,7 @@ from torch import Tensor
 from interp_core.ablation import Head
 from interp_core.circuits import Composition, k_composition
 from interp_core.hooks import capture, intervene
-from interp_core.models import AttentionRows, Subject
+from interp_core.models import AttentionRows, Transformer
 from interp_core.progress import progress
 from interp_core.sites import Site
 from interp_core.stats import mean_interval
@@ -23,7 +23,7 @@ Pair = tuple[Head, Head]  # writer, reader
 
 
 def composition(
-    subject: Subject, prompts: Prompts, excess: Float[np.ndarray, "layer head"], params: PythiaTopology
+    subject: Transformer, prompts: Prompts, excess: Float[np.ndarray, "layer head"], params: PythiaTopology
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The report and arrays of composition_<name>.
 
@@ -60,10 +60,11 @@ def composition(
 
 @torch.no_grad()
 def path_patching(
-    subject: Subject, prompts: Prompts, pairs: Sequence[Pair], *, batch_size: int
+    subject: Transformer, prompts: Prompts, pairs: Sequence[Pair], *, batch_size: int
 ) -> Float[np.ndarray, "prompt pair"]:
     """Change of each reader's prefix matching (attention, in [-1, 1]) when the writer's output, less its mean over
     prompts and positions, is taken out of what the reader's keys are computed from, and out of nothing else."""
+    subject.check_plain_writes()
     if not pairs:
         return np.empty((len(prompts.tokens), 0))
     sites = [Site(layer, "attn.z") for layer in sorted({writer[0] for writer, _ in pairs})]
@@ -90,7 +91,7 @@ def path_patching(
 
 
 def _means(
-    subject: Subject, prompts: Prompts, sites: Sequence[Site], batch_size: int
+    subject: Transformer, prompts: Prompts, sites: Sequence[Site], batch_size: int
 ) -> dict[Site, Float[Tensor, "head d_head"]]:
     """Mean of each head's vector over all prompts and positions, whatever the batches are."""
     n = len(prompts.tokens)
@@ -116,7 +117,7 @@ class _Entries:
         columns = (pairs.batch[rows] - first, pairs.query[rows], pairs.induction_key[rows])
         return cls(*(torch.as_tensor(column, device=ids.device) for column in columns), n_prompts=len(ids))
 
-    def attention(self, subject: Subject, ids: Tensor, reader: Head) -> Float[Tensor, " prompt"]:
+    def attention(self, subject: Transformer, ids: Tensor, reader: Head) -> Float[Tensor, " prompt"]:
         """Mean prefix matching of one head by prompt; interventions in force apply."""
         found: list[Tensor] = []
 
@@ -129,7 +130,7 @@ class _Entries:
         return sums / torch.bincount(self.where, minlength=self.n_prompts)
 
     def attention_with_keys(
-        self, subject: Subject, ids: Tensor, reader: Head, written: Float[Tensor, "batch position d_model"]
+        self, subject: Transformer, ids: Tensor, reader: Head, written: Float[Tensor, "batch position d_model"]
     ) -> Float[Tensor, " prompt"]:
         """The same when the reader's keys come from a residual stream without `written`."""
         layer, head = reader

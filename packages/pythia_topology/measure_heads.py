@@ -6,7 +6,7 @@ import numpy as np
 
 from interp_core.circuits import copying_eigenvalues
 from interp_core.loading import random_like
-from interp_core.models import Subject
+from interp_core.models import Transformer, as_transformer
 from interp_core.scores import attention_keys, score_heads
 from interp_core.stats import mean_interval
 from interp_core.stimuli import Prompts, shuffled_antecedents
@@ -16,7 +16,7 @@ WITH_INTERVAL = ("prefix_matching", "excess_prefix_matching", "duplicate_token",
 PER_PROMPT = ("prefix_matching", "duplicate_token", "previous_token", "bos")
 
 
-def score_arrays(subject: Subject, stimuli: Mapping[str, Prompts], params: PythiaTopology) -> dict[str, np.ndarray]:
+def score_arrays(subject: Transformer, stimuli: Mapping[str, Prompts], params: PythiaTopology) -> dict[str, np.ndarray]:
     """Named arrays, float32: summaries [layer, head] (with `_low` and `_high`), and per prompt under
     `prompts/`.
 
@@ -34,13 +34,13 @@ def score_arrays(subject: Subject, stimuli: Mapping[str, Prompts], params: Pythi
             first = np.searchsorted(prompts.pairs.batch, np.arange(len(prompts.tokens)))
             arrays["prompts/spaced_pairs/lag"] = prompts.pairs.lag[first]
     arrays["copying"] = copying_eigenvalues(subject)
-    untrained = random_like(subject, seed=params.seed)
+    untrained = as_transformer(random_like(subject, seed=params.seed))
     scores = _of_family(untrained, stimuli["repeated_tokens"], params)
     arrays["untrained/excess_prefix_matching"] = _excess(scores)
     return {name: values.astype(np.float32) if values.dtype.kind == "f" else values for name, values in arrays.items()}
 
 
-def _of_family(subject: Subject, prompts: Prompts, params: PythiaTopology) -> dict[str, np.ndarray]:
+def _of_family(subject: Transformer, prompts: Prompts, params: PythiaTopology) -> dict[str, np.ndarray]:
     """Per prompt: attention to the standard keys and to shuffled antecedents, contributions, behaviour; and
     the same attention on the control prompts, where nothing was there to copy."""
     rng = np.random.default_rng([params.seed, 1])

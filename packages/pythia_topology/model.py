@@ -28,16 +28,18 @@ READ_LATER = frozenset(
 )
 
 if TYPE_CHECKING:
-    from interp_core.models import Subject
+    from interp_core.models import Transformer
 
 
-def load(name: str, known: Mapping[str, ModelSpec], params: PythiaTopology) -> "Subject":
+def load(name: str, known: Mapping[str, ModelSpec], params: PythiaTopology) -> "Transformer":
     """The model of this name, checked, on the device and in the type that params say."""
     from interp_core.loading import load_model
+    from interp_core.models import as_transformer
     from interp_core.threads import use_threads
 
     use_threads(params.threads)
-    return load_model(spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype)
+    subject = load_model(spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype)
+    return as_transformer(subject)
 
 
 def fingerprint(name: str, known: Mapping[str, ModelSpec], params: PythiaTopology) -> str:

@@ -15,7 +15,7 @@ from interp_core.params import project_root
 from pythia_topology.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
-    from interp_core.models import Subject
+    from interp_core.models import Transformer
     from interp_core.stimuli import Prompts
 
 
@@ -247,7 +247,7 @@ def _scores(run: Run, model: str) -> Arrays:
     return load_arrays(run.place("scores", "profile") / f"scores_{short_name(model)}.npz")
 
 
-def _repeated(run: Run, model: str) -> "tuple[Subject, Prompts]":
+def _repeated(run: Run, model: str) -> "tuple[Transformer, Prompts]":
     from pythia_topology.data import stimuli
     from pythia_topology.model import load
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.hooks import Edit, capture, intervene, replace_by
-from interp_core.models import Subject
+from interp_core.models import Subject, Transformer, as_transformer
 from interp_core.native import NativeSubject
 from interp_core.progress import progress
 from interp_core.recording import Recording, recording
@@ -57,8 +57,9 @@ def ablation_effects(
     freeze_attention keeps every pattern as in the clean run, so that only what the heads write changes (the
     pattern-preserving ablation of Olsson et al. 2022); it runs the whole model.
     """
+    subject = as_transformer(subject)
     batch_size = _full_batches(prompts, batch_size, ablation)
-    fast = isinstance(subject, NativeSubject) and not freeze_attention
+    fast = isinstance(subject, NativeSubject) and subject.reruns and not freeze_attention
     parts: list[_Outcome] = []
     sources = _mean_vectors(subject, prompts, batch_size) if ablation == "mean" else None
     batches = list(copy_batches(subject, prompts.tokens, prompts.pairs, batch_size))
@@ -94,6 +95,7 @@ def first_order_effects(
     One forward and one backward pass for all heads (attribution patching, Nanda 2023). Saturated heads fool it:
     calibrate against `ablation_effects` before trusting the ranking.
     """
+    subject = as_transformer(subject)
     batch_size = _full_batches(prompts, batch_size, ablation)
     sources = _mean_vectors(subject, prompts, batch_size) if ablation == "mean" else None
     parts = []
@@ -122,7 +124,7 @@ def first_order_effects(
 
 @contextmanager
 def ablated(
-    subject: Subject, heads: Sequence[Head], sources: Mapping[int, Float[Tensor, "*batch head d_head"]]
+    subject: Transformer, heads: Sequence[Head], sources: Mapping[int, Float[Tensor, "*batch head d_head"]]
 ) -> Iterator[None]:
     """Run with the heads' vectors replaced by those of `sources` (by layer), which broadcast to [batch, position]."""
     edits: dict[Site, Edit] = {}
@@ -134,7 +136,7 @@ def ablated(
 
 
 @contextmanager
-def _maybe_record(subject: Subject, fast: bool) -> Iterator[Recording | None]:
+def _maybe_record(subject: Transformer, fast: bool) -> Iterator[Recording | None]:
     if fast and isinstance(subject, NativeSubject):
         with recording(subject) as record:
             yield record
@@ -143,7 +145,7 @@ def _maybe_record(subject: Subject, fast: bool) -> Iterator[Recording | None]:
 
 
 def _rerun_suffixes(
-    subject: Subject,
+    subject: Transformer,
     batch: CopyBatch,
     sets: Sequence[Sequence[Head]],
     vectors: Mapping[int, Tensor],
@@ -153,7 +155,6 @@ def _rerun_suffixes(
     outcome: "_Outcome",
 ) -> None:
     assert isinstance(subject, NativeSubject)
-    norm = subject.module(subject.architecture.final_norm)
     for group in _same_first_layer(sets, stack):
         layers = _layers([sets[index] for index in group])
         edits = {
@@ -170,11 +171,11 @@ def _rerun_suffixes(
         with intervene(subject, edits):
             final = record.run(subject, first, residual)
         for index, copy in zip(group, final.chunk(len(group)), strict=True):
-            outcome.put(index, batch.behaviour(subject.unembed(norm(batch.at_queries(copy)))))
+            outcome.put(index, batch.behaviour(subject.unembed(subject.normed(batch.at_queries(copy)))))
 
 
 def _rerun_whole(
-    subject: Subject,
+    subject: Transformer,
     batch: CopyBatch,
     sets: Sequence[Sequence[Head]],
     vectors: Mapping[int, Tensor],
@@ -253,7 +254,7 @@ def _source(
 
 
 @torch.no_grad()
-def _mean_vectors(subject: Subject, prompts: Prompts, batch_size: int) -> dict[int, Float[Tensor, "head d_head"]]:
+def _mean_vectors(subject: Transformer, prompts: Prompts, batch_size: int) -> dict[int, Float[Tensor, "head d_head"]]:
     """Mean of each head's vector over prompts and positions; padding does not count."""
     sums: dict[int, Tensor] = {}
     sites = [Site(layer, "attn.z") for layer in range(subject.n_layers)]

@@ -1,8 +1,10 @@
 """Progress bars on standard error, shown once work has lasted three seconds, silent when that is no terminal."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,6 +16,12 @@ DELAY = 3  # seconds of work before a bar appears
 def progress(items: Iterable[T], label: str, *, unit: str = "step", total: int | None = None) -> Iterator[T]:
     """Yield `items` under a bar with count and remaining time; `total` is for items that have no length."""
     yield from tqdm(items, desc=label, unit=unit, total=total, disable=None, delay=DELAY, leave=False)
+
+
+@cache
+def left_out(line: str) -> None:
+    """Say once, on standard error, that something was not measured and why."""
+    tqdm.write(f"note: {line}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,13 @@ def test_the_first_order_estimate_is_exact_where_heads_write_little(name: str, a
 
     (Not finer: RMSNorm and softmax of some models compute in float32 whatever the weights are.)"""
     model = small.build(name).double()
-    weights = {"gpt_neox": "attention.dense", "gpt2": "attn.c_proj", "llama": "o_proj", "phi": "self_attn.dense"}
+    weights = {
+        "gpt_neox": "attention.dense",
+        "gpt2": "attn.c_proj",
+        "llama": "o_proj",
+        "phi": "self_attn.dense",
+        "bloom": "self_attention.dense",
+    }
     for path, parameter in model.named_parameters():
         if path.endswith(weights.get(name, "out_proj") + ".weight"):
             parameter.data *= 1e-5

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 import small_models as small
 from interp_core import attention
 from interp_core.attention import AttentionCall
-from interp_core.bridge import BridgeSubject
+from interp_core.bridge import BridgeSubject, to_transformer_lens
 from interp_core.hooks import capture
 from interp_core.loading import subject_of
 from interp_core.native import NativeSubject
@@ -58,15 +58,17 @@ def test_scores_are_those_of_eager_attention(name: str, dtype: torch.dtype) -> N
         assert expected[key].std() > 0.01  # the models attend to something
 
 
-def test_known_architectures_are_native_and_the_others_bridged() -> None:
+def test_what_calls_the_registry_is_native_and_the_others_bridged() -> None:
     kinds = {name: type(subject_of(small.build(name), bos=0)) for name in small.ALL}
-    assert kinds == dict.fromkeys(small.NATIVE, NativeSubject) | dict.fromkeys(small.BRIDGED, BridgeSubject)
+    assert kinds == dict.fromkeys(small.NATIVE | small.FOUND, NativeSubject) | dict.fromkeys(
+        small.BRIDGED, BridgeSubject
+    )
 
 
 @pytest.mark.parametrize("name", small.ALL)
 def test_scores_are_those_of_transformer_lens_patterns(name: str) -> None:
     prompts, subject = small.prompts(), subject_of(small.build(name), bos=0, name=name)
-    lens = subject.to_transformer_lens()
+    lens = to_transformer_lens(subject)
     with torch.no_grad():
         _, cache = lens.run_with_cache(torch.as_tensor(prompts.tokens))
     patterns = np.stack([cache[f"blocks.{layer}.attn.hook_pattern"].double() for layer in range(small.LAYERS)], axis=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.models.mamba import modeling_mamba
 
+from interp_core.bridge import to_transformer_lens
 from interp_core.errors import InputError
 from interp_core.hidden_attention import (
     MixerCall,
@@ -116,7 +117,7 @@ def test_the_state_after_a_token_gives_that_tokens_output(call: MixerCall) -> No
 def test_another_library_has_the_same_alpha() -> None:
     subject = small_mamba()
     ids = some_ids(2, 24)
-    bridge = subject.to_transformer_lens()
+    bridge = to_transformer_lens(subject)
     for block in bridge.blocks:
         block.mixer.eager_scan = True
     _, cache = bridge.run_with_cache(ids, use_cache=False)

@@ -14,6 +14,7 @@ from interp_core.errors import InputError
 from interp_core.lm_training import Moment
 from interp_core.loading import load_model
 from interp_core.model_spec import ModelSpec
+from interp_core.models import as_transformer
 from interp_core.params import check, read_section
 from interp_core.reference_models import Places, ReferenceModels, Watch, new_model, train_all
 from interp_core.repeat_mixture import Mixture, MixtureSource
@@ -142,7 +143,7 @@ def test_a_trained_model_is_a_hugging_face_folder_with_its_checkpoints(trained: 
 
 
 def test_a_trained_model_loads_as_a_subject(trained: Places) -> None:
-    subject = load_model(ModelSpec(source="trained", path=trained.models / "tiny"), name="tiny")
+    subject = as_transformer(load_model(ModelSpec(source="trained", path=trained.models / "tiny"), name="tiny"))
     assert (subject.n_layers, subject.n_heads, subject.bos) == (2, 2, 0)
 
 

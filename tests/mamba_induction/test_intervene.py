@@ -10,7 +10,7 @@ from interp_core.hidden_attention import attention_matrices, mixer_calls
 from interp_core.hooks import capture
 from interp_core.loading import subject_of
 from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
+from interp_core.models import Subject, as_transformer
 from interp_core.selective_scan import selective_scan
 from interp_core.sites import Site
 from interp_core.stimuli import Vocabulary, repeated_tokens
@@ -56,7 +56,7 @@ def test_a_transformers_cut_read_takes_the_value_times_its_attention() -> None:
         capture(twin, [Site(1, "attn_out")]) as seen,
     ):
         twin.trunk(ids)
-    out = torch.einsum("bphd,hdm->bpm", expected, twin.out_weights(1))
+    out = torch.einsum("bphd,hdm->bpm", expected, as_transformer(twin).out_weights(1))
     difference = seen[Site(1, "attn_out")] - out
     torch.testing.assert_close(difference, difference[0, 0].expand_as(difference), atol=1e-5, rtol=0)  # the bias
 
