@@ -10,7 +10,7 @@ from jaxtyping import Int
 from interp_core.corpus import Documents
 from interp_core.errors import InputError
 from interp_core.models import Subject
-from interp_core.stimuli import Pairs, Prompts, Vocabulary, repeated_tokens, shuffled_pairs, spaced_pairs
+from interp_core.stimuli import Pairs, Prompts, Vocabulary, repeated_tokens, shuffled_pairs, spaced_pairs, special_ids
 from interp_core.text_stimuli import natural_repeats, repeated_text
 from mamba_induction.params import OFFSETS, MambaInduction
 
@@ -118,7 +118,7 @@ def vocabulary_of(subject: Subject) -> Vocabulary:
     """Ids that random prompts may use: all of the tokenizer's (else of the embedding's) but the special ones."""
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
-    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    special = [] if tokenizer is None else special_ids(tokenizer, size)
     return Vocabulary.of(size, bos=subject.bos, pad=subject.bos, special=special)
 
 

@@ -13,7 +13,7 @@ from interp_core.artifacts import array_sha256, load_arrays
 from interp_core.errors import InputError
 from interp_core.models import Subject
 from interp_core.params import project_root
-from interp_core.stimuli import Vocabulary, repeated_tokens
+from interp_core.stimuli import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
 
 
@@ -177,6 +177,4 @@ def _user_documents(path: Path) -> list[str]:
 def _vocabulary(subject: Subject) -> Vocabulary:
     tokenizer: Any = subject.tokenizer
     size = min(len(tokenizer), subject.vocab_size)
-    return Vocabulary.of(
-        size, bos=subject.bos, pad=subject.bos, special=[i for i in tokenizer.all_special_ids if i < size]
-    )
+    return Vocabulary.of(size, bos=subject.bos, pad=subject.bos, special=special_ids(tokenizer, size))

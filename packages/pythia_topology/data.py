@@ -12,7 +12,7 @@ from interp_core.artifacts import file_sha256, load_arrays
 from interp_core.errors import InputError
 from interp_core.models import Subject
 from interp_core.params import project_root
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens, spaced_pairs
+from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens, spaced_pairs, special_ids
 from interp_core.text_stimuli import names, natural_repeats
 from pythia_topology.params import PythiaTopology
 
@@ -72,7 +72,7 @@ def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | Non
     where the corpus is known."""
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
-    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    special = [] if tokenizer is None else special_ids(tokenizer, size)
     counts = None if corpus is None or corpus.counts is None else corpus.counts[:size]
     return Vocabulary.of(
         size, bos=subject.bos, pad=subject.bos, special=special, counts=counts, excluded_share=params.excluded_share
