@@ -5,14 +5,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from interp_core.circuits import copying_eigenvalues
+from interp_core.errors import InputError
 from interp_core.loading import random_like
 from interp_core.models import Transformer, as_transformer
+from interp_core.progress import left_out
 from interp_core.scores import attention_keys, score_heads
 from interp_core.stats import mean_interval
 from interp_core.stimuli import Prompts, shuffled_antecedents
 from pythia_topology.params import PythiaTopology
 
 WITH_INTERVAL = ("prefix_matching", "excess_prefix_matching", "duplicate_token", "previous_token")
+WRITTEN = ("direct_logit_attribution", "copying_empirical")  # absent where what heads write is not known
 PER_PROMPT = ("prefix_matching", "duplicate_token", "previous_token", "bos")
 
 
@@ -33,7 +36,10 @@ def score_arrays(subject: Transformer, stimuli: Mapping[str, Prompts], params: P
         if family == "spaced_pairs":
             first = np.searchsorted(prompts.pairs.batch, np.arange(len(prompts.tokens)))
             arrays["prompts/spaced_pairs/lag"] = prompts.pairs.lag[first]
-    arrays["copying"] = copying_eigenvalues(subject)
+    try:
+        arrays["copying"] = copying_eigenvalues(subject)
+    except InputError as problem:
+        left_out(f"copying by OV weights is left out: {problem}")
     untrained = as_transformer(random_like(subject, seed=params.seed))
     scores = _of_family(untrained, stimuli["repeated_tokens"], params)
     arrays["untrained/excess_prefix_matching"] = _excess(scores)
@@ -66,7 +72,7 @@ def _of_family(subject: Transformer, prompts: Prompts, params: PythiaTopology) -
         behaviour=True,
         label=f"{label}, control",
     )
-    scores = {name: found.heads[name] for name in (*PER_PROMPT, "direct_logit_attribution", "copying_empirical")}
+    scores = {name: found.heads[name] for name in (*PER_PROMPT, *WRITTEN) if name in found.heads}
     return scores | {
         "prefix_matching_control": control.heads["prefix_matching"],
         "shuffled": np.stack([found.heads[f"shuffled {draw}"] for draw in range(params.shuffled_draws)]),
@@ -90,6 +96,8 @@ def _summaries(scores: Mapping[str, np.ndarray], params: PythiaTopology) -> dict
     for name in WITH_INTERVAL:
         interval = mean_interval(by_prompt[name], rng, resamples=params.bootstrap_resamples)
         summaries |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    for name in ("bos", "direct_logit_attribution", "copying_empirical"):
+    for name in ("bos", *WRITTEN):
+        if name not in by_prompt:
+            continue
         summaries[name] = by_prompt[name].mean(axis=0, dtype=np.float64)
     return summaries

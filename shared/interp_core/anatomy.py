@@ -108,7 +108,8 @@ def look(model: "PreTrainedModel") -> Anatomy | None:
 
     NotUnderstood, with the reason, for one that is no plain decoder.
     """
-    count = min(TOKENS, int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or TOKENS))
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or TOKENS
+    count = min(TOKENS, longest) if longest > 0 else TOKENS
     embedding: Any = model.get_input_embeddings()
     vocabulary = embedding.weight.shape[0]
     ids = torch.arange(1, 2 * count + 1, device=model.device).reshape(2, count) % vocabulary
