@@ -71,7 +71,7 @@ def bridged(model: "PreTrainedModel", tokenizer: Any, *, name: str, bos: int, di
     """The model through TransformerLens, checked: it must say what the model itself says. InputError if not."""
     ids = torch.arange(1, 9, device=model.device)[None]
     with torch.no_grad():
-        expected = model(input_ids=ids).logits
+        expected = model(input_ids=ids, use_cache=False).logits
         subject = BridgeSubject(name, model, tokenizer, bos, digest)
         if "blocks.0.attn.hook_pattern" not in subject.bridge.hook_dict:
             raise InputError(f"{name}: a {model.config.model_type} has no attention heads that TransformerLens knows")
