@@ -13,7 +13,10 @@ _OUT = option(
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
-    help="A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, instead of the study's.",
+    help=(
+        "A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, "
+        "instead of the study's."
+    ),
 )
 
 

@@ -12,10 +12,11 @@ import torch
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
 from interp_core.mamba.subject import MambaSubject
+from interp_core.models.anatomy import NotUnderstood, look
+from interp_core.models.attention import run_by_us
 from interp_core.models.native import NativeSubject
-from interp_core.models.sites import ARCHITECTURES
 from interp_core.models.spec import Dtype, ModelSpec
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer, as_transformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,28 +56,48 @@ def subject_of(
     bos: int | None = None,
     digest: str | None = None,
 ) -> Subject:
-    """A Subject of a Hugging Face causal language model in memory: native where its architecture is
-    known.
+    """A Subject of a Hugging Face causal language model in memory.
+
+    Native where it calls attention through transformers' registry, else through TransformerLens.
+    InputError, with the reason, for one that is no plain decoder.
     """
     if bos is None:
         bos = getattr(tokenizer, "bos_token_id", None) if tokenizer is not None else None
         bos = model.config.bos_token_id if bos is None else bos
         bos = model.config.eos_token_id if bos is None else bos
         bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
-    kind: type[Subject] = MambaSubject if model.config.model_type == "mamba" else NativeSubject
-    if kind is NativeSubject and not _is_native(model.config):
-        from interp_core.models.lens import BridgeSubject
-
-        kind = BridgeSubject
     model.eval().requires_grad_(requires_grad=False)
-    return kind(name, model, tokenizer, bos, digest or _parameters_hash(model))
+    digest = digest or _parameters_hash(model)
+    if model.config.model_type == "mamba":
+        return MambaSubject(name, model, tokenizer, bos, digest)
+
+    try:
+        anatomy = look(model)
+    except NotUnderstood as problem:
+        kind = model.config.model_type
+        raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None
+    if anatomy is None:
+        from interp_core.models.lens import bridged
+
+        return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
+
+    if anatomy.beyond_default:
+        run_by_us(model)
+    return NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy)
 
 
-def _is_native(config: Any) -> bool:
-    sliding = getattr(config, "use_sliding_window", True) and getattr(
-        config, "sliding_window", None
-    )
-    return config.model_type in ARCHITECTURES and not sliding
+def transformer_of(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    *,
+    name: str = "model",
+    bos: int | None = None,
+) -> Transformer:
+    """The same of a model that must have attention heads.
+
+    InputError, naming what it is, for one that has none.
+    """
+    return as_transformer(subject_of(model, tokenizer, name=name, bos=bos))
 
 
 def random_like(subject: Subject, *, seed: int) -> Subject:
@@ -144,9 +165,12 @@ def _hub_folder(spec: ModelSpec) -> Path:
         ) from None
     except (OSError, HTTPError):
         raise InputError(
-            f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot be reached; "
-            "ways out: (1) download it where there is a network and copy the cache (HF_HOME) here, (2) give a folder "
-            "that holds the model instead of its name, (3) use the models trained here (profile laptop, no hub)"
+            f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot "
+            "be reached; "
+            "ways out: (1) download it where there is a network and copy the cache (HF_HOME) here, "
+            "(2) give a folder "
+            "that holds the model instead of its name, (3) use the models trained here (profile "
+            "laptop, no hub)"
         ) from None
 
 
@@ -179,7 +203,8 @@ def weights_sha256(folder: Path) -> str:
         stored = path.resolve().name
         if re.fullmatch(r"[0-9a-f]{64}", stored) and stored != of_file:
             raise InputError(
-                f"{path} is damaged: its SHA-256 is not {stored[:12]}…; delete it and fetch it again"
+                f"{path} is damaged: its SHA-256 is not {stored[:12]}…; delete it and fetch it "
+                "again"
             )
         digest.update(of_file.encode())
     return digest.hexdigest()
@@ -197,7 +222,8 @@ def _match_record(folder: Path, digest: str) -> None:
     actual = file_sha256(folder / "model.safetensors")
     if expected is not None and expected != actual:
         raise InputError(
-            f"{folder / 'model.safetensors'} is damaged: its SHA-256 differs from training.json's; train it again"
+            f"{folder / 'model.safetensors'} is damaged: its SHA-256 differs from training.json's; "
+            "train it again"
         )
 
 
@@ -228,7 +254,8 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(
-            f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} first"
+            f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} "
+            "first"
         )
     return model
 
@@ -248,7 +275,10 @@ def _own_code(problem: Exception) -> str | None:
     """What to say of a model that asks for code of its own to be run; None for any other problem."""
     if "trust_remote_code" not in str(problem):
         return None
-    return "it names code of its own (auto_map), which is never run here; save it as a type that transformers knows"
+    return (
+        "it names code of its own (auto_map), which is never run here; save it as a type that "
+        "transformers knows"
+    )
 
 
 def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
@@ -289,7 +319,8 @@ def _check_vocabulary(
 ) -> None:
     if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
         raise InputError(
-            f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds {model.config.vocab_size}: no fit"
+            f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds "
+            f"{model.config.vocab_size}: no fit"
         )
 
 
@@ -301,5 +332,7 @@ def _tensors_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

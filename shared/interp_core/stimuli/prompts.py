@@ -5,14 +5,28 @@ Logits at position t predict the token at t + 1. An induction head at the query 
 AFTER the earlier occurrence. This arithmetic lives in `Pairs` and nowhere else.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
+
+
+def special_ids(tokenizer: Any, size: int) -> list[int]:
+    """Ids below `size` that stand for no text: the tokenizer's special tokens, and added ones in a
+    tag's form.
+
+    The second are such as <file_sep> or <unused7>, which no text of a training has in this place.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    tag = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")
+    marks = [i for i, token in added.items() if token.special or tag.fullmatch(token.content)]
+    return sorted(i for i in {*tokenizer.all_special_ids, *marks} if i < size)
 
 
 @dataclass(frozen=True)
@@ -172,11 +186,13 @@ def spaced_pairs(
     at_least(1, n_prompts=n_prompts, **{f"lag_values[{i}]": lag for i, lag in enumerate(lags)})
     if not lags or n_prompts < len(lags):
         raise InputError(
-            f"{n_prompts} prompts cannot cover {len(lags)} lags: give at least one lag and a prompt for each"
+            f"{n_prompts} prompts cannot cover {len(lags)} lags: give at least one lag and a "
+            "prompt for each"
         )
     if max(lags) + 3 > length - 1:
         raise InputError(
-            f"lag {max(lags)} is longer than the sequence: BOS and a block of lag + 3 tokens need length "
+            f"lag {max(lags)} is longer than the sequence: BOS and a block of lag + 3 tokens need "
+            "length "
             f"{max(lags) + 4}, got {length}"
         )
     tokens, control, batches, queries, distances = [], [], [], [], []
@@ -286,7 +302,8 @@ def _distinct_ids(
 ) -> Int[np.ndarray, "prompt n"]:
     if n > len(vocabulary.ids):
         raise InputError(
-            f"vocabulary too small: {what} needs {n} distinct ids, {len(vocabulary.ids)} are allowed"
+            f"vocabulary too small: {what} needs {n} distinct ids, {len(vocabulary.ids)} are "
+            "allowed"
         )
     return np.stack([rng.choice(vocabulary.ids, size=n, replace=False) for _ in range(n_prompts)])
 
