@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.cli import Decorator, Group, option, out_option, profile_option, study_option
 
-_OUT = option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 _RUNS = click.argument("run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path))
 
 _TRAINING: tuple[Decorator, ...] = (
@@ -70,7 +69,7 @@ def main() -> None:
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 @_training_options
 def train(profile: str | None, out: Path | None, **options: Any) -> None:
     """Train with the Hessian watched. Any option of the training makes it one run, with --out its directory."""
@@ -86,7 +85,7 @@ def train(profile: str | None, out: Path | None, **options: Any) -> None:
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where eigenvectors live."""
     from eigen_phase import workflow
@@ -103,27 +102,24 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """When each metric turned, how abruptly, and what leads what; several run directories are seeds."""
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
-    from interp_core.artifacts import save_json
 
-    study = prepare(profile, out)
+    study = prepare(profile, out, run_directories)
     if not run_directories:
         workflow.transition(study)
         return
-    report = workflow.transition_of([RunDirectory.open(folder) for folder in run_directories], study)
-    folder = out or Path("outputs") / "eigen_phase"
-    save_json(folder / "transition.json", report)
-    click.echo(f"{folder / 'transition.json'}")
+    path = workflow.transition_to_file([RunDirectory.open(folder) for folder in run_directories], study)
+    click.echo(str(path))
 
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 def controls(profile: str | None, out: Path | None) -> None:
     """Control runs, a clamped previous-token head, ablations over the clock, steps inside and outside the subspace."""
     from eigen_phase import workflow
@@ -135,7 +131,7 @@ def controls(profile: str | None, out: Path | None) -> None:
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """Figures of run directories, into them; without one, of the whole study."""
     from eigen_phase import workflow
@@ -152,7 +148,7 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 @_training_options
 def run(profile: str | None, out: Path | None, **options: Any) -> None:
     """Everything. Any option of the training makes it one run: trained, fitted and drawn."""
@@ -184,10 +180,12 @@ def answers(out: Path | None) -> None:
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:
     from eigen_phase import workflow
     from eigen_phase.study import one_training, prepare
+    from interp_core.call import profile_folder
+    from interp_core.params import project_root
 
     study = prepare(profile, None)
     name, training = one_training(study, options.pop("condition"), **options)
-    place = out or Path("outputs") / "eigen_phase" / name
+    place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     trained = workflow.train_one(name, training, place)
     click.echo(f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}")
     return trained, study

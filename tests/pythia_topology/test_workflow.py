@@ -1,7 +1,9 @@
 """What a command computes and where it puts it: stages of the pipeline, experiments, and the paper's profile."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ import small_project
 from interp_core.artifacts import load_arrays, load_json
 from interp_core.errors import InputError
 from interp_core.params import read_section
-from pythia_topology.model import READ_LATER, fingerprint
+from pythia_topology.model import READ_LATER
 from pythia_topology.params import PythiaTopology
 from pythia_topology.study import prepare
+from pythia_topology.workflow import _made_scores  # pyright: ignore[reportPrivateUsage]
 from small_project import induct
 
 ROOT = Path(__file__).parents[2]
@@ -46,12 +49,12 @@ def test_bare_commands_are_stages_that_write_where_the_pipeline_looks(copy: Path
     figures |= {f"figures/{name}.png" for name in ("lag_profiles", "causal_delta")}
     assert written == metrics | scores | figures
     assert not (copy / "outputs").exists()
-    assert "fingerprint" not in load_json(data / "metrics" / "profile" / "profile_toy.json")
+    assert "made_from" not in load_json(data / "metrics" / "profile" / "profile_toy.json")
 
 
 def test_an_option_makes_an_experiment_of_it(copy: Path) -> None:
     assert induct("profile", "--model", "toy", "--task_types", "spaced_pairs").code == 0
-    assert (copy / "outputs" / "pythia_topology" / "scores_toy.npz").is_file()
+    assert (copy / "outputs" / "pythia_topology" / "tests" / "toy" / "scores_toy.npz").is_file()
     assert not (copy / "data" / "pythia_topology").exists()
 
 
@@ -97,21 +100,26 @@ def test_two_models_never_share_their_files(tmp_path: Path) -> None:
 # What scores depend on
 
 
-def test_the_fingerprint_leaves_out_what_the_profile_stage_does_not_read() -> None:
+def test_what_scores_are_made_from_leaves_out_what_the_profile_stage_does_not_read() -> None:
     (params,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pythia_profile"]["params"]
     read = {name.removeprefix("pythia_topology.") for name in next(iter(params.values())) if "." in name}
     assert set(PythiaTopology.model_fields) - READ_LATER == read
 
 
 @pytest.mark.usefixtures("project")
-def test_the_fingerprint_changes_with_what_scores_depend_on_and_with_nothing_else() -> None:
-    run = prepare(None, None)
-    first = fingerprint("toy", run.known, run.params)
-    assert fingerprint("taller", run.known, run.params) != first
+def test_what_scores_are_made_from_changes_with_what_they_depend_on_and_with_nothing_else(
+    tmp_path: Path,
+) -> None:
+    def made(model: str, **changes: Any) -> dict[str, Any]:
+        run = prepare(None, tmp_path)
+        return _made_scores(replace(run, params=run.params.model_copy(update=changes)), model)
+
+    first = made("toy")
+    assert made("taller") != first
     for change in ({"seed": 1}, {"period": 9}, {"dtype": "bfloat16"}, {"smallest_excess": 0.1}):
-        assert fingerprint("toy", run.known, run.params.model_copy(update=change)) != first
+        assert made("toy", **change) != first
     for change in ({"models": ("toy",)}, {"causal_top_k": 2}, {"split_lag": 4}, {"threads": 2}):
-        assert fingerprint("toy", run.known, run.params.model_copy(update=change)) == first
+        assert made("toy", **change) == first
 
 
 # The paper's profile, with small models in a hub cache under the real names and commits
@@ -144,13 +152,15 @@ def paper(random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_papers_models_run_under_their_real_names(paper: Path) -> None:
     said = induct("profile", "--profile", "paper", "--model", "pythia-410m", *SHRUNK)
     assert (said.code, said.err) == (0, "")
-    out = paper / "outputs" / "pythia_topology"
+    outputs = paper / "outputs" / "pythia_topology" / "paper"
+    out = outputs / "pythia-410m"
     arrays = load_arrays(out / "scores_pythia-410m.npz")
     assert arrays["prefix_matching"].shape == (3, 4)
     assert {"names/prefix_matching", "natural_repeats/prefix_matching", "spaced_pairs/prefix_matching"} <= set(arrays)
     said = induct("crosssize", "--models", "pythia-410m", "pythia-1b", *SHRUNK)
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines()[-1].startswith("stable relative depth: ")
+    out = outputs / "pythia-410m+pythia-1b"
     report = load_json(out / "cross_size.json")
     assert set(report["models"]) == {"pythia-410m", "pythia-1b"}
     hashes = [load_json(out / f"profile_{name}.json")["prompts_hash"] for name in ("pythia-410m", "pythia-1b")]
