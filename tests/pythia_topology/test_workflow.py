@@ -183,3 +183,52 @@ def test_the_papers_settings_are_the_seeds() -> None:
     assert (params.high_score_quantile, params.causal_top_k) == (0.9, 3)
     assert params.models == ("pythia-410m", "pythia-1b")
     assert np.all(np.array(params.lag_values) + 4 <= params.seq_len)
+
+
+# Whose files these are
+
+
+@pytest.mark.usefixtures("project")
+def test_a_second_model_of_the_same_name_is_refused_before_it_replaces_the_first(project: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(project / "models" / "taller", tmp_path / "mine" / "toy"))
+    command = ("profile", "--task_types", "spaced_pairs", "--out", tmp_path / "out")
+    assert induct(*command, "--model", "toy").code == 0
+    before = (tmp_path / "out" / "scores_toy.npz").read_bytes()
+
+    said = induct(*command, "--model", mine)
+    assert said.code == 2
+    assert "has the same name toy: name another folder (--out)" in said.err
+    assert (tmp_path / "out" / "scores_toy.npz").read_bytes() == before
+
+
+@pytest.mark.usefixtures("project")
+def test_figures_of_a_folder_are_drawn_from_it_and_into_it(copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    assert "run `induct profile" in induct("figures", "--out", out).err
+    assert induct("profile", "--model", "toy", "--task_types", "spaced_pairs", "--out", out).code == 0
+    (out / "heatmap_toy.png").unlink()
+
+    said = induct("figures", "--out", out)
+    assert (said.code, said.err) == (0, "")
+    assert (out / "heatmap_toy.png").is_file()
+    assert not (copy / "data" / "pythia_topology").exists()
+
+
+def test_a_branch_that_was_uploaded_again_is_measured_again(
+    random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.chdir(random_project)
+    command = ("profile", "--model", "lab/net@main", "--task_types", "spaced_pairs", "--out", tmp_path / "out")
+    found = []
+    for name in ("toy", "taller"):
+        files = random_project / "models" / name
+        commit = {"toy": "a", "taller": "b"}[name] * 40
+        small_project.seed_hub(tmp_path / "cache", "lab/net", commit, files)
+        refs = tmp_path / "cache" / "models--lab--net" / "refs"
+        (refs / "main").write_text(commit)
+        said = induct(*command)
+        assert said.code == 0, said.err
+        found.append(load_arrays(tmp_path / "out" / "scores_net.npz")["prefix_matching"].shape)
+    assert found == [(2, 4), (3, 4)]
