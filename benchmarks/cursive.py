@@ -7,7 +7,7 @@ from benchmarks.measure import Row, interleaved
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
 from cursive_circuits.model_watching import observing
-from interp_core.batches import IGNORED
+from interp_core.training.batches import IGNORED
 
 TITLE = "cursive_circuits: sampling, all-head scores, training"
 VOCABULARY, ALPHABET, WIDTH, LAYERS, HEADS, ROWS, LENGTH, SAMPLED, STEPS = 139, 27, 64, 4, 4, 16, 120, 400, 5

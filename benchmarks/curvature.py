@@ -243,7 +243,7 @@ def _study(repetitions: int) -> list[Row]:
     """The laptop profile's tiled condition: what tracking every 100 steps costs, and when the transition is there."""
     from eigen_phase.params import EigenPhase, Training
     from eigen_phase.train import train_run
-    from interp_core.params import check, read_section
+    from interp_core.files.params import check, read_section
 
     base = read_section("eigen_phase", EigenPhase, "laptop").runs["tiled-s0"].model_dump()
 

@@ -16,18 +16,18 @@ from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
 from benchmarks.measure import Row, Work, interleaved, peak_growth
-from interp_core.hidden_attention import (
+from interp_core.loading import subject_of
+from interp_core.mamba.hidden_attention import (
     attention_entries,
     effective_attention,
     mixer_calls,
     observing_mixers,
     stream_attention,
 )
-from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.matmul import onednn_products
 from interp_core.plotting import ABLATED, COPYING, INDUCTION, drawing
-from interp_core.selective_scan import fast_scan
 
 TITLE = "Mamba: 24 layers, width 768, state 16, T 256, batch 1"
 LENGTH, SHORT, LAYERS = 256, 128, 24

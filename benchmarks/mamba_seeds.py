@@ -5,9 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.measure import Row
-from interp_core.mamba_models import MambaModels, train_all
-from interp_core.params import project_root, read_section
-from interp_core.reference_models import Places
+from interp_core.files.params import project_root, read_section
+from interp_core.training.mamba_models import MambaModels, train_all
+from interp_core.training.reference_models import Places
 
 TITLE = "The trained Mamba, three seeds: accuracy on what was seen once before"
 SEEDS = (0, 1, 2)

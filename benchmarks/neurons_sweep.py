@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.mamba import subject
 from benchmarks.neurons import one_text, settings, stack_of
-from interp_core.artifacts import load_arrays, save_arrays
-from interp_core.threads import use_threads
+from interp_core.files.artifacts import load_arrays, save_arrays
+from interp_core.training.threads import use_threads
 from mamba_neurons.intervene import neuron_effects
 from mamba_neurons.intervene_estimates import whole_model
 from mamba_neurons.model import Model, neuron_means

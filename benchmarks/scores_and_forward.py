@@ -5,9 +5,9 @@ import torch
 
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from benchmarks.subjects import prompts_of_length, random_subject, trained_subjects
-from interp_core.models import Subject
-from interp_core.scores import attention_keys, attention_scores
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 
 TITLE = "All-head scores against the bare forward (pythia-410m's shape, batch 8)"
 LENGTHS = (256, 512)

@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.measure import Row, Work, interleaved
 from benchmarks.subjects import prompts_of_length, random_subject
-from interp_core.scores import attention_keys, attention_scores
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.stimuli.prompts import Prompts
 
 TITLE = "One pass against one pass a layer (pythia-410m's shape, 24 layers, T 256)"
 

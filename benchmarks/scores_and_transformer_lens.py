@@ -7,8 +7,8 @@ from transformer_lens.head_detector import detect_head
 
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from benchmarks.subjects import prompts_of_length, random_subject
-from interp_core.scores import attention_keys, attention_scores
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.stimuli.prompts import Prompts
 
 TITLE = "All-head scores against TransformerLens"
 PATTERNS = ("previous_token_head", "duplicate_token_head", "induction_head")

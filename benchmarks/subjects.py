@@ -9,10 +9,10 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from interp_core.loading import load_model, subject_of
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.native import NativeSubject
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens
+from interp_core.models.native import NativeSubject
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
 
 SHAPES = {
     "pythia-70m": {"num_hidden_layers": 6, "num_attention_heads": 8, "hidden_size": 512, "intermediate_size": 2048},

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 import known_circuits as known
 from interp_core.loading import subject_of
-from interp_core.models import Subject
+from interp_core.models.subject import Subject
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")

@@ -21,9 +21,9 @@ from eigen_phase.measure_curvature import next_token_hessian
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Shape as EigenShape
 from eigen_phase.model import Transformer
-from interp_core.mamba_models import MambaShape, build
-from interp_core.reference_models import Architecture, Shape, new_model
-from interp_core.selective_scan import fast_scan
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.training.mamba_models import MambaShape, build
+from interp_core.training.reference_models import Architecture, Shape, new_model
 
 STEPS = 3
 VOCABULARY = 513

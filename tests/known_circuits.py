@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from interp_core.stimuli import Vocabulary
+from interp_core.stimuli.prompts import Vocabulary
 
 SIZE = 64  # ids, positions, and dimensions of a head
 N_LAYERS, N_HEADS = 2, 4

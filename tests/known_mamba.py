@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from interp_core.stimuli import Vocabulary
+from interp_core.stimuli.prompts import Vocabulary
 
 SIZE = 48  # ids, states, and channels of a group
 QUERY, VALUE, MATCH = (slice(i * SIZE, (i + 1) * SIZE) for i in range(3))

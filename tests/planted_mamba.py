@@ -7,7 +7,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from mamba_neurons.data import Texts
 from mamba_neurons.model import Model
 

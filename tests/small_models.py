@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens
+from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
 
 VOCAB, WIDTH, LAYERS, HEADS, CONTEXT = 96, 32, 3, 4, 64
 VOCABULARY = Vocabulary.of(VOCAB, bos=0, pad=0)

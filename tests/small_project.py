@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import known_circuits as known
 import small_models as small
-from interp_core.artifacts import save_arrays
-from interp_core.corpus import CorpusParams, PackagedText, build
+from interp_core.files.artifacts import save_arrays
+from interp_core.stimuli.corpus import CorpusParams, PackagedText, build
 from pythia_topology.cli import main
 from pythia_topology.params import PythiaTopology
 

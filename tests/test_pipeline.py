@@ -8,13 +8,13 @@ import yaml
 
 from cursive_circuits.params import CursiveCircuits
 from eigen_phase.params import EigenPhase
-from interp_core import stages
-from interp_core.corpus import CorpusParams
-from interp_core.import_closure import WITHOUT_EFFECT
-from interp_core.model_spec import catalogue
-from interp_core.params import read_section
-from interp_core.reference_models import ReferenceModels
-from interp_core.stages import PARAMETERS_WITHOUT_EFFECT, Command, Project
+from interp_core.files.params import read_section
+from interp_core.models.spec import catalogue
+from interp_core.pipeline import stages
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT
+from interp_core.pipeline.stages import PARAMETERS_WITHOUT_EFFECT, Command, Project
+from interp_core.stimuli.corpus import CorpusParams
+from interp_core.training.reference_models import ReferenceModels
 from mamba_induction.params import MambaInduction
 from mamba_neurons.params import MambaNeurons
 from pythia_topology.params import PythiaTopology

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PROGRAM = HERE / "few_steps.py"
 COMMITTED = json.loads((HERE / "committed_digits.json").read_text())
-COMMANDS = ("interp_core.commands", *(f"{folder.name}.cli" for folder in sorted((ROOT / "packages").iterdir())))
+COMMANDS = ("interp_core.cli", *(f"{folder.name}.cli" for folder in sorted((ROOT / "packages").iterdir())))
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -62,7 +62,7 @@ def test_a_command_chooses_before_any_library_is_loaded(module: str) -> None:
 def test_a_command_of_a_bare_shell_runs_with_the_chosen_instructions(tmp_path: Path) -> None:
     script = tmp_path / "command.py"
     script.write_text(
-        "from interp_core.cli import Group\n"
+        "from interp_core.console.options import Group\n"
         "import click\n"
         "@click.group(cls=Group)\n"
         "def main(): pass\n"
@@ -108,7 +108,7 @@ def test_a_processor_without_avx2_is_told_that_its_numbers_will_differ(monkeypat
 def test_instructions_are_part_of_what_a_training_resumes_by_and_of_its_recorded_settings() -> None:
     code = (
         "from interp_core import processor; processor.settle();"
-        "from interp_core.checkpoints import fingerprint; from interp_core.tracking import provenance;"
+        "from interp_core.training.checkpoints import fingerprint; from interp_core.training.tracking import provenance;"
         "print(fingerprint('a training', code=[]), provenance()['instructions'])"
     )
     pinned = output_of(sys.executable, "-c", code).split()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from interp_core.cli import Group, option, profile_option, study_option
+from interp_core.console.options import Group, option, profile_option, study_option
 
 _OUT = option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 _MODEL = option(
@@ -130,7 +130,7 @@ def run(profile: str | None, out: Path | None) -> None:
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
-    from interp_core.answers import write
+    from interp_core.console.answers import write
 
     write("cursive_circuits", found, out)
 

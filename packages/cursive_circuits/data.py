@@ -17,9 +17,9 @@ from cursive_circuits.data_bank import Item
 from cursive_circuits.data_script import by_spelling
 from cursive_circuits.data_tokens import Points, Tokens
 from cursive_circuits.model_shape import NO_CHARACTER
-from interp_core.batches import IGNORED, Batch
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.training.batches import IGNORED, Batch
 
 Row = Int[np.ndarray, "_"]
 

@@ -21,9 +21,9 @@ import numpy as np
 from pydantic import Field
 
 from cursive_circuits.data_tokens import Points
-from interp_core.artifacts import file_sha256, replacing
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.artifacts import file_sha256, replacing
+from interp_core.files.params import Params
 
 LARGEST = 2**30  # bytes of an unpacked bank
 CHUNK = 1 << 16

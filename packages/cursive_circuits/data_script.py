@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.params import Params
 
 CAP, BASE, CANVAS = -12, 9, 33  # the face's cap line, base line and height from cap line to descender, in its own units
 VOWELS = "aeiou"

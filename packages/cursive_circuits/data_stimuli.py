@@ -16,7 +16,7 @@ from cursive_circuits.data import Row, Words, random_pairs, stacked_text
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points, Tokens
 from interp_core.errors import InputError
-from interp_core.stimuli import Pairs, Prompts
+from interp_core.stimuli.prompts import Pairs, Prompts
 
 Text = Literal["matching", "mismatched", "empty"]
 FAMILIES = ("same_text", "mismatched_text", "other_writer", "synthetic", "natural")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cursive_circuits.data import Row, WrittenRows
 from cursive_circuits.data_tokens import Tokens
-from interp_core.batches import IGNORED, Batch
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.training.batches import IGNORED, Batch
 
 
 class Tiled(Params):

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.params import Params
 
 Points = Float[np.ndarray, "_ 3"]  # x, y in canvas heights, y down; pen: 1 draws to this point, 0 moves there
 

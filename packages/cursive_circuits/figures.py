@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cursive_circuits import figures_causal, figures_circuits, figures_heads, figures_ink, figures_page
-from interp_core.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]

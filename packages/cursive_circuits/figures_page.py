@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from interp_core.artifacts import replacing
+from interp_core.files.artifacts import replacing
 from interp_core.plotting import ABLATED, GRID, INDUCTION, INK, PREVIOUS_TOKEN
 
 _PAGE = """<!doctype html>

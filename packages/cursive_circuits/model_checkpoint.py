@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
-from interp_core.artifacts import load_weights
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_weights
 
 _OUTSIDE = {
     "transformer.wte.weight": "embed.weight",

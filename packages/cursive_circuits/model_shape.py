@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from interp_core.params import Params
+from interp_core.files.params import Params
 
 NO_CHARACTER = 0  # id that fills texts
 

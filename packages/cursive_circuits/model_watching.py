@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cursive_circuits.model import KINDS, CursiveTransformer, Kind
-from interp_core.attention import AttentionCall, fused_attention
+from interp_core.models.attention import AttentionCall, fused_attention
 
 
 @dataclass(frozen=True)

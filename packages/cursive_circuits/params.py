@@ -10,8 +10,8 @@ from cursive_circuits.data_script import Script
 from cursive_circuits.data_tiled import Drill, Tiled
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model_shape import Shape
-from interp_core.lm_recipe import Recipe
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.training.recipe import Recipe
 
 
 class Bank(Params):

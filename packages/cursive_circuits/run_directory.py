@@ -7,11 +7,11 @@ from typing import Any
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
-from interp_core.artifacts import file_sha256, load_json, load_weights, save_json, save_weights
 from interp_core.errors import InputError
-from interp_core.folders import replacing_folder
-from interp_core.history import History
-from interp_core.params import check, file_name
+from interp_core.files.artifacts import file_sha256, load_json, load_weights, save_json, save_weights
+from interp_core.files.folders import replacing_folder
+from interp_core.files.params import check, file_name
+from interp_core.training.history import History
 
 VERSION = 1
 KIND = "cursive_circuits"  # what a run's folder records itself as

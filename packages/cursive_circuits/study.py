@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cursive_circuits.params import CursiveCircuits, Sampling
-from interp_core.artifacts import save_arrays, save_json
-from interp_core.params import check, profile_name, project_root, read_section
+from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.files.params import check, profile_name, project_root, read_section
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]

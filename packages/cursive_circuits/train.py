@@ -16,13 +16,13 @@ from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import KIND, Trained, save_run
-from interp_core.artifacts import file_sha256
-from interp_core.batches import IGNORED
-from interp_core.checkpoints import fingerprint, scratch
-from interp_core.folders import check_replaceable
-from interp_core.import_closure import code_of
-from interp_core.lm_training import Moment, train
-from interp_core.tracking import Run, tracked_run
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.folders import check_replaceable
+from interp_core.pipeline.import_closure import code_of
+from interp_core.training.batches import IGNORED
+from interp_core.training.checkpoints import fingerprint, scratch
+from interp_core.training.loop import Moment, train
+from interp_core.training.tracking import Run, tracked_run
 
 STAGE = "cursive_circuits"
 HELD_OUT = 10**9  # a step that no training reaches: its rows are watched

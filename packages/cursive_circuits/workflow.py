@@ -9,14 +9,14 @@ import click
 import numpy as np
 
 from cursive_circuits.study import Arrays, Study
-from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays, load_json, save_arrays, save_json
 
 if TYPE_CHECKING:
     from cursive_circuits.data import Words
     from cursive_circuits.data_stimuli import Stimuli
     from cursive_circuits.run_directory import Trained
-    from interp_core.workers import Task
+    from interp_core.training.workers import Task
 
 NAMES = ("handwriting", "control")
 
@@ -43,9 +43,9 @@ def train(study: Study, *, only: str | None = None) -> None:
     """Both models at once, each in a process of its own; a training that was stopped goes on where it was."""
     from cursive_circuits.run_directory import KIND
     from cursive_circuits.train import train_control, train_handwriting
-    from interp_core.folders import check_replaceable
-    from interp_core.tracking import announce
-    from interp_core.workers import run_in_processes
+    from interp_core.files.folders import check_replaceable
+    from interp_core.training.tracking import announce
+    from interp_core.training.workers import run_in_processes
 
     runs = study.folder / "runs"
     names = NAMES if only is None else (only,)
@@ -228,7 +228,7 @@ def _on_device(study: Study, trained: "Trained") -> "Trained":
 
 
 def _use(study: Study) -> None:
-    from interp_core.threads import use_threads
+    from interp_core.training.threads import use_threads
 
     use_threads(study.params.threads)
 

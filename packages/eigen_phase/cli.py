@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
 _OUT = option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
 _RUNS = click.argument("run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path))
@@ -109,7 +109,7 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
-    from interp_core.artifacts import save_json
+    from interp_core.files.artifacts import save_json
 
     study = prepare(profile, out)
     if not run_directories:
@@ -176,7 +176,7 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from eigen_phase.answers import answers as found
-    from interp_core.answers import write
+    from interp_core.console.answers import write
 
     write("eigen_phase", found, out)
 

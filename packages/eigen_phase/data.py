@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Int
 from pydantic import Field, PositiveInt, model_validator
 
-from interp_core.batches import IGNORED, Batch, BatchSource
-from interp_core.params import Params
-from interp_core.stimuli import Pairs
+from interp_core.files.params import Params
+from interp_core.stimuli.prompts import Pairs
+from interp_core.training.batches import IGNORED, Batch, BatchSource
 
 Kind = Literal["tiled", "placed", "unrepeated", "fixed_distance"]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from eigen_phase import figures_controls, figures_landscape, figures_run, figures_seeds
 from eigen_phase.run_directory import RunDirectory
-from interp_core.artifacts import load_arrays, load_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interp_core.batches import IGNORED
 from interp_core.errors import InputError
+from interp_core.training.batches import IGNORED
 
 Batch = tuple[Tensor, ...]
 LossSum = Callable[[nn.Module, Batch], Tensor]

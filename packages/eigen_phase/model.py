@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from eigen_phase.model_attention import causal_attention, causal_pattern
 from eigen_phase.model_shape import Shape
-from interp_core.models import HeadWeights
+from interp_core.models.subject import HeadWeights
 
 Head = tuple[int, int]  # layer, head
 
@@ -101,7 +101,7 @@ class Mlp(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embedding, blocks, norm, unembedding (not tied). Also the face that interp_core.circuits reads."""
+    """Embedding, blocks, norm, unembedding (not tied). Also the face that interp_core.measures.circuits reads."""
 
     def __init__(self, shape: Shape, *, seed: int) -> None:
         super().__init__()

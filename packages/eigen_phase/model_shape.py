@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from interp_core.params import Params
+from interp_core.files.params import Params
 
 
 class Shape(Params):

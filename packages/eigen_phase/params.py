@@ -6,8 +6,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from eigen_phase.data import Data, Kind
 from eigen_phase.model_shape import Shape
-from interp_core.lm_recipe import Recipe
-from interp_core.params import FileName, Params, check
+from interp_core.files.params import FileName, Params, check
+from interp_core.training.recipe import Recipe
 
 Pair = tuple[PositiveInt, PositiveInt]
 

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_phase.params import Training
-from interp_core.artifacts import (
+from interp_core.errors import InputError
+from interp_core.files.artifacts import (
     file_sha256,
     load_arrays,
     load_json,
@@ -23,11 +24,10 @@ from interp_core.artifacts import (
     save_json,
     save_weights,
 )
-from interp_core.checkpoints import checkpoint_name
-from interp_core.errors import InputError
-from interp_core.folders import replacing_folder
-from interp_core.history import History
-from interp_core.params import check, file_name
+from interp_core.files.folders import replacing_folder
+from interp_core.files.params import check, file_name
+from interp_core.training.checkpoints import checkpoint_name
+from interp_core.training.history import History
 
 if TYPE_CHECKING:
     from eigen_phase.model import Transformer

@@ -11,7 +11,7 @@ from typing import Any
 from eigen_phase.params import EigenPhase, Training
 from eigen_phase.run_directory import RunDirectory
 from interp_core.errors import InputError
-from interp_core.params import check, profile_name, project_root, read_section
+from interp_core.files.params import check, profile_name, project_root, read_section
 
 
 @dataclass(frozen=True)

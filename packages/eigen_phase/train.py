@@ -25,14 +25,14 @@ from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, write_run
-from interp_core.artifacts import load_weights, save_weights
-from interp_core.batches import BatchSource
-from interp_core.checkpoints import checkpoint_name, fingerprint, scratch
-from interp_core.folders import check_replaceable
-from interp_core.history import History
-from interp_core.import_closure import code_of
-from interp_core.lm_training import Diverged, Moment, train
-from interp_core.tracking import tracked_run
+from interp_core.files.artifacts import load_weights, save_weights
+from interp_core.files.folders import check_replaceable
+from interp_core.pipeline.import_closure import code_of
+from interp_core.training.batches import BatchSource
+from interp_core.training.checkpoints import checkpoint_name, fingerprint, scratch
+from interp_core.training.history import History
+from interp_core.training.loop import Diverged, Moment, train
+from interp_core.training.tracking import tracked_run
 
 STAGE = "eigen_phase"
 

@@ -13,12 +13,12 @@ import numpy as np
 from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, RunDirectory
 from eigen_phase.study import Study
-from interp_core.artifacts import check_writable, load_arrays, save_arrays, save_json
-from interp_core.folders import adding_to, check_replaceable
-from interp_core.threads import use_threads
+from interp_core.files.artifacts import check_writable, load_arrays, save_arrays, save_json
+from interp_core.files.folders import adding_to, check_replaceable
+from interp_core.training.threads import use_threads
 
 if TYPE_CHECKING:
-    from interp_core.workers import Task
+    from interp_core.training.workers import Task
 
 Report = dict[str, Any]
 
@@ -33,9 +33,10 @@ def train(study: Study) -> None:
 def train_one(name: str, training: Training, place: Path) -> RunDirectory:
     """One run into a directory of the user's."""
     from eigen_phase.train import train_run
-    from interp_core.tracking import announce
+    from interp_core.training.tracking import announce
 
     check_writable(place.parent)
+    check_replaceable(place, kind=KIND, name=name)
     announce()
     train_run(name, training, place)
     return RunDirectory.open(place)
@@ -142,8 +143,8 @@ def _landscape(run: RunDirectory, study: Study) -> tuple[dict[str, np.ndarray], 
 
 def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_type: str) -> None:
     from eigen_phase.train import train_runs
-    from interp_core.tracking import announce
-    from interp_core.workers import run_in_processes
+    from interp_core.training.tracking import announce
+    from interp_core.training.workers import run_in_processes
 
     check_writable(folder)
     for name in runs:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
 _OPTIONS: tuple[Decorator, ...] = (
     option("--model", metavar="M", help="The Mamba: a name of the profile, a directory, a hub id."),
@@ -127,7 +127,7 @@ def run_all(run: Any) -> None:
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.answers import write
+    from interp_core.console.answers import write
     from mamba_induction.answers import answers as found
 
     write("mamba_induction", found, out)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from interp_core.corpus import Documents
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.stimuli import Pairs, Prompts, Vocabulary, repeated_tokens, shuffled_pairs, spaced_pairs
-from interp_core.text_stimuli import natural_repeats, repeated_text
+from interp_core.models.subject import Subject
+from interp_core.stimuli.corpus import Documents
+from interp_core.stimuli.prompts import Pairs, Prompts, Vocabulary, repeated_tokens, shuffled_pairs, spaced_pairs
+from interp_core.stimuli.text import natural_repeats, repeated_text
 from mamba_induction.params import OFFSETS, MambaInduction
 
 Row = Int[np.ndarray, " _"]  # of its own length each

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json
 from mamba_induction import figures_causal, figures_gap, figures_layers, figures_sequences, figures_tuning
 
 Report = Mapping[str, Any]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json, replacing
+from interp_core.files.artifacts import load_arrays, load_json, replacing
 from mamba_induction.figures import Place, reports
 
 Report = Mapping[str, Any]

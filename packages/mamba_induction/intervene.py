@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_core.hidden_attention import MixerCall, attention_entries, observing_mixers, state_after
-from interp_core.hooks import Edit, capture, intervene
-from interp_core.mamba import MambaSubject
-from interp_core.models import AttentionRows, Subject
-from interp_core.sites import Site
+from interp_core.mamba.hidden_attention import MixerCall, attention_entries, observing_mixers, state_after
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.hooks import Edit, capture, intervene
+from interp_core.models.sites import Site
+from interp_core.models.subject import AttentionRows, Subject
 from mamba_induction.model import write_sites
 
 Ablation = Literal["zero", "mean", "resample"]

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
+from interp_core.mamba.subject import MambaSubject
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.subject import Subject
 from interp_core.progress import progress
-from interp_core.scores import copy_behaviour
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Prompts
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import Stimuli, first_prompts
 from mamba_induction.intervene import (
     lags_removed,

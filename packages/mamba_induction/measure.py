@@ -5,11 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.hidden_attention import reconstruction_error
 from interp_core.loading import random_like
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
-from interp_core.stats import Interval, mean_interval, percentile_interval, resampled_means, sign_flip_threshold
+from interp_core.mamba.hidden_attention import reconstruction_error
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import (
+    Interval,
+    mean_interval,
+    percentile_interval,
+    resampled_means,
+    sign_flip_threshold,
+)
 from mamba_induction.data import Stimuli, sampled
 from mamba_induction.measure_attention import (
     channel_prefix_matching,

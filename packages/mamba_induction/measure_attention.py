@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.hidden_attention import MixerCall, attention_entries, observing_mixers, stream_attention
-from interp_core.hooks import capture
-from interp_core.mamba import MambaSubject
-from interp_core.models import AttentionRows, Subject
-from interp_core.scores import CopyBatch, copy_batches, score_heads
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts
+from interp_core.mamba.hidden_attention import MixerCall, attention_entries, observing_mixers, stream_attention
+from interp_core.mamba.subject import MambaSubject
+from interp_core.measures.scores import CopyBatch, copy_batches, score_heads
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import AttentionRows, Subject
+from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import sampled
 from mamba_induction.model import attended_vectors, effective_rows
 from mamba_induction.params import OFFSETS, PREFIX, MambaInduction

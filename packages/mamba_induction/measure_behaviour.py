@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from interp_core.models import Subject
-from interp_core.scores import copy_behaviour
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import Stimuli
 from mamba_induction.params import MambaInduction
 

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.hidden_attention import MixerCall, attention_entries, observing_mixers
-from interp_core.hooks import capture
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
-from interp_core.scores import CopyBatch, copy_batches
-from interp_core.sites import Site
-from interp_core.stimuli import Pairs, Prompts
+from interp_core.mamba.hidden_attention import MixerCall, attention_entries, observing_mixers
+from interp_core.mamba.subject import MambaSubject
+from interp_core.measures.scores import CopyBatch, copy_batches
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Pairs, Prompts
 from mamba_induction.data import Bigrams, sampled
 from mamba_induction.measure_attention import offset_shares, pair_similarity, prefix_matching, prompt_means
 from mamba_induction.model import normed, write_sites

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import torch
 
-from interp_core.hooks import capture
-from interp_core.models import Subject
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts, repeated_tokens
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from mamba_induction.data import Stimuli, vocabulary_of
 from mamba_induction.model import effective_rows, normed
 from mamba_induction.params import MambaInduction

@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.hidden_attention import MixerCall, effective_attention, observing_mixers
 from interp_core.loading import load_model
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.models import AttentionRows, Subject
-from interp_core.native import NativeSubject
-from interp_core.sites import Site
-from interp_core.threads import use_threads
+from interp_core.mamba.hidden_attention import MixerCall, effective_attention, observing_mixers
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.models.native import NativeSubject
+from interp_core.models.sites import Site
+from interp_core.models.spec import ModelSpec, short_name, spec_of
+from interp_core.models.subject import AttentionRows, Subject
+from interp_core.training.threads import use_threads
 from mamba_induction.params import MambaInduction
 
 

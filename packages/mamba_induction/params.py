@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from interp_core.corpus import TextParams
 from interp_core.errors import InputError
-from interp_core.model_spec import Dtype
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.models.spec import Dtype
+from interp_core.stimuli.corpus import TextParams
 
 OFFSETS = (-1, 0, 1, 2, 3, 4)  # keys of the offset profile, counted from the earlier occurrence of the query's token
 PREFIX = (1, 2, 3)  # offsets of prefix matching: a convolution of four taps may move the token after it so far

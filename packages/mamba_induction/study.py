@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp_core.artifacts import check_writable
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
+from interp_core.files.artifacts import check_writable
+from interp_core.files.params import project_root, read_section
+from interp_core.models.spec import ModelSpec, catalogue, short_name
 from mamba_induction.params import MambaInduction, dataset_of
 
 

@@ -10,20 +10,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
-from interp_core.batches import IGNORED, Batch
-from interp_core.checkpoints import fingerprint, scratch
 from interp_core.errors import InputError
-from interp_core.folders import check_replaceable, replacing_folder
-from interp_core.history import History, history_csv
-from interp_core.import_closure import code_of
-from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import Moment, train
+from interp_core.files.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
+from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.scores import copy_behaviour
-from interp_core.selective_scan import fast_scan
-from interp_core.tracking import announce, tracked_run
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.measures.scores import copy_behaviour
+from interp_core.pipeline.import_closure import code_of
+from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.checkpoints import fingerprint, scratch
+from interp_core.training.history import History, history_csv
+from interp_core.training.loop import Moment, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.tracking import announce, tracked_run
 from mamba_induction.data import Row, Stimuli, Texts
 from mamba_induction.measure_attention import offset_profiles, prefix_matching
 from mamba_induction.model import no_tokenizer

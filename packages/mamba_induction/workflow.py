@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from interp_core.artifacts import save_arrays, save_json
-from interp_core.model_spec import short_name
+from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.models.spec import short_name
 from mamba_induction.study import Run
 
 if TYPE_CHECKING:
-    from interp_core.models import Subject
+    from interp_core.models.subject import Subject
     from mamba_induction.data import Stimuli, Texts
 
 Arrays = dict[str, np.ndarray]
@@ -23,7 +23,7 @@ Report = dict[str, Any]
 
 def fine_tune(run: Run) -> Report:
     """Fine-tune the Mamba on the data set: a Hugging Face directory, its history, and a report of first and last."""
-    from interp_core.corpus import read_documents
+    from interp_core.stimuli.corpus import read_documents
     from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load_mamba, no_tokenizer
     from mamba_induction.train import fine_tune as tune
@@ -135,7 +135,7 @@ def run_all(run: Run) -> None:
 
 def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
     """Each model with its stimuli; without a tokenizer there is no real text, which is said."""
-    from interp_core.corpus import read_documents
+    from interp_core.stimuli.corpus import read_documents
     from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load
 

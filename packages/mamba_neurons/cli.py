@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _OPTIONS: tuple[Decorator, ...] = (
@@ -85,7 +85,7 @@ def whole(run: Any, *, save_results: bool) -> None:
     efficiency, compare, and their figures."""
     from dataclasses import replace
 
-    from interp_core.params import project_root
+    from interp_core.files.params import project_root
     from mamba_neurons import figures, workflow
 
     out = run.out or project_root() / "outputs" / "mamba_neurons"
@@ -192,7 +192,7 @@ def all_figures(run: Any) -> None:
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.answers import write
+    from interp_core.console.answers import write
     from mamba_neurons.answers import answers as found
 
     write("mamba_neurons", found, out)

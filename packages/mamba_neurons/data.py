@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from interp_core.artifacts import array_sha256, load_arrays
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.params import project_root
-from interp_core.stimuli import Vocabulary, repeated_tokens
+from interp_core.files.artifacts import array_sha256, load_arrays
+from interp_core.files.params import project_root
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from mamba_neurons.params import MambaNeurons
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json
 from mamba_neurons import figures_activity, figures_causal
 
 Report = Mapping[str, Any]

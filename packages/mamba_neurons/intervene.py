@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.mamba import MambaSubject
+from interp_core.mamba.subject import MambaSubject
+from interp_core.mamba.suffix import Suffix
 from interp_core.progress import progress
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_divergence import Streamed, divergence
 from mamba_neurons.model import CleanRun, Model, clean_run, neuron_means
-from mamba_neurons.model_suffix import Suffix
 from mamba_neurons.params import MambaNeurons
 
 Ablation = Literal["zero", "mean", "resample"]

@@ -8,9 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.hidden_attention import mixer_calls
-from interp_core.mamba import MambaSubject
-from interp_core.stats import mean_interval, percentile_interval, resampled_means, sign_flip_threshold, split_half_rank
+from interp_core.mamba.hidden_attention import mixer_calls
+from interp_core.mamba.subject import MambaSubject
+from interp_core.statistics.intervals import (
+    mean_interval,
+    percentile_interval,
+    resampled_means,
+    sign_flip_threshold,
+    split_half_rank,
+)
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import ABLATIONS, Change, Effects, Scored, effects, neuron_effects, set_effects
 from mamba_neurons.intervene_estimates import WholeModel, rank_agreement, whole_model

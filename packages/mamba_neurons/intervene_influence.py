@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.selective_scan import fast_scan
-from interp_core.stats import mean_interval, percentile_interval, resampled_means, split_half_rank
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.statistics.intervals import mean_interval, percentile_interval, resampled_means, split_half_rank
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import replacement, residual_effects, scored_batches
 from mamba_neurons.intervene_estimates import rank_agreement

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.hidden_attention import MixerCall, mixer_calls
-from interp_core.mamba import MambaSubject
+from interp_core.mamba.hidden_attention import MixerCall, mixer_calls
+from interp_core.mamba.subject import MambaSubject
 from interp_core.progress import progress
 from mamba_neurons.data import Texts
 from mamba_neurons.model import Model, clean_run

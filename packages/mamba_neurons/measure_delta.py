@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from interp_core.hidden_attention import mixer_calls
-from interp_core.mamba import MambaSubject
-from interp_core.stats import max_test, percentile_interval, resampled_means, split_half_rank
+from interp_core.mamba.hidden_attention import mixer_calls
+from interp_core.mamba.subject import MambaSubject
+from interp_core.statistics.intervals import max_test, percentile_interval, resampled_means, split_half_rank
 from mamba_neurons.data import Texts, token_classes
 from mamba_neurons.params import MambaNeurons
 

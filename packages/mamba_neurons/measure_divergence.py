@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.selective_scan import backend_for
+from interp_core.mamba.selective_scan import backend_for
 
 WORDS = 1024  # of the vocabulary at a time: their logits stay in the cache
 LARGEST = 80.0  # exp of more leaves float32
@@ -63,7 +63,7 @@ class Streamed:
         self, change: Float[Tensor, "copy scored d_model"]
     ) -> tuple[Float[Tensor, "copy scored"], Float[Tensor, "copy scored"]]:
         """KL and change of the target's loss, nats, of these changes of the normed hidden states."""
-        from mamba_neurons.model_kernels import add_excess
+        from interp_core.mamba.suffix_kernels import add_excess
 
         mean = torch.einsum("csd,sd->cs", change, self.expected)
         total, largest = torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(mean)

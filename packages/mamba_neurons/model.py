@@ -11,13 +11,13 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.loading import load_model
-from interp_core.mamba import MambaSubject
-from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.models import Subject
-from interp_core.native import NativeSubject, hooked
-from interp_core.recording import Recording, recording
-from interp_core.sites import Site
-from interp_core.threads import use_threads
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.native import NativeSubject, hooked
+from interp_core.models.recording import Recording, recording
+from interp_core.models.sites import Site
+from interp_core.models.spec import ModelSpec, short_name, spec_of
+from interp_core.models.subject import Subject
+from interp_core.training.threads import use_threads
 from mamba_neurons.data import Texts
 from mamba_neurons.params import MambaNeurons
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import check_writable, save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
+from interp_core.files.artifacts import check_writable, save_arrays, save_json
+from interp_core.files.params import project_root, read_section
+from interp_core.models.spec import ModelSpec, catalogue, short_name
 from mamba_neurons.params import MambaNeurons
 
 Arrays = dict[str, np.ndarray]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import short_name
+from interp_core.files.artifacts import load_arrays, load_json, save_json
+from interp_core.models.spec import short_name
 from mamba_neurons.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def delta(run: Run) -> tuple[Arrays, Report]:
     """Step sizes, half-lives and selectivity of every inner channel."""
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.measure_delta import delta as measure
 
     model, texts = _model_and_texts(run, run.params.model)
@@ -40,7 +40,7 @@ def delta(run: Run) -> tuple[Arrays, Report]:
 
 def causal(run: Run) -> tuple[Arrays, Report]:
     """Effects of every channel: one layer exactly in three ways, the model by calibrated estimates."""
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_channels import causal as measure
 
     model, texts = _model_and_texts(run, run.params.model)
@@ -74,7 +74,7 @@ def inter_layer(run: Run) -> tuple[Arrays, Report]:
 
 def cross_layer(run: Run) -> tuple[Arrays, Report]:
     """What the best channels of each layer do to later channels, against random channels."""
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_influence import cross_layer as measure
 
     model, texts = _model_and_texts(run, run.params.model)
@@ -93,8 +93,8 @@ def cross_layer(run: Run) -> tuple[Arrays, Report]:
 
 def attention(run: Run) -> tuple[Arrays, Report]:
     """Attention neurons by the chosen methods, and how faithful each is."""
-    from interp_core.hidden_attention import reconstruction_error
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.hidden_attention import reconstruction_error
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_curves import faithfulness, halves
     from mamba_neurons.intervene_estimates import fisher_order
     from mamba_neurons.measure_attention import attention_summary, importances

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
 _OPTIONS: tuple[Decorator, ...] = (
     option(
@@ -206,7 +206,7 @@ def all_figures(run: Any) -> None:
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.answers import write
+    from interp_core.console.answers import write
     from pythia_topology.answers import answers as found
 
     write("pythia_topology", found, out)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from interp_core.artifacts import file_sha256, load_arrays
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.params import project_root
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens, spaced_pairs
-from interp_core.text_stimuli import names, natural_repeats
+from interp_core.files.artifacts import file_sha256, load_arrays
+from interp_core.files.params import project_root
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens, spaced_pairs
+from interp_core.stimuli.text import names, natural_repeats
 from pythia_topology.params import PythiaTopology
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json
 from pythia_topology import figures_causal, figures_circuits, figures_depth, figures_heads, figures_training
 
 Report = Mapping[str, Any]

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 
-from interp_core.ablation import Ablation, Effects, Head, ablation_effects, first_order_effects
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Pairs, Prompts
+from interp_core.measures.ablation import Ablation, Effects, Head, ablation_effects, first_order_effects
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Pairs, Prompts
 from pythia_topology.data import text_windows
 from pythia_topology.params import PythiaTopology
 

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.ablation import Head
-from interp_core.circuits import Composition, k_composition
-from interp_core.hooks import capture, intervene
-from interp_core.models import AttentionRows, Subject
+from interp_core.measures.ablation import Head
+from interp_core.measures.circuits import Composition, k_composition
+from interp_core.models.hooks import capture, intervene
+from interp_core.models.sites import Site
+from interp_core.models.subject import AttentionRows, Subject
 from interp_core.progress import progress
-from interp_core.sites import Site
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Prompts
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.intervene import first_prompts, head_name, rank_heads
 from pythia_topology.params import PythiaTopology
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp_core.errors import InputError
-from interp_core.stats import (
+from interp_core.statistics.intervals import (
     equivalence_from_draws,
     hierarchical_bootstrap,
     percentile_interval,

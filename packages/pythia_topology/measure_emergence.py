@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from interp_core.artifacts import file_sha256, load_weights
 from interp_core.errors import InputError
+from interp_core.files.artifacts import file_sha256, load_weights
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
+from interp_core.measures.scores import score_heads
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
 from interp_core.progress import progress
-from interp_core.scores import score_heads
-from interp_core.stimuli import Prompts
-from interp_core.transitions import logistic_fit
+from interp_core.statistics.transitions import logistic_fit
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.measure_layer_profile import profile_shape
 from pythia_topology.params import PythiaTopology
 

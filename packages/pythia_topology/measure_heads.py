@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from interp_core.circuits import copying_eigenvalues
 from interp_core.loading import random_like
-from interp_core.models import Subject
-from interp_core.scores import attention_keys, score_heads
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Prompts, shuffled_antecedents
+from interp_core.measures.circuits import copying_eigenvalues
+from interp_core.measures.scores import attention_keys, score_heads
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Prompts, shuffled_antecedents
 from pythia_topology.params import PythiaTopology
 
 WITH_INTERVAL = ("prefix_matching", "excess_prefix_matching", "duplicate_token", "previous_token")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp_core.errors import InputError
-from interp_core.stats import (
+from interp_core.statistics.intervals import (
     MaxTest,
     effective_number,
     hierarchical_bootstrap,

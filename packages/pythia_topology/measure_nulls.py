@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from interp_core.stats import hierarchical_bootstrap, max_test, percentile_interval, sign_flip_threshold
+from interp_core.statistics.intervals import hierarchical_bootstrap, max_test, percentile_interval, sign_flip_threshold
 from pythia_topology.measure_layer_profile import (
     HeadEvidence,
     check_mode,

@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from interp_core.artifacts import file_sha256
-from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.params import project_root
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.params import project_root
+from interp_core.models.spec import ModelSpec, short_name, spec_of
 from pythia_topology.params import PythiaTopology
 
 # Settings that only read scores, or never touch them: changing one leaves measured scores as they are.
@@ -28,13 +28,13 @@ READ_LATER = frozenset(
 )
 
 if TYPE_CHECKING:
-    from interp_core.models import Subject
+    from interp_core.models.subject import Subject
 
 
 def load(name: str, known: Mapping[str, ModelSpec], params: PythiaTopology) -> "Subject":
     """The model of this name, checked, on the device and in the type that params say."""
     from interp_core.loading import load_model
-    from interp_core.threads import use_threads
+    from interp_core.training.threads import use_threads
 
     use_threads(params.threads)
     return load_model(spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype)

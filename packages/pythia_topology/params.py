@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from interp_core.model_spec import Dtype
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.models.spec import Dtype
 
 Family = Literal["repeated_tokens", "spaced_pairs", "names", "natural_repeats"]
 _SEED_NAMES = {"ABAB": "spaced_pairs", "NAMES": "names"}

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
+from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.files.params import project_root, read_section
+from interp_core.models.spec import ModelSpec, catalogue, short_name
 from pythia_topology.params import PythiaTopology
 
 Arrays = dict[str, np.ndarray]

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from interp_core.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import short_name
-from interp_core.params import project_root
+from interp_core.files.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
+from interp_core.files.params import project_root
+from interp_core.models.spec import short_name
 from pythia_topology.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
-    from interp_core.models import Subject
-    from interp_core.stimuli import Prompts
+    from interp_core.models.subject import Subject
+    from interp_core.stimuli.prompts import Prompts
 
 
 def profile(run: Run) -> dict[str, tuple[Arrays, Report]]:
@@ -149,7 +149,7 @@ def composition(run: Run) -> dict[str, tuple[Arrays, Report, Arrays]]:
 
 def emergence(run: Run) -> dict[str, tuple[Arrays, Report]]:
     """When copying, induction heads and previous-token heads form, over training checkpoints."""
-    from interp_core.model_spec import spec_of
+    from interp_core.models.spec import spec_of
     from pythia_topology.intervene import first_prompts
     from pythia_topology.measure_emergence import emergence as emerge
 
@@ -187,7 +187,7 @@ def print_prompts(run: Run) -> None:
 
 def _measure(run: Run, model: str) -> tuple[Arrays, Report]:
     """Score one model and write its scores and profile."""
-    from interp_core.stats import mean_interval
+    from interp_core.statistics.intervals import mean_interval
     from pythia_topology.data import prompts_sha256, stimuli
     from pythia_topology.measure_heads import score_arrays
     from pythia_topology.measure_layer_profile import evidence, layer_profile_summary

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
-from interp_core.mamba import MambaSubject
-from interp_core.model_spec import Dtype, ModelSpec
-from interp_core.models import Subject
-from interp_core.native import NativeSubject
-from interp_core.sites import ARCHITECTURES
+from interp_core.files.artifacts import file_sha256
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.sites import ARCHITECTURES
+from interp_core.models.spec import Dtype, ModelSpec
+from interp_core.models.subject import Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ def subject_of(
         bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
     kind: type[Subject] = MambaSubject if model.config.model_type == "mamba" else NativeSubject
     if kind is NativeSubject and not _is_native(model.config):
-        from interp_core.bridge import BridgeSubject
+        from interp_core.models.lens import BridgeSubject
 
         kind = BridgeSubject
     model.eval().requires_grad_(requires_grad=False)

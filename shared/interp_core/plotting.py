@@ -20,7 +20,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from interp_core.artifacts import replacing
+from interp_core.files.artifacts import replacing
 
 INDUCTION = "#0072B2"  # heads that look at the token after the earlier occurrence; positive on diverging maps
 DUPLICATE_TOKEN = "#CC79A7"  # heads that look at the earlier occurrence itself

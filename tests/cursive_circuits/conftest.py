@@ -11,8 +11,8 @@ from cursive_circuits.data_script import Script, write_bank
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.params import CursiveCircuits, Statistics
 from cursive_circuits.run_directory import Trained
-from interp_core.artifacts import file_sha256
-from interp_core.params import read_section
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.params import read_section
 from small_strokes import ALPHABET, random_model
 from small_study import call, write_profile
 

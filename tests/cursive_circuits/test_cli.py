@@ -13,9 +13,9 @@ import yaml
 
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
-from interp_core.artifacts import load_arrays
 from interp_core.errors import InputError
-from interp_core.params import profile_path
+from interp_core.files.artifacts import load_arrays
+from interp_core.files.params import profile_path
 from small_study import call
 
 COMMANDS = (

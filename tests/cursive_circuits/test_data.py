@@ -25,11 +25,11 @@ from cursive_circuits.data_tiled import Drill, DrilledRows, TiledRows
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.measure_bank import bank_report
 from cursive_circuits.params import CursiveCircuits
-from interp_core.artifacts import file_sha256
-from interp_core.batches import IGNORED
 from interp_core.errors import InputError
-from interp_core.params import read_section
-from interp_core.stimuli import oracle
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.params import read_section
+from interp_core.stimuli.prompts import oracle
+from interp_core.training.batches import IGNORED
 from small_strokes import ALPHABET
 
 SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6)

@@ -33,8 +33,8 @@ from cursive_circuits.model_sampling import sample
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, open_run, save_run
-from interp_core.artifacts import save_weights
 from interp_core.errors import InputError
+from interp_core.files.artifacts import save_weights
 from small_strokes import ALPHABET, random_model
 
 POSITIONS = ("rotary", "learned")

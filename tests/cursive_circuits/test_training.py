@@ -11,7 +11,7 @@ import pytest
 import wandb
 
 from cursive_circuits.data_bank import Item, save_bank
-from interp_core.artifacts import load_json
+from interp_core.files.artifacts import load_json
 from small_study import call, write_profile
 
 STEPS = 40

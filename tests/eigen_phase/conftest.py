@@ -8,7 +8,7 @@ import pytest
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.train import train_run
-from interp_core.params import read_section
+from interp_core.files.params import read_section
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from eigen_phase.cli import main
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
-from interp_core.params import profile_path
+from interp_core.files.params import profile_path
 
 SMALL = ["--profile", "smoke", "--num-steps", "10", "--track-top-k-eigenvalues", "0"]
 

@@ -16,8 +16,8 @@ from eigen_phase.measure_curvature import (
 )
 from eigen_phase.model import Transformer
 from eigen_phase.model_attention import causal_attention
-from interp_core.batches import IGNORED
 from interp_core.errors import InputError
+from interp_core.training.batches import IGNORED
 from tiny_transformer import dense, some_batch, tiny
 
 DOUBLE = torch.float64

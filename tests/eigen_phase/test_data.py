@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
 from eigen_phase.data_oracle import ceiling, entropy_floor, oracle, tiled_posterior
-from interp_core.batches import IGNORED
+from interp_core.training.batches import IGNORED
 
 KINDS = ("tiled", "placed", "unrepeated", "fixed_distance")
 

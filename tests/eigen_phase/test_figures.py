@@ -15,7 +15,7 @@ from eigen_phase.measure_transition import transition_report
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory, write_run
 from interp_core.errors import InputError
-from interp_core.history import History
+from interp_core.training.history import History
 
 TURNED = {"verdict": "transition", "midpoint": 15.0, "sentence": "transition at step 15"}
 FLAT = {"verdict": "no transition", "midpoint": None, "sentence": "no transition: .1 to .1"}

@@ -11,7 +11,7 @@ from eigen_phase.measure_heads import attention_scores, behaviour, heads
 from eigen_phase.model import Transformer
 from eigen_phase.model_shape import Shape
 from eigen_phase.params import Training
-from interp_core.circuits import copying_eigenvalues, matching_eigenvalues
+from interp_core.measures.circuits import copying_eigenvalues, matching_eigenvalues
 
 VOCABULARY, LENGTH = 12, 24
 

@@ -17,12 +17,12 @@ from eigen_phase.model import Output, Transformer
 from eigen_phase.params import EigenPhase, Training
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.train import keeping, train_run
-from interp_core import lm_training
-from interp_core.batches import IGNORED, Batch
 from interp_core.errors import InputError
-from interp_core.history import Row
-from interp_core.lm_training import Diverged
-from interp_core.params import read_section
+from interp_core.files.params import read_section
+from interp_core.training import loop as lm_training
+from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.history import Row
+from interp_core.training.loop import Diverged
 from tiny_transformer import changed
 
 

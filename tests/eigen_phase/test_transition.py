@@ -9,7 +9,7 @@ from scipy.special import expit
 from eigen_phase.measure_transition import mean_over_seeds, metrics_of, transition_report
 from eigen_phase.params import EigenPhase, Transition
 from eigen_phase.run_directory import RunDirectory
-from interp_core.params import read_section
+from interp_core.files.params import read_section
 
 STEPS = np.arange(0, 410, 10)
 

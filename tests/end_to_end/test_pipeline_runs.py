@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from interp_core.import_closure import WITHOUT_EFFECT
-from interp_core.stages import Project
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT
+from interp_core.pipeline.stages import Project
 
 ROOT = Path(__file__).parents[2]
 

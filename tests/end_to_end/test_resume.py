@@ -13,11 +13,11 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from interp_core.commands import main
-from interp_core.params import project_root
+from interp_core.cli import main
+from interp_core.files.params import project_root
 
 MODELS = ["models", "--corpus", "corpus"]
-COMMAND = [sys.executable, "-m", "interp_core.commands", *MODELS]
+COMMAND = [sys.executable, "-m", "interp_core.cli", *MODELS]
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +165,6 @@ def history(folder: Path, name: str) -> np.ndarray:
 
 def test_help_needs_no_torch() -> None:
     started = time.perf_counter()
-    program = (
-        "import sys; from interp_core import commands; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
-    )
+    program = "import sys; from interp_core import cli as commands; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
     assert time.perf_counter() - started < 3

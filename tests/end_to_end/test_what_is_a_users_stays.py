@@ -12,16 +12,16 @@ from pydantic import BaseModel
 
 import cursive_circuits.cli
 import eigen_phase.cli
-import interp_core.commands
+import interp_core.cli
 import mamba_induction.cli
 from cursive_circuits.params import CursiveCircuits
 from eigen_phase.params import EigenPhase
-from interp_core.corpus import CorpusParams
 from interp_core.errors import InputError
-from interp_core.mamba_models import MambaModels
-from interp_core.model_spec import catalogue
-from interp_core.params import check, profile_path, read_yaml
-from interp_core.reference_models import ReferenceModels
+from interp_core.files.params import check, profile_path, read_yaml
+from interp_core.models.spec import catalogue
+from interp_core.stimuli.corpus import CorpusParams
+from interp_core.training.mamba_models import MambaModels
+from interp_core.training.reference_models import ReferenceModels
 from mamba_induction.params import MambaInduction
 from mamba_neurons.params import MambaNeurons
 from mamba_project import build_project
@@ -143,8 +143,8 @@ def test_a_model_called_as_a_folder_leaves_the_folder(program: str, section: str
     profile = tmp_path / "mine.yaml"
     profile.write_text(yaml.safe_dump({section: with_name(section, "models", str(mine))}))
     options = ("--profile", profile, "--out", tmp_path / "out", "--history", tmp_path / "history")
-    assert "becomes a file's name" in refused(interp_core.commands.main, program, *options)
-    assert "no " in refused(interp_core.commands.main, program, "--profile", "smoke", *options[2:], "--models", mine)
+    assert "becomes a file's name" in refused(interp_core.cli.main, program, *options)
+    assert "no " in refused(interp_core.cli.main, program, "--profile", "smoke", *options[2:], "--models", mine)
     assert untouched(mine)
 
 
@@ -171,13 +171,18 @@ def test_a_condition_called_as_a_folder_leaves_the_folder(tmp_path: Path) -> Non
 def test_models_are_not_put_where_something_else_is(program: str, name: str, tmp_path: Path) -> None:
     mine = thesis(tmp_path / "out" / name)
     places = ("--corpus", tmp_path / "none", "--out", tmp_path / "out", "--history", tmp_path / "history")
-    said = refused(interp_core.commands.main, program, "--profile", "smoke", *places)
+    said = refused(interp_core.cli.main, program, "--profile", "smoke", *places)
     assert f"{mine} holds config.json and no files.json of this program, so it stays" in said
     assert untouched(mine)
 
 
-def test_a_run_is_not_put_where_something_else_is(tmp_path: Path) -> None:
+def test_a_run_is_not_put_where_something_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = thesis(tmp_path / "model")
+
+    # As for a user without an account: nothing is announced for a training that will not begin.
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     endless = (
         "--num-steps",
         10**9,
@@ -222,6 +227,6 @@ def test_a_tuned_model_is_not_put_where_something_else_is(tmp_path: Path, monkey
 def test_a_corpus_leaves_the_tokenizer_of_a_model(tmp_path: Path) -> None:
     mine = thesis(tmp_path / "model")
     (mine / "tokenizer.json").write_text("{}")
-    said = refused(interp_core.commands.main, "corpus", "--profile", "smoke", "--out", mine)
+    said = refused(interp_core.cli.main, "corpus", "--profile", "smoke", "--out", mine)
     assert f"{mine} has a tokenizer.json that is no corpus's, so it stays" in said
     assert (mine / "tokenizer.json").read_text() == "{}"

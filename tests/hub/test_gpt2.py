@@ -5,10 +5,10 @@ import pytest
 
 from interp_core.errors import InputError
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.scores import attention_scores
-from interp_core.stimuli import Vocabulary, repeated_tokens
+from interp_core.measures.scores import attention_scores
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 
 pytestmark = pytest.mark.hub
 

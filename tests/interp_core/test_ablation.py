@@ -8,17 +8,17 @@ import torch
 
 import known_circuits as known
 import small_models as small
-from interp_core.ablation import Ablation, ablation_effects, first_order_effects
-from interp_core.bridge import BridgeSubject
 from interp_core.errors import InputError
-from interp_core.hooks import capture, intervene, replace_by
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.native import NativeSubject
-from interp_core.recording import recording
-from interp_core.scores import copy_behaviour
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts, repeated_tokens
+from interp_core.measures.ablation import Ablation, ablation_effects, first_order_effects
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.hooks import capture, intervene, replace_by
+from interp_core.models.lens import BridgeSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.recording import recording
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, repeated_tokens
 
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
 SINGLE = [[(layer, head)] for layer in range(small.LAYERS) for head in range(small.HEADS)]

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, floating_dtypes, integer_dtypes
 
-from interp_core.artifacts import (
+from interp_core.errors import InputError
+from interp_core.files.artifacts import (
     array_sha256,
     file_sha256,
     load_arrays,
@@ -27,7 +28,6 @@ from interp_core.artifacts import (
     save_json,
     save_weights,
 )
-from interp_core.errors import InputError
 
 Writer = Callable[[Path], None]
 

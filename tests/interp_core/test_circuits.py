@@ -7,9 +7,9 @@ from transformer_lens import FactoredMatrix
 
 import known_circuits as known
 import small_models as small
-from interp_core.circuits import copying_eigenvalues, k_composition, vocabulary_covariance
 from interp_core.loading import subject_of
-from interp_core.models import Subject
+from interp_core.measures.circuits import copying_eigenvalues, k_composition, vocabulary_covariance
+from interp_core.models.subject import Subject
 
 
 def generator(seed: int = 0) -> torch.Generator:

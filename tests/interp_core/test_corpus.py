@@ -13,10 +13,19 @@ import pytest
 from datasets import Dataset
 from tokenizers import Tokenizer
 
-from interp_core.artifacts import file_sha256, load_json
-from interp_core.corpus import Corpus, CorpusParams, HubText, PackagedText, PathText, build, docstrings, read_documents
 from interp_core.errors import InputError
-from interp_core.params import check
+from interp_core.files.artifacts import file_sha256, load_json
+from interp_core.files.params import check
+from interp_core.stimuli.corpus import (
+    Corpus,
+    CorpusParams,
+    HubText,
+    PackagedText,
+    PathText,
+    build,
+    docstrings,
+    read_documents,
+)
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 OTHER_REVISION = "f" * 40
@@ -85,7 +94,7 @@ def test_docstrings_are_those_that_python_itself_attaches() -> None:
 def test_same_text_same_bytes_whatever_the_hash_seed(text_file: Path, tmp_path: Path) -> None:
     build(text_params(text_file), tmp_path / "here")
     program = (
-        "from pathlib import Path; from interp_core.corpus import *;"
+        "from pathlib import Path; from interp_core.stimuli.corpus import *;"
         f"build(CorpusParams(path=PathText(path=Path({str(text_file)!r})), vocabulary=300, validation_every=3),"
         f"Path({str(tmp_path / 'there')!r}))"
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
-from interp_core.folders import RECORD, adding_to, check_replaceable, replacing_folder
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.folders import RECORD, adding_to, check_replaceable, replacing_folder
 
 KIND, NAME = "models", "tiny-1.4b"
 

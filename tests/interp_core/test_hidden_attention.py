@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers.models.mamba import modeling_mamba
 
 from interp_core.errors import InputError
-from interp_core.hidden_attention import (
+from interp_core.loading import subject_of
+from interp_core.mamba.hidden_attention import (
     MixerCall,
     attention_entries,
     attention_matrices,
@@ -19,8 +20,7 @@ from interp_core.hidden_attention import (
     state_after,
     stream_attention,
 )
-from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from small_models import build
 
 

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import small_models as small
-from interp_core import attention
-from interp_core.bridge import BridgeSubject
 from interp_core.errors import InputError
-from interp_core.hooks import HookError, capture, intervene, replace_by, zero
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.sites import ATTENTION, RESIDUAL, Site
+from interp_core.models.hooks import HookError, capture, intervene, replace_by, zero
+from interp_core.models.lens import BridgeSubject
+from interp_core.models.sites import ATTENTION, RESIDUAL, Site
+from interp_core.models.subject import Subject, attention
 
 NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern")  # of transformers; a Mamba's are in test_mamba.py
 READ_ONLY = "attn.pattern"

@@ -10,8 +10,8 @@ import torch
 from transformers import GPT2LMHeadModel
 
 import known_circuits as known
-from interp_core.stimuli import Prompts, repeated_tokens, spaced_pairs
-from interp_core.text_stimuli import natural_repeats
+from interp_core.stimuli.prompts import Prompts, repeated_tokens, spaced_pairs
+from interp_core.stimuli.text import natural_repeats
 
 
 def _prompts(family: str) -> Prompts:

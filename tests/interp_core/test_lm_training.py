@@ -16,14 +16,14 @@ import torch
 from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
-from interp_core.artifacts import load_weights
-from interp_core.batches import IGNORED, Batch
-from interp_core.checkpoints import Scratch, checkpoint_name, checkpoint_steps, fingerprint, scratch
 from interp_core.errors import InputError
-from interp_core.history import History
-from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import Diverged, Moment, parameter_groups, train
-from interp_core.tracking import Run
+from interp_core.files.artifacts import load_weights
+from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.checkpoints import Scratch, checkpoint_name, checkpoint_steps, fingerprint, scratch
+from interp_core.training.history import History
+from interp_core.training.loop import Diverged, Moment, parameter_groups, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.tracking import Run
 
 VOCABULARY = 40
 
@@ -255,7 +255,7 @@ def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
         flock(file, how)
 
     ending.enter_context(scratch("stage", "mark"))
-    monkeypatch.setattr("interp_core.checkpoints.fcntl.flock", end_first)
+    monkeypatch.setattr("interp_core.training.checkpoints.fcntl.flock", end_first)
     with (
         scratch("stage", "mark"),
         pytest.raises(InputError, match="already training"),
@@ -277,8 +277,8 @@ def test_a_failed_training_keeps_its_folder() -> None:
 def test_what_a_killed_trainer_was_writing_is_gone_when_the_next_one_starts(project: Path) -> None:
     killed = """
 import os, signal
-from interp_core.artifacts import replacing
-from interp_core.checkpoints import checkpoint_name, scratch
+from interp_core.files.artifacts import replacing
+from interp_core.training.checkpoints import checkpoint_name, scratch
 with scratch("stage", "mark") as held, replacing(held.checkpoints / checkpoint_name(8)) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

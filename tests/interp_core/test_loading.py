@@ -24,11 +24,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 import small_models as small
-from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
+from interp_core.files.artifacts import file_sha256
 from interp_core.loading import load_model, random_like, subject_of
-from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.native import NativeSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.spec import ModelSpec, short_name, spec_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -337,7 +337,7 @@ def load_in_fresh_process(home: Path, *models: tuple[str, str]) -> list[tuple[st
         import time, transformers, huggingface_hub.hf_api
         from interp_core.errors import InputError
         from interp_core.loading import load_model
-        from interp_core.model_spec import ModelSpec
+        from interp_core.models.spec import ModelSpec
         for repo, revision in {models!r}:
             start = time.monotonic()
             try:

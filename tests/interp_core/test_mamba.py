@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.hooks import HookError, capture, intervene
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.scores import copy_behaviour
-from interp_core.sites import MAMBA_TAPS, Site
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.hooks import HookError, capture, intervene
+from interp_core.models.sites import MAMBA_TAPS, Site
 from small_models import build, prompts
 
 

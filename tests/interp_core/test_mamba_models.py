@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from interp_core.artifacts import file_sha256, load_json
-from interp_core.batches import IGNORED
-from interp_core.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.errors import InputError
+from interp_core.files.artifacts import file_sha256, load_json
+from interp_core.files.params import check, read_section
 from interp_core.loading import load_model
-from interp_core.mamba import MambaSubject
-from interp_core.mamba_models import MambaModels, train_all
-from interp_core.model_spec import ModelSpec
-from interp_core.native import NativeSubject
-from interp_core.params import check, read_section
-from interp_core.recall_mixture import RecallMixture, RecallSource
-from interp_core.reference_models import Places
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.spec import ModelSpec
+from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, build
+from interp_core.training.batches import IGNORED
+from interp_core.training.mamba_models import MambaModels, train_all
+from interp_core.training.recall_mixture import RecallMixture, RecallSource
+from interp_core.training.reference_models import Places
 
 MIXTURE = RecallMixture(
     rows=40,

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from benchmarks import matmul
 
-from interp_core import matmul
 from interp_core.matmul import onednn_products
 
 

@@ -8,14 +8,14 @@ from transformer_lens import HookedRootModule
 from transformers import PreTrainedModel
 
 import small_models as small
-from interp_core.bridge import BridgeSubject
 from interp_core.errors import InputError
-from interp_core.hooks import capture
 from interp_core.loading import random_like, subject_of
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.native import NativeSubject
-from interp_core.sites import Site
+from interp_core.models.hooks import capture
+from interp_core.models.lens import BridgeSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.sites import Site
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
 
 
 def ids() -> Tensor:

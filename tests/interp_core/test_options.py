@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from interp_core.cli import Group, option
+from interp_core.console.options import Group, option
 from interp_core.errors import InputError
 
 

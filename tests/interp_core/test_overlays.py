@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from interp_core.errors import InputError
-from interp_core.overlays import composed, overlays
+from interp_core.pipeline.overlays import composed, overlays
 
 BASE = """# The base.
 training:

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 import cursive_circuits.study
 import eigen_phase.study
 from interp_core.errors import InputError
-from interp_core.params import Params, check, profile_path, project_root, read_section, read_yaml
+from interp_core.files.params import Params, check, profile_path, project_root, read_section, read_yaml
 
 
 class Inner(Params):

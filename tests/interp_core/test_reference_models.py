@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp_core.artifacts import file_sha256, load_json, load_weights
-from interp_core.batches import IGNORED
-from interp_core.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.errors import InputError
-from interp_core.lm_training import Moment
+from interp_core.files.artifacts import file_sha256, load_json, load_weights
+from interp_core.files.params import check, read_section
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.params import check, read_section
-from interp_core.reference_models import Places, ReferenceModels, Watch, new_model, train_all
-from interp_core.repeat_mixture import Mixture, MixtureSource
+from interp_core.models.spec import ModelSpec
+from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, build
+from interp_core.training.batches import IGNORED
+from interp_core.training.loop import Moment
+from interp_core.training.reference_models import Places, ReferenceModels, Watch, new_model, train_all
+from interp_core.training.repeat_mixture import Mixture, MixtureSource
 
 MIXTURE = Mixture(
     rows=40, length=30, repeated_random=0.5, repeated_text=0.25, shortest_period=3, longest_period=9, begin=0.5

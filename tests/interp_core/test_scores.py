@@ -9,13 +9,13 @@ import torch
 import known_circuits as known
 import small_models as small
 from interp_core.errors import InputError
-from interp_core.hooks import capture
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.scores import Scores, attention_keys, attention_scores, copy_behaviour, score_heads
-from interp_core.sites import Site
-from interp_core.stats import sign_flip_threshold
-from interp_core.stimuli import Prompts, repeated_tokens, spaced_pairs
+from interp_core.measures.scores import Scores, attention_keys, attention_scores, copy_behaviour, score_heads
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import sign_flip_threshold
+from interp_core.stimuli.prompts import Prompts, repeated_tokens, spaced_pairs
 
 
 def everything(subject: Subject, prompts: Prompts, batch_size: int = 2) -> Scores:

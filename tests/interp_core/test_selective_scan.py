@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import FalconMambaConfig, FalconMambaForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from interp_core.errors import InputError
-from interp_core.lm_training import parameter_groups
-from interp_core.selective_scan import Backend, causal_conv_silu, fast_scan, mamba_mixers, selective_scan
+from interp_core.mamba.selective_scan import Backend, causal_conv_silu, fast_scan, mamba_mixers, selective_scan
+from interp_core.training.loop import parameter_groups
 from small_models import build
 
 BACKENDS: tuple[Backend, ...] = ("numba", "torch")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from interp_core import stages
 from interp_core.errors import InputError
-from interp_core.import_closure import WITHOUT_EFFECT, Sources, reached
-from interp_core.stages import Command, Project
+from interp_core.pipeline import stages
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT, Sources, reached
+from interp_core.pipeline.stages import Command, Project
 
 PYPROJECT = """
 [project.scripts]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from interp_core.errors import InputError
-from interp_core.name_texts import FIRST_NAMES, LAST_NAMES, TEMPLATES
-from interp_core.stimuli import (
+from interp_core.stimuli.names import FIRST_NAMES, LAST_NAMES, TEMPLATES
+from interp_core.stimuli.prompts import (
     Pairs,
     Prompts,
     Vocabulary,
@@ -20,7 +20,7 @@ from interp_core.stimuli import (
     shuffled_pairs,
     spaced_pairs,
 )
-from interp_core.text_stimuli import names, natural_repeats, repeated_text
+from interp_core.stimuli.text import names, natural_repeats, repeated_text
 
 VOCABULARY = Vocabulary.of(400, bos=0, pad=1)
 SEEDS = st.integers(0, 2**32 - 1)

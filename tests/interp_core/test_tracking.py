@@ -9,7 +9,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
-from interp_core import tracking
+from interp_core.training import tracking
 from wandb_files import logged, records
 
 

@@ -6,7 +6,7 @@ from scipy import optimize
 from scipy.special import expit
 
 from interp_core.errors import InputError
-from interp_core.transitions import LogisticFit, logistic_fit, midpoint_interval, turn_of
+from interp_core.statistics.transitions import LogisticFit, logistic_fit, midpoint_interval, turn_of
 
 STEPS = np.arange(10, 610, 10)
 

@@ -8,7 +8,7 @@ import wandb
 import yaml
 
 import small_models as small
-from interp_core.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json
 from mamba_project import Said, mamba_induction, random_mamba, smoke_section, write_profile
 from small_project import corpus_tokenizer, save_model, seed_hub
 from wandb_files import logged

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from drawn_figures import Drawn, figures_saved
-from interp_core.artifacts import load_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_json
 from mamba_induction.figures import draw_all
 from mamba_induction.figures_causal import table_of
 from mamba_induction.figures_gap import plot_parts

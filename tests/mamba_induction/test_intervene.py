@@ -6,14 +6,14 @@ import torch
 
 import known_mamba as known
 import small_models as small
-from interp_core.hidden_attention import attention_matrices, mixer_calls
-from interp_core.hooks import capture
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
-from interp_core.selective_scan import selective_scan
-from interp_core.sites import Site
-from interp_core.stimuli import Vocabulary, repeated_tokens
+from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
+from interp_core.mamba.selective_scan import selective_scan
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from mamba_induction.data import Stimuli
 from mamba_induction.intervene import states, with_state, without_layer, without_reads, without_taps
 from mamba_induction.intervene_causal import Bench, _on_new_tokens, _other_keys, causal

@@ -6,13 +6,13 @@ import torch
 
 import known_mamba as known
 import small_models as small
-from interp_core.hidden_attention import attention_matrices, mixer_calls
-from interp_core.hooks import capture
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens
+from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
 from mamba_induction.data import Bigrams, sampled, with_pairs
 from mamba_induction.measure import change, null_of, peak_offsets
 from mamba_induction.measure_attention import hidden_similarity, offset_profiles, prefix_matching

@@ -5,9 +5,9 @@ import torch
 
 import known_mamba as known
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.scores import copy_behaviour
-from interp_core.stimuli import Prompts
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.measures.scores import copy_behaviour
+from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import sampled
 from mamba_induction.intervene import lags_removed, states, with_state, without_reads, without_taps
 from mamba_induction.measure_attention import (

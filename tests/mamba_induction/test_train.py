@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from interp_core.artifacts import load_json
-from interp_core.corpus import read_documents
 from interp_core.errors import InputError
-from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import Diverged, Moment, train
+from interp_core.files.artifacts import load_json
 from interp_core.loading import load_model, subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.model_spec import ModelSpec
-from interp_core.selective_scan import fast_scan
-from interp_core.tracking import Run
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.models.spec import ModelSpec
+from interp_core.stimuli.corpus import read_documents
+from interp_core.training.loop import Diverged, Moment, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.tracking import Run
 from mamba_induction.data import Stimuli, Texts, build_stimuli, texts_of
 from mamba_induction.params import MambaInduction
 from mamba_induction.train import DocumentSource, Watch, fine_tune, mean_loss, padded, recipe_of

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from interp_core.artifacts import file_sha256, load_arrays, load_json
+from interp_core.files.artifacts import file_sha256, load_arrays, load_json
 from mamba_neurons.cli import main
 from small_project import Said
 

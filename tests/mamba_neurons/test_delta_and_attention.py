@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import planted_mamba as planted
-from interp_core.hidden_attention import attention_matrices, mixer_calls
-from interp_core.selective_scan import selective_scan
+from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
+from interp_core.mamba.selective_scan import selective_scan
 from mamba_neurons import measure_attention as attention
 from mamba_neurons import measure_delta as delta
 from mamba_neurons.data import Texts

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import planted_mamba as planted
-from interp_core.hidden_attention import mixer_calls
-from interp_core.hooks import intervene
-from interp_core.sites import Site
+from interp_core.mamba.hidden_attention import mixer_calls
+from interp_core.models.hooks import intervene
+from interp_core.models.sites import Site
 from mamba_neurons import intervene as exact
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import ABLATIONS, Ablation, neuron_effects, replacement

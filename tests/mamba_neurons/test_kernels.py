@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import planted_mamba as planted
-from mamba_neurons import model_kernels as kernels
+from interp_core.mamba import suffix_kernels as kernels
 from mamba_neurons.measure_divergence import Streamed, divergence
 from mamba_neurons.model import Model
-from mamba_neurons.model_suffix import Suffix
+from interp_core.mamba.suffix import Suffix
 
 REAL = np.concatenate([np.linspace(-40, 40, 1601), np.geomspace(1e-5, 1, 60), -np.geomspace(1e-5, 1, 60)])
 CLOSED = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 import planted_mamba as planted
-from interp_core.hidden_attention import mixer_calls, state_after
+from interp_core.mamba.hidden_attention import mixer_calls, state_after
 from mamba_neurons import measure_sparsity as sparsity
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_activity import KINDS, activations, states

@@ -6,8 +6,8 @@ import pytest
 
 import small_project
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
 
 
 @pytest.fixture(scope="session")

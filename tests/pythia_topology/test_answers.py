@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from interp_core.answers import Answer
+from interp_core.console.answers import Answer
 from planted_answers import planted, save
 from pythia_topology.answers import answers
 

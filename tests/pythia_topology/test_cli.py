@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import small_project
-from interp_core.artifacts import file_sha256, load_arrays, load_json
+from interp_core.files.artifacts import file_sha256, load_arrays, load_json
 from small_project import Said, induct
 
 PROGRAM = Path(sys.executable).with_name("induct")
@@ -455,7 +455,7 @@ def test_a_profile_without_its_section_is_named(text: str, says: str, tmp_path: 
 
 def test_a_project_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("interp_core.params.__file__", str(tmp_path / "params.py"))
+    monkeypatch.setattr("interp_core.files.params.__file__", str(tmp_path / "params.py"))
     assert "run inside the project's folder" in one_line(induct("profile", "--model", "toy"))
 
 

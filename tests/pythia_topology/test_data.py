@@ -12,12 +12,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 import small_project
-from interp_core.corpus import train_tokenizer
 from interp_core.errors import InputError
 from interp_core.loading import load_model, subject_of
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.stimuli import oracle
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
+from interp_core.stimuli.corpus import train_tokenizer
+from interp_core.stimuli.prompts import oracle
 from pythia_topology import data
 from pythia_topology.intervene import without_repeats
 

@@ -10,12 +10,12 @@ import torch
 
 import known_circuits as known
 import small_project
-from interp_core.artifacts import load_arrays, load_json, save_weights
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays, load_json, save_weights
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.stimuli import Prompts
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import stimuli
 from pythia_topology.measure_emergence import checkpoints, emergence
 from small_project import induct

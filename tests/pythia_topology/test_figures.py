@@ -15,8 +15,8 @@ from matplotlib.transforms import Bbox
 
 import planted_reports as planted
 from drawn_figures import Drawn, figures_saved
-from interp_core.artifacts import save_arrays, save_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import save_arrays, save_json
 from interp_core.plotting import DIVERGING, INDUCTION
 from pythia_topology import figures, figures_causal, figures_circuits, figures_depth, figures_heads, figures_training
 

@@ -8,9 +8,9 @@ import pytest
 import known_circuits as known
 import small_project
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.scores import copy_behaviour
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import stimuli
 from pythia_topology.intervene import causal, check_sizes, first_prompts, head_name, random_sets, rank_heads
 from pythia_topology.measure_heads import score_arrays

@@ -10,8 +10,8 @@ import known_circuits as known
 import small_models as small
 import small_project
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.stimuli import Prompts, repeated_tokens
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from pythia_topology.intervene_paths import composition, path_patching
 
 PLANTED = (known.PREVIOUS_TOKEN_HEAD, known.INDUCTION_HEAD)

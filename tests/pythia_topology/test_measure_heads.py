@@ -5,7 +5,7 @@ import pytest
 
 import known_circuits as known
 import small_project
-from interp_core.models import Subject
+from interp_core.models.subject import Subject
 from pythia_topology.data import stimuli
 from pythia_topology.measure_heads import score_arrays
 from pythia_topology.measure_layer_profile import evidence, find_induction_heads

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 import small_project
-from interp_core.artifacts import load_arrays, load_json
 from interp_core.errors import InputError
-from interp_core.params import read_section
+from interp_core.files.artifacts import load_arrays, load_json
+from interp_core.files.params import read_section
 from pythia_topology.model import READ_LATER, fingerprint
 from pythia_topology.params import PythiaTopology
 from pythia_topology.study import prepare
