@@ -1,4 +1,6 @@
-"""Where float32 products go: oneDNN instead of MKL, behind a check that they are still float32 products."""
+"""Where float32 products go: oneDNN instead of MKL, behind a check that they are still float32
+products.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +13,12 @@ LARGEST_ERROR = 2e-6  # of a product's largest entry; one in bfloat16 is a thous
 
 @contextmanager
 def onednn_products() -> Iterator[bool]:
-    """Inside the block float32 products on the CPU go to oneDNN, twice as fast as MKL on some CPUs; yields whether they
-    do.
+    """Inside the block float32 products on the CPU go to oneDNN, twice as fast as MKL on some CPUs;
+    yields whether they do.
 
-    The switch that routes them there also allows bfloat16, which oneDNN takes where the CPU has instructions for it: a
-    product is compared with float64 first, and the switch is put back where it is less than float32 has.
+    The switch that routes them there also allows bfloat16, which oneDNN takes where the CPU has
+    instructions for it: a product is compared with float64 first, and the switch is put back where
+    it is less than float32 has.
     """
     matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = matmul.fp32_precision

@@ -24,7 +24,10 @@ def pass_a_layer(prompts: Prompts) -> Work:
         for layer in range(subject.n_layers):
             site = f"blocks.{layer}.attn.hook_pattern"
             _, cache = lens.run_with_cache(ids, names_filter=site)
-            found += [cache[site][pairs.batch, :, pairs.query, key].mean(0) for key in attention_keys(pairs).values()]
+            found += [
+                cache[site][pairs.batch, :, pairs.query, key].mean(0)
+                for key in attention_keys(pairs).values()
+            ]
         return found
 
     return work

@@ -30,8 +30,14 @@ def cached_patterns(name: str, prompts: Prompts) -> Work:
     def work() -> object:
         _, cache = lens.run_with_cache(ids, names_filter=lambda hook: hook.endswith("hook_pattern"))
         keys = attention_keys(pairs).values()
-        patterns = [cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(lens.cfg.n_layers)]
-        return [pattern[pairs.batch, :, pairs.query, key].mean(0) for pattern in patterns for key in keys]
+        patterns = [
+            cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(lens.cfg.n_layers)
+        ]
+        return [
+            pattern[pairs.batch, :, pairs.query, key].mean(0)
+            for pattern in patterns
+            for key in keys
+        ]
 
     with torch.no_grad():
         lens(ids[:1, :33])
@@ -69,7 +75,15 @@ def rows(repetitions: int) -> list[Row]:
         works = {"ours": ours(name, prompts), "theirs": cached_patterns(name, prompts)}
         seconds = interleaved(works, repetitions=repetitions)
         a, b = seconds["ours"], seconds["theirs"]
-        found.append(Row(f"cached patterns, {name}, T {length}, batch 8", f"{a:.2f} s", f"{b:.2f} s", b / a, target))
+        found.append(
+            Row(
+                f"cached patterns, {name}, T {length}, batch 8",
+                f"{a:.2f} s",
+                f"{b:.2f} s",
+                b / a,
+                target,
+            )
+        )
     a, b = peak_growth(__name__, "ours_70m"), peak_growth(__name__, "theirs_70m")
     found.append(Row("memory growth of the last", f"{a:.0f} MiB", f"{b:.0f} MiB", b / a, ">=3"))
     for name, length in (("pythia-410m", 256), ("pythia-70m", 1024)):

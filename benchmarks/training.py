@@ -51,14 +51,29 @@ def loop() -> None:
     def nothing(_: Moment) -> Mapping[str, float]:
         return {}
 
-    train(model(), lambda step: (ids, ids), nothing, recipe, scratch=None, run=Run(None), label="benchmark")
+    train(
+        model(),
+        lambda step: (ids, ids),
+        nothing,
+        recipe,
+        scratch=None,
+        run=Run(None),
+        label="benchmark",
+    )
 
 
 def products() -> None:
     """Every product of forward and backward of STEPS updates, on operands that are there already."""
     tokens = ROWS * LENGTH
-    shapes = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)] * LAYERS + [(WIDTH, VOCAB)]
-    operands = [(torch.randn(tokens, i), torch.randn(i, o), torch.randn(tokens, o)) for i, o in shapes]
+    shapes = [
+        (WIDTH, 3 * WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, 4 * WIDTH),
+        (4 * WIDTH, WIDTH),
+    ] * LAYERS + [(WIDTH, VOCAB)]
+    operands = [
+        (torch.randn(tokens, i), torch.randn(i, o), torch.randn(tokens, o)) for i, o in shapes
+    ]
     q = torch.randn(ROWS * HEADS, LENGTH, WIDTH // HEADS)
     scores = torch.randn(ROWS * HEADS, LENGTH, LENGTH)
     for _ in range(STEPS):

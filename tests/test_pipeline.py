@@ -89,7 +89,9 @@ def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> No
     [("transformer_lens", ("",)), ("transformers", ("cursive-circuits ", "eigen-phase "))],
     ids=["nobody waits for transformer_lens", "models of plain torch do not wait for transformers"],
 )
-def test_no_stage_imports_what_takes_seconds_and_is_not_needed(library: str, commands: tuple[str, ...]) -> None:
+def test_no_stage_imports_what_takes_seconds_and_is_not_needed(
+    library: str, commands: tuple[str, ...]
+) -> None:
     chosen = [stage["cmd"] for stage in STAGES.values() if stage["cmd"].startswith(commands)]
     assert chosen
     project = Project.of(ROOT)
@@ -114,7 +116,11 @@ def test_outputs_that_are_read_in_a_clone_are_committed_and_large_ones_are_not()
 
 
 def test_the_only_metrics_that_dvc_compares_are_the_answers_of_every_study() -> None:
-    found = {stage: names(content["metrics"]) for stage, content in STAGES.items() if "metrics" in content}
+    found = {
+        stage: names(content["metrics"])
+        for stage, content in STAGES.items()
+        if "metrics" in content
+    }
     assert found == {"answers": {"data/answers.json"}}
 
     studies = {path.parent.name for path in (ROOT / "packages").glob("*/__init__.py")}

@@ -1,4 +1,6 @@
-"""A transformer of eigen_phase small enough for its whole Hessian, a batch for it, and changed settings."""
+"""A transformer of eigen_phase small enough for its whole Hessian, a batch for it, and changed
+settings.
+"""
 
 import torch
 from torch import Tensor

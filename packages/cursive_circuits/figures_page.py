@@ -1,5 +1,7 @@
 # ruff: noqa: E501  the page has its own lines
-"""The attention of a word as one HTML file without network: hover over a stroke to see what it reads."""
+"""The attention of a word as one HTML file without network: hover over a stroke to see what it
+reads.
+"""
 
 import json
 from collections.abc import Mapping

@@ -24,7 +24,9 @@ Report = dict[str, Any]
 
 
 def train(study: Study) -> None:
-    """Every run of the profile's conditions, several at once; a run that was stopped goes on where it was."""
+    """Every run of the profile's conditions, several at once; a run that was stopped goes on where
+    it was.
+    """
     _train_all(study, study.params.runs, study.folder / "runs", job_type="train")
     for run in study.runs:
         save_json(_metrics(study, "train", run.name), _summary(run))
@@ -66,7 +68,10 @@ def curvature_of(run: RunDirectory, study: Study) -> None:
 
 def transition(study: Study) -> None:
     """Fits of every history, verdicts, and what leads what over seeds."""
-    save_json(study.folder / "metrics" / "transition" / "transition.json", transition_of(study.runs, study))
+    save_json(
+        study.folder / "metrics" / "transition" / "transition.json",
+        transition_of(study.runs, study),
+    )
 
 
 def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
@@ -79,8 +84,9 @@ def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
 
 
 def controls(study: Study) -> None:
-    """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and outside the top
-    subspace."""
+    """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and
+    outside the top subspace.
+    """
     from eigen_phase.intervene import clamped_against_free
     from eigen_phase.intervene_heads import head_ablations
     from eigen_phase.intervene_subspace import subspace_arms
@@ -90,10 +96,16 @@ def controls(study: Study) -> None:
     settings = study.params.controls
     _train_all(study, study.params.control_runs, study.folder / "control_runs", job_type="control")
     free = [run for run in study.runs if run.condition == settings.free]
-    report = transition_report([*study.control_runs, *free], study.params.transition, np.random.default_rng([0, 22]))
+    report = transition_report(
+        [*study.control_runs, *free], study.params.transition, np.random.default_rng([0, 22])
+    )
     reports: dict[str, Report] = {"controls": report}
     by_seed = {
-        condition: {found["seed"]: found for found in report["runs"].values() if found["condition"] == condition}
+        condition: {
+            found["seed"]: found
+            for found in report["runs"].values()
+            if found["condition"] == condition
+        }
         for condition in (settings.clamped, settings.free)
     }
     reports["clamped"] = clamped_against_free(by_seed[settings.clamped], by_seed[settings.free])
@@ -125,7 +137,9 @@ def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
-    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))["runs"][run.name]
+    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))[
+        "runs"
+    ][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():
         arrays |= load_arrays(run.folder / "curvature.npz")
@@ -153,7 +167,9 @@ def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_
     n = study.params.processes
     longest = sorted(runs, key=lambda name: -runs[name].work)
     shares = [{name: runs[name] for name in longest[i::n]} for i in range(n)]
-    tasks: list[Task] = [(train_runs, (share, folder), {"job_type": job_type}) for share in shares if share]
+    tasks: list[Task] = [
+        (train_runs, (share, folder), {"job_type": job_type}) for share in shares if share
+    ]
     run_in_processes(tasks, processes=n)
 
 

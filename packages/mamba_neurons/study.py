@@ -1,7 +1,8 @@
 """One call of a command: its settings, its models and where its files go.
 
-Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/mamba_neurons. With any
-option of its own it is an experiment: it writes flat into `out`, and its figures into `plots`.
+Called bare, a command is a stage of the pipeline: it takes the profile's models and writes
+data/mamba_neurons. With any option of its own it is an experiment: it writes flat into `out`, and
+its figures into `plots`.
 """
 
 from dataclasses import dataclass
@@ -55,15 +56,21 @@ class Run:
         return np.random.default_rng([self.params.seed, purpose])
 
 
-def prepare(profile: str | None, out: Path | None, plots: Path | None = None, **overrides: Any) -> Run:
+def prepare(
+    profile: str | None, out: Path | None, plots: Path | None = None, **overrides: Any
+) -> Run:
     """Settings from the profile and the options given; any option makes it an experiment."""
     given = {key: value for key, value in overrides.items() if value not in (None, ())}
     if out is None and (given or profile is not None or plots is not None):
         out = Path("outputs") / "mamba_neurons"
     params = read_section("mamba_neurons", MambaNeurons, profile, **given)
     if short_name(params.model) == short_name(params.transformer):
-        raise InputError(f"two models would write files of the name {short_name(params.model)}: rename a folder")
+        raise InputError(
+            f"two models would write files of the name {short_name(params.model)}: rename a folder"
+        )
     if out is not None:
         check_writable(out)
-    figures = plots or (project_root() / "data" / "mamba_neurons" / "figures" if out is None else out / "plots")
+    figures = plots or (
+        project_root() / "data" / "mamba_neurons" / "figures" if out is None else out / "plots"
+    )
     return Run(params, catalogue(profile), out, figures, both=out is None or "transformer" in given)

@@ -1,4 +1,5 @@
-"""The core of Induction Lab: models, activations, stimuli, scores, circuits and statistics of all studies.
+"""The core of Induction Lab: models, activations, stimuli, scores, circuits and statistics of all
+studies.
 
 What a user needs is one import away: `from interp_core import load_model, capture, Site`. The rest
 lies in rooms, each with its subject in its first line.
@@ -13,7 +14,8 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
 
-# What a user may import from here, and the module it lies in. Nothing is loaded before it is asked for.
+# What a user may import from here, and the module it lies in. Nothing is loaded before it is asked
+# for.
 _FRONT = {
     "HookError": "models.hooks",
     "ModelSpec": "models.spec",
@@ -32,7 +34,7 @@ _FRONT = {
     "zero": "models.hooks",
 }
 
-__all__ = list(_FRONT)
+__all__ = list(_FRONT)  # pyright: ignore[reportUnsupportedDunderAll]
 
 # Where modules lay before there were rooms: scripts and notebooks of users go on.
 _BEFORE = {

@@ -1,4 +1,7 @@
-"""The command `induction-lab`: what all studies share, made from a profile. Imports nothing heavy before it runs."""
+"""The command `induction-lab`: what all studies share, made from a profile.
+
+Imports nothing heavy before it runs.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +20,18 @@ def main() -> None:
 
 @main.command()
 @profile_option
-@option("--out", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Folder to write.")
+@option(
+    "--out", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Folder to write."
+)
 @option("--max-characters", type=int, help="Use only this much text.")
 def corpus(profile: str | None, out: Path, max_characters: int | None) -> None:
     """Text to tokens: tokenizer.json, tokens.npz and corpus.json."""
     from interp_core.files.params import read_section
     from interp_core.stimuli.corpus import CorpusParams, build
 
-    summary = build(read_section("corpus", CorpusParams, profile, max_characters=max_characters), out)
+    summary = build(
+        read_section("corpus", CorpusParams, profile, max_characters=max_characters), out
+    )
     tokens = summary["tokens"]
     click.echo(f"{out}: {tokens['train']} training and {tokens['validation']} held-out tokens")
 
@@ -34,9 +41,27 @@ def _trains(models: str, history: str) -> Decorator:
     options = (
         profile_option,
         option("--models", multiple=True, help="Train only these of the profile's models."),
-        option("--corpus", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Corpus to read."),
-        option("--out", type=_FOLDER, default=Path(models), show_default=True, help="Folder to write models to."),
-        option("--history", type=_FOLDER, default=Path(history), show_default=True, help="Folder for CSV histories."),
+        option(
+            "--corpus",
+            type=_FOLDER,
+            default=Path("data/corpus"),
+            show_default=True,
+            help="Corpus to read.",
+        ),
+        option(
+            "--out",
+            type=_FOLDER,
+            default=Path(models),
+            show_default=True,
+            help="Folder to write models to.",
+        ),
+        option(
+            "--history",
+            type=_FOLDER,
+            default=Path(history),
+            show_default=True,
+            help="Folder for CSV histories.",
+        ),
         option("--seed", type=int, help="Seed of weights and batches."),
         option("--processes", type=int, help="Models trained at once."),
     )
@@ -52,7 +77,12 @@ def _trains(models: str, history: str) -> Decorator:
 @main.command()
 @_trains("data/models", "data/training")
 def models(
-    profile: str | None, models: tuple[str, ...], corpus: Path, out: Path, history: Path, **given: int | None
+    profile: str | None,
+    models: tuple[str, ...],
+    corpus: Path,
+    out: Path,
+    history: Path,
+    **given: int | None,
 ) -> None:
     """Train the reference models; a training that was stopped goes on where it was."""
     from interp_core.files.params import read_section
@@ -65,7 +95,12 @@ def models(
 @main.command("mamba-models")
 @_trains("data/mamba_models", "data/mamba_training")
 def mamba_models(
-    profile: str | None, models: tuple[str, ...], corpus: Path, out: Path, history: Path, **given: int | None
+    profile: str | None,
+    models: tuple[str, ...],
+    corpus: Path,
+    out: Path,
+    history: Path,
+    **given: int | None,
 ) -> None:
     """Train the Mamba and its transformer twin; a training that was stopped goes on where it was."""
     from interp_core.files.params import read_section
@@ -77,7 +112,9 @@ def mamba_models(
 
 
 @main.command()
-@option("--compare", is_flag=True, help="Write nothing; print every number beside git's last commit.")
+@option(
+    "--compare", is_flag=True, help="Write nothing; print every number beside git's last commit."
+)
 def answers(compare: bool) -> None:
     """The headline numbers of all studies into data/answers.json, DVC's metrics."""
     from interp_core.console.answers import merge, of_studies
@@ -96,7 +133,9 @@ def answers(compare: bool) -> None:
 
 
 @main.command()
-@option("--check", is_flag=True, help="Write nothing; an error when a file is not what is declared.")
+@option(
+    "--check", is_flag=True, help="Write nothing; an error when a file is not what is declared."
+)
 def stages(*, check: bool) -> None:
     """Write what is derived of dvc.yaml and the profiles; for those who change the code."""
     from interp_core.files.params import project_root

@@ -51,7 +51,14 @@ def words(items: list[Item], tokens: Tokens) -> Words:
 
 @pytest.fixture(scope="session")
 def tests() -> Statistics:
-    return Statistics(resamples=200, draws=999, level=0.01, smallest_excess=0.05, smallest_loss=0.05, needed_level=0.05)
+    return Statistics(
+        resamples=200,
+        draws=999,
+        level=0.01,
+        smallest_excess=0.05,
+        smallest_loss=0.05,
+        needed_level=0.05,
+    )
 
 
 @pytest.fixture(scope="session")

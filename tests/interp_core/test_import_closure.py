@@ -13,8 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 # Each training, with modules far down its imports that shape its bytes.
 TRAININGS = {
-    "interp_core.training.reference_models": {"interp_core.training.loop", "interp_core.measures.circuits"},
-    "interp_core.training.mamba_models": {"interp_core.mamba.scan_kernels", "interp_core.stimuli.text"},
+    "interp_core.training.reference_models": {
+        "interp_core.training.loop",
+        "interp_core.measures.circuits",
+    },
+    "interp_core.training.mamba_models": {
+        "interp_core.mamba.scan_kernels",
+        "interp_core.stimuli.text",
+    },
     "eigen_phase.train": {"eigen_phase.measure_spectrum", "interp_core.training.checkpoints"},
     "mamba_induction.train": {"interp_core.mamba.subject", "mamba_induction.measure_attention"},
     "cursive_circuits.train": {"cursive_circuits.model_blocks", "interp_core.training.loop"},
@@ -38,7 +44,8 @@ def test_an_installed_copy_covers_its_own_files_and_no_library(tmp_path: Path) -
     (tmp_path / "torch" / "nn.py").touch()
 
     program = (
-        "from interp_core.pipeline.import_closure import code_of\nprint(*code_of('eigen_phase.train'), sep='\\n')\n"
+        "from interp_core.pipeline.import_closure import code_of\n"
+        "print(*code_of('eigen_phase.train'), sep='\\n')\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program],

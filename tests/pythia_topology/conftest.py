@@ -45,10 +45,14 @@ def toy(project: Path) -> Subject:
 @pytest.fixture
 def induction(planted_project: Path) -> Subject:
     """The hand-built induction circuit, with a tokenizer and a corpus around it."""
-    return load_model(ModelSpec(source="local", path=planted_project / "models" / "induction"), name="induction")
+    return load_model(
+        ModelSpec(source="local", path=planted_project / "models" / "induction"), name="induction"
+    )
 
 
 @pytest.fixture
 def duplicate(planted_project: Path) -> Subject:
     """The hand-built duplicate-token circuit."""
-    return load_model(ModelSpec(source="local", path=planted_project / "models" / "duplicate"), name="duplicate")
+    return load_model(
+        ModelSpec(source="local", path=planted_project / "models" / "duplicate"), name="duplicate"
+    )

@@ -1,4 +1,7 @@
-"""What every command shares: options in both spellings, lists after one option, one-line errors. Imports only click."""
+"""What every command shares: options in both spellings, lists after one option, one-line errors.
+
+Imports only click.
+"""
 
 import errno
 import sys
@@ -29,7 +32,9 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Command(click.Command):
-    """A command whose repeatable options take several values in a row: `--models a b` is `--models a --models b`."""
+    """A command whose repeatable options take several values in a row: `--models a b` is `--models
+    a --models b`.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         repeatable = {
@@ -56,13 +61,15 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group whose commands compute with the same instructions everywhere (processor.py), and report bad input in one
-    line with exit code 2."""
+    """A group whose commands compute with the same instructions everywhere (processor.py), and
+    report bad input in one line with exit code 2.
+    """
 
     command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Before the command's body imports PyTorch and NumPy: they look at their environment only then.
+        # Before the command's body imports PyTorch and NumPy: they look at their environment only
+        # then.
         if (differs := processor.settle()) is not None:
             click.echo(f"note: {differs}", err=True)
 
@@ -78,7 +85,9 @@ class Group(click.Group):
                 raise
             fail(f"cannot write {problem.filename or 'the output'}: {problem.strerror}")
         except KeyboardInterrupt:
-            click.echo("interrupted: the same command continues from the last saved state", err=True)
+            click.echo(
+                "interrupted: the same command continues from the last saved state", err=True
+            )
             sys.exit(130)
 
 
@@ -89,14 +98,18 @@ def fail(message: str) -> None:
 
 
 def option(name: str, *args: Any, **attributes: Any) -> Decorator:
-    """A click option that is also accepted with underscores: option("--seq-len") takes --seq_len too."""
+    """A click option that is also accepted with underscores: option("--seq-len") takes --seq_len
+    too.
+    """
     spellings = [name]
     if (underscored := "--" + name[2:].replace("-", "_")) != name:
         spellings.append(underscored)
     return click.option(*spellings, *args, **attributes)
 
 
-profile_option = option("--profile", help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's).")
+profile_option = option(
+    "--profile", help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's)."
+)
 study_option = option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

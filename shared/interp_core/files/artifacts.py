@@ -1,4 +1,7 @@
-"""Every file a stage writes or reads: arrays, metrics, weights. Same numbers, same bytes; whole or not at all."""
+"""Every file a stage writes or reads: arrays, metrics, weights.
+
+Same numbers, same bytes; whole or not at all.
+"""
 
 import hashlib
 import json
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, synced to disk, when the block ends without an error.
+    """A temporary path beside `path` that takes its place, synced to disk, when the block ends
+    without an error.
 
     An OSError of the block names `path`, not the temporary one.
     """
@@ -40,7 +44,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder, and find out that it cannot be written before anything is computed: InputError."""
+    """Make the folder, and find out that it cannot be written before anything is computed:
+    InputError.
+    """
     probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,15 +57,21 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what writers killed inside `replacing` left in the folder: only where nobody writes now."""
+    """Delete what writers killed inside `replacing` left in the folder: only where nobody writes
+    now.
+    """
     for part in folder.rglob(".*.part*"):
         part.unlink()
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Named arrays as an uncompressed .npz; member times are fixed, so equal arrays give equal bytes."""
+    """Named arrays as an uncompressed .npz; member times are fixed, so equal arrays give equal
+    bytes.
+    """
     with replacing(path) as part:
-        np.savez(part, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})  # pyright: ignore[reportArgumentType]
+        np.savez(
+            part, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()}
+        )  # pyright: ignore[reportArgumentType]
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -68,15 +80,22 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: run the command that writes it first (`dvc repro` runs all)") from None
+        raise InputError(
+            f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
+        ) from None
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as problem:
-        raise InputError(f"{path} is damaged ({problem}): delete it and run the command that writes it") from None
+        raise InputError(
+            f"{path} is damaged ({problem}): delete it and run the command that writes it"
+        ) from None
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Readable JSON; numpy scalars and arrays become numbers and lists. Not-a-number is an error, never written.
+    """Readable JSON; numpy scalars and arrays become numbers and lists.
 
-    Ten significant digits: the last bits of a sum depend on where its terms lie in memory, and so on the run.
+    Not-a-number is an error, never written.
+
+    Ten significant digits: the last bits of a sum depend on where its terms lie in memory, and so
+    on the run.
     """
     text = json.dumps(_plain(content), indent=2, allow_nan=False)
     with replacing(path) as part:
@@ -88,19 +107,32 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: run the command that writes it first (`dvc repro` runs all)") from None
+        raise InputError(
+            f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
+        ) from None
     except json.JSONDecodeError as problem:
-        raise InputError(f"{path} is damaged ({problem}): delete it and run the command that writes it") from None
+        raise InputError(
+            f"{path} is damaged ({problem}): delete it and run the command that writes it"
+        ) from None
 
 
-def save_weights(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: dict[str, str] | None = None) -> None:
-    """Tensors as .safetensors, contiguous and on the CPU. OSError when the disk is full, as for every other file."""
+def save_weights(
+    path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: dict[str, str] | None = None
+) -> None:
+    """Tensors as .safetensors, contiguous and on the CPU.
+
+    OSError when the disk is full, as for every other file.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with replacing(path) as part:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, metadata)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                part,
+                metadata,
+            )
         except SafetensorError as problem:
             if (told := re.search(r"\(os error (\d+)\)", str(problem))) is None:
                 raise

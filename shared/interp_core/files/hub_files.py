@@ -10,10 +10,12 @@ from interp_core.files.artifacts import file_sha256
 
 
 def fetch_pinned(dataset: str, file: str, *, revision: str, sha256: str | None) -> Path:
-    """A dataset's file at a full commit, from the local cache or else the hub; its sha256 must be the given one.
+    """A dataset's file at a full commit, from the local cache or else the hub; its sha256 must be
+    the given one.
 
-    `datasets.load_dataset` answers with another revision's cache when offline; this names the commit or fails.
-    InputError, within 5 s when the hub is unreachable, naming dataset, revision and the ways out.
+    `datasets.load_dataset` answers with another revision's cache when offline; this names the
+    commit or fails. InputError, within 5 s when the hub is unreachable, naming dataset, revision
+    and the ways out.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
@@ -28,7 +30,9 @@ def fetch_pinned(dataset: str, file: str, *, revision: str, sha256: str | None) 
         found = fetch(local_files_only=True)
     except LocalEntryNotFoundError:
         if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
-            raise InputError(f"{what}: not cached, and {constants.ENDPOINT} is out of reach: {ways_out}") from None
+            raise InputError(
+                f"{what}: not cached, and {constants.ENDPOINT} is out of reach: {ways_out}"
+            ) from None
         try:
             found = fetch()
         except (EntryNotFoundError, HfHubHTTPError) as problem:

@@ -13,7 +13,9 @@ from interp_core.errors import InputError
 
 
 class Params(BaseModel):
-    """Base of every section of a profile: unknown keys are errors, values never change after reading."""
+    """Base of every section of a profile: unknown keys are errors, values never change after
+    reading.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,16 +27,22 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 def _fits_a_file(name: str) -> str:
     if not _FILE_NAME.fullmatch(name):
-        raise ValueError("becomes a file's name: letters, digits, `-`, `_` and `.` alone, not beginning with a dot")
+        raise ValueError(
+            "becomes a file's name: letters, digits, `-`, `_` and `.` alone, not beginning with a dot"
+        )
     return name
 
 
-# Any key or value that becomes part of a path. A name with a slash in it would be somebody's folder.
+# Any key or value that becomes part of a path. A name with a slash in it would be somebody's
+# folder.
 FileName = Annotated[str, AfterValidator(_fits_a_file)]
 
 
 def file_name(name: Any, *, where: str) -> str:
-    """The name itself, where it may be a file's. InputError, beginning with `where`, for anything else."""
+    """The name itself, where it may be a file's.
+
+    InputError, beginning with `where`, for anything else.
+    """
     try:
         return _fits_a_file(str(name))
     except ValueError as problem:
@@ -42,23 +50,33 @@ def file_name(name: Any, *, where: str) -> str:
 
 
 def project_root() -> Path:
-    """The project's folder: the nearest one above the working directory, else the one this file is installed from."""
+    """The project's folder: the nearest one above the working directory, else the one this file is
+    installed from.
+    """
     here = Path.cwd()
     for folder in [here, *here.parents, *Path(__file__).resolve().parents]:
         if (folder / "params.yaml").is_file() and (folder / "profiles").is_dir():
             return folder
-    raise InputError(f"no params.yaml beside a profiles folder in {here} or above it; run inside the project's folder")
+    raise InputError(
+        f"no params.yaml beside a profiles folder in {here} or above it; run inside the project's folder"
+    )
 
 
 def profile_path(profile: str | None = None) -> Path:
-    """The file of a profile: a name in profiles/, a path to a .yaml, or (None) the one that params.yaml names."""
+    """The file of a profile: a name in profiles/, a path to a .yaml, or (None) the one that
+    params.yaml names.
+    """
     if profile is None:
         root = project_root()
         chosen = read_yaml(root / "params.yaml").get("profile")
         if not isinstance(chosen, str):
             raise InputError(f"{root / 'params.yaml'}: needs one line, `profile: NAME`")
         profile = chosen
-    path = Path(profile) if profile.endswith((".yaml", ".yml")) else project_root() / "profiles" / f"{profile}.yaml"
+    path = (
+        Path(profile)
+        if profile.endswith((".yaml", ".yml"))
+        else project_root() / "profiles" / f"{profile}.yaml"
+    )
     if not path.is_file():
         known = sorted(p.stem for p in (path.parent).glob("*.yaml"))
         raise InputError(f"no profile {path}; known here: {', '.join(known) or 'none'}")
@@ -71,10 +89,11 @@ def profile_name(profile: str) -> str:
 
 
 def read_section(section: str, schema: type[P], profile: str | None = None, **overrides: Any) -> P:
-    """One section of a profile, checked against its schema; overrides that are not None replace its top-level keys.
+    """One section of a profile, checked against its schema; overrides that are not None replace its
+    top-level keys.
 
-    Raises InputError naming the file, the key and, for a misspelt key, the nearest right one; for an override it names
-    the option instead of the file.
+    Raises InputError naming the file, the key and, for a misspelt key, the nearest right one; for
+    an override it names the option instead of the file.
     """
     path = profile_path(profile)
     content = read_yaml(path)
@@ -87,8 +106,10 @@ def read_section(section: str, schema: type[P], profile: str | None = None, **ov
 
 
 def check(schema: type[P], values: Any, *, where: str, options: Collection[str] = ()) -> P:
-    """Validate values against a schema; InputError in one line for the first thing that is wrong. `options` are the
-    keys whose values were given on the command line."""
+    """Validate values against a schema; InputError in one line for the first thing that is wrong.
+
+    `options` are the keys whose values were given on the command line.
+    """
     try:
         return schema.model_validate(values)
     except ValidationError as problem:
@@ -98,13 +119,17 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         if first["type"] == "extra_forbidden":
             names = _fields_at(schema, first["loc"][:-1])
-            raise InputError(f"{where}: unknown key `{key}`{nearest(str(first['loc'][-1]), names)}") from None
+            raise InputError(
+                f"{where}: unknown key `{key}`{nearest(str(first['loc'][-1]), names)}"
+            ) from None
         message = first["msg"].removeprefix("Value error, ")
         if not key:
             raise InputError(f"{where}: {message}") from None
         given = "" if first["type"] == "missing" else f", got {str(first['input'])[:80]!r}"
         if first["loc"][0] in options:
-            raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {message}{given}") from None
+            raise InputError(
+                f"--{str(first['loc'][0]).replace('_', '-')}: {message}{given}"
+            ) from None
         raise InputError(f"{where}: `{key}`: {message}{given}") from None
 
 

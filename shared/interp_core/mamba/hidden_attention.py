@@ -1,10 +1,11 @@
-"""Mamba's hidden attention: how much of token j's input each channel's scan brings to token i (Ali et al. 2024).
+"""Mamba's hidden attention: how much of token j's input each channel's scan brings to token i (Ali
+et al. 2024).
 
     alpha[c, i, j] = dt_j[c] sum_n C_i[n] exp(A[c, n] (S_i[c] - S_j[c])) B_j[n],   S = cumsum(dt),   i >= j
     y_i[c] = sum_j alpha[c, i, j] x_j[c] + D[c] x_i[c]                            an identity, checked in every run
 
-Everything is exact from four taps of a layer's mixer (MixerCall). Single entries and streamed maps never hold a
-[channel, T, T]; whole matrices are given when they fit.
+Everything is exact from four taps of a layer's mixer (MixerCall). Single entries and streamed maps
+never hold a [channel, T, T]; whole matrices are given when they fit.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +29,10 @@ LARGEST_MATRICES = 2**31  # bytes of whole matrices that are given without askin
 
 @dataclass(frozen=True)
 class MixerCall:
-    """One layer's mixer as it ran. Symbols are Gu & Dao's; u is what the convolution read, z the gate before SiLU."""
+    """One layer's mixer as it ran.
+
+    Symbols are Gu & Dao's; u is what the convolution read, z the gate before SiLU.
+    """
 
     u: Float[Tensor, "batch position channel"]
     z: Float[Tensor, "batch position channel"]
@@ -53,7 +57,9 @@ class MixerCall:
     def row(self, index: int) -> "MixerCall":
         """One sequence of the batch."""
         one = slice(index, index + 1)
-        parts = {name: getattr(self, name)[one] for name in ("u", "z", "x", "dt", "B", "C", "gated_y")}
+        parts = {
+            name: getattr(self, name)[one] for name in ("u", "z", "x", "dt", "B", "C", "gated_y")
+        }
         return MixerCall(**parts, A=self.A, D=self.D)
 
 
@@ -61,8 +67,12 @@ Observer = Callable[[int, MixerCall], None]
 
 
 @contextmanager
-def observing_mixers(subject: MambaSubject, observer: Observer, layers: list[int] | None = None) -> Iterator[None]:
-    """Call observer(layer, call) as each layer's mixer runs, with what it computed, edits of others included."""
+def observing_mixers(
+    subject: MambaSubject, observer: Observer, layers: list[int] | None = None
+) -> Iterator[None]:
+    """Call observer(layer, call) as each layer's mixer runs, with what it computed, edits of others
+    included.
+    """
     with ExitStack() as stack:
         for layer in range(subject.n_layers) if layers is None else layers:
             seen: dict[str, Tensor] = {}
@@ -72,11 +82,21 @@ def observing_mixers(subject: MambaSubject, observer: Observer, layers: list[int
 
             def finish(gated_y: Tensor, layer: int = layer, seen: dict[str, Tensor] = seen) -> None:
                 observer(
-                    layer, _call(subject, layer, seen["mixer.in_proj"], seen["mixer.x"], seen["mixer.x_proj"], gated_y)
+                    layer,
+                    _call(
+                        subject,
+                        layer,
+                        seen["mixer.in_proj"],
+                        seen["mixer.x"],
+                        seen["mixer.x_proj"],
+                        gated_y,
+                    ),
                 )
 
             for name in ("mixer.in_proj", "mixer.x", "mixer.x_proj"):
-                stack.enter_context(subject.attach(Site(layer, name), lambda a, name=name, keep=keep: keep(a, name)))
+                stack.enter_context(
+                    subject.attach(Site(layer, name), lambda a, name=name, keep=keep: keep(a, name))
+                )
             stack.enter_context(subject.attach(Site(layer, "mixer.gated_y"), finish))
         yield
 
@@ -91,9 +111,13 @@ def mixer_calls(subject: MambaSubject, ids: Int[Tensor, "batch position"]) -> li
 
 
 @torch.no_grad()
-def reconstruction_error(subject: MambaSubject, ids: Int[Tensor, "batch position"]) -> Float[np.ndarray, " layer"]:
-    """Largest difference between gated y from alpha x + D x and what the STOCK model gives out_proj, over its largest
-    size, by layer. InputError above LARGEST_ERROR: then nothing that is read from the taps can be trusted."""
+def reconstruction_error(
+    subject: MambaSubject, ids: Int[Tensor, "batch position"]
+) -> Float[np.ndarray, " layer"]:
+    """Largest difference between gated y from alpha x + D x and what the STOCK model gives
+    out_proj, over its largest size, by layer. InputError above LARGEST_ERROR: then nothing that is
+    read from the taps can be trusted.
+    """
     errors = np.zeros(subject.n_layers)
 
     def check(layer: int, call: MixerCall) -> None:
@@ -115,9 +139,14 @@ def reconstruction_error(subject: MambaSubject, ids: Int[Tensor, "batch position
 
 
 def attention_entries(
-    call: MixerCall, batch: Int[Tensor, " pair"], query: Int[Tensor, " pair"], key: Int[Tensor, " pair"]
+    call: MixerCall,
+    batch: Int[Tensor, " pair"],
+    query: Int[Tensor, " pair"],
+    key: Int[Tensor, " pair"],
 ) -> Float[Tensor, "pair channel"]:
-    """alpha of all channels at wanted (sequence, query, key); 0 where the key comes after its query."""
+    """alpha of all channels at wanted (sequence, query, key); 0 where the key comes after its
+    query.
+    """
     from interp_core.mamba.subject import hidden_attention_kernels
 
     entries: Any = hidden_attention_kernels.entries
@@ -125,14 +154,19 @@ def attention_entries(
     out = torch.empty(len(query), call.dt.shape[2], dtype=call.dt.dtype)
     places = [_host(torch.as_tensor(index)) for index in (batch, query, key)]
     operands = [_host(t) for t in (call.S, call.dt, call.A.T, call.B, call.C)]
-    over_parts(len(query), lambda first, last: entries(first, last, *operands, *places, out.numpy()))
+    over_parts(
+        len(query), lambda first, last: entries(first, last, *operands, *places, out.numpy())
+    )
     return out.to(call.dt.device)
 
 
 def attention_matrices(
     call: MixerCall, *, channels: slice = slice(None), largest: int = LARGEST_MATRICES
 ) -> Float[Tensor, "batch channel query key"]:
-    """Whole alpha of these channels. InputError, with the size, when it would take more than `largest` bytes."""
+    """Whole alpha of these channels.
+
+    InputError, with the size, when it would take more than `largest` bytes.
+    """
     from interp_core.mamba.subject import hidden_attention_kernels
 
     matrices: Any = hidden_attention_kernels.matrices
@@ -148,7 +182,10 @@ def attention_matrices(
     out = torch.zeros(batch, len(A), length, length, dtype=call.dt.dtype)
     for index in range(batch):
         operands = _by_channel(call, index, channels)
-        over_parts(len(A), lambda first, last, o=operands, i=index: matrices(first, last, *o, out[i].numpy()))
+        over_parts(
+            len(A),
+            lambda first, last, o=operands, i=index: matrices(first, last, *o, out[i].numpy()),
+        )
     return out.to(call.dt.device)
 
 
@@ -157,12 +194,16 @@ class Streamed:
     """Hidden attention of one layer, channels summed as they pass."""
 
     size: Float[Tensor, "batch query key"]  # mean over channels of |alpha|
-    shares: Float[Tensor, "batch group channel"]  # |alpha| at the wanted keys over the query's sum, added up by group
+    shares: Float[
+        Tensor, "batch group channel"
+    ]  # |alpha| at the wanted keys over the query's sum, added up by group
 
     @property
     def normalised(self) -> Float[Tensor, "batch query key"]:
         """size with rows that sum to 1."""
-        return self.size / self.size.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(self.size.dtype).tiny)
+        return self.size / self.size.sum(dim=-1, keepdim=True).clamp_min(
+            torch.finfo(self.size.dtype).tiny
+        )
 
 
 def stream_attention(
@@ -174,7 +215,8 @@ def stream_attention(
     group: Int[np.ndarray, " pair"],
     groups: int,
 ) -> Streamed:
-    """Channel-mean maps and each channel's normalised attention at wanted pairs, in memory of one channel's rows.
+    """Channel-mean maps and each channel's normalised attention at wanted pairs, in memory of one
+    channel's rows.
 
     Divide a group's shares by the number of its pairs for a mean in [0, 1].
     """
@@ -192,14 +234,17 @@ def stream_attention(
         starts = np.searchsorted(query[mine], np.arange(length + 1))
         wanted = (starts, key[mine].astype(np.int64), group[mine].astype(np.int64))
         operands = _by_channel(call, index, slice(None))
-        # Sums over channels are of fixed parts, so that they do not depend on the number of threads.
+        # Sums over channels are of fixed parts, so that they do not depend on the number of
+        # threads.
         parts = [slice(first, min(first + 256, channels)) for first in range(0, channels, 256)]
         padded = operands[0].shape[1]
         sums = torch.zeros(len(parts), padded, padded, dtype=kind)
 
         arrays = (*operands, *wanted), sums.numpy(), shares[index].numpy()
 
-        def of_parts(first: int, last: int, arrays: tuple[Any, ...] = arrays, parts: list[slice] = parts) -> None:
+        def of_parts(
+            first: int, last: int, arrays: tuple[Any, ...] = arrays, parts: list[slice] = parts
+        ) -> None:
             inputs, maps, to = arrays
             for p in range(first, last):
                 stream(parts[p].start, parts[p].stop, *inputs, maps[p], to)
@@ -219,9 +264,10 @@ def effective_attention(
     *,
     largest: int = 2**26,
 ) -> Float[Tensor, "entry key"]:
-    """E[i, j] = || W_out (SiLU(z_i) * alpha[:, i, j] * x_j) ||_2 at sampled queries, for all keys (0 after the query):
-    what token j's input adds to the residual stream at i through the scan, in the residual's units. `largest` bounds
-    the floats held at once."""
+    """E[i, j] = || W_out (SiLU(z_i) * alpha[:, i, j] * x_j) ||_2 at sampled queries, for all keys
+    (0 after the query): what token j's input adds to the residual stream at i through the scan, in
+    the residual's units. `largest` bounds the floats held at once.
+    """
     length, channels = call.x.shape[1:]
     found = torch.zeros(len(query), length, dtype=call.x.dtype, device=call.x.device)
     step = max(1, largest // (length * channels))
@@ -241,7 +287,9 @@ def state_after(call: MixerCall, position: int) -> Float[Tensor, "batch channel 
     away = (S[:, -1:] - S).to(call.dt.dtype)
     written = call.dt[:, prefix] * call.x[:, prefix]
     states = [
-        torch.einsum("btc,btc,bt->bc", torch.exp(away * call.A[:, n]), written, call.B[:, prefix, n])
+        torch.einsum(
+            "btc,btc,bt->bc", torch.exp(away * call.A[:, n]), written, call.B[:, prefix, n]
+        )
         for n in range(call.A.shape[1])
     ]
     return torch.stack(states, dim=-1)
@@ -259,7 +307,9 @@ def _weighted(call: MixerCall, channels: int = 256) -> Float[Tensor, "position c
     return torch.cat(parts, dim=1)
 
 
-def _call(subject: MambaSubject, layer: int, both: Tensor, x: Tensor, projected: Tensor, gated_y: Tensor) -> MixerCall:
+def _call(
+    subject: MambaSubject, layer: int, both: Tensor, x: Tensor, projected: Tensor, gated_y: Tensor
+) -> MixerCall:
     mixer = subject.mixer(layer)
     u, z = both.chunk(2, dim=-1)
     dt, B, C = split_projection(mixer, projected)
@@ -271,8 +321,10 @@ def _host(tensor: Tensor) -> np.ndarray:
 
 
 def _by_channel(call: MixerCall, index: int, channels: slice) -> list[np.ndarray]:
-    """dt [channel, position], A [channel, state], B and C [state, position] of one sequence as the kernels of rows want
-    them: positions in eights, states in fours; what is added is zero, writes nothing and reads nothing."""
+    """dt [channel, position], A [channel, state], B and C [state, position] of one sequence as the
+    kernels of rows want them: positions in eights, states in fours; what is added is zero, writes
+    nothing and reads nothing.
+    """
     from interp_core.mamba.hidden_attention_kernels import ROWS
 
     dt = call.dt[index, :, channels].T

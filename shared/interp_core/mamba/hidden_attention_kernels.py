@@ -1,7 +1,9 @@
-"""Numba kernels of hidden attention: single entries, whole rows, and maps streamed channel by channel.
+"""Numba kernels of hidden attention: single entries, whole rows, and maps streamed channel by
+channel.
 
-Symbols as in hidden_attention.py. Every exponent is at most 0. Entries take differences of S, the running sum of dt in
-float64; rows carry what each key has left from query to query, and need one exponential for each state and token.
+Symbols as in hidden_attention.py. Every exponent is at most 0. Entries take differences of S, the
+running sum of dt in float64; rows carry what each key has left from query to query, and need one
+exponential for each state and token.
 """
 
 from typing import no_type_check
@@ -11,17 +13,20 @@ from numba import njit
 
 from interp_core.mamba.scan_kernels import FAST, exponential
 
-ROWS = 8  # queries of a block: what keys before it have written is decayed to its start once, for all of them
-TINY = 1e-30  # what has decayed below stays nothing: numbers below the normal ones cost a hundred times as much
+# queries of a block: what keys before it have written is decayed to its start once, for all of them
+ROWS = 8
+# what has decayed below stays nothing: numbers below the normal ones cost a hundred times as much
+TINY = 1e-30
 
 
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def entries(first, last, S, dt, A, B, C, batch, query, key, out):  # noqa: ANN001, ANN201
-    """out[p, c] = alpha[c, query p, key p] for pairs first..last; A [state, channel], S and dt [batch, position,
-    channel].
+    """out[p, c] = alpha[c, query p, key p] for pairs first..last; A [state, channel], S and dt
+    [batch, position, channel].
 
-    A key after its query gives 0."""
+    A key after its query gives 0.
+    """
     channels, n_states = dt.shape[2], A.shape[0]
     away = np.empty(channels, dt.dtype)
     for p in range(first, last):
@@ -56,8 +61,9 @@ def _decays(dt, A, decay):  # noqa: ANN001, ANN202
 def _near(start, dt, decay, B, C, near, passed, weight, alpha):  # noqa: ANN001, ANN202
     """The block's own keys: alpha[r, start :] for its ROWS queries, 0 after the query.
 
-    `near` [state, ROWS] leaves with exp(A (S_i - S_j)) dt_j B_j for i the block's last token, `passed` [state] with the
-    block's whole decay, `weight` [ROWS, state] with C_i times the decay from the block's start to query i.
+    `near` [state, ROWS] leaves with exp(A (S_i - S_j)) dt_j B_j for i the block's last token,
+    `passed` [state] with the block's whole decay, `weight` [ROWS, state] with C_i times the decay
+    from the block's start to query i.
     """
     one = dt[0] * 0 + 1
     for r in range(ROWS):
@@ -72,10 +78,22 @@ def _near(start, dt, decay, B, C, near, passed, weight, alpha):  # noqa: ANN001,
             i, row = start + r, alpha[r]
             f0, f1, f2, f3 = decay[n, i], decay[n + 1, i], decay[n + 2, i], decay[n + 3, i]
             c0, c1, c2, c3 = C[n, i], C[n + 1, i], C[n + 2, i], C[n + 3, i]
-            b0, b1, b2, b3 = dt[i] * B[n, i], dt[i] * B[n + 1, i], dt[i] * B[n + 2, i], dt[i] * B[n + 3, i]
+            b0, b1, b2, b3 = (
+                dt[i] * B[n, i],
+                dt[i] * B[n + 1, i],
+                dt[i] * B[n + 2, i],
+                dt[i] * B[n + 3, i],
+            )
             p0, p1, p2, p3 = p0 * f0, p1 * f1, p2 * f2, p3 * f3
-            weight[r, n], weight[r, n + 1], weight[r, n + 2], weight[r, n + 3] = c0 * p0, c1 * p1, c2 * p2, c3 * p3
-            for j in range(ROWS):  # of known length, and without a store of one element: both would cost more
+            weight[r, n], weight[r, n + 1], weight[r, n + 2], weight[r, n + 3] = (
+                c0 * p0,
+                c1 * p1,
+                c2 * p2,
+                c3 * p3,
+            )
+            for j in range(
+                ROWS
+            ):  # of known length, and without a store of one element: both would cost more
                 r0 = b0 if j == r else n0[j] * f0
                 r1 = b1 if j == r else n1[j] * f1
                 r2 = b2 if j == r else n2[j] * f2
@@ -88,7 +106,9 @@ def _near(start, dt, decay, B, C, near, passed, weight, alpha):  # noqa: ANN001,
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def _far(first, start, kept, weight, alpha):  # noqa: ANN001, ANN202
-    """Keys before the block: alpha[r, : start] = sum_n weight[r, n] kept[n, : start] for four queries from `first`."""
+    """Keys before the block: alpha[r, : start] = sum_n weight[r, n] kept[n, : start] for four
+    queries from `first`.
+    """
     a0, a1, a2, a3 = alpha[first], alpha[first + 1], alpha[first + 2], alpha[first + 3]
     u, v, w, x = weight[first], weight[first + 1], weight[first + 2], weight[first + 3]
     for j in range(start):
@@ -129,10 +149,11 @@ def _keep(start, near, passed, kept):  # noqa: ANN001, ANN202
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def _block(start, dt, decay, B, C, near, passed, weight, kept, alpha):  # noqa: ANN001, ANN202
-    """ROWS rows of one channel's alpha from `start` into alpha [ROWS, position]; states come in fours.
+    """ROWS rows of one channel's alpha from `start` into alpha [ROWS, position]; states come in
+    fours.
 
-    `kept` [state, position] holds exp(A (S_i - S_j)) dt_j B_j of every key j before the block, for i the last token
-    before it, and leaves with the same for i the block's last token.
+    `kept` [state, position] holds exp(A (S_i - S_j)) dt_j B_j of every key j before the block, for
+    i the last token before it, and leaves with the same for i the block's last token.
     """
     _near(start, dt, decay, B, C, near, passed, weight, alpha)
     _far(0, start, kept, weight, alpha)
@@ -160,8 +181,8 @@ def _room(dt, n_states):  # noqa: ANN001, ANN202
 def matrices(first, last, dt, A, B, C, out):  # noqa: ANN001, ANN201
     """out[c] = the whole alpha of channels first..last of one sequence, 0 above the diagonal.
 
-    dt [channel, position] and B, C [state, position] are padded with zeros to a multiple of ROWS positions, A [channel,
-    state], B and C to a multiple of four states.
+    dt [channel, position] and B, C [state, position] are padded with zeros to a multiple of ROWS
+    positions, A [channel, state], B and C to a multiple of four states.
     """
     length = out.shape[1]
     decay, near, passed, weight, kept, alpha = _room(dt, A.shape[1])
@@ -176,10 +197,12 @@ def matrices(first, last, dt, A, B, C, out):  # noqa: ANN001, ANN201
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def stream(first, last, dt, A, B, C, starts, key, group, size, shares):  # noqa: ANN001, ANN201
-    """Sums over channels first..last of one sequence, and each channel's share at wanted pairs; inputs as above.
+    """Sums over channels first..last of one sequence, and each channel's share at wanted pairs;
+    inputs as above.
 
-    size[i, j] += |alpha[c, i, j]|, size as padded as dt; the wanted keys of query i are key[starts[i] : starts[i + 1]],
-    and shares[group, c] += |alpha[c, i, key]| / sum_j |alpha[c, i, j]|.
+    size[i, j] += |alpha[c, i, j]|, size as padded as dt; the wanted keys of query i are
+    key[starts[i] : starts[i + 1]], and shares[group, c] += |alpha[c, i, key]| / sum_j |alpha[c, i,
+    j]|.
     """
     decay, near, passed, weight, kept, alpha = _room(dt, A.shape[1])
     totals = np.empty(ROWS, dt.dtype)
@@ -188,7 +211,12 @@ def stream(first, last, dt, A, B, C, starts, key, group, size, shares):  # noqa:
         for start in range(0, dt.shape[1], ROWS):
             _block(start, dt[c], decay, B, C, near, passed, weight, kept, alpha)
             for r in range(0, ROWS, 2):
-                row, after, of_row, of_after = alpha[r], alpha[r + 1], size[start + r], size[start + r + 1]
+                row, after, of_row, of_after = (
+                    alpha[r],
+                    alpha[r + 1],
+                    size[start + r],
+                    size[start + r + 1],
+                )
                 total, total_after = dt[c, 0] * 0, dt[c, 0] * 0
                 for j in range(start + ROWS):
                     here, below = abs(row[j]), abs(after[j])

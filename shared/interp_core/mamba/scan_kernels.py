@@ -1,8 +1,9 @@
-"""Numba kernels of Mamba's scan and of its short convolution, compiled once and cached beside this file.
+"""Numba kernels of Mamba's scan and of its short convolution, compiled once and cached beside this
+file.
 
-Work is cut into tiles of BLOCK channels of one sequence: a tile's state stays in the first cache, its loops over
-channels become vector instructions, and its results do not depend on the number of threads. States are kept every CHUNK
-steps only; the backward pass computes those between anew.
+Work is cut into tiles of BLOCK channels of one sequence: a tile's state stays in the first cache,
+its loops over channels become vector instructions, and its results do not depend on the number of
+threads. States are kept every CHUNK steps only; the backward pass computes those between anew.
 """
 
 import math
@@ -15,14 +16,37 @@ from numba.extending import intrinsic, overload
 
 BLOCK = 64  # channels of a tile
 CHUNK = 16  # steps between kept states
-FAST = {"contract", "nnan", "ninf", "nsz", "reassoc"}  # sums over channels may be reordered into vectors
+FAST = {
+    "contract",
+    "nnan",
+    "ninf",
+    "nsz",
+    "reassoc",
+}  # sums over channels may be reordered into vectors
 _EXACT = {"contract", "nnan", "ninf", "nsz"}
 
 # Cephes' expf: exp(r) on |r| <= ln(2) / 2 to half a unit in the last place, and ln(2) in two parts.
-_LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504088896341), np.float32(0.693359375), np.float32(-2.12194440e-4)
-_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
-_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-_LOWEST, _HIGHEST, _HALF, _ONE = np.float32(-87.3), np.float32(88.0), np.float32(0.5), np.float32(1.0)
+_LOG2E, _LN2_HIGH, _LN2_LOW = (
+    np.float32(1.44269504088896341),
+    np.float32(0.693359375),
+    np.float32(-2.12194440e-4),
+)
+_P0, _P1, _P2 = (
+    np.float32(1.9875691500e-4),
+    np.float32(1.3981999507e-3),
+    np.float32(8.3334519073e-3),
+)
+_P3, _P4, _P5 = (
+    np.float32(4.1665795894e-2),
+    np.float32(1.6666665459e-1),
+    np.float32(5.0000001201e-1),
+)
+_LOWEST, _HIGHEST, _HALF, _ONE = (
+    np.float32(-87.3),
+    np.float32(88.0),
+    np.float32(0.5),
+    np.float32(1.0),
+)
 
 
 @intrinsic
@@ -64,10 +88,12 @@ def _exponential_by_type(x):  # noqa: ANN001, ANN202
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def scan_forward(first, last, x, dt, A, B, C, D, initial, y, states):  # noqa: ANN001, ANN201
-    """Tiles first..last of y[t] = C[t] . h[t] + D x[t], h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t] B[t].
+    """Tiles first..last of y[t] = C[t] . h[t] + D x[t], h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t]
+    B[t].
 
-    x, dt, y [batch, position, channel]; A [state, channel]; B, C [batch, position, state]; D [channel]; initial
-    [batch or 0, state, channel]; states [batch, tile, chunk, state, BLOCK], the state before each chunk.
+    x, dt, y [batch, position, channel]; A [state, channel]; B, C [batch, position, state]; D
+    [channel]; initial [batch or 0, state, channel]; states [batch, tile, chunk, state, BLOCK], the
+    state before each chunk.
     """
     length, channels, n_states = x.shape[1], x.shape[2], A.shape[0]
     tiles = states.shape[1]
@@ -105,8 +131,9 @@ def scan_forward(first, last, x, dt, A, B, C, D, initial, y, states):  # noqa: A
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def scan_backward(first, last, x, dt, A, B, C, D, states, dy, dx, ddt, dA, dB, dC, dD):  # noqa: ANN001, ANN201
-    """Gradients of tiles first..last. dA [batch, state, channel] and dD [batch, channel] are of one sequence, dB and dC
-    [tile, batch, position, state] of one tile: the caller adds them up."""
+    """Gradients of tiles first..last. dA [batch, state, channel] and dD [batch, channel] are of one
+    sequence, dB and dC [tile, batch, position, state] of one tile: the caller adds them up.
+    """
     length, channels, n_states = x.shape[1], x.shape[2], A.shape[0]
     tiles = states.shape[1]
     shape = (n_states, BLOCK)
@@ -140,7 +167,11 @@ def scan_backward(first, last, x, dt, A, B, C, D, states, dy, dx, ddt, dA, dB, d
                     u[c] = step[c] * read[c]
                 for n in range(n_states):
                     a_n, b = a_of[n], B[row, t, n]
-                    decay_n, before, after = decay[t - start, n], h[t - start, n], h[t - start + 1, n]
+                    decay_n, before, after = (
+                        decay[t - start, n],
+                        h[t - start, n],
+                        h[t - start + 1, n],
+                    )
                     for c in range(width):
                         factor = exponential(step[c] * a_n[c])
                         decay_n[c] = factor
@@ -154,7 +185,11 @@ def scan_backward(first, last, x, dt, A, B, C, D, states, dy, dx, ddt, dA, dB, d
                     gdt[c] = 0.0
                 for n in range(n_states):
                     a_n, g_n, da_n, b, c_n = a_of[n], g[n], da_of[n], B[row, t, n], C[row, t, n]
-                    decay_n, before, after = decay[t - start, n], h[t - start, n], h[t - start + 1, n]
+                    decay_n, before, after = (
+                        decay[t - start, n],
+                        h[t - start, n],
+                        h[t - start + 1, n],
+                    )
                     sum_b, sum_c = u[0] * 0, u[0] * 0
                     for c in range(width):
                         now = g_n[c] + c_n * above[c]
@@ -183,8 +218,9 @@ def scan_backward(first, last, x, dt, A, B, C, D, states, dy, dx, ddt, dA, dB, d
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def conv_forward(first, last, u, weight, bias, before, out):  # noqa: ANN001, ANN201
-    """Sequences first..last of out = SiLU(before), before[t] = bias + sum_k weight[k] u[t - taps + 1 + k]; all arrays
-    [batch, position, channel], weight [tap, channel]."""
+    """Sequences first..last of out = SiLU(before), before[t] = bias + sum_k weight[k] u[t - taps +
+    1 + k]; all arrays [batch, position, channel], weight [tap, channel].
+    """
     length, channels, taps = u.shape[1], u.shape[2], weight.shape[0]
     for row in range(first, last):
         for t in range(length):
@@ -202,8 +238,9 @@ def conv_forward(first, last, u, weight, bias, before, out):  # noqa: ANN001, AN
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def conv_backward(first, last, u, weight, before, dout, du, dweight, dbias):  # noqa: ANN001, ANN201
-    """Gradients of sequences first..last; dweight [batch, tap, channel] and dbias [batch, channel] are of one
-    sequence."""
+    """Gradients of sequences first..last; dweight [batch, tap, channel] and dbias [batch, channel]
+    are of one sequence.
+    """
     length, channels, taps = u.shape[1], u.shape[2], weight.shape[0]
     g = np.empty(channels, u.dtype)
     for row in range(first, last):

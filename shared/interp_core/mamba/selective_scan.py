@@ -1,10 +1,12 @@
-"""Mamba's selective scan on any device, with a backward pass of its own, and a way to put it under a stock model.
+"""Mamba's selective scan on any device, with a backward pass of its own, and a way to put it under
+a stock model.
 
     h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t],   y[t] = C[t] . h[t] + D x[t]          (Gu & Dao 2023, section 3)
 
-On the CPU the work is Numba's (scan_kernels.py), a pass of every channel in microseconds a token; where Numba cannot
-run, the same chunks are computed with torch; on CUDA the model authors' own kernels are used where they are installed
-(mamba-ssm). Every factor exp(dt A) is at most 1, so nothing is done in logarithms. All tensors have channels last.
+On the CPU the work is Numba's (scan_kernels.py), a pass of every channel in microseconds a token;
+where Numba cannot run, the same chunks are computed with torch; on CUDA the model authors' own
+kernels are used where they are installed (mamba-ssm). Every factor exp(dt A) is at most 1, so
+nothing is done in logarithms. All tensors have channels last.
 """
 
 import importlib.util
@@ -38,8 +40,9 @@ def selective_scan(
     initial_state: Float[Tensor, "batch channel state"] | None = None,
     backend: Backend | None = None,
 ) -> Float[Tensor, "batch position channel"]:
-    """y of the scan; dt is positive (after softplus), A negative. float32 and float64; other types are computed in
-    float32. Differentiable once by all but `initial_state`."""
+    """y of the scan; dt is positive (after softplus), A negative. float32 and float64; other types
+    are computed in float32. Differentiable once by all but `initial_state`.
+    """
     kind = x.dtype
     working = kind if kind in (torch.float32, torch.float64) else torch.float32
     chosen = backend or backend_for(x)
@@ -63,7 +66,9 @@ def causal_conv_silu(
         return mixed
     taps = weight.shape[1]
     padded = rearrange(u, "batch position channel -> batch channel position").to(weight.dtype)
-    out = nn.functional.conv1d(padded, weight[:, None], offset, padding=taps - 1, groups=len(weight))
+    out = nn.functional.conv1d(
+        padded, weight[:, None], offset, padding=taps - 1, groups=len(weight)
+    )
     out = rearrange(out[..., : u.shape[1]], "batch channel position -> batch position channel")
     return nn.functional.silu(out).to(u.dtype)
 
@@ -79,10 +84,12 @@ def backend_for(x: Tensor) -> Backend:
 
 @contextmanager
 def fast_scan(model: nn.Module, backend: Backend | None = None) -> Iterator[None]:
-    """Inside the block every mixer of a stock Hugging Face Mamba runs on this scan, its weights untouched.
+    """Inside the block every mixer of a stock Hugging Face Mamba runs on this scan, its weights
+    untouched.
 
-    Its submodules in_proj, x_proj and out_proj are called as before, so hooks on them fire. Steps with a cache
-    (generation) stay the stock model's. InputError for a model without Mamba mixers, or one whose variant is unknown.
+    Its submodules in_proj, x_proj and out_proj are called as before, so hooks on them fire. Steps
+    with a cache (generation) stay the stock model's. InputError for a model without Mamba mixers,
+    or one whose variant is unknown.
     """
     mixers = mamba_mixers(model)
     before = {mixer: mixer.__dict__.get("forward") for mixer in mixers}
@@ -103,17 +110,29 @@ def fast_scan(model: nn.Module, backend: Backend | None = None) -> Iterator[None
 
 
 def mamba_mixers(model: nn.Module) -> list[Any]:
-    """The mixers of a Hugging Face Mamba in order. InputError, naming the variant, where there are none that we
-    know."""
-    mixers = [module for module in model.modules() if hasattr(module, "A_log") and hasattr(module, "x_proj")]
+    """The mixers of a Hugging Face Mamba in order.
+
+    InputError, naming the variant, where there are none that we know.
+    """
+    mixers = [
+        module
+        for module in model.modules()
+        if hasattr(module, "A_log") and hasattr(module, "x_proj")
+    ]
     if not mixers:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        raise InputError(f"a model of type {kind} has no Mamba mixer that is known here (Mamba-1, model_type mamba)")
+        raise InputError(
+            f"a model of type {kind} has no Mamba mixer that is known here (Mamba-1, model_type mamba)"
+        )
     for mixer in mixers:
         if type(mixer).__name__ != "MambaMixer" or mixer.A_log.ndim != 2:
-            raise InputError(f"{type(mixer).__name__} is a variant of Mamba's mixer that is not known here: refused")
+            raise InputError(
+                f"{type(mixer).__name__} is a variant of Mamba's mixer that is not known here: refused"
+            )
         if mixer.activation not in ("silu", "swish"):
-            raise InputError(f"a Mamba mixer with activation {mixer.activation} is not known here: only silu is")
+            raise InputError(
+                f"a Mamba mixer with activation {mixer.activation} is not known here: only silu is"
+            )
     return mixers
 
 
@@ -137,15 +156,25 @@ def mixer_forward(
     if kept is not None:
         x = x * kept
     dt, B, C = split_projection(mixer, mixer.x_proj(x))
-    y = selective_scan(x, dt, -torch.exp(mixer.A_log.float()), B, C, mixer.D.float(), backend=backend)
+    y = selective_scan(
+        x, dt, -torch.exp(mixer.A_log.float()), B, C, mixer.D.float(), backend=backend
+    )
     return mixer.out_proj((y * nn.functional.silu(z)).to(hidden_states.dtype))
 
 
-def split_projection(mixer: Any, projected: Float[Tensor, "batch position projected"]) -> tuple[Tensor, Tensor, Tensor]:
-    """dt [batch, position, channel] after softplus, B and C [batch, position, state], from x_proj's output."""
+def split_projection(
+    mixer: Any, projected: Float[Tensor, "batch position projected"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dt [batch, position, channel] after softplus, B and C [batch, position, state], from x_proj's
+    output.
+    """
     rank, state = mixer.time_step_rank, mixer.ssm_state_size
     low, B, C = projected.split([rank, state, state], dim=-1)
-    return nn.functional.softplus(nn.functional.linear(low, mixer.dt_proj.weight, mixer.dt_proj.bias)), B, C
+    return (
+        nn.functional.softplus(nn.functional.linear(low, mixer.dt_proj.weight, mixer.dt_proj.bias)),
+        B,
+        C,
+    )
 
 
 @cache
@@ -159,7 +188,9 @@ def _numba_runs() -> bool:
 
 
 def over_parts(tiles: int, call: Callable[[int, int], None]) -> None:
-    """Run call(first, last) over all tiles, in as many threads as torch has (kernels leave the interpreter's lock)."""
+    """Run call(first, last) over all tiles, in as many threads as torch has (kernels leave the
+    interpreter's lock).
+    """
     threads = min(torch.get_num_threads(), tiles)
     if threads == 1:
         call(0, tiles)
@@ -173,7 +204,9 @@ class _NumbaScan(torch.autograd.Function):
     """The scan and its gradients by scan_kernels."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, start: Any) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, start: Any
+    ) -> Tensor:
         from interp_core.mamba.scan_kernels import BLOCK, CHUNK, scan_forward
 
         batch, length, channels = x.shape
@@ -182,8 +215,12 @@ class _NumbaScan(torch.autograd.Function):
         y = torch.empty_like(x)
         states = x.new_empty(batch, tiles, chunks, state, BLOCK)
         by_state = A.T.contiguous()
-        initial = x.new_empty(0, state, channels) if start is None else start.transpose(1, 2).contiguous()
-        arrays = [tensor.detach().numpy() for tensor in (x, dt, by_state, B, C, D, initial, y, states)]
+        initial = (
+            x.new_empty(0, state, channels) if start is None else start.transpose(1, 2).contiguous()
+        )
+        arrays = [
+            tensor.detach().numpy() for tensor in (x, dt, by_state, B, C, D, initial, y, states)
+        ]
         over_parts(batch * tiles, lambda first, last: scan_forward(first, last, *arrays))
         ctx.save_for_backward(x, dt, by_state, B, C, D, states)
         return y
@@ -209,13 +246,17 @@ class _TorchScan(torch.autograd.Function):
     """The same by torch alone: a loop over steps, states kept at the chunks' starts."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, start: Any) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, start: Any
+    ) -> Tensor:
         y, kept = torch.empty_like(x), []
         h = x.new_zeros(len(x), *A.shape) if start is None else start.clone()
         for t in range(x.shape[1]):
             if t % _CHUNK == 0:
                 kept.append(h.clone())
-            h.mul_(torch.exp(dt[:, t, :, None] * A)).addcmul_((dt[:, t] * x[:, t])[..., None], B[:, t, None])
+            h.mul_(torch.exp(dt[:, t, :, None] * A)).addcmul_(
+                (dt[:, t] * x[:, t])[..., None], B[:, t, None]
+            )
             y[:, t] = torch.einsum("bcn,bn->bc", h, C[:, t])
         ctx.save_for_backward(x, dt, A, B, C, D, torch.stack(kept))
         return y.addcmul_(D, x)
@@ -279,6 +320,9 @@ def _their_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tenso
     """mamba-ssm's CUDA kernel, which has positions last."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # pyright: ignore[reportMissingImports]
 
-    last = [rearrange(tensor, "batch position axis -> batch axis position").contiguous() for tensor in (x, dt, B, C)]
+    last = [
+        rearrange(tensor, "batch position axis -> batch axis position").contiguous()
+        for tensor in (x, dt, B, C)
+    ]
     y = selective_scan_fn(last[0], last[1], A, last[2], last[3], D, delta_softplus=False)
     return rearrange(y, "batch channel position -> batch position channel")

@@ -1,4 +1,6 @@
-"""Mamba as a subject: a plain Hugging Face module whose mixers run on selective_scan, with its activations by name."""
+"""Mamba as a subject: a plain Hugging Face module whose mixers run on selective_scan, with its
+activations by name.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -81,11 +83,15 @@ class MambaSubject(Subject):
     @contextmanager
     def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
         if site.name not in MAMBA_TAPS:
-            raise InputError(f"{self.name} is a Mamba: it has no {site}; sites are {', '.join(MAMBA_TAPS)}")
+            raise InputError(
+                f"{self.name} is a Mamba: it has no {site}; sites are {', '.join(MAMBA_TAPS)}"
+            )
         if not 0 <= site.layer < self.n_layers:
             raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
         tap = MAMBA_TAPS[site.name]
-        with hooked(self.model.get_submodule(tap.module.format(layer=site.layer)), tap.side, function):
+        with hooked(
+            self.model.get_submodule(tap.module.format(layer=site.layer)), tap.side, function
+        ):
             yield
 
     @torch.no_grad()
@@ -102,16 +108,22 @@ class MambaSubject(Subject):
     def final_scale(self) -> Iterator[list[Tensor]]:
         scales: list[Tensor] = []
         norm = self.model.get_submodule("backbone.norm_f")
-        handle = norm.register_forward_pre_hook(lambda module, args: scales.append(norm_divisor(module, args[0])))
+        handle = norm.register_forward_pre_hook(
+            lambda module, args: scales.append(norm_divisor(module, args[0]))
+        )
         try:
             yield scales
         finally:
             handle.remove()
 
-    def observing(self, observer: Observer, layers: list[int] | None = None) -> AbstractContextManager[None]:
+    def observing(
+        self, observer: Observer, layers: list[int] | None = None
+    ) -> AbstractContextManager[None]:
         return self._no_heads()
 
-    def freezing_attention(self, ids: Int[Tensor, "batch position"]) -> AbstractContextManager[None]:
+    def freezing_attention(
+        self, ids: Int[Tensor, "batch position"]
+    ) -> AbstractContextManager[None]:
         return self._no_heads()
 
     def head_weights(self, layer: int) -> HeadWeights:
@@ -131,12 +143,19 @@ class MambaSubject(Subject):
         return nullcontext() if self._stock[0] else fast_scan(self.model)
 
     def _no_heads(self) -> NoReturn:
-        raise InputError(f"{self.name} is a Mamba: it has no attention heads; this needs a transformer")
+        raise InputError(
+            f"{self.name} is a Mamba: it has no attention heads; this needs a transformer"
+        )
 
 
 def as_mamba(subject: Subject) -> MambaSubject:
-    """The subject, known to be a Mamba. InputError, naming what it is, when it is something else."""
+    """The subject, known to be a Mamba.
+
+    InputError, naming what it is, when it is something else.
+    """
     if not isinstance(subject, MambaSubject):
-        raise InputError(f"{subject.name} is a {subject.config.model_type}, not a Mamba (model_type mamba)")
+        raise InputError(
+            f"{subject.name} is a {subject.config.model_type}, not a Mamba (model_type mamba)"
+        )
     mamba_mixers(subject.model)
     return subject

@@ -1,5 +1,6 @@
-"""The layers of a Mamba behind an ablation, run again without gradients: products of matrices, and one kernel between
-each two. On the CPU in float32; elsewhere the model's own blocks run."""
+"""The layers of a Mamba behind an ablation, run again without gradients: products of matrices, and
+one kernel between each two. On the CPU in float32; elsewhere the model's own blocks run.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,9 @@ class Suffix:
         """None where the kernels cannot run: another device or type, or no Numba."""
         backbone: Any = subject.model.base_model
         weights = list(backbone.parameters())
-        if any(weight.dtype != torch.float32 or backend_for(weight) != "numba" for weight in weights):
+        if any(
+            weight.dtype != torch.float32 or backend_for(weight) != "numba" for weight in weights
+        ):
             return None
         return cls([Block.of(block) for block in backbone.layers], Norm.of(backbone.norm_f))
 
@@ -33,7 +36,9 @@ class Suffix:
     def run(
         self, residual: Float[Tensor, "copy position d_model"], first: int
     ) -> Float[Tensor, "copy position d_model"]:
-        """Normed hidden states when the residual stream before block `first` is this one, which is overwritten."""
+        """Normed hidden states when the residual stream before block `first` is this one, which is
+        overwritten.
+        """
         flat = residual.flatten(0, 1)
         room = Room.of(residual, self.blocks[0]) if first < len(self.blocks) else None
         for block in self.blocks[first:]:
@@ -59,7 +64,12 @@ class Norm:
     ) -> Float[Tensor, "row d_model"]:
         from interp_core.mamba.suffix_kernels import rms_norm
 
-        rms_norm(residual.numpy(), self.weight.numpy(), self.weight.new_tensor(self.eps).numpy()[()], out.numpy())
+        rms_norm(
+            residual.numpy(),
+            self.weight.numpy(),
+            self.weight.new_tensor(self.eps).numpy()[()],
+            out.numpy(),
+        )
         return out
 
 
@@ -79,7 +89,10 @@ class Room:
         copies, length, width = residual.shape
         channels = len(block.skip)
         sizes = (2 * channels, channels, len(block.x_proj), channels)
-        return cls(residual.new_empty(copies * length, width), *(residual.new_empty(copies, length, n) for n in sizes))
+        return cls(
+            residual.new_empty(copies * length, width),
+            *(residual.new_empty(copies, length, n) for n in sizes),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
-"""Numba kernels for running the layers behind an ablation again: whatever is no product of matrices, one pass each.
+"""Numba kernels for running the layers behind an ablation again: whatever is no product of
+matrices, one pass each.
 
-No gradients, float32 alone. Powers are of two, because A carries log2(e) already; loops over channels become vector
-instructions.
+No gradients, float32 alone. Powers are of two, because A carries log2(e) already; loops over
+channels become vector instructions.
 """
 
 from typing import Any, no_type_check
@@ -20,13 +21,26 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _LOWEST, _HIGHEST = np.float32(-126), np.float32(127)
 # 2^r on |r| <= 1/2, the polynomial with the least relative error (7e-8).
-_T0, _T1, _T2 = np.float32(1.0000001192092896), np.float32(0.6931469440460205), np.float32(0.24022120237350464)
-_T3, _T4, _T5 = np.float32(0.05550713464617729), np.float32(0.009675541892647743), np.float32(0.0013276470126584172)
+_T0, _T1, _T2 = (
+    np.float32(1.0000001192092896),
+    np.float32(0.6931469440460205),
+    np.float32(0.24022120237350464),
+)
+_T3, _T4, _T5 = (
+    np.float32(0.05550713464617729),
+    np.float32(0.009675541892647743),
+    np.float32(0.0013276470126584172),
+)
 # Adding 1.5 2^23 rounds to a whole number, which is then in the last bits.
 _MAGIC = np.float32(12582912)
 # (exp(r) - 1 - r) / r^2 on |r| <= ln(2) / 2: 1 / k! from k = 2 on.
 _E2, _E3, _E4 = np.float32(0.5), np.float32(1 / 6), np.float32(1 / 24)
-_E5, _E6, _E7, _E8 = np.float32(1 / 120), np.float32(1 / 720), np.float32(1 / 5040), np.float32(1 / 40320)
+_E5, _E6, _E7, _E8 = (
+    np.float32(1 / 120),
+    np.float32(1 / 720),
+    np.float32(1 / 5040),
+    np.float32(1 / 40320),
+)
 # 2 atanh(s) / (2 s) in s^2: 1 / (2 k + 1).
 _L1, _L2, _L3, _L4 = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7), np.float32(1 / 9)
 _L5, _L6, _L7 = np.float32(1 / 11), np.float32(1 / 13), np.float32(1 / 15)
@@ -40,7 +54,9 @@ def _scaled(typing_context: Any, value: Any, shifted: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         integer = ir.IntType(32)
         value, shifted = (builder.bitcast(argument, integer) for argument in arguments)
-        return builder.bitcast(builder.add(value, builder.shl(shifted, ir.Constant(integer, 23))), ir.FloatType())
+        return builder.bitcast(
+            builder.add(value, builder.shl(shifted, ir.Constant(integer, 23))), ir.FloatType()
+        )
 
     return types.float32(types.float32, types.float32), generate
 
@@ -104,7 +120,9 @@ def rms_norm(residual, weight, eps, out):  # noqa: ANN001, ANN201
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def convolve(uz, weight, bias, x):  # noqa: ANN001, ANN201
-    """x = SiLU of the causal convolution of uz's first half; uz [copy, position, 2 channel], weight [tap, channel]."""
+    """x = SiLU of the causal convolution of uz's first half; uz [copy, position, 2 channel], weight
+    [tap, channel].
+    """
     copies, length, channels = x.shape
     taps = weight.shape[0]
     for copy in range(copies):
@@ -125,14 +143,18 @@ def convolve(uz, weight, bias, x):  # noqa: ANN001, ANN201
 def scan_and_gate(uz, low, raw, bias, rate, skip, x):  # noqa: ANN001, ANN201
     """x becomes (C . h + D x) SiLU(z), h = 2^(dt rate) h + dt x B, dt = softplus(raw + bias).
 
-    uz [copy, position, 2 channel], z its second half; low [copy, position, rank + 2 state], B and C its end; raw and x
-    [copy, position, channel]; rate = A log2(e) [state, channel]; skip = D.
+    uz [copy, position, 2 channel], z its second half; low [copy, position, rank + 2 state], B and C
+    its end; raw and x [copy, position, channel]; rate = A log2(e) [state, channel]; skip = D.
     """
     copies, length, channels = x.shape
     n_states = rate.shape[0]
     first = low.shape[2] - 2 * n_states
     h, rates = np.empty((n_states, BLOCK), np.float32), np.empty((n_states, BLOCK), np.float32)
-    step, put, out = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    step, put, out = (
+        np.empty(BLOCK, np.float32),
+        np.empty(BLOCK, np.float32),
+        np.empty(BLOCK, np.float32),
+    )
     for begin in range(0, channels, BLOCK):
         width = min(BLOCK, channels - begin)
         for n in range(n_states):
@@ -141,7 +163,10 @@ def scan_and_gate(uz, low, raw, bias, rate, skip, x):  # noqa: ANN001, ANN201
         for copy in range(copies):
             h[:] = _ZERO
             for t in range(length):
-                read, gate = x[copy, t, begin : begin + width], uz[copy, t, channels + begin : channels + begin + width]
+                read, gate = (
+                    x[copy, t, begin : begin + width],
+                    uz[copy, t, channels + begin : channels + begin + width],
+                )
                 given, shift = raw[copy, t, begin : begin + width], bias[begin : begin + width]
                 passed = skip[begin : begin + width]
                 for c in range(width):
@@ -166,8 +191,9 @@ def scan_and_gate(uz, low, raw, bias, rate, skip, x):  # noqa: ANN001, ANN201
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def add_excess(first, d, mean, p, total, largest):  # noqa: ANN001, ANN201
-    """total += sum_v p (exp(x) - 1 - x) and largest = max x, x = d - mean; d [copy, scored, word] is of the words from
-    `first` on, p [scored, vocabulary], the others [copy, scored]."""
+    """total += sum_v p (exp(x) - 1 - x) and largest = max x, x = d - mean; d [copy, scored, word]
+    is of the words from `first` on, p [scored, vocabulary], the others [copy, scored].
+    """
     copies, scored, words = d.shape
     for copy in range(copies):
         for s in range(scored):

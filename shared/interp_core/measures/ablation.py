@@ -1,8 +1,10 @@
-"""What ablating heads does to copying: exactly, by re-running only the layers behind them, and to first order.
+"""What ablating heads does to copying: exactly, by re-running only the layers behind them, and to
+first order.
 
-A head's vector z is replaced (by zero, by its mean over prompts and positions, or by its value in another prompt) and
-the change of loss and accuracy at the copy operations is reported. Everything before the head's layer is as in the
-clean run, so its residual stream is cached once and only the suffix runs again, several heads stacked in the batch.
+A head's vector z is replaced (by zero, by its mean over prompts and positions, or by its value in
+another prompt) and the change of loss and accuracy at the copy operations is reported. Everything
+before the head's layer is as in the clean run, so its residual stream is cached once and only the
+suffix runs again, several heads stacked in the batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +33,9 @@ Ablation = Literal["zero", "mean", "resample"]
 
 @dataclass(frozen=True)
 class Effects:
-    """Per prompt and ablated set of heads: loss (nats) and accuracy at the copy operations, and the clean ones."""
+    """Per prompt and ablated set of heads: loss (nats) and accuracy at the copy operations, and the
+    clean ones.
+    """
 
     loss: Float[np.ndarray, "prompt set"]
     accuracy: Float[np.ndarray, "prompt set"]
@@ -53,9 +57,10 @@ def ablation_effects(
 ) -> Effects:
     """Ablate each set of heads in turn and measure copying.
 
-    Sets whose first layer is the same are stacked, `stack` at a time, in the batch of one re-run of the suffix.
-    freeze_attention keeps every pattern as in the clean run, so that only what the heads write changes (the
-    pattern-preserving ablation of Olsson et al. 2022); it runs the whole model.
+    Sets whose first layer is the same are stacked, `stack` at a time, in the batch of one re-run of
+    the suffix. freeze_attention keeps every pattern as in the clean run, so that only what the
+    heads write changes (the pattern-preserving ablation of Olsson et al. 2022); it runs the whole
+    model.
     """
     batch_size = _full_batches(prompts, batch_size, ablation)
     fast = isinstance(subject, NativeSubject) and not freeze_attention
@@ -69,7 +74,10 @@ def ablation_effects(
             _maybe_record(subject, fast) as record,
         ):
             hidden = subject.trunk(batch.ids)
-        vectors = {site.layer: _source(z, ablation, sources, site.layer, lengths) for site, z in clean.items()}
+        vectors = {
+            site.layer: _source(z, ablation, sources, site.layer, lengths)
+            for site, z in clean.items()
+        }
         clean_behaviour = batch.behaviour(subject.unembed(batch.at_queries(hidden)))
         outcome = _Outcome.empty(len(batch), len(sets), clean_behaviour)
         if record is not None:
@@ -89,10 +97,11 @@ def ablation_effects(
 def first_order_effects(
     subject: Subject, prompts: Prompts, *, ablation: Ablation = "mean", batch_size: int = 16
 ) -> Float[np.ndarray, "prompt layer head"]:
-    """Change of loss (nats) by ablating each head alone, to first order: (replacement - z) . dloss/dz.
+    """Change of loss (nats) by ablating each head alone, to first order: (replacement - z) .
+    dloss/dz.
 
-    One forward and one backward pass for all heads (attribution patching, Nanda 2023). Saturated heads fool it:
-    calibrate against `ablation_effects` before trusting the ranking.
+    One forward and one backward pass for all heads (attribution patching, Nanda 2023). Saturated
+    heads fool it: calibrate against `ablation_effects` before trusting the ranking.
     """
     batch_size = _full_batches(prompts, batch_size, ablation)
     sources = _mean_vectors(subject, prompts, batch_size) if ablation == "mean" else None
@@ -122,9 +131,13 @@ def first_order_effects(
 
 @contextmanager
 def ablated(
-    subject: Subject, heads: Sequence[Head], sources: Mapping[int, Float[Tensor, "*batch head d_head"]]
+    subject: Subject,
+    heads: Sequence[Head],
+    sources: Mapping[int, Float[Tensor, "*batch head d_head"]],
 ) -> Iterator[None]:
-    """Run with the heads' vectors replaced by those of `sources` (by layer), which broadcast to [batch, position]."""
+    """Run with the heads' vectors replaced by those of `sources` (by layer), which broadcast to
+    [batch, position].
+    """
     edits: dict[Site, Edit] = {}
     for layer in _layers([heads]):
         chosen = [head for of_layer, head in heads if of_layer == layer]
@@ -157,15 +170,22 @@ def _rerun_suffixes(
     for group in _same_first_layer(sets, stack):
         layers = _layers([sets[index] for index in group])
         edits = {
-            Site(layer, "attn.z"): _stacked_edit([_of_layer(sets[index], layer) for index in group], vectors[layer])
+            Site(layer, "attn.z"): _stacked_edit(
+                [_of_layer(sets[index], layer) for index in group], vectors[layer]
+            )
             for layer in layers
         }
         first, residual = layers[0], record.inputs[layers[0]].repeat(len(group), 1, 1)
         if getattr(subject.config, "use_parallel_residual", False):
-            # The MLP does not read what this block's heads write, so that the block need not run again.
+            # The MLP does not read what this block's heads write, so that the block need not run
+            # again.
             edit = edits.pop(Site(first, "attn.z"))
-            change = edit(clean[first].repeat(len(group), 1, 1, 1)) - clean[first].repeat(len(group), 1, 1, 1)
-            written = torch.einsum("bphe,hed->bpd", change, subject.out_weights(first).to(change.dtype))
+            change = edit(clean[first].repeat(len(group), 1, 1, 1)) - clean[first].repeat(
+                len(group), 1, 1, 1
+            )
+            written = torch.einsum(
+                "bphe,hed->bpd", change, subject.out_weights(first).to(change.dtype)
+            )
             first, residual = first + 1, record.inputs[first + 1].repeat(len(group), 1, 1) + written
         with intervene(subject, edits):
             final = record.run(subject, first, residual)
@@ -190,7 +210,9 @@ def _rerun_whole(
             outcome.put(index, batch.behaviour(subject.unembed(batch.at_queries(hidden))))
 
 
-def _stacked_edit(heads_of_copy: Sequence[Sequence[int]], source: Tensor) -> Callable[[Tensor], Tensor]:
+def _stacked_edit(
+    heads_of_copy: Sequence[Sequence[int]], source: Tensor
+) -> Callable[[Tensor], Tensor]:
     """Each copy in the batch has heads of its own replaced."""
 
     def edit(z: Float[Tensor, "copies_batch position head d_head"]) -> Tensor:
@@ -226,7 +248,9 @@ def _full_batches(prompts: Prompts, batch_size: int, ablation: Ablation) -> int:
         return batch_size
     n_prompts = len(prompts.tokens)
     if n_prompts < 2:
-        raise InputError("resample ablation takes a head's vectors from another prompt: give at least two prompts")
+        raise InputError(
+            "resample ablation takes a head's vectors from another prompt: give at least two prompts"
+        )
     size = max(2, batch_size)
     while n_prompts % size == 1:
         size += 1
@@ -240,8 +264,9 @@ def _source(
     layer: int,
     lengths: Int[Tensor, " prompt"],
 ) -> Float[Tensor, "prompt position head d_head"]:
-    """What replaces a layer's head vectors; resample takes the next prompt of the batch at the same position, counted
-    around where that prompt is shorter, so that padding is never a source."""
+    """What replaces a layer's head vectors; resample takes the next prompt of the batch at the same
+    position, counted around where that prompt is shorter, so that padding is never a source.
+    """
     if ablation == "zero":
         return torch.zeros_like(z)
     if ablation == "resample":
@@ -253,7 +278,9 @@ def _source(
 
 
 @torch.no_grad()
-def _mean_vectors(subject: Subject, prompts: Prompts, batch_size: int) -> dict[int, Float[Tensor, "head d_head"]]:
+def _mean_vectors(
+    subject: Subject, prompts: Prompts, batch_size: int
+) -> dict[int, Float[Tensor, "head d_head"]]:
     """Mean of each head's vector over prompts and positions; padding does not count."""
     sums: dict[int, Tensor] = {}
     sites = [Site(layer, "attn.z") for layer in range(subject.n_layers)]

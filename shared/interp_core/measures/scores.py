@@ -1,7 +1,8 @@
 """What every head does on stimuli, in one pass over the model, and how well the model copies.
 
-No pattern is ever built: per layer only the wanted entries are computed (attention.py), and at most one layer's
-queries and keys are alive. Scores are means over a prompt's copy operations; intervals are the caller's (stats.py).
+No pattern is ever built: per layer only the wanted entries are computed (attention.py), and at most
+one layer's queries and keys are alive. Scores are means over a prompt's copy operations; intervals
+are the caller's (stats.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +35,8 @@ class Scores:
 def attention_keys(pairs: Pairs) -> dict[str, Int[np.ndarray, " pair"]]:
     """The keys whose attention the standard scores report, from each pair's query.
 
-    prefix_matching: the token after the earlier occurrence (Olsson et al. 2022); duplicate_token: the earlier
-    occurrence itself; previous_token: the token before the query; bos: position 0.
+    prefix_matching: the token after the earlier occurrence (Olsson et al. 2022); duplicate_token:
+    the earlier occurrence itself; previous_token: the token before the query; bos: position 0.
     """
     return {
         "prefix_matching": pairs.induction_key,
@@ -48,12 +49,18 @@ def attention_keys(pairs: Pairs) -> dict[str, Int[np.ndarray, " pair"]]:
 def attention_scores(
     subject: Subject, prompts: Prompts, *, batch_size: int = 32, control: bool = False
 ) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
-    """Mean attention, in [0, 1], from the queries of each prompt to the keys of `attention_keys`; nothing else is run.
+    """Mean attention, in [0, 1], from the queries of each prompt to the keys of `attention_keys`;
+    nothing else is run.
 
-    control=True asks the same of the control prompts, where the keys follow nothing that occurred before.
+    control=True asks the same of the control prompts, where the keys follow nothing that occurred
+    before.
     """
     tokens = prompts.control if control else prompts.tokens
-    return dict(score_heads(subject, tokens, prompts.pairs, attention_keys(prompts.pairs), batch_size=batch_size).heads)
+    return dict(
+        score_heads(
+            subject, tokens, prompts.pairs, attention_keys(prompts.pairs), batch_size=batch_size
+        ).heads
+    )
 
 
 @torch.no_grad()
@@ -68,7 +75,8 @@ def score_heads(
     contributions: bool = False,
     label: str | None = None,
 ) -> Scores:
-    """Attention from each pair's query to named keys, averaged by prompt, in one pass over the model.
+    """Attention from each pair's query to named keys, averaged by prompt, in one pass over the
+    model.
 
     behaviour adds accuracy and loss at the queries (the unembedding runs only there; otherwise both are not-a-number).
     contributions adds two scores of what heads write:
@@ -83,7 +91,14 @@ def score_heads(
     batches = list(copy_batches(subject, tokens, pairs, batch_size))
     for batch in progress(batches, label or f"scores of {subject.name}", unit="batch"):
         columns = batch.columns(np.stack(list(keys.values())))
-        watched = _Pass(subject, batch, list(keys), columns, directions, stop=not behaviour and directions is None)
+        watched = _Pass(
+            subject,
+            batch,
+            list(keys),
+            columns,
+            directions,
+            stop=not behaviour and directions is None,
+        )
         hidden = None
         with watched, suppress(_Enough):
             hidden = subject.trunk(batch.ids)
@@ -94,7 +109,10 @@ def score_heads(
             accuracy.append(hits)
     nothing = np.full(len(tokens), np.nan)
     return Scores(
-        heads={name: torch.cat([part[name] for part in heads]).float().cpu().numpy() for name in heads[0]},
+        heads={
+            name: torch.cat([part[name] for part in heads]).float().cpu().numpy()
+            for name in heads[0]
+        },
         accuracy=np.concatenate(accuracy) if behaviour else nothing,
         loss=np.concatenate(loss) if behaviour else nothing,
     )
@@ -104,7 +122,9 @@ def score_heads(
 def copy_behaviour(
     subject: Subject, prompts: Prompts, *, batch_size: int = 32
 ) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]:
-    """Accuracy and loss (nats) at the copy operations of each prompt; every intervention in force applies."""
+    """Accuracy and loss (nats) at the copy operations of each prompt; every intervention in force
+    applies.
+    """
     accuracy, loss = [], []
     for batch in copy_batches(subject, prompts.tokens, prompts.pairs, batch_size):
         nats, hits = batch.behaviour(subject.unembed(batch.at_queries(subject.trunk(batch.ids))))
@@ -115,7 +135,9 @@ def copy_behaviour(
 
 @dataclass(frozen=True)
 class CopyBatch:
-    """Some prompts on the model's device, and their copy operations; `where` counts prompts from the batch's first."""
+    """Some prompts on the model's device, and their copy operations; `where` counts prompts from
+    the batch's first.
+    """
 
     first: int  # the first prompt's number among all
     rows: slice  # these pairs among all
@@ -136,7 +158,9 @@ class CopyBatch:
         """Columns of these pairs, on the device."""
         return torch.as_tensor(values[:, self.rows], device=self.ids.device)
 
-    def at_queries(self, hidden: Float[Tensor, "prompt position d_model"]) -> Float[Tensor, "pair d_model"]:
+    def at_queries(
+        self, hidden: Float[Tensor, "prompt position d_model"]
+    ) -> Float[Tensor, "pair d_model"]:
         """Hidden states at the queries."""
         return hidden[self.where, self.query]
 
@@ -144,12 +168,16 @@ class CopyBatch:
         """Mean over each prompt's pairs, in float64; every prompt has at least one."""
         sums = torch.zeros(len(self), *values.shape[1:], dtype=torch.float64, device=values.device)
         counts = torch.bincount(self.where, minlength=len(self))
-        return sums.index_add(0, self.where, values.double()) / counts.reshape(-1, *[1] * (values.ndim - 1))
+        return sums.index_add(0, self.where, values.double()) / counts.reshape(
+            -1, *[1] * (values.ndim - 1)
+        )
 
     def nats(self, logits: Float[Tensor, "pair vocab"]) -> Float[Tensor, " prompt"]:
         """Mean negative log-likelihood of the targets, in float32 or finer."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return self.prompt_mean(torch.nn.functional.cross_entropy(logits, self.target, reduction="none"))
+        return self.prompt_mean(
+            torch.nn.functional.cross_entropy(logits, self.target, reduction="none")
+        )
 
     def behaviour(
         self, logits: Float[Tensor, "pair vocab"]
@@ -168,8 +196,15 @@ def copy_batches(
     for first in range(0, len(tokens), batch_size):
         ids = subject.ids(tokens[first : first + batch_size])
         rows = slice(*np.searchsorted(pairs.batch, [first, first + len(ids)]))
-        parts = (pairs.batch[rows] - first, pairs.query[rows], pairs.induction_key[rows], pairs.target[rows])
-        yield CopyBatch(first, rows, ids, *(torch.as_tensor(part, device=ids.device) for part in parts))
+        parts = (
+            pairs.batch[rows] - first,
+            pairs.query[rows],
+            pairs.induction_key[rows],
+            pairs.target[rows],
+        )
+        yield CopyBatch(
+            first, rows, ids, *(torch.as_tensor(part, device=ids.device) for part in parts)
+        )
 
 
 class _Enough(Exception):
@@ -191,7 +226,13 @@ class _Pass(ExitStack):
     ) -> None:
         super().__init__()
         self.stop = stop
-        self.subject, self.batch, self.names, self.keys, self.directions = subject, batch, names, keys, directions
+        self.subject, self.batch, self.names, self.keys, self.directions = (
+            subject,
+            batch,
+            names,
+            keys,
+            directions,
+        )
         self.found: dict[tuple[str, int], Float[Tensor, "pair head"]] = {}
         self.scales: list[Tensor] = []
 
@@ -201,7 +242,9 @@ class _Pass(ExitStack):
         if self.directions is not None:
             self.scales = self.enter_context(self.subject.final_scale())
             for layer in range(self.subject.n_layers):
-                self.enter_context(self.subject.attach(Site(layer, "attn.z"), partial(self._written, layer)))
+                self.enter_context(
+                    self.subject.attach(Site(layer, "attn.z"), partial(self._written, layer))
+                )
         return self
 
     def by_prompt(self) -> dict[str, Float[Tensor, "prompt layer head"]]:
@@ -212,23 +255,31 @@ class _Pass(ExitStack):
         layers = range(self.subject.n_layers)
         names = dict.fromkeys(name for name, _ in self.found)
         return {
-            name: torch.stack([self.batch.prompt_mean(self.found[name, layer]) for layer in layers], dim=1)
+            name: torch.stack(
+                [self.batch.prompt_mean(self.found[name, layer]) for layer in layers], dim=1
+            )
             for name in names
         }
 
     def _observe(self, layer: int, rows: AttentionRows) -> None:
         entries = rows.entries(self.batch.where, self.batch.query, self.keys)
-        self.found |= {(name, layer): entry for name, entry in zip(self.names, entries, strict=True)}
+        self.found |= {
+            (name, layer): entry for name, entry in zip(self.names, entries, strict=True)
+        }
         if self.directions is not None:
             values = rows.values(self.batch.where, self.batch.key)
-            self.found["copying_empirical", layer] = self.directions.copying(layer, values, self.batch.target)
+            self.found["copying_empirical", layer] = self.directions.copying(
+                layer, values, self.batch.target
+            )
         if self.stop and layer == self.subject.n_layers - 1:
             raise _Enough
 
     def _written(self, layer: int, z: Float[Tensor, "prompt position head d_head"]) -> None:
         assert self.directions is not None
         read = z[self.batch.where, self.batch.query]
-        self.found["direct_logit_attribution", layer] = self.directions.attribution(layer, read, self.batch.target)
+        self.found["direct_logit_attribution", layer] = self.directions.attribution(
+            layer, read, self.batch.target
+        )
 
 
 @dataclass(frozen=True)
@@ -256,8 +307,13 @@ class _TargetDirections:
     def copying(
         self, layer: int, values: Float[Tensor, "pair head d_head"], target: Int[Tensor, " pair"]
     ) -> Float[Tensor, "pair head"]:
-        """The attribution of `values`, in standard deviations of the logits they write over the vocabulary."""
+        """The attribution of `values`, in standard deviations of the logits they write over the
+        vocabulary.
+        """
         out = self.subject.out_weights(layer)
         spread = torch.einsum("hed,dc,hfc->hef", out, self.covariance, out)
         variance = torch.einsum("phe,hef,phf->ph", values.float(), spread, values.float())
-        return self.attribution(layer, values, target) / variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        return (
+            self.attribution(layer, values, target)
+            / variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        )

@@ -1,4 +1,5 @@
-"""Fused attention that can be watched: single entries of the pattern without ever building [batch, head, T, T].
+"""Fused attention that can be watched: single entries of the pattern without ever building [batch,
+head, T, T].
 
 The model runs a fused kernel that also returns the log-sum-exp of every row of scores. Any entry of the pattern is then
     pattern[t, s] = exp(q_t . k_s * scale + mask[t, s] - logsumexp_t)
@@ -26,7 +27,9 @@ IMPLEMENTATION = "induction_lab"
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One layer's attention as it ran: queries, keys and values, and the log-sum-exp of each row of scores."""
+    """One layer's attention as it ran: queries, keys and values, and the log-sum-exp of each row of
+    scores.
+    """
 
     query: Float[Tensor, "batch head position d_head"]
     key: Float[Tensor, "batch kv_head key d_head"]
@@ -36,9 +39,14 @@ class AttentionCall:
     mask: Tensor | None
 
     def entries(
-        self, batch: Int[Tensor, " entry"], query: Int[Tensor, " entry"], keys: Int[Tensor, "kind entry"]
+        self,
+        batch: Int[Tensor, " entry"],
+        query: Int[Tensor, " entry"],
+        keys: Int[Tensor, "kind entry"],
     ) -> Float[Tensor, "kind entry head"]:
-        """Attention paid by (batch, query) to each of `keys`, in [0, 1]; keys must not lie after their query."""
+        """Attention paid by (batch, query) to each of `keys`, in [0, 1]; keys must not lie after
+        their query.
+        """
         q = self.query[batch, :, query].float() * self.scaling
         lse = self.logsumexp[batch, :, query]
         group = q.shape[1] // self.key.shape[1]
@@ -76,7 +84,9 @@ Observer = Callable[[AttentionCall], None]
 
 @dataclass(frozen=True)
 class Watch:
-    """What to do when an attention module runs: edit q, k, v (head axis second), then look at the call."""
+    """What to do when an attention module runs: edit q, k, v (head axis second), then look at the
+    call.
+    """
 
     edit: Edit | None = None
     observe: Observer | None = None
@@ -87,7 +97,9 @@ _WATCHES: "WeakKeyDictionary[nn.Module, list[Watch]]" = WeakKeyDictionary()
 
 @contextmanager
 def watching(model: "PreTrainedModel", watches: dict[nn.Module, Watch]) -> Iterator[None]:
-    """Run the given attention modules of `model` watched inside the block; everything is as before after it."""
+    """Run the given attention modules of `model` watched inside the block; everything is as before
+    after it.
+    """
     _register()
     before = model.config._attn_implementation or "sdpa"
     for module, watch in watches.items():
@@ -111,13 +123,19 @@ def fused_attention(
     mask: Tensor | None,
     scaling: float,
 ) -> tuple[Float[Tensor, "batch head position d_head"], Float[Tensor, "batch head position"]]:
-    """Causal attention (mask None) or masked attention, and the log-sum-exp of each row of scaled scores.
+    """Causal attention (mask None) or masked attention, and the log-sum-exp of each row of scaled
+    scores.
 
-    CPU: the flash kernel; CUDA: the memory-efficient one; elsewhere, and for shapes they refuse: rows in blocks.
+    CPU: the flash kernel; CUDA: the memory-efficient one; elsewhere, and for shapes they refuse:
+    rows in blocks.
     """
     aten = torch.ops.aten
     causal = mask is None
-    if query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and (causal or mask.dtype != torch.bool):
+    if (
+        query.device.type == "cpu"
+        and query.shape[-1] == value.shape[-1]
+        and (causal or mask.dtype != torch.bool)
+    ):
         return aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
         )
@@ -145,7 +163,8 @@ def _attention_in_blocks(
         else:
             scores = scores + _additive(mask[:, :, start : start + rows], scores)
         total = torch.logsumexp(scores, dim=-1)
-        # A row that may look nowhere (left padding) attends to nothing instead of being not-a-number.
+        # A row that may look nowhere (left padding) attends to nothing instead of being
+        # not-a-number.
         sums.append(total.masked_fill(total == -torch.inf, 0.0))
         outs.append(torch.exp(scores - sums[-1][..., None]).to(value.dtype) @ value)
     return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
@@ -177,7 +196,15 @@ def _attention_forward(
         if watch.edit is not None:
             query, key, value = watch.edit(query, key, value)
     if all(watch.observe is None for watch in watches):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale, **kwargs)  # pyright: ignore[reportArgumentType]
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scale,
+            **kwargs,  # pyright: ignore[reportArgumentType]
+        )
     out, logsumexp = fused_attention(query, key, value, attention_mask, scale)
     call = AttentionCall(query, key, value, logsumexp, scale, attention_mask)
     for watch in watches:
@@ -188,7 +215,9 @@ def _attention_forward(
 
 @cache
 def _register() -> None:
-    """Tell transformers of the implementation, once, when a model of its kind is first watched: seconds of imports."""
+    """Tell transformers of the implementation, once, when a model of its kind is first watched:
+    seconds of imports.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

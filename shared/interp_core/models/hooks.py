@@ -7,8 +7,8 @@
     with intervene(subject, {Site(5, "attn.z"): zero(heads=[1])}):
         subject.logits(ids)
 
-A site that never fires, an edit whose result nobody reads, and an edit that changes a shape are errors (HookError):
-each would otherwise be a silent null result.
+A site that never fires, an edit whose result nobody reads, and an edit that changes a shape are
+errors (HookError): each would otherwise be a silent null result.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,10 +32,13 @@ class HookError(RuntimeError):
 
 
 @contextmanager
-def capture(subject: "Subject", sites: Iterable[Site], *, detach: bool = True) -> Iterator[dict[Site, Tensor]]:
+def capture(
+    subject: "Subject", sites: Iterable[Site], *, detach: bool = True
+) -> Iterator[dict[Site, Tensor]]:
     """Collect activations of the last forward pass inside the block, by site.
 
-    detach=False keeps them in the autograd graph. HookError after the block for a site that never fired.
+    detach=False keeps them in the autograd graph. HookError after the block for a site that never
+    fired.
     """
     seen: dict[Site, Tensor] = {}
     with ExitStack() as stack:
@@ -55,16 +58,19 @@ def capture(subject: "Subject", sites: Iterable[Site], *, detach: bool = True) -
 def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
     """Replace activations by what their edits return, in every forward pass inside the block.
 
-    An edit gets the activation (axes as in sites.py) and returns a tensor of the same shape, type and device; it must
-    not write into what it gets. HookError at once for a read-only site or a changed shape, and after the block for a
-    site that never fired or an edited activation that no operation read.
+    An edit gets the activation (axes as in sites.py) and returns a tensor of the same shape, type
+    and device; it must not write into what it gets. HookError at once for a read-only site or a
+    changed shape, and after the block for a site that never fired or an edited activation that no
+    operation read.
     """
     fired: set[Site] = set()
     unread: set[Site] = set()
     with ExitStack() as stack:
         for site, edit in edits.items():
             if site.name == "attn.pattern" and not subject.pattern_is_editable:
-                raise HookError(f"{site}: nothing reads an edited pattern; edit attn.rot_q, attn.rot_k or attn.z")
+                raise HookError(
+                    f"{site}: nothing reads an edited pattern; edit attn.rot_q, attn.rot_k or attn.z"
+                )
 
             def replace(activation: Tensor, site: Site = site, edit: Edit = edit) -> Tensor:
                 edited = edit(activation)
@@ -77,7 +83,9 @@ def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
         yield
     _all_fired(edits, fired)
     if unread:
-        raise HookError(f"nothing read the edited {_listed(unread)}: the model does not use this activation")
+        raise HookError(
+            f"nothing read the edited {_listed(unread)}: the model does not use this activation"
+        )
 
 
 def zero(heads: Sequence[int]) -> Edit:
@@ -86,8 +94,12 @@ def zero(heads: Sequence[int]) -> Edit:
 
 
 def replace_by(heads: Sequence[int], source: Tensor) -> Edit:
-    """Mean, resample or patch: the heads' vectors become those of `source`, which broadcasts to the activation."""
-    return lambda z: _with_heads(z, heads, source[..., list(heads), :].expand(*z.shape[:-2], len(heads), z.shape[-1]))
+    """Mean, resample or patch: the heads' vectors become those of `source`, which broadcasts to the
+    activation.
+    """
+    return lambda z: _with_heads(
+        z, heads, source[..., list(heads), :].expand(*z.shape[:-2], len(heads), z.shape[-1])
+    )
 
 
 def _with_heads(z: Tensor, heads: Sequence[int], vectors: Tensor) -> Tensor:
@@ -98,13 +110,17 @@ def _with_heads(z: Tensor, heads: Sequence[int], vectors: Tensor) -> Tensor:
 
 def _all_fired(wanted: Iterable[Site], fired: Iterable[Site]) -> None:
     if missing := set(wanted) - set(fired):
-        raise HookError(f"{_listed(missing)} never fired: the model's forward pass does not go through it")
+        raise HookError(
+            f"{_listed(missing)} never fired: the model's forward pass does not go through it"
+        )
 
 
 def _same_kind(site: Site, before: Tensor, after: Tensor) -> None:
     for what in ("shape", "dtype", "device"):
         if getattr(before, what) != getattr(after, what):
-            raise HookError(f"{site}: the edit changed {what} from {getattr(before, what)} to {getattr(after, what)}")
+            raise HookError(
+                f"{site}: the edit changed {what} from {getattr(before, what)} to {getattr(after, what)}"
+            )
 
 
 def _listed(sites: Iterable[Site]) -> str:
@@ -112,11 +128,13 @@ def _listed(sites: Iterable[Site]) -> str:
 
 
 _METADATA: set[Any] = {
-    getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")
+    getattr(torch.Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")
 } | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.stride, torch.Tensor.is_floating_point}
 
 
-# Another shape of the same values is not a use of them: adapters between a module's axes and a site's do only this.
+# Another shape of the same values is not a use of them: adapters between a module's axes and a
+# site's do only this.
 _VIEWS: set[Any] = {
     getattr(torch.Tensor, name)
     for name in ("flatten", "reshape", "view", "transpose", "permute", "unsqueeze", "contiguous")
@@ -124,10 +142,14 @@ _VIEWS: set[Any] = {
 
 
 class _Watched(Tensor):
-    """A tensor that reports the first operation that reads its values, and is an ordinary tensor from there on."""
+    """A tensor that reports the first operation that reads its values, and is an ordinary tensor
+    from there on.
+    """
 
     on_read: Callable[[], None]
-    plain: Tensor  # what operations get: the tensor itself, so that gradients by it can be asked for
+    plain: (
+        Tensor  # what operations get: the tensor itself, so that gradients by it can be asked for
+    )
 
     @classmethod
     def watch(cls, tensor: Tensor, on_read: Callable[[], None]) -> "_Watched":

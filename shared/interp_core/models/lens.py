@@ -1,4 +1,6 @@
-"""Every other decoder that TransformerLens knows, through its TransformerBridge: slower, same results, same names."""
+"""Every other decoder that TransformerLens knows, through its TransformerBridge: slower, same
+results, same names.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +30,9 @@ HOOKS = {
 
 
 def boot(model: Any, tokenizer: Any, name: str) -> Any:
-    """TransformerLens's bridge over `model`, which it takes over: wrap a copy where the module is still needed."""
+    """TransformerLens's bridge over `model`, which it takes over: wrap a copy where the module is
+    still needed.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
     if tokenizer is None:
@@ -47,13 +51,17 @@ def boot(model: Any, tokenizer: Any, name: str) -> Any:
 
 
 def _nameless_tokenizer(vocab_size: int) -> Any:
-    """The bridge asks a hub for a tokenizer unless it gets one: ids as words, for models that have none."""
+    """The bridge asks a hub for a tokenizer unless it gets one: ids as words, for models that have
+    none.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="0", eos_token="0", pad_token="0")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="0", eos_token="0", pad_token="0"
+    )
     tokenizer.init_kwargs |= {"name_or_path": "ids", "add_bos_token": True}
     return tokenizer
 
@@ -66,7 +74,10 @@ class PatternRows:
     value: Float[Tensor, "batch position kv_head d_head"]
 
     def entries(
-        self, batch: Int[Tensor, " entry"], query: Int[Tensor, " entry"], keys: Int[Tensor, "kind entry"]
+        self,
+        batch: Int[Tensor, " entry"],
+        query: Int[Tensor, " entry"],
+        keys: Int[Tensor, "kind entry"],
     ) -> Float[Tensor, "kind entry head"]:
         """Attention paid by (batch, query) to each of `keys`."""
         return torch.stack([self.pattern[batch, :, query, key].float() for key in keys])
@@ -81,7 +92,9 @@ class PatternRows:
 
 @dataclass(frozen=True, eq=False)
 class BridgeSubject(Subject):
-    """A decoder run through TransformerLens: eager attention, patterns materialised one layer at a time."""
+    """A decoder run through TransformerLens: eager attention, patterns materialised one layer at a
+    time.
+    """
 
     pattern_is_editable = True
 
@@ -119,7 +132,9 @@ class BridgeSubject(Subject):
 
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
         seen: list[Tensor] = []
-        with self._hooked(self._hook("ln_final.hook_out", "unembed.hook_in"), lambda x: seen.append(x)):
+        with self._hooked(
+            self._hook("ln_final.hook_out", "unembed.hook_in"), lambda x: seen.append(x)
+        ):
             self.bridge(ids)
         return seen[0]
 
@@ -131,7 +146,10 @@ class BridgeSubject(Subject):
         if not 0 <= site.layer < self.n_layers:
             raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
         hooks = HOOKS[site.name]
-        if site.name in ("attn.rot_q", "attn.rot_k") and self.bridge.cfg.positional_embedding_type == "rotary":
+        if (
+            site.name in ("attn.rot_q", "attn.rot_k")
+            and self.bridge.cfg.positional_embedding_type == "rotary"
+        ):
             hooks = hooks[:1]  # the others come before the rotation
         names = tuple(f"blocks.{site.layer}.{hook}" for hook in hooks)
         with self._hooked(self._hook(*names), function):
@@ -174,7 +192,9 @@ class BridgeSubject(Subject):
         weights = {}
         for name in ("W_Q", "W_K", "W_V"):
             weight = getattr(self.bridge, name)[layer].float()
-            weights[name] = fold_norm(norm, weight).repeat_interleave(self.n_heads // weight.shape[0], dim=0)
+            weights[name] = fold_norm(norm, weight).repeat_interleave(
+                self.n_heads // weight.shape[0], dim=0
+            )
         return HeadWeights(**weights, W_O=self.out_weights(layer))
 
     @torch.no_grad()
@@ -206,7 +226,9 @@ class BridgeSubject(Subject):
 
         scales: list[Tensor] = []
         norm = self.bridge.ln_final.original_component
-        with self._hooked(self._hook("ln_final.hook_in"), lambda x: scales.append(norm_divisor(norm, x))):
+        with self._hooked(
+            self._hook("ln_final.hook_in"), lambda x: scales.append(norm_divisor(norm, x))
+        ):
             yield scales
 
     def _hook(self, *names: str) -> Any:

@@ -1,4 +1,6 @@
-"""Subjects that run as plain Hugging Face modules with fused attention: GPT-NeoX, GPT-2, the Llama family."""
+"""Subjects that run as plain Hugging Face modules with fused attention: GPT-NeoX, GPT-2, the Llama
+family.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,7 +42,9 @@ class NativeSubject(Subject):
         self._check_layer(site)
         if site.name in ATTENTION:
             watch = Watch(edit=_edit_of(site.name, function))
-            with watching(self.model, {self.module(self.architecture.attention, site.layer): watch}):
+            with watching(
+                self.model, {self.module(self.architecture.attention, site.layer): watch}
+            ):
                 yield
             return
         if site.name == "attn.pattern":
@@ -55,12 +59,16 @@ class NativeSubject(Subject):
         with hooked(self.module(tap.module, site.layer), tap.side, through):
             yield
 
-    def observing(self, observer: Observer, layers: list[int] | None = None) -> AbstractContextManager[None]:
+    def observing(
+        self, observer: Observer, layers: list[int] | None = None
+    ) -> AbstractContextManager[None]:
         def of_layer(layer: int) -> Watch:
             return Watch(observe=lambda call: observer(layer, call))
 
         chosen = range(self.n_layers) if layers is None else layers
-        modules = {self.module(self.architecture.attention, layer): of_layer(layer) for layer in chosen}
+        modules = {
+            self.module(self.architecture.attention, layer): of_layer(layer) for layer in chosen
+        }
         return watching(self.model, modules)
 
     @contextmanager
@@ -76,8 +84,13 @@ class NativeSubject(Subject):
         def restore(layer: int) -> Watch:
             return Watch(edit=lambda query, key, value: (*clean[layer], value))
 
-        layers = {layer: self.module(self.architecture.attention, layer) for layer in range(self.n_layers)}
-        with torch.no_grad(), watching(self.model, {module: keep(layer) for layer, module in layers.items()}):
+        layers = {
+            layer: self.module(self.architecture.attention, layer) for layer in range(self.n_layers)
+        }
+        with (
+            torch.no_grad(),
+            watching(self.model, {module: keep(layer) for layer, module in layers.items()}),
+        ):
             self.trunk(ids)
         with watching(self.model, {module: restore(layer) for layer, module in layers.items()}):
             yield
@@ -98,7 +111,9 @@ class NativeSubject(Subject):
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         weight = _weight(self.module(self.architecture.out_projection, layer)).float()
         if self.architecture is GPT2:
-            return rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=self.n_heads)
+            return rearrange(
+                weight, "(head d_head) d_model -> head d_head d_model", head=self.n_heads
+            )
         return rearrange(weight, "d_model (head d_head) -> head d_head d_model", head=self.n_heads)
 
     @torch.no_grad()
@@ -124,7 +139,9 @@ class NativeSubject(Subject):
     def final_scale(self) -> Iterator[list[Tensor]]:
         scales: list[Tensor] = []
         norm = self.module(self.architecture.final_norm)
-        handle = norm.register_forward_pre_hook(lambda module, args: scales.append(norm_divisor(module, args[0])))
+        handle = norm.register_forward_pre_hook(
+            lambda module, args: scales.append(norm_divisor(module, args[0]))
+        )
         try:
             yield scales
         finally:
@@ -142,33 +159,55 @@ class NativeSubject(Subject):
         if not 0 <= site.layer < self.n_layers:
             raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
 
-    def _per_head(self, function: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+    def _per_head(
+        self, function: Callable[[Tensor], Tensor | None]
+    ) -> Callable[[Tensor], Tensor | None]:
         def split(flat: Tensor) -> Tensor | None:
-            result = function(rearrange(flat, "... (head d_head) -> ... head d_head", head=self.n_heads))
+            result = function(
+                rearrange(flat, "... (head d_head) -> ... head d_head", head=self.n_heads)
+            )
             return None if result is None else result.flatten(-2)
 
         return split
 
     def _projections(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """W_Q, W_K, W_V as [head, d_model, d_head]; keys and values with as many heads as the model stores."""
+        """W_Q, W_K, W_V as [head, d_model, d_head]; keys and values with as many heads as the model
+        stores.
+        """
         attention: Any = self.module(self.architecture.attention, layer)
         heads = self.n_heads
         if self.architecture is GPT_NEOX:
             packed = attention.query_key_value.weight.float()
-            q, k, v = rearrange(packed, "(head three d_head) d_model -> three head d_model d_head", three=3, head=heads)
+            q, k, v = rearrange(
+                packed,
+                "(head three d_head) d_model -> three head d_model d_head",
+                three=3,
+                head=heads,
+            )
         elif self.architecture is GPT2:
             packed = attention.c_attn.weight.float()
-            q, k, v = rearrange(packed, "d_model (three head d_head) -> three head d_model d_head", three=3, head=heads)
+            q, k, v = rearrange(
+                packed,
+                "d_model (three head d_head) -> three head d_model d_head",
+                three=3,
+                head=heads,
+            )
         else:
             width = self.d_head
             q, k, v = (
-                rearrange(linear.weight.float(), "(head d_head) d_model -> head d_model d_head", d_head=width)
+                rearrange(
+                    linear.weight.float(),
+                    "(head d_head) d_model -> head d_model d_head",
+                    d_head=width,
+                )
                 for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
         return q, k, v
 
 
-def _edit_of(name: str, function: Callable[[Tensor], Tensor | None]) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _edit_of(
+    name: str, function: Callable[[Tensor], Tensor | None]
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """An edit of one of q, k, v, shown to `function` with the position axis before the head axis."""
     index = ATTENTION.index(name)
 
@@ -190,7 +229,9 @@ def _ignore(_: object) -> None:
 def hooked(
     module: nn.Module, side: Literal["input", "output"], function: Callable[[Tensor], Tensor | None]
 ) -> Iterator[None]:
-    """Inside the block, call `function` with a module's first input or output; what it returns takes its place."""
+    """Inside the block, call `function` with a module's first input or output; what it returns
+    takes its place.
+    """
     if side == "input":
         handle = module.register_forward_pre_hook(_on_input(function), with_kwargs=True)
     else:
@@ -233,15 +274,21 @@ def _centres(norm: nn.Module) -> bool:
     return isinstance(norm, nn.LayerNorm)
 
 
-def fold_norm(norm: nn.Module, weights: Float[Tensor, "*head d_model width"]) -> Float[Tensor, "*head d_model width"]:
+def fold_norm(
+    norm: nn.Module, weights: Float[Tensor, "*head d_model width"]
+) -> Float[Tensor, "*head d_model width"]:
     """The norm's gain, and LayerNorm's centring, moved into the weights that read it."""
     gain = getattr(norm, "weight", None)
     folded = weights if gain is None else gain.float()[:, None] * weights
     return folded - folded.mean(dim=-2, keepdim=True) if _centres(norm) else folded
 
 
-def norm_divisor(norm: nn.Module, residual: Float[Tensor, "batch position d_model"]) -> Float[Tensor, "batch position"]:
-    """What the norm divides by: 1 for no norm, the standard deviation (LayerNorm) or root mean square (RMSNorm)."""
+def norm_divisor(
+    norm: nn.Module, residual: Float[Tensor, "batch position d_model"]
+) -> Float[Tensor, "batch position"]:
+    """What the norm divides by: 1 for no norm, the standard deviation (LayerNorm) or root mean
+    square (RMSNorm).
+    """
     x = residual.float()
     if isinstance(norm, nn.LayerNorm):
         return torch.sqrt(x.var(dim=-1, unbiased=False) + norm.eps)

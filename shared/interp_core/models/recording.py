@@ -1,7 +1,7 @@
 """A forward pass kept block by block, to run a model again from any layer on.
 
-What is changed in a layer leaves everything before it as it was: only the blocks behind it run again, and several
-changes can be stacked in the batch of one such run.
+What is changed in a layer leaves everything before it as it was: only the blocks behind it run
+again, and several changes can be stacked in the batch of one such run.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,22 @@ from interp_core.models.native import NativeSubject
 
 @dataclass(frozen=True)
 class Recording:
-    """A clean run: the input of each block (and of the final norm, as if it were one block more) and what else it was
-    called with, to run the blocks again from anywhere."""
+    """A clean run: the input of each block (and of the final norm, as if it were one block more)
+    and what else it was called with, to run the blocks again from anywhere.
+    """
 
     inputs: dict[int, Float[Tensor, "batch position d_model"]] = field(default_factory=dict)
     calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
 
     def run(
-        self, subject: NativeSubject, layer: int, residual: Float[Tensor, "copies_batch position d_model"]
+        self,
+        subject: NativeSubject,
+        layer: int,
+        residual: Float[Tensor, "copies_batch position d_model"],
     ) -> Float[Tensor, "copies_batch position d_model"]:
-        """The residual stream after the last block, starting with `residual` before block `layer`; the batch may hold
-        several copies of the recorded one."""
+        """The residual stream after the last block, starting with `residual` before block `layer`;
+        the batch may hold several copies of the recorded one.
+        """
         batch = len(self.inputs[layer])
         copies = len(residual) // batch
 
@@ -51,7 +56,9 @@ def recording(subject: NativeSubject) -> Iterator[Recording]:
         for layer in range(subject.n_layers):
             block = subject.module(subject.architecture.block, layer)
 
-            def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer) -> None:
+            def keep(
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
+            ) -> None:
                 kwargs = dict(kwargs)
                 residual, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
                 record.inputs[layer], record.calls[layer] = residual, (rest, kwargs)

@@ -1,4 +1,5 @@
-"""Where activations live: names (TransformerLens's without `hook_`) and the module that carries each.
+"""Where activations live: names (TransformerLens's without `hook_`) and the module that carries
+each.
 
 A site is named `blocks.{layer}.{name}`. Shapes are always
     resid_pre, resid_post, attn_out, mlp_out   [batch, position, d_model]
@@ -46,13 +47,17 @@ class Site:
         """`blocks.3.attn.z`, or TransformerLens's spelling `blocks.3.attn.hook_z`."""
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", text.replace("hook_", ""))
         if match is None:
-            raise InputError(f"{text!r} is not a site: write blocks.LAYER.NAME, NAME one of {', '.join(NAMES)}")
+            raise InputError(
+                f"{text!r} is not a site: write blocks.LAYER.NAME, NAME one of {', '.join(NAMES)}"
+            )
         return cls(int(match[1]), match[2])
 
 
 @dataclass(frozen=True)
 class Tap:
-    """The module whose input or output is a site; `per_head` splits the last axis into (head, d_head)."""
+    """The module whose input or output is a site; `per_head` splits the last axis into (head,
+    d_head).
+    """
 
     module: str
     side: Literal["input", "output"]
@@ -74,7 +79,9 @@ class Architecture:
 
     @property
     def taps(self) -> Mapping[str, Tap]:
-        """Sites that a module carries. rot_q, rot_k, v and pattern are tapped inside attention (attention.py)."""
+        """Sites that a module carries. rot_q, rot_k, v and pattern are tapped inside attention
+        (attention.py).
+        """
         return {
             "resid_pre": Tap(self.block, "input"),
             "resid_post": Tap(self.block, "output"),
@@ -115,7 +122,8 @@ LLAMA = Architecture(
     embed="model.embed_tokens",
 )
 
-# Hugging Face's Mamba. It never calls conv1d and dt_proj, it reads their weights: these sites say all that they do.
+# Hugging Face's Mamba. It never calls conv1d and dt_proj, it reads their weights: these sites say
+# all that they do.
 _MAMBA_BLOCK = "backbone.layers.{layer}"
 MAMBA_TAPS: Mapping[str, Tap] = {
     "resid_pre": Tap(_MAMBA_BLOCK, "input"),
@@ -127,7 +135,8 @@ MAMBA_TAPS: Mapping[str, Tap] = {
     "mixer_out": Tap(f"{_MAMBA_BLOCK}.mixer.out_proj", "output"),
 }
 
-# transformers' config.model_type -> table. Anything else goes through TransformerLens's bridge (bridge.py).
+# transformers' config.model_type -> table. Anything else goes through TransformerLens's bridge
+# (bridge.py).
 ARCHITECTURES: Mapping[str, Architecture] = {
     "gpt_neox": GPT_NEOX,
     "gpt2": GPT2,

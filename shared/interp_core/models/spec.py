@@ -18,7 +18,9 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 
 
 class ModelSpec(Params):
-    """Where a model comes from. float16 is not offered: the biases of Pythia's keys and queries overflow in it."""
+    """Where a model comes from. float16 is not offered: the biases of Pythia's keys and queries
+    overflow in it.
+    """
 
     source: Literal["hub", "local", "trained", "random"]
     repo: str | None = None  # hub: owner/name
@@ -29,7 +31,12 @@ class ModelSpec(Params):
 
     @model_validator(mode="after")
     def _complete(self) -> "ModelSpec":
-        needs = {"hub": ("repo", "revision"), "local": ("path",), "trained": ("path",), "random": ("config",)}
+        needs = {
+            "hub": ("repo", "revision"),
+            "local": ("path",),
+            "trained": ("path",),
+            "random": ("config",),
+        }
         for key in needs[self.source]:
             if getattr(self, key) is None:
                 raise ValueError(f"a model from source {self.source} needs `{key}`")
@@ -37,7 +44,8 @@ class ModelSpec(Params):
 
 
 def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
-    """What a user's model name means: a name of the profile, a directory, or a hub id (owner/name[@revision]).
+    """What a user's model name means: a name of the profile, a directory, or a hub id
+    (owner/name[@revision]).
 
     InputError names the known models when it is none of them.
     """
@@ -47,19 +55,22 @@ def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
         return ModelSpec(source="local", path=Path(name))
     if (found := _hub_id(name)) is not None:
         return ModelSpec(source="hub", repo=found[0], revision=found[1] or "main")
-    raise InputError(f"unknown model {name}: not a directory, not a hub id owner/name, not one of {', '.join(known)}")
+    raise InputError(
+        f"unknown model {name}: not a directory, not a hub id owner/name, not one of {', '.join(known)}"
+    )
 
 
 def short_name(name: str) -> str:
     """A model's name in file names: the last part of a directory's path or of a hub id.
 
-    Only a hub id has a revision, which is left out; a directory keeps every `@` of its path. As for `spec_of`, what is
-    a directory is no hub id.
+    Only a hub id has a revision, which is left out; a directory keeps every `@` of its path. As for
+    `spec_of`, what is a directory is no hub id.
     """
     if not Path(name).is_dir() and (found := _hub_id(name)) is not None:
         return Path(found[0]).name
 
-    # So that `.` and `folder/..` have names too; links are not followed, their own name is the user's.
+    # So that `.` and `folder/..` have names too; links are not followed, their own name is the
+    # user's.
     return Path(os.path.abspath(name)).name
 
 
@@ -72,14 +83,18 @@ def _hub_id(name: str) -> tuple[str, str | None] | None:
 
 
 def catalogue(profile: str | None) -> dict[str, ModelSpec]:
-    """Models by name, from the section `models` of a profile; relative paths start at the project's folder."""
+    """Models by name, from the section `models` of a profile; relative paths start at the project's
+    folder.
+    """
     path = profile_path(profile)
     section = read_yaml(path).get("models", {})
     if not isinstance(section, dict):
         raise InputError(f"{path}: `models` must map names to where a model comes from")
 
     specs = {
-        file_name(name, where=f"{path}: models"): check(ModelSpec, entry, where=f"{path}: models.{name}")
+        file_name(name, where=f"{path}: models"): check(
+            ModelSpec, entry, where=f"{path}: models.{name}"
+        )
         for name, entry in section.items()
     }
     return {name: _from_project(spec) for name, spec in specs.items()}

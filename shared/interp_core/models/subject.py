@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """One layer's attention weights with its norm's gain folded in; keys and values repeated per query head.
+    """One layer's attention weights with its norm's gain folded in; keys and values repeated per
+    query head.
 
-    Acting on the normalised (and, for LayerNorm, centred) residual stream from the left: q = x @ W_Q.
+    Acting on the normalised (and, for LayerNorm, centred) residual stream from the left: q = x @
+    W_Q.
     """
 
     W_Q: Float[Tensor, "head d_model d_head"]
@@ -36,7 +38,10 @@ class AttentionRows(Protocol):
     """What an observer sees of one layer (attention.AttentionCall, or the bridge's pattern)."""
 
     def entries(
-        self, batch: Int[Tensor, " entry"], query: Int[Tensor, " entry"], keys: Int[Tensor, "kind entry"]
+        self,
+        batch: Int[Tensor, " entry"],
+        query: Int[Tensor, " entry"],
+        keys: Int[Tensor, "kind entry"],
     ) -> Float[Tensor, "kind entry head"]: ...
 
     def values(
@@ -49,13 +54,18 @@ Observer = Callable[[int, AttentionRows], None]
 
 @dataclass(frozen=True, eq=False)
 class Subject(ABC):
-    """A decoder under study. Two kinds: native (plain Hugging Face module, fused attention) and bridge (slower)."""
+    """A decoder under study.
+
+    Two kinds: native (plain Hugging Face module, fused attention) and bridge (slower).
+    """
 
     name: str
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase | None"
     bos: int
-    hash: str = field(default="")  # of the weight files, or of the parameters for models that have none
+    hash: str = field(
+        default=""
+    )  # of the weight files, or of the parameters for models that have none
 
     @property
     def config(self) -> Any:
@@ -100,14 +110,19 @@ class Subject(ABC):
     pattern_is_editable = False
 
     def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
-        """Token ids (array or tensor) on the model's device. InputError if too long or outside the vocabulary."""
+        """Token ids (array or tensor) on the model's device.
+
+        InputError if too long or outside the vocabulary.
+        """
         ids = torch.as_tensor(tokens, dtype=torch.long, device=self.device)
         if ids.shape[-1] > self.n_ctx:
             raise InputError(
                 f"{self.name}: a sequence of {ids.shape[-1]} tokens is longer than its context, {self.n_ctx}"
             )
         if ids.numel() and (int(ids.max()) >= self.vocab_size or int(ids.min()) < 0):
-            raise InputError(f"{self.name}: token id {int(ids.max())} is outside its vocabulary of {self.vocab_size}")
+            raise InputError(
+                f"{self.name}: token id {int(ids.max())} is outside its vocabulary of {self.vocab_size}"
+            )
         return ids
 
     def logits(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position vocab"]:
@@ -116,23 +131,37 @@ class Subject(ABC):
 
     @abstractmethod
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
-        """The residual stream after the last block and the final norm: everything but the unembedding."""
+        """The residual stream after the last block and the final norm: everything but the
+        unembedding.
+        """
 
     @abstractmethod
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Logits of normed hidden states."""
 
     @abstractmethod
-    def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
-        """Call `function` with the activation at a site whenever it fires; what it returns takes its place."""
+    def attach(
+        self, site: Site, function: Callable[[Tensor], Tensor | None]
+    ) -> AbstractContextManager[None]:
+        """Call `function` with the activation at a site whenever it fires; what it returns takes
+        its place.
+        """
 
     @abstractmethod
-    def observing(self, observer: Observer, layers: list[int] | None = None) -> AbstractContextManager[None]:
-        """Call observer(layer, rows) as each layer's attention runs; rows are not to be kept beyond the call."""
+    def observing(
+        self, observer: Observer, layers: list[int] | None = None
+    ) -> AbstractContextManager[None]:
+        """Call observer(layer, rows) as each layer's attention runs; rows are not to be kept beyond
+        the call.
+        """
 
     @abstractmethod
-    def freezing_attention(self, ids: Int[Tensor, "batch position"]) -> AbstractContextManager[None]:
-        """Run with the attention patterns of a clean run on `ids` (same ids inside the block), values live."""
+    def freezing_attention(
+        self, ids: Int[Tensor, "batch position"]
+    ) -> AbstractContextManager[None]:
+        """Run with the attention patterns of a clean run on `ids` (same ids inside the block),
+        values live.
+        """
 
     @abstractmethod
     def head_weights(self, layer: int) -> HeadWeights:
@@ -144,7 +173,9 @@ class Subject(ABC):
 
     @abstractmethod
     def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
-        """Query weights turned as rotary positions turn a query `distance` tokens after its key (identity without)."""
+        """Query weights turned as rotary positions turn a query `distance` tokens after its key
+        (identity without).
+        """
 
     @abstractmethod
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
@@ -156,7 +187,9 @@ class Subject(ABC):
 
     @abstractmethod
     def final_scale(self) -> AbstractContextManager[list[Tensor]]:
-        """Inside the block, collect the divisor of the final norm [batch, position] of each forward pass."""
+        """Inside the block, collect the divisor of the final norm [batch, position] of each forward
+        pass.
+        """
 
     def to_transformer_lens(self) -> Any:
         """A TransformerLens TransformerBridge over the same weights (shared, not copied)."""

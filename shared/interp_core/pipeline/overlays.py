@@ -1,8 +1,8 @@
 """Profiles as differences: an overlay holds what differs from the base, and becomes a whole file.
 
 A mapping is merged key by key; anything else replaces what the base has. Two tags say what that
-cannot: `KEY: !replace {...}` takes the place of the base's whole mapping, and `KEY: !new VALUE` is a
-key that the base lacks (without the tag it is a misspelling).
+cannot: `KEY: !replace {...}` takes the place of the base's whole mapping, and `KEY: !new VALUE` is
+a key that the base lacks (without the tag it is a misspelling).
 """
 
 import re
@@ -42,7 +42,9 @@ def composed(profiles: Path, overlay: Path) -> str:
     # Blank lines belong to the value before them, which may have gone: one before every section.
     body = re.sub(r"\n+", "\n", body)
     body = re.sub(r"\n(?=[^\s#])", "\n\n", body)
-    made_from = f"# Written by `make stages` from {BASE}.yaml and overlays/{overlay.name}: edit those."
+    made_from = (
+        f"# Written by `make stages` from {BASE}.yaml and overlays/{overlay.name}: edit those."
+    )
     return f"{made_from}\n{_first_comment(overlay)}{body}"
 
 
@@ -67,7 +69,9 @@ def _merge(
             )
 
         if key in base and tag == NEW:
-            raise InputError(f"{where}: `{'.'.join(here)}` is marked {NEW}, but {base_file.name} has it")
+            raise InputError(
+                f"{where}: `{'.'.join(here)}` is marked {NEW}, but {base_file.name} has it"
+            )
 
         merges = isinstance(value, CommentedMap) and isinstance(base.get(key), CommentedMap)
         if merges and tag is None:

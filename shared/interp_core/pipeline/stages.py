@@ -72,7 +72,9 @@ class Project:
 
 @dataclass(frozen=True)
 class Command:
-    """What a stage types: a function of a study's workflow or of the room of its name, or the core's command line."""
+    """What a stage types: a function of a study's workflow or of the room of its name, or the
+    core's command line.
+    """
 
     project: Project
     module: str
@@ -93,7 +95,11 @@ class Command:
         package = entry.partition(".")[0]
         workflow, room = f"{package}.workflow", f"{package}.{function}"
         study = project.sources.file_of(workflow) is not None
-        places = [module for module in (workflow, room) if project.sources.file_of(module)] if study else [entry]
+        places = (
+            [module for module in (workflow, room) if project.sources.file_of(module)]
+            if study
+            else [entry]
+        )
 
         for module in places:
             known = [piece.function for piece in project.sources.pieces(module) if not piece.owner]
@@ -169,7 +175,9 @@ class Command:
     @property
     def _study(self) -> list[Piece]:
         """The study's own code that runs."""
-        return [piece for piece in self.reached.pieces if piece.module.partition(".")[0] == self.package]
+        return [
+            piece for piece in self.reached.pieces if piece.module.partition(".")[0] == self.package
+        ]
 
 
 def written(root: Path) -> dict[Path, str]:

@@ -1,5 +1,6 @@
-"""Intervals, tests and fits, in float64 and vectorised; every random number comes from the generator passed
-in."""
+"""Intervals, tests and fits, in float64 and vectorised; every random number comes from the
+generator passed in.
+"""
 
 import math
 from collections.abc import Callable
@@ -23,8 +24,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class MaxTest:
-    """A one-sided test of many units at once: p is family-wise, and `observed > threshold` exactly where p <=
-    alpha."""
+    """A one-sided test of many units at once: p is family-wise, and `observed > threshold` exactly
+    where p <= alpha.
+    """
 
     threshold: float
     p: Float[np.ndarray, "*unit"]
@@ -32,8 +34,9 @@ class MaxTest:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided tests: p is the larger of the two; the interval is the one that must lie inside the
-    margin."""
+    """Two one-sided tests: p is the larger of the two; the interval is the one that must lie inside
+    the margin.
+    """
 
     difference: float
     low: float
@@ -51,15 +54,24 @@ class Distance:
 
 
 def percentile_interval(
-    value: Num[np.ndarray, "*unit"] | float, draws: Float[np.ndarray, "draw *unit"], *, level: float = 0.95
+    value: Num[np.ndarray, "*unit"] | float,
+    draws: Float[np.ndarray, "draw *unit"],
+    *,
+    level: float = 0.95,
 ) -> Interval:
-    """The central `level` of bootstrap draws; draws where the statistic is undefined (NaN) are left out."""
+    """The central `level` of bootstrap draws; draws where the statistic is undefined (NaN) are left
+    out.
+    """
     ends = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return Interval(*(np.asarray(end, dtype=np.float64) for end in (value, *ends)))
 
 
 def mean_interval(
-    values: Float[np.ndarray, "prompt *unit"], rng: np.random.Generator, *, resamples: int, level: float = 0.95
+    values: Float[np.ndarray, "prompt *unit"],
+    rng: np.random.Generator,
+    *,
+    resamples: int,
+    level: float = 0.95,
 ) -> Interval:
     """Mean over prompts with its percentile bootstrap interval; the prompts are resampled whole."""
     draws = resampled_means(values, rng, resamples=resamples)
@@ -87,11 +99,13 @@ def hierarchical_bootstrap(
     rng: np.random.Generator,
     *,
     resamples: int,
-    statistic: Callable[[Float[np.ndarray, "draw layer head"]], Float[np.ndarray, "draw *unit"]] | None = None,
+    statistic: Callable[[Float[np.ndarray, "draw layer head"]], Float[np.ndarray, "draw *unit"]]
+    | None = None,
 ) -> Float[np.ndarray, "draw *unit"]:
-    """Draws of a statistic of the [layer, head] matrix of means: prompts are resampled, then heads within
-    each layer, never layers. Without a statistic, the matrix itself. With very few heads a layer the spread
-    between heads is understated, by (heads - 1) / heads in variance."""
+    """Draws of a statistic of the [layer, head] matrix of means: prompts are resampled, then heads
+    within each layer, never layers. Without a statistic, the matrix itself. With very few heads a
+    layer the spread between heads is understated, by (heads - 1) / heads in variance.
+    """
     means = resampled_means(values, rng, resamples=resamples)
     heads = resampled_heads(values.shape[1], values.shape[2], rng, resamples=resamples)
     drawn = np.take_along_axis(means, heads, axis=2)
@@ -99,31 +113,42 @@ def hierarchical_bootstrap(
 
 
 def max_test(
-    observed: Float[np.ndarray, "*unit"] | float, null_maxima: Float[np.ndarray, " draw"], *, alpha: float
+    observed: Float[np.ndarray, "*unit"] | float,
+    null_maxima: Float[np.ndarray, " draw"],
+    *,
+    alpha: float,
 ) -> MaxTest:
-    """Compare each unit with the null's draws of the maximum over all units (family-wise error at most
-    alpha).
+    """Compare each unit with the null's draws of the maximum over all units (family-wise error at
+    most alpha).
 
-    p = (1 + hits) / (1 + draws), a hit being a draw at least as large. InputError when so few draws cannot
-    reach alpha.
+    p = (1 + hits) / (1 + draws), a hit being a draw at least as large. InputError when so few draws
+    cannot reach alpha.
     """
     draws = len(null_maxima)
     rank = math.floor(alpha * (1 + draws) + 1e-9)
     if rank < 1:
-        raise InputError(f"{draws} draws cannot reach p = {alpha}: use at least {math.ceil(1 / alpha) - 1}")
+        raise InputError(
+            f"{draws} draws cannot reach p = {alpha}: use at least {math.ceil(1 / alpha) - 1}"
+        )
     ascending = np.sort(null_maxima)
     hits = draws - np.searchsorted(ascending, observed, side="left")
     return MaxTest(threshold=float(ascending[draws - rank]), p=np.asarray((1 + hits) / (1 + draws)))
 
 
 def sign_flip_threshold(
-    differences: Float[np.ndarray, "prompt *unit"], rng: np.random.Generator, *, alpha: float, draws: int
+    differences: Float[np.ndarray, "prompt *unit"],
+    rng: np.random.Generator,
+    *,
+    alpha: float,
+    draws: int,
 ) -> MaxTest:
-    """Paired randomisation test of mean differences > 0, family-wise over units: signs of whole prompts are flipped.
+    """Paired randomisation test of mean differences > 0, family-wise over units: signs of whole
+    prompts are flipped.
 
-    Null: each prompt's differences are symmetric about zero together. The statistic is the maximum over units,
-    stepping down: a unit is compared with the maximum over itself and the units below it, so that strong units do not
-    hide weak ones (Westfall and Young 1993). InputError when there are too few prompts, or draws, for alpha.
+    Null: each prompt's differences are symmetric about zero together. The statistic is the maximum
+    over units, stepping down: a unit is compared with the maximum over itself and the units below
+    it, so that strong units do not hide weak ones (Westfall and Young 1993). InputError when there
+    are too few prompts, or draws, for alpha.
     """
     n = len(differences)
     needed = math.ceil(math.log2(4 / alpha))
@@ -142,7 +167,9 @@ def permutation_threshold(
     alpha: float,
     draws: int,
 ) -> MaxTest:
-    """Two-sample permutation test of mean(first) > mean(second), family-wise over units as in sign_flip_threshold."""
+    """Two-sample permutation test of mean(first) > mean(second), family-wise over units as in
+    sign_flip_threshold.
+    """
     n, m = len(first), len(second)
     units = np.concatenate([first, second]).reshape(n + m, -1).astype(np.float64)
     shares = np.concatenate([np.full(n, 1 / n), np.full(m, -1 / m)])
@@ -152,13 +179,19 @@ def permutation_threshold(
 
 
 def _step_down(
-    observed: Float[np.ndarray, "*unit"] | float, null: Float[np.ndarray, "draw flat_unit"], *, alpha: float
+    observed: Float[np.ndarray, "*unit"] | float,
+    null: Float[np.ndarray, "draw flat_unit"],
+    *,
+    alpha: float,
 ) -> MaxTest:
-    """Step-down p of each unit; the threshold is that of the units that are not rejected (of the last one if all
-    are)."""
+    """Step-down p of each unit; the threshold is that of the units that are not rejected (of the
+    last one if all are).
+    """
     flat = np.ravel(observed)
     order = np.argsort(-flat, kind="stable")
-    maxima = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]  # over a unit and all below it
+    maxima = np.maximum.accumulate(null[:, order[::-1]], axis=1)[
+        :, ::-1
+    ]  # over a unit and all below it
     hits = (maxima >= flat[order] - 1e-12).sum(axis=0)
     p = np.empty(len(flat))
     p[order] = np.maximum.accumulate((1 + hits) / (1 + len(null)))
@@ -177,8 +210,8 @@ def discoveries(p: Float[np.ndarray, "*unit"], *, rate: float) -> Bool[np.ndarra
 def equivalence_from_draws(
     difference: float, draws: Float[np.ndarray, " draw"], *, margin: float, alpha: float
 ) -> Equivalence:
-    """TOST from bootstrap draws of a difference: equivalent when its 1 - 2 alpha interval lies inside
-    +-margin.
+    """TOST from bootstrap draws of a difference: equivalent when its 1 - 2 alpha interval lies
+    inside +-margin.
 
     Undefined draws (NaN) count against equivalence.
     """
@@ -200,7 +233,8 @@ def equivalence_normal(
 ) -> Equivalence:
     """TOST from a normal (or t) estimate and its standard error (Schuirmann 1987)."""
     _positive_margin(margin)
-    # Student's t by its special functions: scipy.stats takes half a second to import, and calls these.
+    # Student's t by its special functions: scipy.stats takes half a second to import, and calls
+    # these.
     p = float(special.stdtr(degrees_of_freedom, -(margin - abs(difference)) / standard_error))
     reach = float(special.stdtrit(degrees_of_freedom, 1 - alpha)) * standard_error
 
@@ -216,29 +250,37 @@ def wasserstein_1(
     *,
     draws: int,
 ) -> Distance:
-    """Wasserstein-1 distance between two weighted distributions on a line, in the units of the positions, and
-    the p of exchanging whole units (position and weight) between the two. Weights are not negative; each side
-    is scaled to a mean weight of 1 first, so that only the distribution counts. A draw that leaves a side
-    without any weight counts as the farthest."""
+    """Wasserstein-1 distance between two weighted distributions on a line, in the units of the
+    positions, and the p of exchanging whole units (position and weight) between the two. Weights
+    are not negative; each side is scaled to a mean weight of 1 first, so that only the distribution
+    counts. A draw that leaves a side without any weight counts as the farthest.
+    """
     if not (weights.sum() > 0 and other_weights.sum() > 0):
         raise InputError("a distance between distributions needs some weight on both sides")
     n = len(positions)
     place = np.concatenate([positions, other_positions]).astype(np.float64)
-    weight = np.concatenate([weights / weights.mean(), other_weights / other_weights.mean()]).astype(np.float64)
+    weight = np.concatenate(
+        [weights / weights.mean(), other_weights / other_weights.mean()]
+    ).astype(np.float64)
     order = np.argsort(place, kind="stable")
     gaps = np.diff(place[order])
     mine = np.broadcast_to(np.arange(len(place)) < n, (draws, len(place)))
-    sides = np.concatenate([mine[:1], rng.permuted(mine, axis=1)])[:, order]  # the first row is what was observed
+    sides = np.concatenate([mine[:1], rng.permuted(mine, axis=1)])[
+        :, order
+    ]  # the first row is what was observed
     distances = _distances(sides, weight[order], gaps)
     hits = np.count_nonzero(distances[1:] >= distances[0] - 1e-12)
     return Distance(value=float(distances[0]), p=(1 + hits) / (1 + draws))
 
 
 def _distances(
-    mine: Bool[np.ndarray, "draw unit"], weight: Float[np.ndarray, " unit"], gaps: Float[np.ndarray, " gap"]
+    mine: Bool[np.ndarray, "draw unit"],
+    weight: Float[np.ndarray, " unit"],
+    gaps: Float[np.ndarray, " gap"],
 ) -> Float[np.ndarray, " draw"]:
-    """Area between the two cumulative distributions, for each assignment of the sorted units to the two
-    sides."""
+    """Area between the two cumulative distributions, for each assignment of the sorted units to the
+    two sides.
+    """
     own, others = mine * weight, ~mine * weight
     totals = [side.sum(axis=1, keepdims=True) for side in (own, others)]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -247,10 +289,13 @@ def _distances(
     return np.where((totals[0] > 0)[:, 0] & (totals[1] > 0)[:, 0], distance, np.inf)
 
 
-def split_half_rank(values: Float[np.ndarray, "prompt *unit"], rng: np.random.Generator, *, splits: int) -> float:
-    """How well the ranking of units repeats: Spearman's correlation between means of random halves of the
-    prompts, averaged over splits and stepped up to all prompts (Spearman-Brown), at most 1. NaN when all
-    units are equal."""
+def split_half_rank(
+    values: Float[np.ndarray, "prompt *unit"], rng: np.random.Generator, *, splits: int
+) -> float:
+    """How well the ranking of units repeats: Spearman's correlation between means of random halves
+    of the prompts, averaged over splits and stepped up to all prompts (Spearman-Brown), at most 1.
+    NaN when all units are equal.
+    """
     from scipy import stats
 
     n = len(values)
@@ -268,8 +313,9 @@ def split_half_rank(values: Float[np.ndarray, "prompt *unit"], rng: np.random.Ge
 
 
 def effective_number(weights: Float[np.ndarray, "*draw unit"]) -> Float[np.ndarray, "*draw"]:
-    """exp(entropy) of weights that are not negative: n for n equal ones, 1 for a single one, NaN without any
-    weight."""
+    """exp(entropy) of weights that are not negative: n for n equal ones, 1 for a single one, NaN
+    without any weight.
+    """
     with np.errstate(invalid="ignore"):
         shares = weights / weights.sum(axis=-1, keepdims=True)
     return np.asarray(np.exp(special.entr(shares).sum(axis=-1)))

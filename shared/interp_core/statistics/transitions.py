@@ -1,7 +1,9 @@
-"""When a curve turns, and whether it turns at all: a step or a bump against flat and straight lines.
+"""When a curve turns, and whether it turns at all: a step or a bump against flat and straight
+lines.
 
-Everything is fitted over log steps: training moves fast first and slowly later. Curves of one training are
-autocorrelated, which makes a plain BIC find changes in noise; here the residuals of every fit follow an AR(1).
+Everything is fitted over log steps: training moves fast first and slowly later. Curves of one
+training are autocorrelated, which makes a plain BIC find changes in noise; here the residuals of
+every fit follow an AR(1).
 """
 
 from collections.abc import Callable
@@ -23,7 +25,9 @@ FEWEST = 8  # points
 
 @dataclass(frozen=True)
 class LogisticFit:
-    """low + (high - low) / (1 + exp(-(step - midpoint) / width)), width >= 0, each with its interval."""
+    """low + (high - low) / (1 + exp(-(step - midpoint) / width)), width >= 0, each with its
+    interval.
+    """
 
     midpoint: Interval
     width: Interval
@@ -36,7 +40,8 @@ class Turn:
     """How a curve changes. Steps are in steps of training; nothing here is not-a-number."""
 
     best: Kind  # lowest BIC
-    advantage: float  # BIC of the better of flat and straight line, less the lowest of the three curves that turn
+    # BIC of the better of flat and straight line, less the lowest of the three curves that turn
+    advantage: float
     step_advantage: float  # the same for a step alone, the bump left out
     midpoint: float  # of the logistic: the step where half of the change is made
     ratio: float  # step at 90 % of the logistic's change over the step at 10 %, at least 1
@@ -64,7 +69,10 @@ class Turn:
 
 
 def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]) -> Turn:
-    """Fit a curve of one training. Step 0 has no logarithm and is left out. InputError for fewer than FEWEST points."""
+    """Fit a curve of one training.
+
+    Step 0 has no logarithm and is left out. InputError for fewer than FEWEST points.
+    """
     there = step > 0
     step, curve = step[there].astype(np.float64), values[there].astype(np.float64)
     if len(step) < FEWEST:
@@ -75,7 +83,9 @@ def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]
     rise = fit_rises(scaled, curve[None])[0]
     hill = fit_rises(scaled, curve[None], shape=_gaussian)[0]
     split, shifted = _mean_shift(curve)
-    line = min((_straight(axis, curve) for axis in (x, step)), key=lambda found: _squares(curve - found))
+    line = min(
+        (_straight(axis, curve) for axis in (x, step)), key=lambda found: _squares(curve - found)
+    )
     fits: dict[Kind, np.ndarray] = {
         "logistic": rise[2] + (rise[3] - rise[2]) * special.expit((scaled - rise[0]) / rise[1]),
         "change_point": shifted,
@@ -86,8 +96,12 @@ def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]
     bic = _bic(curve, fits)
     return Turn(
         best=min(bic, key=lambda kind: bic[kind]),
-        advantage=float(min(bic["line"], bic["flat"]) - min(bic["logistic"], bic["change_point"], bic["bump"])),
-        step_advantage=float(min(bic["line"], bic["flat"]) - min(bic["logistic"], bic["change_point"])),
+        advantage=float(
+            min(bic["line"], bic["flat"]) - min(bic["logistic"], bic["change_point"], bic["bump"])
+        ),
+        step_advantage=float(
+            min(bic["line"], bic["flat"]) - min(bic["logistic"], bic["change_point"])
+        ),
         midpoint=float(np.exp(origin + span * rise[0])),
         ratio=float(np.exp(2 * np.log(9) * span * rise[1])),
         low=float(rise[2]),
@@ -102,9 +116,11 @@ def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]
 def midpoint_interval(
     step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"], *, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval, in steps, of the logistic midpoint of one curve, from the curvature of its least squares.
+    """Interval, in steps, of the logistic midpoint of one curve, from the curvature of its least
+    squares.
 
-    Normal residuals that follow an AR(1): the variance is stretched by (1 + r) / (1 - r), the quantile is Student's.
+    Normal residuals that follow an AR(1): the variance is stretched by (1 + r) / (1 - r), the
+    quantile is Student's.
     """
     there = step > 0
     x, curve = np.log(step[there].astype(np.float64)), values[there].astype(np.float64)
@@ -118,31 +134,41 @@ def midpoint_interval(
     jacobian = np.stack([-slope, -slope * u, 1 - s, s], axis=1)
     free = len(curve) - 4
     r = _lag_one(residuals)
-    variance = _squares(residuals) / free * np.linalg.pinv(jacobian.T @ jacobian)[0, 0] * (1 + r) / (1 - r)
+    variance = (
+        _squares(residuals) / free * np.linalg.pinv(jacobian.T @ jacobian)[0, 0] * (1 + r) / (1 - r)
+    )
     reach = float(special.stdtrit(free, (1 + level) / 2) * np.sqrt(max(variance, 0.0)))
     first, last = np.exp(origin + span * np.clip([middle - reach, middle + reach], 0.0, 1.0))
     return float(first), float(last)
 
 
 def _mean_shift(curve: Float[np.ndarray, " point"]) -> tuple[int, Float[np.ndarray, " point"]]:
-    """Index of the first point after the least-squares change of mean, and the fitted curve; two points a side."""
+    """Index of the first point after the least-squares change of mean, and the fitted curve; two
+    points a side.
+    """
     n = len(curve)
     sums = np.cumsum(curve)
     after = np.arange(2, n - 1)
     before_mean, after_mean = sums[after - 1] / after, (sums[-1] - sums[after - 1]) / (n - after)
     explained = after * (n - after) * (before_mean - after_mean) ** 2
     split = int(after[explained.argmax()])
-    return split, np.concatenate([np.full(split, curve[:split].mean()), np.full(n - split, curve[split:].mean())])
+    return split, np.concatenate(
+        [np.full(split, curve[:split].mean()), np.full(n - split, curve[split:].mean())]
+    )
 
 
-def _straight(axis: Float[np.ndarray, " point"], curve: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+def _straight(
+    axis: Float[np.ndarray, " point"], curve: Float[np.ndarray, " point"]
+) -> Float[np.ndarray, " point"]:
     slope, intercept = np.polyfit(axis, curve, 1)
     return intercept + slope * axis
 
 
 def _bic(curve: Float[np.ndarray, " point"], fits: dict[Kind, np.ndarray]) -> dict[Kind, float]:
-    """Of each fit with residuals that follow an AR(1) of their own: n ln(SSE of its innovations / n) - ln(1 - r^2) plus
-    ln(n) for each parameter and for r. A fit that is exact counts as one to a millionth of the curve's spread."""
+    """Of each fit with residuals that follow an AR(1) of their own: n ln(SSE of its innovations /
+    n) - ln(1 - r^2) plus ln(n) for each parameter and for r. A fit that is exact counts as one to a
+    millionth of the curve's spread.
+    """
     n = len(curve)
     floor = 1e-12 * max(_squares(curve - curve.mean()), 1e-300)
     found: dict[Kind, float] = {}
@@ -177,19 +203,27 @@ def logistic_fit(
     resamples: int,
     level: float = 0.95,
 ) -> LogisticFit:
-    """Least-squares logistic rise of the mean curve over steps (pass log steps for a rise on a log axis);
-    intervals from resampling prompts. Midpoint lies within the steps, in their units, as does the width."""
+    """Least-squares logistic rise of the mean curve over steps (pass log steps for a rise on a log
+    axis); intervals from resampling prompts. Midpoint lies within the steps, in their units, as
+    does the width.
+    """
     if len(step) < 4:
         raise InputError(f"a logistic rise needs at least 4 steps, got {len(step)}")
     curves = np.concatenate(
-        [values.mean(axis=0, keepdims=True, dtype=np.float64), resampled_means(values, rng, resamples=resamples)]
+        [
+            values.mean(axis=0, keepdims=True, dtype=np.float64),
+            resampled_means(values, rng, resamples=resamples),
+        ]
     )
     origin, span = float(step.min()), float(step.max() - step.min())
     fits = fit_rises((step.astype(np.float64) - origin) / span, curves)
     fits = fits * np.array([span, span, 1.0, 1.0]) + np.array([origin, 0.0, 0.0, 0.0])
     found = percentile_interval(fits[0], fits[1:], level=level)
     return LogisticFit(
-        *(Interval(*(np.asarray(end[i]) for end in (found.value, found.low, found.high))) for i in range(4))
+        *(
+            Interval(*(np.asarray(end[i]) for end in (found.value, found.low, found.high)))
+            for i in range(4)
+        )
     )
 
 
@@ -199,18 +233,21 @@ def fit_rises(
     *,
     shape: Callable[[np.ndarray], np.ndarray] = special.expit,
 ) -> Float[np.ndarray, "curve 4"]:
-    """Midpoint, width, low and high of each curve's logistic rise (or fall) by least squares; steps scaled to [0, 1].
+    """Midpoint, width, low and high of each curve's logistic rise (or fall) by least squares; steps
+    scaled to [0, 1].
 
-    Low and high are linear given midpoint and width, so these two are searched on a grid that zooms in. The smallest
-    width is a tenth of the smallest gap between steps: a sharper rise lies in the middle of its gap. Another `shape`
-    than the logistic goes from low at 0 to high at 1 as well.
+    Low and high are linear given midpoint and width, so these two are searched on a grid that zooms
+    in. The smallest width is a tenth of the smallest gap between steps: a sharper rise lies in the
+    middle of its gap. Another `shape` than the logistic goes from low at 0 to high at 1 as well.
     """
     narrowest = np.diff(np.sort(scaled)).min() / 10
     midpoint, log_width = np.meshgrid(np.linspace(0, 1, 81), np.linspace(np.log(narrowest), 0, 25))
     place = np.broadcast_to(midpoint.ravel(), (len(curves), midpoint.size))
     log_width = np.broadcast_to(log_width.ravel(), place.shape)
     reach = np.array([1 / 80, -np.log(narrowest) / 24])
-    offsets = np.stack(np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 7)), axis=-1).reshape(-1, 2)
+    offsets = np.stack(np.meshgrid(np.linspace(-1, 1, 7), np.linspace(-1, 1, 7)), axis=-1).reshape(
+        -1, 2
+    )
     best = _best_rise(scaled, curves, place, log_width, shape)
     for _ in range(9):
         place = np.clip(best[:, :1] + reach[0] * offsets[:, 0], 0, 1)

@@ -13,8 +13,30 @@ FIRST_NAMES = (
         "Dorothy",
         "Edward",
     ),
-    *("Eleanor", "Ethan", "Fiona", "Frederick", "George", "Grace", "Harold", "Helen", "Isaac", "Jasmine"),
-    *("Kevin", "Laura", "Martin", "Miriam", "Nathan", "Olivia", "Patrick", "Quentin", "Rachel", "Samuel"),
+    *(
+        "Eleanor",
+        "Ethan",
+        "Fiona",
+        "Frederick",
+        "George",
+        "Grace",
+        "Harold",
+        "Helen",
+        "Isaac",
+        "Jasmine",
+    ),
+    *(
+        "Kevin",
+        "Laura",
+        "Martin",
+        "Miriam",
+        "Nathan",
+        "Olivia",
+        "Patrick",
+        "Quentin",
+        "Rachel",
+        "Samuel",
+    ),
     *("Sophie", "Thomas", "Ursula", "Victor", "Walter", "Yvonne"),
 )
 LAST_NAMES = (
@@ -56,7 +78,8 @@ LAST_NAMES = (
     ),
     *("Thornton", "Underhill", "Vaughn", "Whitaker", "Winslow", "York"),
 )
-# Text before the first mention, between the mentions, and after the second; a mention begins with its space.
+# Text before the first mention, between the mentions, and after the second; a mention begins with
+# its space.
 TEMPLATES = (
     ("I met", ". So did", "."),
     ("We saw", ", then", " left."),
@@ -66,5 +89,9 @@ TEMPLATES = (
     ("The first on the list is", ". The last is", " too."),
     ("The letter is from", ". It was written when", " was away."),
     ("Nobody at the station knew", " until the train was late and", " made the call."),
-    ("The report of that morning was signed by", ", and in the end the prize was given to", " alone."),
+    (
+        "The report of that morning was signed by",
+        ", and in the end the prize was given to",
+        " alone.",
+    ),
 )

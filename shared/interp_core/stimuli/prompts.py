@@ -1,7 +1,8 @@
-"""Prompts whose right answers are known: every copy operation is a pair (query, earlier occurrence, target).
+"""Prompts whose right answers are known: every copy operation is a pair (query, earlier occurrence,
+target).
 
-Logits at position t predict the token at t + 1. An induction head at the query attends to the token AFTER the
-earlier occurrence. This arithmetic lives in `Pairs` and nowhere else.
+Logits at position t predict the token at t + 1. An induction head at the query attends to the token
+AFTER the earlier occurrence. This arithmetic lives in `Pairs` and nowhere else.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from interp_core.files.artifacts import array_sha256
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids that stimuli may use as content; the id that begins each prompt; the id that fills its end."""
+    """The ids that stimuli may use as content; the id that begins each prompt; the id that fills
+    its end.
+    """
 
     ids: Int[np.ndarray, " allowed"]
     bos: int
@@ -33,14 +36,19 @@ class Vocabulary:
         counts: Integer[np.ndarray, " vocabulary"] | None = None,
         excluded_share: float = 0.0,
     ) -> "Vocabulary":
-        """All ids below `size` but the special ones and, where corpus counts are known, the most and the least
-        frequent `excluded_share` of them (ties: the higher id counts as the rarer)."""
+        """All ids below `size` but the special ones and, where corpus counts are known, the most
+        and the least frequent `excluded_share` of them (ties: the higher id counts as the rarer).
+        """
         if not 0 <= excluded_share < 0.5:
-            raise InputError(f"the excluded share of the vocabulary must lie in [0, 0.5), got {excluded_share}")
+            raise InputError(
+                f"the excluded share of the vocabulary must lie in [0, 0.5), got {excluded_share}"
+            )
         ids = np.setdiff1d(np.arange(size), [bos, pad, *special])
         if counts is not None:
             if len(counts) != size:
-                raise InputError(f"token counts are for {len(counts)} ids, the model's vocabulary has {size}")
+                raise InputError(
+                    f"token counts are for {len(counts)} ids, the model's vocabulary has {size}"
+                )
             excluded = round(excluded_share * len(ids))
             by_frequency = ids[np.argsort(-counts[ids].astype(np.int64), kind="stable")]
             ids = np.sort(by_frequency[excluded : len(ids) - excluded])
@@ -49,7 +57,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Copy operations: tokens[batch, query] == tokens[batch, earlier], and both are followed by `target`.
+    """Copy operations: tokens[batch, query] == tokens[batch, earlier], and both are followed by
+    `target`.
 
     `earlier` is the most recent earlier occurrence, at least two positions before `query`.
     """
@@ -79,14 +88,17 @@ class Pairs:
 
     @property
     def lag(self) -> Int[np.ndarray, " pair"]:
-        """How far an induction head looks back, query minus induction key, at least 1: `A B A` has lag 1."""
+        """How far an induction head looks back, query minus induction key, at least 1: `A B A` has
+        lag 1.
+        """
         return self.query - self.induction_key
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids that begin with BOS, right-padded; `control` is the same with the antecedents replaced, so
-    that the queries have no earlier occurrence and nothing can be copied."""
+    """Token ids that begin with BOS, right-padded; `control` is the same with the antecedents
+    replaced, so that the queries have no earlier occurrence and nothing can be copied.
+    """
 
     family: str
     tokens: Int[np.ndarray, "prompt position"]
@@ -111,17 +123,25 @@ class Prompts:
 
 
 def repeated_tokens(
-    vocabulary: Vocabulary, *, period: int, n_prompts: int, rng: np.random.Generator, copies: int = 2
+    vocabulary: Vocabulary,
+    *,
+    period: int,
+    n_prompts: int,
+    rng: np.random.Generator,
+    copies: int = 2,
 ) -> Prompts:
-    """BOS, then `copies` copies of `period` distinct random ids. Every copied token but the first copy's and
-    the last position is a query; all lags are period - 1. Control: all copies but the last are other distinct
-    ids.
+    """BOS, then `copies` copies of `period` distinct random ids.
+
+    Every copied token but the first copy's and the last position is a query; all lags are period -
+    1. Control: all copies but the last are other distinct ids.
 
     Source: Olsson et al. 2022, In-context Learning and Induction Heads.
     """
     at_least(1, n_prompts=n_prompts)
     at_least(2, period=period, copies=copies)
-    drawn = _distinct_ids(vocabulary, copies * period, n_prompts, rng, what=f"{copies} x period {period}")
+    drawn = _distinct_ids(
+        vocabulary, copies * period, n_prompts, rng, what=f"{copies} x period {period}"
+    )
     segment = drawn[:, -period:]
     tokens = begin(vocabulary, np.tile(segment, (1, copies)))
     query = np.arange(period + 1, copies * period)
@@ -135,14 +155,19 @@ def repeated_tokens(
 
 
 def spaced_pairs(
-    vocabulary: Vocabulary, *, lags: Sequence[int], length: int, n_prompts: int, rng: np.random.Generator
+    vocabulary: Vocabulary,
+    *,
+    lags: Sequence[int],
+    length: int,
+    n_prompts: int,
+    rng: np.random.Generator,
 ) -> Prompts:
-    """BOS, then as many disjoint blocks `A B filler A B` of one lag as fit into `length`, at a random offset;
-    all other tokens are distinct. Prompt i has lag lags[i % len(lags)]. Control: the first A of each block is
-    another id.
+    """BOS, then as many disjoint blocks `A B filler A B` of one lag as fit into `length`, at a
+    random offset; all other tokens are distinct. Prompt i has lag lags[i % len(lags)]. Control: the
+    first A of each block is another id.
 
-    InputError when a block of lag + 3 tokens is longer than the sequence, or there are fewer prompts than
-    lags.
+    InputError when a block of lag + 3 tokens is longer than the sequence, or there are fewer
+    prompts than lags.
     """
     at_least(1, n_prompts=n_prompts, **{f"lag_values[{i}]": lag for i, lag in enumerate(lags)})
     if not lags or n_prompts < len(lags):
@@ -183,10 +208,13 @@ def spaced_pairs(
     return Prompts("spaced_pairs", stacked, np.stack(control), pairs, full_lengths(stacked))
 
 
-def shuffled_pairs(vocabulary: Vocabulary, *, n_pairs: int, n_prompts: int, rng: np.random.Generator) -> Prompts:
-    """BOS, then `n_pairs` pairs `A B` of distinct ids, then the same pairs in another order: each A is seen once before
-    and asks for its B, at a lag that differs from pair to pair. Nothing but the pair itself tells the answer: what came
-    before an A is another token than the first time. Control: the first A of each pair is another id.
+def shuffled_pairs(
+    vocabulary: Vocabulary, *, n_pairs: int, n_prompts: int, rng: np.random.Generator
+) -> Prompts:
+    """BOS, then `n_pairs` pairs `A B` of distinct ids, then the same pairs in another order: each A
+    is seen once before and asks for its B, at a lag that differs from pair to pair. Nothing but the
+    pair itself tells the answer: what came before an A is another token than the first time.
+    Control: the first A of each pair is another id.
     """
     at_least(1, n_prompts=n_prompts)
     at_least(2, n_pairs=n_pairs)
@@ -216,8 +244,9 @@ def _shuffled(n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
 
 
 def oracle(tokens: Int[np.ndarray, "prompt position"], pairs: Pairs) -> Int[np.ndarray, " pair"]:
-    """What the perfect induction rule predicts at each query: the id that followed the most recent earlier
-    occurrence of the query's token; -1 where there is none."""
+    """What the perfect induction rule predicts at each query: the id that followed the most recent
+    earlier occurrence of the query's token; -1 where there is none.
+    """
     earlier = _most_recent(tokens, pairs.batch, pairs.query)
     return np.where(earlier >= 0, tokens[pairs.batch, earlier + 1], -1)
 
@@ -225,13 +254,18 @@ def oracle(tokens: Int[np.ndarray, "prompt position"], pairs: Pairs) -> Int[np.n
 def shuffled_antecedents(
     pairs: Pairs, lengths: Int[np.ndarray, " prompt"], rng: np.random.Generator, draws: int
 ) -> Int[np.ndarray, "draw pair"]:
-    """Wrong induction keys: for each pair the induction key of another pair of its prompt, drawn at random,
-    never after the query and never the true key. A pair that has no such partner gets any other position from
-    1 (BOS is left out) to its query."""
+    """Wrong induction keys: for each pair the induction key of another pair of its prompt, drawn at
+    random, never after the query and never the true key. A pair that has no such partner gets any
+    other position from 1 (BOS is left out) to its query.
+    """
     position = np.arange(int(lengths.max()))
     is_key = np.zeros((len(lengths), len(position)), dtype=bool)
     is_key[pairs.batch, pairs.induction_key] = True
-    wrong = (position <= pairs.query[:, None]) & (position != pairs.induction_key[:, None]) & (position > 0)
+    wrong = (
+        (position <= pairs.query[:, None])
+        & (position != pairs.induction_key[:, None])
+        & (position > 0)
+    )
     candidates: Bool[np.ndarray, "pair position"] = is_key[pairs.batch] & wrong
     alone = ~candidates.any(axis=1)
     candidates[alone] = wrong[alone]
@@ -251,11 +285,15 @@ def _distinct_ids(
     vocabulary: Vocabulary, n: int, n_prompts: int, rng: np.random.Generator, *, what: str
 ) -> Int[np.ndarray, "prompt n"]:
     if n > len(vocabulary.ids):
-        raise InputError(f"vocabulary too small: {what} needs {n} distinct ids, {len(vocabulary.ids)} are allowed")
+        raise InputError(
+            f"vocabulary too small: {what} needs {n} distinct ids, {len(vocabulary.ids)} are allowed"
+        )
     return np.stack([rng.choice(vocabulary.ids, size=n, replace=False) for _ in range(n_prompts)])
 
 
-def begin(vocabulary: Vocabulary, content: Int[np.ndarray, "prompt content"]) -> Int[np.ndarray, "prompt position"]:
+def begin(
+    vocabulary: Vocabulary, content: Int[np.ndarray, "prompt content"]
+) -> Int[np.ndarray, "prompt position"]:
     """BOS before each row."""
     return np.pad(content, ((0, 0), (1, 0)), constant_values=vocabulary.bos)
 

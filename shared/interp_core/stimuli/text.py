@@ -20,13 +20,13 @@ def names(
     n_prompts: int,
     rng: np.random.Generator,
 ) -> Prompts:
-    """BOS and one or two sentences that mention a person twice by first and last name, at most `length`
-    tokens.
+    """BOS and one or two sentences that mention a person twice by first and last name, at most
+    `length` tokens.
 
-    Queries lie inside the second mention, at tokens that occurred exactly once before, in the first mention.
-    Control: another name of as many tokens, none of them a query, in the first mention. `tokenizer` maps a text to ids
-    (a Hugging Face tokenizer, a `tokenizers.Tokenizer` or a function). InputError when no mention fits or
-    none has a copy operation.
+    Queries lie inside the second mention, at tokens that occurred exactly once before, in the first
+    mention. Control: another name of as many tokens, none of them a query, in the first mention.
+    `tokenizer` maps a text to ids (a Hugging Face tokenizer, a `tokenizers.Tokenizer` or a
+    function). InputError when no mention fits or none has a copy operation.
     """
     at_least(1, n_prompts=n_prompts)
     words = {name: _encode(tokenizer, f" {name}") for name in (*FIRST_NAMES, *LAST_NAMES)}
@@ -52,16 +52,21 @@ def natural_repeats(
     rng: np.random.Generator,
     max_pairs: int,
 ) -> Prompts:
-    """BOS and length - 1 tokens of real text, windows that do not overlap, in random order, those with a
-    repeat.
+    """BOS and length - 1 tokens of real text, windows that do not overlap, in random order, those
+    with a repeat.
 
-    A query's token occurred exactly once before, at least two positions earlier, and was followed by the same
-    token as now; at most `max_pairs` a prompt, drawn at random. Control: each earlier occurrence is an id
-    that the window does not hold. InputError when the stream has too few windows with a repeat.
+    A query's token occurred exactly once before, at least two positions earlier, and was followed
+    by the same token as now; at most `max_pairs` a prompt, drawn at random. Control: each earlier
+    occurrence is an id that the window does not hold. InputError when the stream has too few
+    windows with a repeat.
     """
     at_least(1, n_prompts=n_prompts, max_pairs=max_pairs)
     at_least(5, length=length)
-    windows = stream[: len(stream) // (length - 1) * (length - 1)].astype(np.int64).reshape(-1, length - 1)
+    windows = (
+        stream[: len(stream) // (length - 1) * (length - 1)]
+        .astype(np.int64)
+        .reshape(-1, length - 1)
+    )
     tokens, control, queries = [], [], []
     for window in rng.permutation(len(windows)):
         row = begin(vocabulary, windows[None, window])[0]
@@ -100,7 +105,12 @@ def _natural_queries(
     query = np.flatnonzero(before[:-1].sum(axis=1) == 1)
     earlier = before[query].argmax(axis=1)
     special = np.isin(row, [vocabulary.bos, vocabulary.pad])
-    wanted = (row[query + 1] == row[earlier + 1]) & (query > earlier + 1) & ~special[query] & ~special[query + 1]
+    wanted = (
+        (row[query + 1] == row[earlier + 1])
+        & (query > earlier + 1)
+        & ~special[query]
+        & ~special[query + 1]
+    )
     return query[wanted], earlier[wanted]
 
 
@@ -118,8 +128,9 @@ def _one_mention(
     length: int,
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " position"], Int[np.ndarray, " position"], Int[np.ndarray, " pair"]]:
-    """Tokens, control and queries of one prompt; names and templates are drawn until the prompt has a
-    query."""
+    """Tokens, control and queries of one prompt; names and templates are drawn until the prompt has
+    a query.
+    """
     for _ in range(_REDRAWS):
         name, other = (_draw_name(words, rng) for _ in range(2))
         before, between, after = fillers[rng.integers(len(fillers))]
@@ -129,7 +140,9 @@ def _one_mention(
         if len(tokens) > length or len(other) != len(name):
             continue
         inside = np.arange(second, second + len(name) - 1)
-        once = np.array([np.count_nonzero(tokens[:query] == tokens[query]) == 1 for query in inside], dtype=bool)
+        once = np.array(
+            [np.count_nonzero(tokens[:query] == tokens[query]) == 1 for query in inside], dtype=bool
+        )
         queries = inside[once & ~np.isin(tokens[inside], other)]
         if len(queries):
             control = tokens.copy()
@@ -142,7 +155,10 @@ def _one_mention(
 
 
 def _draw_name(words: dict[str, list[int]], rng: np.random.Generator) -> list[int]:
-    first, last = FIRST_NAMES[rng.integers(len(FIRST_NAMES))], LAST_NAMES[rng.integers(len(LAST_NAMES))]
+    first, last = (
+        FIRST_NAMES[rng.integers(len(FIRST_NAMES))],
+        LAST_NAMES[rng.integers(len(LAST_NAMES))],
+    )
     return [*words[first], *words[last]]
 
 
@@ -154,29 +170,38 @@ def repeated_text(
     n_prompts: int,
     rng: np.random.Generator,
 ) -> Prompts:
-    """BOS, then a piece of `period` tokens of real text, twice. Queries are the tokens of the second copy whose most
-    recent earlier occurrence is the one in the first copy, so that what followed it is the answer; pieces without any
-    are drawn anew. Control: the first copy is distinct ids that the piece does not hold.
+    """BOS, then a piece of `period` tokens of real text, twice.
+
+    Queries are the tokens of the second copy whose most recent earlier occurrence is the one in the
+    first copy, so that what followed it is the answer; pieces without any are drawn anew. Control:
+    the first copy is distinct ids that the piece does not hold.
 
     InputError when the text is too short, or too monotonous to give such pieces.
     """
     at_least(1, n_prompts=n_prompts)
     at_least(2, period=period)
     if len(stream) < period + 1:
-        raise InputError(f"repeated text of period {period} needs more than {len(stream)} tokens of text")
+        raise InputError(
+            f"repeated text of period {period} needs more than {len(stream)} tokens of text"
+        )
     rows: list[np.ndarray] = []
     queries: list[np.ndarray] = []
     for _ in range(100 * n_prompts):
         start = int(rng.integers(len(stream) - period + 1))
         row = np.tile(stream[start : start + period].astype(np.int64), 2)
-        query = np.array([t for t in range(period, 2 * period - 1) if row[t] not in row[t - period + 1 : t]], dtype=int)
+        query = np.array(
+            [t for t in range(period, 2 * period - 1) if row[t] not in row[t - period + 1 : t]],
+            dtype=int,
+        )
         if len(query):
             rows.append(row)
             queries.append(query + 1)  # BOS comes before
         if len(rows) == n_prompts:
             break
     else:
-        raise InputError(f"the text has too few pieces of {period} tokens with a unique continuation")
+        raise InputError(
+            f"the text has too few pieces of {period} tokens with a unique continuation"
+        )
     tokens = begin(vocabulary, np.stack(rows))
     control = tokens.copy()
     for row in control:

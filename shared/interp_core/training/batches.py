@@ -7,7 +7,9 @@ from torch import Tensor
 
 IGNORED = -100  # a label that does not count, as in torch's cross_entropy
 
-Batch = tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]  # input ids, labels (label t is id t)
+Batch = tuple[
+    Int[Tensor, "row position"], Int[Tensor, "row position"]
+]  # input ids, labels (label t is id t)
 BatchSource = Callable[[int], Batch]  # the global batch of a step, a pure function of the step
 
 # What else the model is given at a step, by keyword; rows as the batch's.

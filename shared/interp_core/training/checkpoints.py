@@ -1,4 +1,7 @@
-"""Where a training stands, on disk: the state it resumes from, and the weights at chosen steps. No pickle."""
+"""Where a training stands, on disk: the state it resumes from, and the weights at chosen steps.
+
+No pickle.
+"""
 
 import fcntl
 import hashlib
@@ -23,9 +26,19 @@ from interp_core.files.params import project_root
 
 
 def checkpoint_steps(steps: int, *, every: int, also: Iterable[int] = ()) -> list[int]:
-    """Steps at which weights are kept: 0, the powers of two, multiples of `every`, those in `also`, the last one."""
+    """Steps at which weights are kept: 0, the powers of two, multiples of `every`, those in `also`,
+    the last one.
+    """
     powers = [1 << n for n in range(steps.bit_length()) if 1 << n <= steps]
-    return sorted({0, *powers, *range(every, steps + 1, every), *(step for step in also if step <= steps), steps})
+    return sorted(
+        {
+            0,
+            *powers,
+            *range(every, steps + 1, every),
+            *(step for step in also if step <= steps),
+            steps,
+        }
+    )
 
 
 def checkpoint_name(step: int) -> str:
@@ -34,7 +47,9 @@ def checkpoint_name(step: int) -> str:
 
 
 def fingerprint(*parts: Any, code: Iterable[Path]) -> str:
-    """Hex digest of params, data hashes, source files and instructions: whoever changes one of them starts afresh."""
+    """Hex digest of params, data hashes, source files and instructions: whoever changes one of them
+    starts afresh.
+    """
     ground = [torch.__version__, processor.instructions()]
     digest = hashlib.sha256(json.dumps([*parts, *ground], sort_keys=True, default=str).encode())
     for path in code:
@@ -44,7 +59,9 @@ def fingerprint(*parts: Any, code: Iterable[Path]) -> str:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A saved training: tensors of model and optimiser after `step` updates, and what else the loop must remember."""
+    """A saved training: tensors of model and optimiser after `step` updates, and what else the loop
+    must remember.
+    """
 
     step: int
     tensors: dict[str, Tensor]
@@ -95,9 +112,9 @@ class Scratch:
 def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch]:
     """The folder .scratch/<stage>/<mark>, locked against a second trainer of the same thing.
 
-    A killed trainer's lock is gone with it; `patience` (seconds) covers one that is just ending. What it was writing
-    when it was killed is deleted. InputError when another process holds the lock. Removed when the block ends without
-    an error.
+    A killed trainer's lock is gone with it; `patience` (seconds) covers one that is just ending.
+    What it was writing when it was killed is deleted. InputError when another process holds the
+    lock. Removed when the block ends without an error.
     """
     folder = project_root() / ".scratch" / stage / mark
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,12 +133,16 @@ def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch
 
 
 def _locked(lock: Path, deadline: float) -> TextIO:
-    """The lock's file, locked until it is closed. InputError when another process still has it at `deadline`."""
+    """The lock's file, locked until it is closed.
+
+    InputError when another process still has it at `deadline`.
+    """
     while True:
         held = lock.open("a+")
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A trainer that ends removes its lock: who opened it before that has locked a file that nobody else sees.
+            # A trainer that ends removes its lock: who opened it before that has locked a file that
+            # nobody else sees.
             if os.path.samestat(os.fstat(held.fileno()), lock.stat()):
                 return held
         except (BlockingIOError, FileNotFoundError):

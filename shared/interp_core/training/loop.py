@@ -1,7 +1,8 @@
-"""One training loop for every language model here: one process, several GPUs or several machines, same code.
+"""One training loop for every language model here: one process, several GPUs or several machines,
+same code.
 
-The global batch of step i comes from a function of i alone, so a training that was killed ends with the same bytes as
-one that was not, and several processes compute what one would.
+The global batch of step i comes from a function of i alone, so a training that was killed ends with
+the same bytes as one that was not, and several processes compute what one would.
 """
 
 import math
@@ -70,11 +71,12 @@ def train(
 ) -> History:
     """Train `model` in place and return its history: one row at each checkpoint step.
 
-    A row has `step` (updates so far), `loss` (mean over the batches since the last row, each before its update, nats a
-    token), `learning_rate` and what `evaluate` returns. With a scratch (needed on the main process alone) the training
-    resumes from it, and the weights of those rows are kept there for which `keep`, given the history so far, says so.
-    A batch is computed in `accumulation` parts, one after the other: less memory, the same mean over its labels.
-    Diverged when the loss stops being finite; KeyboardInterrupt, after saving, on Ctrl-C.
+    A row has `step` (updates so far), `loss` (mean over the batches since the last row, each before
+    its update, nats a token), `learning_rate` and what `evaluate` returns. With a scratch (needed
+    on the main process alone) the training resumes from it, and the weights of those rows are kept
+    there for which `keep`, given the history so far, says so. A batch is computed in `accumulation`
+    parts, one after the other: less memory, the same mean over its labels. Diverged when the loss
+    stops being finite; KeyboardInterrupt, after saving, on Ctrl-C.
     """
     torch.set_num_threads(recipe.threads)
     accelerator = Accelerator(
@@ -82,8 +84,13 @@ def train(
     )
     _check_world(accelerator, label)
     trainer = _Trainer.start(accelerator, model, recipe, scratch, accumulation)
-    rows = set(checkpoint_steps(recipe.steps, every=recipe.checkpoint_every, also=recipe.checkpoint_also))
-    with _interruptions() as interrupted, training_bar(recipe.steps, label, trainer.step, position) as bar:
+    rows = set(
+        checkpoint_steps(recipe.steps, every=recipe.checkpoint_every, also=recipe.checkpoint_also)
+    )
+    with (
+        _interruptions() as interrupted,
+        training_bar(recipe.steps, label, trainer.step, position) as bar,
+    ):
         speed = _Speed(trainer.step)
         while trainer.step <= recipe.steps:
             ids, labels = batch(trainer.step)
@@ -104,10 +111,14 @@ def train(
 
 
 def _check_world(accelerator: Accelerator, label: str) -> None:
-    """Launchers differ in what they start: say how many processes train, and refuse fewer than were asked for."""
+    """Launchers differ in what they start: say how many processes train, and refuse fewer than were
+    asked for.
+    """
     world, asked = accelerator.num_processes, int(os.environ.get("WORLD_SIZE", "1"))
     if world != asked:
-        raise InputError(f"{label}: WORLD_SIZE is {asked}, but {world} process trains; start it with torchrun")
+        raise InputError(
+            f"{label}: WORLD_SIZE is {asked}, but {world} process trains; start it with torchrun"
+        )
     if world > 1 and accelerator.is_main_process:
         print(f"{label}: trained by a world of {world} processes", file=sys.stderr, flush=True)
 
@@ -130,13 +141,21 @@ class _Trainer:
 
     @classmethod
     def start(
-        cls, accelerator: Accelerator, model: nn.Module, recipe: Recipe, scratch: Scratch | None, accumulation: int
+        cls,
+        accelerator: Accelerator,
+        model: nn.Module,
+        recipe: Recipe,
+        scratch: Scratch | None,
+        accumulation: int,
     ) -> "_Trainer":
         """Fresh, or from the main process's saved state."""
         model.train()
         model.to(accelerator.device)
         optimizer = torch.optim.AdamW(
-            parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas, fused=True
+            parameter_groups(model, recipe.weight_decay),
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+            fused=True,
         )
         resumed = scratch.load() if scratch is not None and accelerator.is_main_process else None
         step = _spread(model, optimizer, resumed, accelerator)
@@ -162,8 +181,10 @@ class _Trainer:
         labels: Int[Tensor, "row position"],
         inputs: Mapping[str, Tensor],
     ) -> Tensor:
-        """This process's part of the loss, scaled so that the mean over processes is the mean over all labels. Of a
-        batch in several parts it is the last part's: the gradients of the others are there already."""
+        """This process's part of the loss, scaled so that the mean over processes is the mean over
+        all labels. Of a batch in several parts it is the last part's: the gradients of the others
+        are there already.
+        """
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = slice(rank * len(ids) // world, (rank + 1) * len(ids) // world)
         scale = world / int((labels[:, 1:] != IGNORED).sum())
@@ -191,7 +212,10 @@ class _Trainer:
         with self.accelerator.autocast():
             more = {name: tensor[rows].to(device) for name, tensor in inputs.items()}
             logits = self.wrapped(input_ids=ids[rows].to(device), use_cache=False, **more).logits
-        predicted, target = logits[:, :-1].float().flatten(0, 1), labels[rows, 1:].flatten().to(device)
+        predicted, target = (
+            logits[:, :-1].float().flatten(0, 1),
+            labels[rows, 1:].flatten().to(device),
+        )
         return nn.functional.cross_entropy(predicted, target, ignore_index=IGNORED, reduction="sum")
 
     def update(self, loss: Tensor) -> None:
@@ -222,7 +246,9 @@ class _Trainer:
 
     def save_if_due(self, now: bool) -> None:
         """Save the state when the interval is over, or now."""
-        if self.scratch is None or not (now or time.monotonic() - self.last_saved >= self.recipe.save_seconds):
+        if self.scratch is None or not (
+            now or time.monotonic() - self.last_saved >= self.recipe.save_seconds
+        ):
             return
         memory = {"history": self.history, "losses": self.losses}
         self.scratch.save(self.step, _state(self.module, self.optimizer), memory)
@@ -244,32 +270,46 @@ class _Trainer:
         message = f"training diverged: the loss is {value} at step {self.step}; lower learning_rate or raise warmup"
         if self.scratch is None:
             return message
-        return f"{message} (weights up to the last good checkpoint are in {self.scratch.checkpoints})"
+        return (
+            f"{message} (weights up to the last good checkpoint are in {self.scratch.checkpoints})"
+        )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay for the matrices of linear maps and embeddings; none for vectors, convolutions and Mamba's A_log and D."""
+    """Decay for the matrices of linear maps and embeddings; none for vectors, convolutions and
+    Mamba's A_log and D.
+    """
     decayed, free = [], []
     for name, parameter in model.named_parameters():
         (decayed if parameter.ndim == 2 and name.endswith("weight") else free).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
 
 
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
 
 
 def _state(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-    """Weights and optimiser memory under flat names. Tied weights appear once (named_parameters leaves repeats out)."""
+    """Weights and optimiser memory under flat names.
+
+    Tied weights appear once (named_parameters leaves repeats out).
+    """
     tensors = {f"model/{name}": tensor for name, tensor in model.named_parameters()}
     tensors |= {f"buffer/{name}": tensor for name, tensor in model.named_buffers()}
     memory = getattr(optimizer, "optimizer", optimizer).state
     for name, parameter in model.named_parameters():
-        tensors |= {f"{slot}/{name}": memory[parameter][slot] for slot in _SLOTS if parameter in memory}
+        tensors |= {
+            f"{slot}/{name}": memory[parameter][slot] for slot in _SLOTS if parameter in memory
+        }
     return tensors
 
 
 @torch.no_grad()
-def _spread(model: nn.Module, optimizer: Any, resumed: Resumed | None, accelerator: Accelerator) -> int:
+def _spread(
+    model: nn.Module, optimizer: Any, resumed: Resumed | None, accelerator: Accelerator
+) -> int:
     """Put the main process's saved state into every process; returns its step, 0 for a fresh start."""
     device = accelerator.device
     step = torch.tensor(resumed.step if resumed else 0, device=device)

@@ -1,4 +1,6 @@
-"""A Mamba trained here, and its transformer twin: same batches, same number of tokens, another architecture."""
+"""A Mamba trained here, and its transformer twin: same batches, same number of tokens, another
+architecture.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -66,18 +68,26 @@ class WatchedRecall(Params):
     """What is measured at every checkpoint, on stimuli drawn once."""
 
     prompts: PositiveInt
-    periods: tuple[PositiveInt, ...] = Field(min_length=1)  # tokens in one copy of the repeated random tokens
+    periods: tuple[PositiveInt, ...] = Field(
+        min_length=1
+    )  # tokens in one copy of the repeated random tokens
     text_period: PositiveInt  # tokens in one copy of the repeated text
     pairs: PositiveInt  # pairs in a prompt of shuffled pairs
     validation_rows: PositiveInt  # pieces of held-out text, as long as the longest row
 
 
 class MambaModels(Params):
-    """Section `mamba_models` of a profile. The recipe's learning rate is replaced by each model's own."""
+    """Section `mamba_models` of a profile.
+
+    The recipe's learning rate is replaced by each model's own.
+    """
 
     seed: NonNegativeInt
-    processes: PositiveInt  # models trained at once, each in a process of its own; the bytes do not depend on it
-    models: dict[FileName, Annotated[MambaShape | TwinShape, Field(discriminator="kind")]]  # by name
+    # models trained at once, each in a process of its own; the bytes do not depend on it
+    processes: PositiveInt
+    models: dict[
+        FileName, Annotated[MambaShape | TwinShape, Field(discriminator="kind")]
+    ]  # by name
     mixture: RecallMixture
     recipe: Recipe
     watched: WatchedRecall
@@ -86,27 +96,45 @@ class MambaModels(Params):
 def train_all(params: MambaModels, places: Places, *, only: Sequence[str] = ()) -> None:
     """Train every model of the section, or `only` some. InputError for a name it does not have."""
     if unknown := [name for name in only if name not in params.models]:
-        raise InputError(f"no model {unknown[0]} in `mamba_models` of the profile; it has {', '.join(params.models)}")
+        raise InputError(
+            f"no model {unknown[0]} in `mamba_models` of the profile; it has {', '.join(params.models)}"
+        )
     chosen = [name for name in params.models if name in only or not only]
     for name in chosen:
         check_replaceable(places.models / name, kind=STAGE, name=name)
-    train_several([(train_mamba_model, (name, params, places), {}) for name in chosen], params.processes, places)
+    train_several(
+        [(train_mamba_model, (name, params, places), {}) for name in chosen],
+        params.processes,
+        places,
+    )
 
 
 def train_mamba_model(name: str, params: MambaModels, places: Places, *, position: int = 0) -> None:
-    """Train one of them and write its folder and its history. Resumes; same params, corpus and threads, same bytes."""
+    """Train one of them and write its folder and its history.
+
+    Resumes; same params, corpus and threads, same bytes.
+    """
     corpus = Corpus.load(places.corpus)
     shape = params.models[name]
     recipe = params.recipe.model_copy(update={"learning_rate": shape.learning_rate})
-    settings = {"name": name, **params.model_dump(mode="json", exclude={"models", "processes", "recipe"})}
+    settings = {
+        "name": name,
+        **params.model_dump(mode="json", exclude={"models", "processes", "recipe"}),
+    }
     settings |= {"recipe": recipe.model_dump(mode="json"), "shape": shape.model_dump(mode="json")}
     settings["corpus_sha256"] = array_sha256(corpus.train, corpus.validation)
     torch.set_num_threads(recipe.threads)
     vocabulary = len(corpus.counts)
-    content = np.arange(1, vocabulary)  # all but the end of text, bytes that the text lacks included
-    source = RecallSource(params.mixture, recipe.steps, corpus.train, content, bos=0, seed=params.seed)
+    content = np.arange(
+        1, vocabulary
+    )  # all but the end of text, bytes that the text lacks included
+    source = RecallSource(
+        params.mixture, recipe.steps, corpus.train, content, bos=0, seed=params.seed
+    )
     model = build(shape, vocabulary, seed=params.seed)
-    training = Training(STAGE, name, model, source, RecallWatch.of(params, corpus), recipe, settings)
+    training = Training(
+        STAGE, name, model, source, RecallWatch.of(params, corpus), recipe, settings
+    )
     with fast_scan(model) if shape.kind == "mamba" else nullcontext():
         train_into(training, corpus, places, code=code_of(__name__), position=position)
 
@@ -146,8 +174,12 @@ class RecallWatch:
         """Draw the stimuli. InputError when the held-out text is too short."""
         watched = params.watched
         if len(corpus.validation) < max(params.mixture.length, watched.text_period) + 1:
-            raise InputError(f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text")
-        rng = np.random.default_rng([params.seed, 0, 0])  # three numbers: never the stream of a training batch
+            raise InputError(
+                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text"
+            )
+        rng = np.random.default_rng(
+            [params.seed, 0, 0]
+        )  # three numbers: never the stream of a training batch
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
         found = {
             f"accuracy_period_{period}": stimuli.repeated_tokens(
@@ -159,7 +191,11 @@ class RecallWatch:
             vocabulary, n_pairs=watched.pairs, n_prompts=watched.prompts, rng=rng
         )
         found["repeated_text_accuracy"] = text_stimuli.repeated_text(
-            vocabulary, corpus.validation, period=watched.text_period, n_prompts=watched.prompts, rng=rng
+            vocabulary,
+            corpus.validation,
+            period=watched.text_period,
+            n_prompts=watched.prompts,
+            rng=rng,
         )
         rows = pieces_of(corpus.validation, params.mixture.length, watched.validation_rows, rng)
         return cls(found, torch.from_numpy(rows))
@@ -172,10 +208,16 @@ class RecallWatch:
         model: Any = moment.model
         subject = subject_of(model, name="model in training", bos=0, digest="in training")
         try:
-            found = {name: scores.copy_behaviour(subject, prompts)[0] for name, prompts in self.stimuli.items()}
+            found = {
+                name: scores.copy_behaviour(subject, prompts)[0]
+                for name, prompts in self.stimuli.items()
+            }
             ids = self.validation.to(subject.device)
             logits = subject.logits(ids)[:, :-1].float().flatten(0, 1)
             loss = nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
         finally:
             model.requires_grad_(requires_grad=True)
-        return {"validation_loss": float(loss), **{name: float(accuracy.mean()) for name, accuracy in found.items()}}
+        return {
+            "validation_loss": float(loss),
+            **{name: float(accuracy.mean()) for name, accuracy in found.items()},
+        }

@@ -1,4 +1,6 @@
-"""The reference models: one family, one recipe, trained here; only the size differs between its members."""
+"""The reference models: one family, one recipe, trained here; only the size differs between its
+members.
+"""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from torch import nn
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
+from interp_core.files.artifacts import (
+    array_sha256,
+    file_sha256,
+    replacing,
+    save_json,
+    save_weights,
+)
 from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.files.params import FileName, Params
 from interp_core.measures import scores
@@ -52,7 +60,9 @@ class Shape(Params):
 
 
 class Architecture(Params):
-    """What all members share: Pythia's architecture (Biderman et al. 2023), parallel residual and rotary positions."""
+    """What all members share: Pythia's architecture (Biderman et al. 2023), parallel residual and
+    rotary positions.
+    """
 
     context: PositiveInt  # longest sequence, tokens
     mlp_ratio: PositiveInt  # hidden units of the MLP per unit of width
@@ -72,7 +82,8 @@ class ReferenceModels(Params):
     """Section `reference_models` of a profile."""
 
     seed: NonNegativeInt
-    processes: PositiveInt  # models trained at once, each in a process of its own; the bytes do not depend on it
+    # models trained at once, each in a process of its own; the bytes do not depend on it
+    processes: PositiveInt
     models: dict[FileName, Shape]  # by name
     architecture: Architecture
     mixture: Mixture
@@ -83,7 +94,9 @@ class ReferenceModels(Params):
     def _fits(self) -> "ReferenceModels":
         longest = max(self.mixture.length, 2 * self.watched.period + 1)
         if longest > self.architecture.context:
-            raise ValueError(f"architecture.context is {self.architecture.context}, but rows are {longest} tokens long")
+            raise ValueError(
+                f"architecture.context is {self.architecture.context}, but rows are {longest} tokens long"
+            )
         return self
 
 
@@ -97,14 +110,23 @@ class Places:
 
 
 def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = ()) -> None:
-    """Train every model of the section, or `only` some, the largest first. InputError for a name it does not have."""
+    """Train every model of the section, or `only` some, the largest first.
+
+    InputError for a name it does not have.
+    """
     if unknown := [name for name in only if name not in params.models]:
-        raise InputError(f"no reference model {unknown[0]} in the profile; it has {', '.join(params.models) or 'none'}")
+        raise InputError(
+            f"no reference model {unknown[0]} in the profile; it has {', '.join(params.models) or 'none'}"
+        )
     chosen = [name for name in params.models if name in only or not only]
     chosen.sort(key=lambda name: -params.models[name].layers * params.models[name].width ** 2)
     for name in chosen:
         check_replaceable(places.models / name, kind=STAGE, name=name)
-    train_several([(train_reference_model, (name, params, places), {}) for name in chosen], params.processes, places)
+    train_several(
+        [(train_reference_model, (name, params, places), {}) for name in chosen],
+        params.processes,
+        places,
+    )
 
 
 def train_several(tasks: list[Task], processes: int, places: Places) -> None:
@@ -116,17 +138,28 @@ def train_several(tasks: list[Task], processes: int, places: Places) -> None:
     run_in_processes(tasks, processes=1 if alone else processes)
 
 
-def train_reference_model(name: str, params: ReferenceModels, places: Places, *, position: int = 0) -> None:
-    """Train one member and write its folder and its history. Resumes; same params, corpus and threads, same bytes."""
+def train_reference_model(
+    name: str, params: ReferenceModels, places: Places, *, position: int = 0
+) -> None:
+    """Train one member and write its folder and its history.
+
+    Resumes; same params, corpus and threads, same bytes.
+    """
     corpus = Corpus.load(places.corpus)
     settings = {"name": name, **params.model_dump(mode="json", exclude={"models", "processes"})}
     settings["shape"] = params.models[name].model_dump()
     settings["corpus_sha256"] = array_sha256(corpus.train, corpus.validation)
     torch.set_num_threads(params.recipe.threads)
-    model = new_model(params.models[name], params.architecture, len(corpus.counts), seed=params.seed)
-    content = np.arange(1, len(corpus.counts))  # all but the end of text, bytes that the text lacks included
+    model = new_model(
+        params.models[name], params.architecture, len(corpus.counts), seed=params.seed
+    )
+    content = np.arange(
+        1, len(corpus.counts)
+    )  # all but the end of text, bytes that the text lacks included
     source = MixtureSource(params.mixture, corpus.train, content, bos=0, seed=params.seed)
-    training = Training(STAGE, name, model, source, Watch.of(params, corpus), params.recipe, settings)
+    training = Training(
+        STAGE, name, model, source, Watch.of(params, corpus), params.recipe, settings
+    )
     train_into(training, corpus, places, code=code_of(__name__), position=position)
 
 
@@ -143,15 +176,22 @@ class Training:
     settings: dict[str, Any]  # goes into training.json; with the code, what the bytes depend on
 
 
-def train_into(training: Training, corpus: Corpus, places: Places, *, code: Sequence[Path], position: int = 0) -> None:
-    """Train, and write the model's folder and its history. Resumes; same settings, code and threads, same bytes."""
+def train_into(
+    training: Training, corpus: Corpus, places: Places, *, code: Sequence[Path], position: int = 0
+) -> None:
+    """Train, and write the model's folder and its history.
+
+    Resumes; same settings, code and threads, same bytes.
+    """
     name, settings = training.name, training.settings
     check_replaceable(places.models / name, kind=training.stage, name=name)
     mark = fingerprint(settings, code=code)
     tags = [training.model.config.model_type, name]
     with (
         _main_process_scratch(training.stage, f"{name}-{mark}") as held,
-        tracked_run(name, group=training.stage, job_type="train", tags=tags, config=settings) as run,
+        tracked_run(
+            name, group=training.stage, job_type="train", tags=tags, config=settings
+        ) as run,
     ):
         history = train(
             training.model,
@@ -171,11 +211,17 @@ def train_into(training: Training, corpus: Corpus, places: Places, *, code: Sequ
                 written.write_text(history_csv(history))
 
 
-def new_model(shape: Shape, architecture: Architecture, vocabulary: int, *, seed: int) -> "PreTrainedModel":
+def new_model(
+    shape: Shape, architecture: Architecture, vocabulary: int, *, seed: int
+) -> "PreTrainedModel":
     """A GPT-NeoX of this shape with random weights."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": architecture.rotary_share}
+    rotary = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": architecture.rotary_share,
+    }
     config = GPTNeoXConfig(
         vocab_size=vocabulary,
         hidden_size=shape.width,
@@ -208,27 +254,39 @@ class Watch:
         """Draw the stimuli. InputError when the held-out text is too short."""
         watched, length = params.watched, params.mixture.length
         if len(corpus.validation) < max(length, watched.period) + 1:
-            raise InputError(f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text")
-        rng = np.random.default_rng([params.seed, 0, 0])  # three numbers: never the stream of a training batch
+            raise InputError(
+                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text"
+            )
+        rng = np.random.default_rng(
+            [params.seed, 0, 0]
+        )  # three numbers: never the stream of a training batch
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
-        random = stimuli.repeated_tokens(vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng)
+        random = stimuli.repeated_tokens(
+            vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng
+        )
         pieces = pieces_of(corpus.validation, watched.period, watched.prompts, rng)
         tokens = stimuli.begin(vocabulary, np.tile(pieces, (1, 2)))
-        pairs = stimuli.pairs_of(tokens, batch=random.pairs.batch, query=random.pairs.query, distance=watched.period)
+        pairs = stimuli.pairs_of(
+            tokens, batch=random.pairs.batch, query=random.pairs.query, distance=watched.period
+        )
         text = Prompts("repeated_text", tokens, random.control, pairs, random.lengths)
         rows = pieces_of(corpus.validation, length, watched.validation_rows, rng)
         return cls(random, text, torch.from_numpy(rows))
 
     @torch.no_grad()
     def __call__(self, moment: Moment) -> Mapping[str, float]:
-        """Accuracy on second copies (random ids, held-out text), best head's prefix matching, held-out loss in nats."""
+        """Accuracy on second copies (random ids, held-out text), best head's prefix matching,
+        held-out loss in nats.
+        """
         from interp_core.loading import subject_of
 
         model: Any = moment.model
         subject = subject_of(model, name="model in training", bos=0, digest="in training")
         try:
             keys = {"prefix_matching": self.random.pairs.induction_key}
-            random = scores.score_heads(subject, self.random.tokens, self.random.pairs, keys, behaviour=True)
+            random = scores.score_heads(
+                subject, self.random.tokens, self.random.pairs, keys, behaviour=True
+            )
             accuracy, _ = scores.copy_behaviour(subject, self.text)
             ids = self.validation.to(subject.device)
             logits = subject.logits(ids)[:, :-1].float().flatten(0, 1)
@@ -239,7 +297,9 @@ class Watch:
             "validation_loss": float(loss),
             "repeat_accuracy": float(random.accuracy.mean()),
             "repeated_text_accuracy": float(accuracy.mean()),
-            "best_prefix_matching": float(random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()),
+            "best_prefix_matching": float(
+                random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()
+            ),
         }
 
 
@@ -250,8 +310,14 @@ def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator)
 
 
 def _untied(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
-    """The weights, each tensor once: Hugging Face ties the unembedding to the embedding again when it loads them."""
-    shared = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+    """The weights, each tensor once: Hugging Face ties the unembedding to the embedding again when
+    it loads them.
+    """
+    shared = (
+        set(getattr(model, "_tied_weights_keys", None) or ())
+        if model.config.tie_word_embeddings
+        else set()
+    )
     return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
 
 
@@ -261,7 +327,12 @@ def _main_process_scratch(stage: str, mark: str) -> Any:
 
 
 def _write(
-    model: "PreTrainedModel", history: History, settings: dict[str, Any], held: Scratch, corpus: Corpus, folder: Path
+    model: "PreTrainedModel",
+    history: History,
+    settings: dict[str, Any],
+    held: Scratch,
+    corpus: Corpus,
+    folder: Path,
 ) -> None:
     """The finished model's files."""
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,6 @@
-"""What the reference models read: repeated random segments, repeated text and plain text, in fixed shares."""
+"""What the reference models read: repeated random segments, repeated text and plain text, in fixed
+shares.
+"""
 
 from dataclasses import dataclass
 
@@ -17,7 +19,9 @@ class Mixture(Params):
     rows: PositiveInt  # sequences in the global batch
     length: PositiveInt  # tokens a row
     repeated_random: float = Field(ge=0, le=1)  # share of rows: distinct random ids, tiled
-    repeated_text: float = Field(ge=0, le=1)  # share of rows: a piece of text, tiled; the rest are plain text
+    repeated_text: float = Field(
+        ge=0, le=1
+    )  # share of rows: a piece of text, tiled; the rest are plain text
     shortest_period: int = Field(ge=2)  # tokens in the tiled segment, drawn evenly
     longest_period: int = Field(ge=2)
     begin: float = Field(ge=0, le=1)  # chance that a row begins with BOS, as every stimulus does

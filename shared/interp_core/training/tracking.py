@@ -1,4 +1,5 @@
-"""Live curves in Weights & Biases: online with an account, else an offline run that `wandb sync` takes later.
+"""Live curves in Weights & Biases: online with an account, else an offline run that `wandb sync`
+takes later.
 
 Tracking never stops a training: what goes wrong is one warning, and the run goes on without.
 """
@@ -51,7 +52,9 @@ class Run:
 
 
 def mode() -> str:
-    """online, offline or disabled: WANDB_MODE if set, else online where a key is configured, else offline."""
+    """online, offline or disabled: WANDB_MODE if set, else online where a key is configured, else
+    offline.
+    """
     chosen = os.environ.get("WANDB_MODE")
     if chosen == "dryrun" or (chosen is None and not _key_configured()):
         return "offline"
@@ -60,18 +63,29 @@ def mode() -> str:
 
 def announce() -> None:
     """One line when runs stay on this machine although nobody asked for that."""
-    if os.environ.get("RANK", "0") == "0" and mode() == "offline" and "WANDB_MODE" not in os.environ:
-        _say("W&B: no account configured, runs are kept offline; send them later with `wandb sync wandb/offline-run-*`")
+    if (
+        os.environ.get("RANK", "0") == "0"
+        and mode() == "offline"
+        and "WANDB_MODE" not in os.environ
+    ):
+        _say(
+            "W&B: no account configured, runs are kept offline; send them later with `wandb sync wandb/offline-run-*`"
+        )
 
 
 @contextmanager
 def tracked_run(
-    name: str, *, group: str, job_type: str, tags: Sequence[str] = (), config: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    group: str,
+    job_type: str,
+    tags: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """A run for the length of the block, on the main process only (RANK 0).
 
-    Its config is the given one with git_revision and dvc_lock_sha256 (None where there is none) and the processor's
-    instructions. Failed online: one warning, then offline.
+    Its config is the given one with git_revision and dvc_lock_sha256 (None where there is none) and
+    the processor's instructions. Failed online: one warning, then offline.
     """
     chosen = mode() if os.environ.get("RANK", "0") == "0" else "disabled"
     if chosen == "disabled":
@@ -89,14 +103,16 @@ def tracked_run(
             try:
                 run.finish(exit_code=int(failed))
             except _failures() as problem:
-                _say(f"W&B: the run was not closed properly ({_line(problem)}); its file is in {run.dir}")
+                _say(
+                    f"W&B: the run was not closed properly ({_line(problem)}); its file is in {run.dir}"
+                )
 
 
 def provenance() -> dict[str, str | None]:
     """What ties a run to its code, data and processor.
 
-    git revision (`+` when files differ from it), hash of dvc.lock, and the instructions computed with ("avx2" as
-    everywhere, or "native": numbers are this processor's own).
+    git revision (`+` when files differ from it), hash of dvc.lock, and the instructions computed
+    with ("avx2" as everywhere, or "native": numbers are this processor's own).
     """
     root = project_root()
     lock = root / "dvc.lock"
@@ -126,15 +142,25 @@ def _start(arguments: dict[str, Any], chosen: str) -> Any:
     """wandb.init; offline when online fails; None when that fails too."""
     import wandb
 
-    settings = wandb.Settings(init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, silent=True, console="off")  # pyright: ignore[reportCallIssue]
+    settings = wandb.Settings(
+        init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT, silent=True, console="off"
+    )  # pyright: ignore[reportCallIssue]
     while True:
         try:
-            return wandb.init(dir=str(project_root()), mode=chosen, settings=settings, reinit="create_new", **arguments)  # pyright: ignore[reportArgumentType]
+            return wandb.init(
+                dir=str(project_root()),
+                mode=chosen,  # pyright: ignore[reportArgumentType]
+                settings=settings,
+                reinit="create_new",
+                **arguments,
+            )
         except _failures() as problem:
             if chosen == "offline":
                 _say(f"W&B: no run was opened ({_line(problem)}); the training goes on without")
                 return None
-            _say(f"W&B: online failed ({_line(problem)}); this run is kept offline for `wandb sync`")
+            _say(
+                f"W&B: online failed ({_line(problem)}); this run is kept offline for `wandb sync`"
+            )
             chosen = "offline"
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from interp_core import processor
 from interp_core.errors import InputError
 
-Task = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]  # a module-level function and its arguments
+Task = tuple[
+    Callable[..., None], tuple[Any, ...], dict[str, Any]
+]  # a module-level function and its arguments
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,11 @@ class _Worker:
 
 
 def run_in_processes(tasks: Sequence[Task], *, processes: int) -> None:
-    """Run the tasks, `processes` at a time, in order; each gets a keyword `position`, its line for a progress bar.
+    """Run the tasks, `processes` at a time, in order; each gets a keyword `position`, its line for
+    a progress bar.
 
-    One task, or one process: in this process. An InputError in one ends the others (they save their state) and is
-    raised here; so does Ctrl-C.
+    One task, or one process: in this process. An InputError in one ends the others (they save their
+    state) and is raised here; so does Ctrl-C.
     """
     if processes == 1 or len(tasks) < 2:
         for function, arguments, keywords in tasks:
