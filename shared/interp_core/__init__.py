@@ -6,7 +6,7 @@ lies in rooms, each with its subject in its first line.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -85,7 +85,7 @@ class _Before(MetaPathFinder, Loader):
     """Finds a module by the name it had before."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, module = fullname.rpartition(".")
         known = package == __name__ and module in _BEFORE

@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 import small_models as small
 from interp_core.loading import subject_of
 from interp_core.measures.scores import attention_keys, attention_scores, score_heads
+from interp_core.models import attention
 from interp_core.models.attention import AttentionCall
 from interp_core.models.hooks import capture
 from interp_core.models.lens import BridgeSubject
 from interp_core.models.native import NativeSubject
 from interp_core.models.sites import Site
-from interp_core.models.subject import attention
 from interp_core.stimuli.prompts import Prompts
 
 

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 import small_models as small
 from interp_core.errors import InputError
 from interp_core.loading import subject_of
+from interp_core.models import attention
 from interp_core.models.hooks import HookError, capture, intervene, replace_by, zero
 from interp_core.models.lens import BridgeSubject
 from interp_core.models.sites import ATTENTION, RESIDUAL, Site
-from interp_core.models.subject import Subject, attention
+from interp_core.models.subject import Subject
 
 NAMES = (
     *RESIDUAL,

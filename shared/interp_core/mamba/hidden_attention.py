@@ -147,7 +147,7 @@ def attention_entries(
     """alpha of all channels at wanted (sequence, query, key); 0 where the key comes after its
     query.
     """
-    from interp_core.mamba.subject import hidden_attention_kernels
+    from interp_core.mamba import hidden_attention_kernels
 
     entries: Any = hidden_attention_kernels.entries
 
@@ -167,7 +167,7 @@ def attention_matrices(
 
     InputError, with the size, when it would take more than `largest` bytes.
     """
-    from interp_core.mamba.subject import hidden_attention_kernels
+    from interp_core.mamba import hidden_attention_kernels
 
     matrices: Any = hidden_attention_kernels.matrices
 
@@ -220,7 +220,7 @@ def stream_attention(
 
     Divide a group's shares by the number of its pairs for a mean in [0, 1].
     """
-    from interp_core.mamba.subject import hidden_attention_kernels
+    from interp_core.mamba import hidden_attention_kernels
 
     stream: Any = hidden_attention_kernels.stream
 

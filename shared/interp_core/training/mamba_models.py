@@ -19,10 +19,10 @@ from interp_core.files.params import FileName, Params
 from interp_core.mamba.selective_scan import fast_scan
 from interp_core.measures import scores
 from interp_core.pipeline.import_closure import code_of
+from interp_core.stimuli import prompts as stimuli
+from interp_core.stimuli import text as text_stimuli
 from interp_core.stimuli.corpus import Corpus
 from interp_core.stimuli.prompts import Prompts, Vocabulary
-from interp_core.stimuli.prompts import prompts as stimuli
-from interp_core.stimuli.prompts import text as text_stimuli
 from interp_core.training.loop import Moment
 from interp_core.training.recall_mixture import RecallMixture, RecallSource
 from interp_core.training.recipe import Recipe

@@ -27,9 +27,9 @@ from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.files.params import FileName, Params
 from interp_core.measures import scores
 from interp_core.pipeline.import_closure import code_of
+from interp_core.stimuli import prompts as stimuli
 from interp_core.stimuli.corpus import END_OF_TEXT, Corpus
 from interp_core.stimuli.prompts import Prompts, Vocabulary
-from interp_core.stimuli.prompts import prompts as stimuli
 from interp_core.training.batches import BatchSource
 from interp_core.training.checkpoints import Scratch, fingerprint, scratch
 from interp_core.training.history import History, history_csv
