@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from interp_core.console.options import Group, option, profile_option, study_option
+from interp_core.console.options import (
+    Group,
+    fail,
+    option,
+    profile_option,
+    study_option,
+    trainings_option,
+)
 
 _OUT = option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
@@ -146,12 +153,18 @@ def run(profile: str | None, out: Path | None) -> None:
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
 
-    write("cursive_circuits", found, out)
+    if not trainings:
+        write("cursive_circuits", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("cursive_circuits", found, trainings, out)
 
 
 if __name__ == "__main__":
