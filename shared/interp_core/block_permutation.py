@@ -31,7 +31,8 @@ def block_length(values: Values, texts: Texts, *, left_out: float = 0.03) -> int
     """Tokens a block needs so that cutting it takes at most this share of the variance of a mean.
 
     For an AR(1) of lag-one correlation r, blocks of b keep all but 2 r / ((1 - r^2) b) of it. r is
-    the highest of the units', and at least 4 tokens are kept together.
+    exceeded by a tenth of the units, and at least 4 tokens are kept together. A text much shorter
+    than a block is dealt nearly whole, and then adds little power.
     """
     starts, _ = _texts(values, texts)
     standard = _within(values, starts)
