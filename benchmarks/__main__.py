@@ -17,8 +17,12 @@ NAMES = sorted(
 
 @click.command()
 @click.option("--only", type=click.Choice(NAMES), multiple=True, help="These alone.")
-@click.option("--threads", type=int, multiple=True, default=(1, 2), show_default=True, help="CPU threads.")
-@click.option("--repetitions", type=int, default=3, show_default=True, help="Of each side, interleaved.")
+@click.option(
+    "--threads", type=int, multiple=True, default=(1, 2), show_default=True, help="CPU threads."
+)
+@click.option(
+    "--repetitions", type=int, default=3, show_default=True, help="Of each side, interleaved."
+)
 @click.option("--here", is_flag=True, hidden=True)
 def main(only: tuple[str, ...], threads: tuple[int, ...], repetitions: int, *, here: bool) -> None:
     """Print each claim's table: ours, the other side, their ratio, and the target."""
@@ -27,9 +31,23 @@ def main(only: tuple[str, ...], threads: tuple[int, ...], repetitions: int, *, h
             if here:
                 _run(name, count, repetitions)
             else:
-                command = [sys.executable, "-m", "benchmarks", "--here", "--only", name, "--threads", str(count)]
-                environment = os.environ | {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
-                subprocess.run([*command, "--repetitions", str(repetitions)], env=environment, check=True)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks",
+                    "--here",
+                    "--only",
+                    name,
+                    "--threads",
+                    str(count),
+                ]
+                environment = os.environ | {
+                    "OMP_NUM_THREADS": str(count),
+                    "MKL_NUM_THREADS": str(count),
+                }
+                subprocess.run(
+                    [*command, "--repetitions", str(repetitions)], env=environment, check=True
+                )
 
 
 def _run(name: str, threads: int, repetitions: int) -> None:

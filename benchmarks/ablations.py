@@ -6,8 +6,8 @@ from scipy.stats import rankdata
 
 from benchmarks.measure import Row, interleaved
 from benchmarks.subjects import prompts_of_length, random_subject, trained_subjects
-from interp_core.ablation import Head, ablated, ablation_effects, first_order_effects
-from interp_core.scores import copy_behaviour
+from interp_core.measures.ablation import Head, ablated, ablation_effects, first_order_effects
+from interp_core.measures.scores import copy_behaviour
 
 TITLE = "Effects of ablating every head (pythia-410m's shape, T 256, batch 2; two heads a layer timed, extrapolated)"
 TIMED = 2  # heads a layer
@@ -16,7 +16,9 @@ TIMED = 2  # heads a layer
 def rows(repetitions: int) -> list[Row]:
     """Seconds for all heads of the model, then the estimate's ranks on the trained family."""
     subject, prompts = random_subject("pythia-410m"), prompts_of_length(256, 2)
-    sets: list[list[Head]] = [[(layer, head)] for layer in range(subject.n_layers) for head in range(TIMED)]
+    sets: list[list[Head]] = [
+        [(layer, head)] for layer in range(subject.n_layers) for head in range(TIMED)
+    ]
     zeros = torch.zeros(subject.n_heads, subject.d_head)
 
     def forward_a_head() -> None:
@@ -39,7 +41,11 @@ def rows(repetitions: int) -> list[Row]:
     estimate = seconds["first order"]
     found = [
         Row(
-            "suffix again, against one forward a head", f"{suffix:.0f} s", f"{forward:.0f} s", forward / suffix, ">=1.8"
+            "suffix again, against one forward a head",
+            f"{suffix:.0f} s",
+            f"{forward:.0f} s",
+            forward / suffix,
+            ">=1.8",
         ),
         Row(
             "first order, against one forward a head",
@@ -56,11 +62,18 @@ def ranks(index: int) -> Row:
     """Spearman's rank correlation of estimate and exact effect over the heads of a trained model."""
     subject = trained_subjects()[index]
     prompts = prompts_of_length(41, 64, vocab_size=subject.vocab_size, period=20)
-    sets: list[list[Head]] = [[(layer, head)] for layer in range(subject.n_layers) for head in range(subject.n_heads)]
+    sets: list[list[Head]] = [
+        [(layer, head)] for layer in range(subject.n_layers) for head in range(subject.n_heads)
+    ]
     effects = ablation_effects(subject, prompts, sets, ablation="mean")
     exact = (effects.loss - effects.clean_loss[:, None]).mean(axis=0)
     estimate = first_order_effects(subject, prompts, ablation="mean").mean(axis=0).ravel()
     signed = float(np.corrcoef(rankdata(estimate), rankdata(exact))[0, 1])
     strong = np.argsort(-exact)[:3].tolist()
     shared = len(set(strong) & set(np.argsort(-estimate)[:3].tolist()))
-    return Row(f"rank agreement on {subject.name} (mean ablation)", f"{shared} of the 3 strongest", "", signed)
+    return Row(
+        f"rank agreement on {subject.name} (mean ablation)",
+        f"{shared} of the 3 strongest",
+        "",
+        signed,
+    )

@@ -1,4 +1,6 @@
-"""The cursive transformer: sampling with a cache, scores without patterns, and training against bare products."""
+"""The cursive transformer: sampling with a cache, scores without patterns, and training against
+bare products.
+"""
 
 import torch
 from torch import Tensor
@@ -7,10 +9,20 @@ from benchmarks.measure import Row, interleaved
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
 from cursive_circuits.model_watching import observing
-from interp_core.batches import IGNORED
+from interp_core.training.batches import IGNORED
 
 TITLE = "cursive_circuits: sampling, all-head scores, training"
-VOCABULARY, ALPHABET, WIDTH, LAYERS, HEADS, ROWS, LENGTH, SAMPLED, STEPS = 139, 27, 64, 4, 4, 16, 120, 400, 5
+VOCABULARY, ALPHABET, WIDTH, LAYERS, HEADS, ROWS, LENGTH, SAMPLED, STEPS = (
+    139,
+    27,
+    64,
+    4,
+    4,
+    16,
+    120,
+    400,
+    5,
+)
 
 
 def model() -> CursiveTransformer:
@@ -40,7 +52,9 @@ TEXT = torch.randint(1, ALPHABET, (ROWS, 9), generator=torch.Generator().manual_
 def cached(rows: int) -> Tensor:
     """Logits of rows that grow token by token, from the cache."""
     ids, text, cache = IDS[:rows], TEXT[:rows], LEARNER.empty_cache(rows, SAMPLED)
-    return torch.cat([LEARNER(ids[:, t : t + 1], text, cache=cache).logits for t in range(SAMPLED)], dim=1)
+    return torch.cat(
+        [LEARNER(ids[:, t : t + 1], text, cache=cache).logits for t in range(SAMPLED)], dim=1
+    )
 
 
 @torch.no_grad()
@@ -56,7 +70,8 @@ def scores() -> None:
     with observing(LEARNER) as seen:
         LEARNER(IDS, TEXT)
     row, query = (
-        part.reshape(-1) for part in torch.meshgrid(torch.arange(ROWS), torch.arange(200, SAMPLED), indexing="ij")
+        part.reshape(-1)
+        for part in torch.meshgrid(torch.arange(ROWS), torch.arange(200, SAMPLED), indexing="ij")
     )
     for layer in range(LAYERS):
         seen[layer, "self"].call.entries(row, query, (query - 199)[None])
@@ -75,7 +90,9 @@ def training() -> None:
     ids = IDS[:, :LENGTH]
     for _ in range(STEPS):
         logits = learner(ids, TEXT).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=IGNORED)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=IGNORED
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -84,12 +101,22 @@ def training() -> None:
 def products() -> None:
     """The products of forward and backward that such updates cannot do without."""
     tokens = ROWS * LENGTH
-    one = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
+    one = [
+        (WIDTH, 3 * WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, 4 * WIDTH),
+        (4 * WIDTH, WIDTH),
+    ]
     operands = [
         (torch.randn(tokens, i), torch.randn(i, o), torch.randn(tokens, o))
         for i, o in [*one * LAYERS, (WIDTH, VOCABULARY)]
     ]
-    q, weights = torch.randn(ROWS * HEADS, LENGTH, WIDTH // HEADS), torch.randn(ROWS * HEADS, LENGTH, LENGTH)
+    q, weights = (
+        torch.randn(ROWS * HEADS, LENGTH, WIDTH // HEADS),
+        torch.randn(ROWS * HEADS, LENGTH, LENGTH),
+    )
     for _ in range(STEPS):
         for x, weight, gradient in operands:
             _ = x @ weight, gradient @ weight.T, x.T @ gradient
@@ -99,7 +126,9 @@ def products() -> None:
 
 def sampling_row(n: int, repetitions: int) -> Row:
     """A row that grows to SAMPLED tokens, `n` at once."""
-    seconds = interleaved({"ours": lambda: cached(n), "theirs": lambda: again(n)}, repetitions=repetitions)
+    seconds = interleaved(
+        {"ours": lambda: cached(n), "theirs": lambda: again(n)}, repetitions=repetitions
+    )
     return Row(
         f"{SAMPLED} tokens, rows at once: {n}: cache against the prefix again",
         f"{seconds['ours']:.2f} s",

@@ -1,6 +1,8 @@
-"""Hessian products and the top of the spectrum against curvlinops, hessian-eigenthings and power iteration.
+"""Hessian products and the top of the spectrum against curvlinops, hessian-eigenthings and power
+iteration.
 
-Peers come with the extra [bench]. Every method is held to the same true residual, |Hv - lambda v| / |lambda|.
+Peers come with the extra [bench]. Every method is held to the same true residual, |Hv - lambda v| /
+|lambda|.
 """
 
 from collections.abc import Callable
@@ -58,7 +60,9 @@ def tokens(rows: int = ROWS) -> Tensor:
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """As anyone writes it; the peers differentiate it through torch.func, which ours is not made for."""
+    """As anyone writes it; the peers differentiate it through torch.func, which ours is not made
+    for.
+    """
     ahead = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).triu(1)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return scores.masked_fill(ahead, -torch.inf).softmax(dim=-1) @ value
@@ -115,7 +119,11 @@ def _products(width: int, repetitions: int) -> list[Row]:
     def ten(apply: Callable[[Tensor], object]) -> Work:
         return lambda: [apply(vector) for _ in range(10)]
 
-    works = {"ours": ten(operator), "curvlinops": ten(lambda v: lin @ v), "eigenthings": ten(things.matvec)}
+    works = {
+        "ours": ten(operator),
+        "curvlinops": ten(lambda v: lin @ v),
+        "eigenthings": ten(things.matvec),
+    }
     seconds = interleaved(works, repetitions=max(3, repetitions))
     return [
         Row(
@@ -136,7 +144,9 @@ def _ms(seconds_of_ten: float) -> str:
 def worst_residual(operator: Hessian, values: Tensor, vectors: Tensor) -> float:
     """Of unit vectors, as rows."""
     applied = torch.stack([operator(v) for v in vectors])
-    return float(((applied - values[:, None].to(applied) * vectors).norm(dim=1) / values.abs()).max())
+    return float(
+        ((applied - values[:, None].to(applied) * vectors).norm(dim=1) / values.abs()).max()
+    )
 
 
 def _top_ten(width: int, repetitions: int) -> list[Row]:
@@ -146,13 +156,19 @@ def _top_ten(width: int, repetitions: int) -> list[Row]:
 
     def our_way() -> tuple[Tensor, Tensor]:
         found = eigenpairs(
-            ours(model), k=K, tolerance=RESIDUAL, max_products=400, generator=torch.Generator().manual_seed(0)
+            ours(model),
+            k=K,
+            tolerance=RESIDUAL,
+            max_products=400,
+            generator=torch.Generator().manual_seed(0),
         )
         return found.values[:K].float(), found.vectors[:K]
 
     def with_eigsh() -> tuple[Tensor, Tensor]:
         values, vectors = eigsh(scipy_operator, k=K, which="LM", tol=RESIDUAL)  # pyright: ignore[reportArgumentType]
-        return torch.from_numpy(values).float(), torch.from_numpy(np.ascontiguousarray(vectors.T)).float()
+        return torch.from_numpy(values).float(), torch.from_numpy(
+            np.ascontiguousarray(vectors.T)
+        ).float()
 
     def with_things(iterations: int) -> tuple[Tensor, Tensor]:
         from hessian_eigenthings import lanczos  # pyright: ignore[reportMissingImports]
@@ -160,13 +176,24 @@ def _top_ten(width: int, repetitions: int) -> list[Row]:
         found = lanczos(things, k=K, max_iter=iterations, tol=1e-12, seed=0, reorthogonalize=True)
         return found.eigenvalues.float(), found.eigenvectors.float()
 
-    enough = next(n for n in range(40, 400, 8) if worst_residual(operator, *with_things(n)) <= RESIDUAL)
+    enough = next(
+        n for n in range(40, 400, 8) if worst_residual(operator, *with_things(n)) <= RESIDUAL
+    )
     for way in (our_way, with_eigsh):
         assert worst_residual(operator, *way()) <= 1.1 * RESIDUAL
-    works: dict[str, Work] = {"ours": our_way, "eigsh": with_eigsh, "lanczos": lambda: with_things(enough)}
+    works: dict[str, Work] = {
+        "ours": our_way,
+        "eigsh": with_eigsh,
+        "lanczos": lambda: with_things(enough),
+    }
     seconds = interleaved(works, repetitions=repetitions)
     spent = _power_products(operator)
-    one = interleaved({"product": lambda: [operator(operator.gradient) for _ in range(10)]})["product"] / 10
+    one = (
+        interleaved({"product": lambda: [operator(operator.gradient) for _ in range(10)]})[
+            "product"
+        ]
+        / 10
+    )
     power = spent * one
     missing = " and not there yet" if spent >= MOST else ""
     peers = (
@@ -187,7 +214,9 @@ def _top_ten(width: int, repetitions: int) -> list[Row]:
 
 
 def _power_products(operator: Hessian) -> int:
-    """Products that power iteration with deflation (as in PyHessian) needs to the same true residual; MOST at most."""
+    """Products that power iteration with deflation (as in PyHessian) needs to the same true
+    residual; MOST at most.
+    """
     generator, before = torch.Generator().manual_seed(0), operator.products
     known: list[Tensor] = []
     for _ in range(K):
@@ -226,7 +255,9 @@ def _product(n: int) -> Work:
 
 
 def _memory() -> list[Row]:
-    small, *larger = (peak_growth("benchmarks.curvature", f"product_of_{n}") for n in (32, 128, 512))
+    small, *larger = (
+        peak_growth("benchmarks.curvature", f"product_of_{n}") for n in (32, 128, 512)
+    )
     return [
         Row(
             f"memory of a product, {n} rows against 32, 16 at once",
@@ -240,10 +271,12 @@ def _memory() -> list[Row]:
 
 
 def _study(repetitions: int) -> list[Row]:
-    """The laptop profile's tiled condition: what tracking every 100 steps costs, and when the transition is there."""
+    """The laptop profile's tiled condition: what tracking every 100 steps costs, and when the
+    transition is there.
+    """
     from eigen_phase.params import EigenPhase, Training
     from eigen_phase.train import train_run
-    from interp_core.params import check, read_section
+    from interp_core.files.params import check, read_section
 
     base = read_section("eigen_phase", EigenPhase, "laptop").runs["tiled-s0"].model_dump()
 

@@ -1,4 +1,5 @@
-"""Mamba at mamba-130m's shape with random weights: the scan under the stock model, training, and hidden attention.
+"""Mamba at mamba-130m's shape with random weights: the scan under the stock model, training, and
+hidden attention.
 
 mambapy's scan joins where it is installed (`pip install mambapy`).
 """
@@ -16,18 +17,18 @@ from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
 from benchmarks.measure import Row, Work, interleaved, peak_growth
-from interp_core.hidden_attention import (
+from interp_core.loading import subject_of
+from interp_core.mamba.hidden_attention import (
     attention_entries,
     effective_attention,
     mixer_calls,
     observing_mixers,
     stream_attention,
 )
-from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.matmul import onednn_products
 from interp_core.plotting import ABLATED, COPYING, INDUCTION, drawing
-from interp_core.selective_scan import fast_scan
 
 TITLE = "Mamba: 24 layers, width 768, state 16, T 256, batch 1"
 LENGTH, SHORT, LAYERS = 256, 128, 24
@@ -37,7 +38,9 @@ LENGTH, SHORT, LAYERS = 256, 128, 24
 def model(layers: int = LAYERS, *, mambapy: bool = False) -> MambaForCausalLM:
     """mamba-130m's shape."""
     torch.manual_seed(0)
-    return MambaForCausalLM(MambaConfig(hidden_size=768, num_hidden_layers=layers, use_mambapy=mambapy))
+    return MambaForCausalLM(
+        MambaConfig(hidden_size=768, num_hidden_layers=layers, use_mambapy=mambapy)
+    )
 
 
 @cache
@@ -51,7 +54,9 @@ def ids(length: int = LENGTH) -> Tensor:
     return torch.randint(0, 50000, (1, length), generator=torch.Generator().manual_seed(0))
 
 
-def forward(of: MambaForCausalLM, length: int = LENGTH, *, ours: bool = False, switch: bool = False) -> Work:
+def forward(
+    of: MambaForCausalLM, length: int = LENGTH, *, ours: bool = False, switch: bool = False
+) -> Work:
     """A forward pass with logits."""
     tokens = ids(length)
 
@@ -67,7 +72,9 @@ def forward(of: MambaForCausalLM, length: int = LENGTH, *, ours: bool = False, s
     return run
 
 
-def step(of: MambaForCausalLM, length: int = LENGTH, *, ours: bool = False, switch: bool = False) -> Work:
+def step(
+    of: MambaForCausalLM, length: int = LENGTH, *, ours: bool = False, switch: bool = False
+) -> Work:
     """Forward, loss and backward."""
     tokens = ids(length)
 
@@ -86,7 +93,12 @@ def step(of: MambaForCausalLM, length: int = LENGTH, *, ours: bool = False, swit
 
 def rows(repetitions: int) -> list[Row]:
     """Every row of the table."""
-    return [*forward_rows(repetitions), *training_rows(repetitions), *attention_rows(repetitions), *scaling_rows()]
+    return [
+        *forward_rows(repetitions),
+        *training_rows(repetitions),
+        *attention_rows(repetitions),
+        *scaling_rows(),
+    ]
 
 
 def forward_rows(repetitions: int) -> list[Row]:
@@ -95,13 +107,18 @@ def forward_rows(repetitions: int) -> list[Row]:
     with onednn_products() as on:
         pass
     if on:
-        works |= {"ours+": forward(model(), ours=True, switch=True), "stock+": forward(model(), switch=True)}
+        works |= {
+            "ours+": forward(model(), ours=True, switch=True),
+            "stock+": forward(model(), switch=True),
+        }
     for work in works.values():
         work()
     seconds = interleaved(works, repetitions=repetitions)
     found = [_against("forward", seconds, "ours", "stock", ">=1.4")]
     if on:
-        found.append(_against("forward, ours with oneDNN's products", seconds, "ours+", "stock", ">=2.7"))
+        found.append(
+            _against("forward, ours with oneDNN's products", seconds, "ours+", "stock", ">=2.7")
+        )
         found.append(_against("forward, both with oneDNN's products", seconds, "ours+", "stock+"))
     return found
 
@@ -114,22 +131,31 @@ def training_rows(repetitions: int) -> list[Row]:
     for work in works.values():
         work()
     seconds = interleaved(works, repetitions=repetitions)
-    # The stock step takes tens of seconds: two layers fewer than all would hide nothing, so all are run, once.
+    # The stock step takes tens of seconds: two layers fewer than all would hide nothing, so all are
+    # run, once.
     seconds |= interleaved({"stock": step(model())}, repetitions=1)
     found = [
         _against("training step", seconds, "ours", "stock", ">=12"),
         _against("training step, ours with oneDNN's products", seconds, "ours+", "stock", ">=16"),
     ]
     if "mambapy" in seconds:
-        found.append(_against("training step against mambapy's scan", seconds, "ours", "mambapy", ">=1.8"))
-        found.append(_against("the same, ours with oneDNN's products", seconds, "ours+", "mambapy", ">=2.6"))
-    ours, stock = (peak_growth("benchmarks.mamba", case) for case in ("memory_ours", "memory_stock"))
+        found.append(
+            _against("training step against mambapy's scan", seconds, "ours", "mambapy", ">=1.8")
+        )
+        found.append(
+            _against("the same, ours with oneDNN's products", seconds, "ours+", "mambapy", ">=2.6")
+        )
+    ours, stock = (
+        peak_growth("benchmarks.mamba", case) for case in ("memory_ours", "memory_stock")
+    )
     what = "memory growth of a training step"
     return [*found, Row(what, f"{ours:.0f} MiB", f"{stock:.0f} MiB", ours / stock, "<=0.5")]
 
 
 def memory_ours() -> Work:
-    """A training step with our scan, gradients of weights included; the kernels are compiled before."""
+    """A training step with our scan, gradients of weights included; the kernels are compiled
+    before.
+    """
     step(model(1), length=8, ours=True)()
     return step(model(), ours=True)
 
@@ -141,7 +167,9 @@ def memory_stock() -> Work:
 
 
 def attention_rows(repetitions: int) -> list[Row]:
-    """Wanted pairs against whole matrices elsewhere, streamed maps against a forward pass, effective attention."""
+    """Wanted pairs against whole matrices elsewhere, streamed maps against a forward pass,
+    effective attention.
+    """
     calls = mixer_calls(subject(), ids(SHORT))
     period = SHORT // 2 - 1
     query = torch.arange(period + 1, 2 * period)
@@ -172,9 +200,17 @@ def attention_rows(repetitions: int) -> list[Row]:
         )
     ]
     del bridge, cache_of
-    ours, whole = (peak_growth("benchmarks.mamba", case) for case in ("memory_pairs", "memory_matrix"))
+    ours, whole = (
+        peak_growth("benchmarks.mamba", case) for case in ("memory_pairs", "memory_matrix")
+    )
     found.append(
-        Row("memory growth of the last", f"{ours:.1f} MiB", f"{whole:.0f} MiB", whole / max(ours, 0.1), ">=10")
+        Row(
+            "memory growth of the last",
+            f"{ours:.1f} MiB",
+            f"{whole:.0f} MiB",
+            whole / max(ours, 0.1),
+            ">=10",
+        )
     )
     return [*found, *_streamed_rows(repetitions)]
 
@@ -202,7 +238,10 @@ def _streamed_rows(repetitions: int) -> list[Row]:
     seconds = interleaved(works, repetitions=repetitions)
     found = [
         _ratio(
-            "streamed maps and scores of all channels, 24 layers, against a stock forward", seconds, "maps", "<=1.4"
+            "streamed maps and scores of all channels, 24 layers, against a stock forward",
+            seconds,
+            "maps",
+            "<=1.4",
         ),
         _ratio("the same, our forward included", seconds, "all"),
     ]
@@ -228,12 +267,15 @@ def memory_matrix() -> Work:
     bridge = subject().to_transformer_lens()
     bridge.blocks[0].mixer.eager_scan = True
     _, cache_of = bridge.run_with_cache(ids(SHORT), use_cache=False)
-    return lambda: bridge.blocks[0].mixer.compute_effective_attention(cache_of, 0, include_dt_scaling=True)
+    return lambda: bridge.blocks[0].mixer.compute_effective_attention(
+        cache_of, 0, include_dt_scaling=True
+    )
 
 
 def scaling_rows(lengths: tuple[int, ...] = (256, 512, 1024)) -> list[Row]:
-    """Exponent of time in length, by least squares on logarithms; the stock backward on the first two lengths of two
-    layers."""
+    """Exponent of time in length, by least squares on logarithms; the stock backward on the first
+    two lengths of two layers.
+    """
     found = []
     curves: dict[str, tuple[tuple[int, ...], list[float]]] = {}
     kinds: dict[str, tuple[Callable[..., Work], bool, tuple[int, ...]]] = {
@@ -251,7 +293,9 @@ def scaling_rows(lengths: tuple[int, ...] = (256, 512, 1024)) -> list[Row]:
         exponent = float(np.polyfit(np.log(at), np.log(seconds), 1)[0])
         shown = ", ".join(f"{value:.2f} s" for value in seconds)
         target = "<=1.1" if ours else ""
-        found.append(Row(f"exponent in length, {name}, T {at}, two layers", shown, "", exponent, target))
+        found.append(
+            Row(f"exponent in length, {name}, T {at}, two layers", shown, "", exponent, target)
+        )
     _draw(curves)
     return found
 
@@ -260,7 +304,9 @@ def _draw(curves: dict[str, tuple[tuple[int, ...], list[float]]]) -> None:
     """The times of scaling_rows over length, both on logarithmic axes, beside this file."""
     with drawing(Path(__file__).with_name("mamba_scaling.png"), width=7, height=5) as figure:
         axes = figure.add_subplot()
-        for (name, (lengths, seconds)), colour in zip(curves.items(), (INDUCTION, COPYING, ABLATED), strict=True):
+        for (name, (lengths, seconds)), colour in zip(
+            curves.items(), (INDUCTION, COPYING, ABLATED), strict=True
+        ):
             axes.loglog(lengths, seconds, marker="o", color=colour, label=name)
         axes.set_xticks([256, 512, 1024], ["256", "512", "1024"])
         axes.set_yticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
@@ -272,7 +318,13 @@ def _draw(curves: dict[str, tuple[tuple[int, ...], list[float]]]) -> None:
 
 
 def _against(what: str, seconds: dict[str, float], ours: str, theirs: str, target: str = "") -> Row:
-    return Row(what, f"{seconds[ours]:.2f} s", f"{seconds[theirs]:.2f} s", seconds[theirs] / seconds[ours], target)
+    return Row(
+        what,
+        f"{seconds[ours]:.2f} s",
+        f"{seconds[theirs]:.2f} s",
+        seconds[theirs] / seconds[ours],
+        target,
+    )
 
 
 def _ratio(what: str, seconds: dict[str, float], ours: str, target: str = "") -> Row:

@@ -1,4 +1,6 @@
-"""Times as medians of interleaved repetitions, memory as growth of the peak in a process of its own, and the table."""
+"""Times as medians of interleaved repetitions, memory as growth of the peak in a process of its
+own, and the table.
+"""
 
 import gc
 import importlib
@@ -18,7 +20,10 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. `target` bounds the ratio: at most, at least, or None where it is only reported."""
+    """One comparison.
+
+    `target` bounds the ratio: at most, at least, or None where it is only reported.
+    """
 
     what: str
     ours: str
@@ -32,7 +37,11 @@ class Row:
         if not self.target:
             return ""
         bound = float(self.target[2:])
-        return "yes" if (self.ratio <= bound if self.target.startswith("<=") else self.ratio >= bound) else "NO"
+        return (
+            "yes"
+            if (self.ratio <= bound if self.target.startswith("<=") else self.ratio >= bound)
+            else "NO"
+        )
 
 
 def table(title: str, rows: list[Row]) -> str:
@@ -43,15 +52,17 @@ def table(title: str, rows: list[Row]) -> str:
         "| what | ours | the other | ratio | target | met |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [f"| {r.what} | {r.ours} | {r.theirs} | {r.ratio:.2f} | {r.target} | {r.met} |" for r in rows]
+    lines += [
+        f"| {r.what} | {r.ours} | {r.theirs} | {r.ratio:.2f} | {r.target} | {r.met} |" for r in rows
+    ]
     return "\n".join([*lines, ""])
 
 
 def interleaved(works: Mapping[str, Work], *, repetitions: int = 3) -> dict[str, float]:
     """Median seconds of each, run in turn so that a busy minute hits all of them; warm up before.
 
-    A machine that others use as well is better judged by the processor's time, which BENCH_CLOCK=cpu asks for (with
-    one thread it is the time the work takes on an idle machine).
+    A machine that others use as well is better judged by the processor's time, which
+    BENCH_CLOCK=cpu asks for (with one thread it is the time the work takes on an idle machine).
     """
     clock = time.process_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -65,9 +76,12 @@ def interleaved(works: Mapping[str, Work], *, repetitions: int = 3) -> dict[str,
 
 
 def peak_growth(module: str, case: str) -> float:
-    """MiB by which the peak of resident memory grows while `module.case()` (which prepares and warms up) () runs."""
+    """MiB by which the peak of resident memory grows while `module.case()` (which prepares and
+    warms up) () runs.
+    """
     command = [sys.executable, "-m", "benchmarks.measure", module, case]
-    # Every tensor on pages of its own, given back when freed: nothing hides in memory that the heap already holds.
+    # Every tensor on pages of its own, given back when freed: nothing hides in memory that the heap
+    # already holds.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     environment = kept | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

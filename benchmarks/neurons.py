@@ -1,4 +1,6 @@
-"""Effects of single channels at mamba-130m's shape with random weights: exact, estimated, and calibrated."""
+"""Effects of single channels at mamba-130m's shape with random weights: exact, estimated, and
+calibrated.
+"""
 
 from contextlib import nullcontext
 
@@ -8,8 +10,8 @@ import torch
 from benchmarks.mamba import model as stock_model
 from benchmarks.mamba import subject
 from benchmarks.measure import Row, Work, interleaved, peak_growth
+from interp_core.files.params import read_section
 from interp_core.matmul import onednn_products
-from interp_core.params import read_section
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import neuron_effects
 from mamba_neurons.intervene_estimates import estimate_all, whole_model
@@ -21,13 +23,18 @@ from mamba_neurons.params import MambaNeurons
 TITLE = "Channel effects: 24 layers, width 768, one text, mean ablation (a sample of layers timed)"
 LAYERS = (0, 5, 11, 17, 23)  # their mean suffix is that of all layers
 ROWS = 1024  # copies times positions in a batch: products of matrices are fastest from here on
-FEW, MORE = 1, 3  # batches of channels a layer; the difference is what a channel costs once the clean run is there
+FEW, MORE = (
+    1,
+    3,
+)  # batches of channels a layer; the difference is what a channel costs once the clean run is there
 
 
 def one_text(length: int) -> Texts:
     """Random tokens."""
     tokens = np.random.default_rng(0).integers(1, 50000, size=(1, length))
-    return Texts(tokens, np.array([length]), np.arange(length)[None] < length - 1, np.zeros(1, dtype=bool), 0)
+    return Texts(
+        tokens, np.array([length]), np.arange(length)[None] < length - 1, np.zeros(1, dtype=bool), 0
+    )
 
 
 def settings(**changes: object) -> MambaNeurons:
@@ -41,7 +48,9 @@ def stack_of(length: int) -> int:
 
 
 def rows(repetitions: int) -> list[Row]:
-    """Every claim that fits into minutes; the sweep of all channels is extrapolated from the sample."""
+    """Every claim that fits into minutes; the sweep of all channels is extrapolated from the
+    sample.
+    """
     model = Model(subject())
     found = []
     for length, plain, switched in ((32, ">=5", ">=7.5"), (128, ">=4", ">=7")):
@@ -51,7 +60,9 @@ def rows(repetitions: int) -> list[Row]:
 
 
 def stock_forward(length: int) -> Work:
-    """What a user without any of this pays for each channel: a forward pass of the authors' code with logits."""
+    """What a user without any of this pays for each channel: a forward pass of the authors' code
+    with logits.
+    """
     ids = torch.as_tensor(one_text(length).tokens)
 
     def run() -> None:
@@ -84,13 +95,20 @@ def exact_rows(model: Model, length: int, plain: str, switched: str, repetitions
     works[f"ours {FEW}"]()
     seconds = interleaved(works, repetitions=max(1, repetitions // 2))
     each = {
-        way: (seconds[f"{way} {MORE}"] - seconds[f"{way} {FEW}"]) / (len(LAYERS) * (MORE - FEW) * stack_of(length))
+        way: (seconds[f"{way} {MORE}"] - seconds[f"{way} {FEW}"])
+        / (len(LAYERS) * (MORE - FEW) * stack_of(length))
         for way in ("ours", "switch")
     }
     stock = seconds["stock"]
     label = f"exact effect of a channel against a stock forward, T {length}"
     return [
-        Row(label, f"{1e3 * each['ours']:.0f} ms", f"{1e3 * stock:.0f} ms", stock / each["ours"], plain),
+        Row(
+            label,
+            f"{1e3 * each['ours']:.0f} ms",
+            f"{1e3 * stock:.0f} ms",
+            stock / each["ours"],
+            plain,
+        ),
         Row(
             f"{label}, oneDNN",
             f"{1e3 * each['switch']:.0f} ms",
@@ -113,7 +131,9 @@ def estimate_rows(model: Model, repetitions: int) -> list[Row]:
 
     def estimate(draws: int) -> Work:
         params = settings(label_draws=draws)
-        return lambda: estimate_all(model, texts, params, means=means, generator=torch.Generator().manual_seed(0))
+        return lambda: estimate_all(
+            model, texts, params, means=means, generator=torch.Generator().manual_seed(0)
+        )
 
     def first_order() -> None:
         from mamba_neurons.intervene_estimates import gradients
@@ -139,25 +159,37 @@ def mixture_row(model: Model) -> Row:
     kept: list[int] = []
 
     def recipe() -> None:
-        whole = whole_model(model, texts, params, np.random.default_rng(0), measures=("kl",), top_k=200)
+        whole = whole_model(
+            model, texts, params, np.random.default_rng(0), measures=("kl",), top_k=200
+        )
         kept[:] = [len(whole.exact_layers), int(whole.exact.sum())]
 
     seconds = interleaved({"stock": stock_forward(32), "recipe": recipe}, repetitions=1)
     naive = seconds["stock"] * model.n_layers * model.n_neurons
-    label = f"calibrated recipe, whole model, T 32 ({kept[0]} layers exact, {kept[1]} channels exact)"
-    return Row(label, f"{seconds['recipe']:.0f} s", f"{naive:.0f} s", naive / seconds["recipe"], ">=12")
+    label = (
+        f"calibrated recipe, whole model, T 32 ({kept[0]} layers exact, {kept[1]} channels exact)"
+    )
+    return Row(
+        label, f"{seconds['recipe']:.0f} s", f"{naive:.0f} s", naive / seconds["recipe"], ">=12"
+    )
 
 
 def stream_rows() -> list[Row]:
     """Every measure of sparsity in every layer: memory and time for 10,000 tokens against 1,000."""
-    few, many = (peak_growth("benchmarks.neurons", case) for case in ("sparsity_of_1000", "sparsity_of_10000"))
+    few, many = (
+        peak_growth("benchmarks.neurons", case)
+        for case in ("sparsity_of_1000", "sparsity_of_10000")
+    )
     works = {"few": sparsity_of_1000(), "many": sparsity_of_10000()}
     seconds = interleaved(works, repetitions=1)
     what = "all measures of sparsity, 24 layers, 10,000 tokens against 1,000"
     return [
         Row(f"memory of {what}", f"{many:.0f} MiB", f"{few:.0f} MiB", many / few, "<=1.1"),
         Row(
-            "time of the same", f"{seconds['many']:.0f} s", f"{seconds['few']:.0f} s", seconds["many"] / seconds["few"]
+            "time of the same",
+            f"{seconds['many']:.0f} s",
+            f"{seconds['few']:.0f} s",
+            seconds["many"] / seconds["few"],
         ),
     ]
 
@@ -177,7 +209,9 @@ def sparsity_of(n_texts: int) -> Work:
     model, params = Model(subject()), settings()
     tokens = np.random.default_rng(0).integers(1, 50000, size=(n_texts, 63))
     lengths = np.full(n_texts, 63)
-    texts = Texts(tokens, lengths, np.arange(63) < lengths[:, None] - 1, np.zeros(n_texts, dtype=bool), 0)
+    texts = Texts(
+        tokens, lengths, np.arange(63) < lengths[:, None] - 1, np.zeros(n_texts, dtype=bool), 0
+    )
     layers = range(model.n_layers)
 
     def run() -> None:

@@ -1,13 +1,15 @@
-"""All-head scores against the same model's bare forward without the unembedding, both with fused attention."""
+"""All-head scores against the same model's bare forward without the unembedding, both with fused
+attention.
+"""
 
 import numpy as np
 import torch
 
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from benchmarks.subjects import prompts_of_length, random_subject, trained_subjects
-from interp_core.models import Subject
-from interp_core.scores import attention_keys, attention_scores
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 
 TITLE = "All-head scores against the bare forward (pythia-410m's shape, batch 8)"
 LENGTHS = (256, 512)
@@ -59,18 +61,26 @@ def rows(repetitions: int) -> list[Row]:
     """Time and memory at both lengths, and agreement with eager attention."""
     found = []
     for length in LENGTHS:
-        seconds = interleaved({"ours": ours(length), "theirs": theirs(length)}, repetitions=repetitions)
+        seconds = interleaved(
+            {"ours": ours(length), "theirs": theirs(length)}, repetitions=repetitions
+        )
         a, b = seconds["ours"], seconds["theirs"]
         found.append(Row(f"time, T {length}", f"{a:.2f} s", f"{b:.2f} s", a / b, "<=1.15"))
         a, b = (peak_growth(__name__, f"{side}_{length}") for side in ("ours", "theirs"))
-        found.append(Row(f"memory growth, T {length}", f"{a:.0f} MiB", f"{b:.0f} MiB", a / b, "<=1.8"))
+        found.append(
+            Row(f"memory growth, T {length}", f"{a:.0f} MiB", f"{b:.0f} MiB", a / b, "<=1.8")
+        )
     apart = disagreement(random_subject("pythia-410m"), prompts_of_length(256, 1))
     found.append(Row("largest difference to eager attention", f"{apart:.1e}", "", apart, "<=1e-5"))
     for subject in trained_subjects():
         prompts = prompts_of_length(subject.n_ctx, 8, vocab_size=subject.vocab_size, period=20)
         apart = disagreement(subject, prompts)
-        found.append(Row(f"the same on {subject.name} (trained)", f"{apart:.1e}", "", apart, "<=1e-5"))
-    assert all(row.met == "yes" for row in found if "difference" in row.what or "trained" in row.what)
+        found.append(
+            Row(f"the same on {subject.name} (trained)", f"{apart:.1e}", "", apart, "<=1e-5")
+        )
+    assert all(
+        row.met == "yes" for row in found if "difference" in row.what or "trained" in row.what
+    )
     return found
 
 
@@ -80,12 +90,16 @@ def disagreement(subject: Subject, prompts: Prompts) -> float:
     model, pairs = subject.model, prompts.pairs
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        patterns = model.base_model(torch.as_tensor(prompts.tokens), output_attentions=True, use_cache=False).attentions
+        patterns = model.base_model(
+            torch.as_tensor(prompts.tokens), output_attentions=True, use_cache=False
+        ).attentions
     model.set_attn_implementation("sdpa")
     apart = 0.0
     for layer, pattern in enumerate(patterns):
         for name, key in attention_keys(pairs).items():
             entries = pattern[pairs.batch, :, pairs.query, key].double().numpy()
-            means = np.stack([entries[pairs.batch == i].mean(axis=0) for i in range(len(prompts.tokens))])
+            means = np.stack(
+                [entries[pairs.batch == i].mean(axis=0) for i in range(len(prompts.tokens))]
+            )
             apart = max(apart, float(np.abs(means - scores[name][:, layer]).max()))
     return apart

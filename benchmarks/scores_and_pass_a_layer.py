@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.measure import Row, Work, interleaved
 from benchmarks.subjects import prompts_of_length, random_subject
-from interp_core.scores import attention_keys, attention_scores
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.stimuli.prompts import Prompts
 
 TITLE = "One pass against one pass a layer (pythia-410m's shape, 24 layers, T 256)"
 
@@ -24,7 +24,10 @@ def pass_a_layer(prompts: Prompts) -> Work:
         for layer in range(subject.n_layers):
             site = f"blocks.{layer}.attn.hook_pattern"
             _, cache = lens.run_with_cache(ids, names_filter=site)
-            found += [cache[site][pairs.batch, :, pairs.query, key].mean(0) for key in attention_keys(pairs).values()]
+            found += [
+                cache[site][pairs.batch, :, pairs.query, key].mean(0)
+                for key in attention_keys(pairs).values()
+            ]
         return found
 
     return work

@@ -7,8 +7,8 @@ from transformer_lens.head_detector import detect_head
 
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from benchmarks.subjects import prompts_of_length, random_subject
-from interp_core.scores import attention_keys, attention_scores
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.stimuli.prompts import Prompts
 
 TITLE = "All-head scores against TransformerLens"
 PATTERNS = ("previous_token_head", "duplicate_token_head", "induction_head")
@@ -30,8 +30,14 @@ def cached_patterns(name: str, prompts: Prompts) -> Work:
     def work() -> object:
         _, cache = lens.run_with_cache(ids, names_filter=lambda hook: hook.endswith("hook_pattern"))
         keys = attention_keys(pairs).values()
-        patterns = [cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(lens.cfg.n_layers)]
-        return [pattern[pairs.batch, :, pairs.query, key].mean(0) for pattern in patterns for key in keys]
+        patterns = [
+            cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(lens.cfg.n_layers)
+        ]
+        return [
+            pattern[pairs.batch, :, pairs.query, key].mean(0)
+            for pattern in patterns
+            for key in keys
+        ]
 
     with torch.no_grad():
         lens(ids[:1, :33])
@@ -69,7 +75,15 @@ def rows(repetitions: int) -> list[Row]:
         works = {"ours": ours(name, prompts), "theirs": cached_patterns(name, prompts)}
         seconds = interleaved(works, repetitions=repetitions)
         a, b = seconds["ours"], seconds["theirs"]
-        found.append(Row(f"cached patterns, {name}, T {length}, batch 8", f"{a:.2f} s", f"{b:.2f} s", b / a, target))
+        found.append(
+            Row(
+                f"cached patterns, {name}, T {length}, batch 8",
+                f"{a:.2f} s",
+                f"{b:.2f} s",
+                b / a,
+                target,
+            )
+        )
     a, b = peak_growth(__name__, "ours_70m"), peak_growth(__name__, "theirs_70m")
     found.append(Row("memory growth of the last", f"{a:.0f} MiB", f"{b:.0f} MiB", b / a, ">=3"))
     for name, length in (("pythia-410m", 256), ("pythia-70m", 1024)):

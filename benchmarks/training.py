@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from benchmarks.measure import Row, interleaved
-from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import Moment, train
-from interp_core.tracking import Run
+from interp_core.training.loop import Moment, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.tracking import Run
 
 TITLE = "Training: tokens/s against the same loop's bare matrix products"
 ROWS, LENGTH, STEPS, VOCAB, WIDTH, LAYERS, HEADS = 32, 64, 10, 512, 128, 4, 4
@@ -51,14 +51,29 @@ def loop() -> None:
     def nothing(_: Moment) -> Mapping[str, float]:
         return {}
 
-    train(model(), lambda step: (ids, ids), nothing, recipe, scratch=None, run=Run(None), label="benchmark")
+    train(
+        model(),
+        lambda step: (ids, ids),
+        nothing,
+        recipe,
+        scratch=None,
+        run=Run(None),
+        label="benchmark",
+    )
 
 
 def products() -> None:
     """Every product of forward and backward of STEPS updates, on operands that are there already."""
     tokens = ROWS * LENGTH
-    shapes = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)] * LAYERS + [(WIDTH, VOCAB)]
-    operands = [(torch.randn(tokens, i), torch.randn(i, o), torch.randn(tokens, o)) for i, o in shapes]
+    shapes = [
+        (WIDTH, 3 * WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, 4 * WIDTH),
+        (4 * WIDTH, WIDTH),
+    ] * LAYERS + [(WIDTH, VOCAB)]
+    operands = [
+        (torch.randn(tokens, i), torch.randn(i, o), torch.randn(tokens, o)) for i, o in shapes
+    ]
     q = torch.randn(ROWS * HEADS, LENGTH, WIDTH // HEADS)
     scores = torch.randn(ROWS * HEADS, LENGTH, LENGTH)
     for _ in range(STEPS):

@@ -1,4 +1,7 @@
-"""Fixtures that more than one file needs. Models are small_models.py (random) and known_circuits.py (built by hand)."""
+"""Fixtures that more than one file needs.
+
+Models are small_models.py (random) and known_circuits.py (built by hand).
+"""
 
 import os
 
@@ -7,8 +10,8 @@ from interp_core import processor
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# `make test` chooses the instructions before pytest's plugins load NumPy. Without it all commands of the tests compute
-# natively, in this process and in others, so that they agree.
+# `make test` chooses the instructions before pytest's plugins load NumPy. Without it all commands
+# of the tests compute natively, in this process and in others, so that they agree.
 if processor.settle() is not None:
     os.environ[processor.SWITCH] = "native"
 
@@ -18,7 +21,7 @@ from hypothesis import settings
 
 import known_circuits as known
 from interp_core.loading import subject_of
-from interp_core.models import Subject
+from interp_core.models.subject import Subject
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")

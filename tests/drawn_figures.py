@@ -24,12 +24,16 @@ class Drawn:
 
 
 def figures_saved(patch: pytest.MonkeyPatch) -> dict[str, Drawn]:
-    """Fills with every figure that is saved from now on, by the stem of its file, while `patch` holds."""
+    """Fills with every figure that is saved from now on, by the stem of its file, while `patch`
+    holds.
+    """
     seen: dict[str, Drawn] = {}
     save, draw = Figure.savefig, Text.draw
 
     def remember(figure: Figure, path: Path, **settings: Any) -> None:
-        texts: dict[int, tuple[Text, Bbox]] = {}  # the layout draws too: what is drawn last is on the page
+        texts: dict[
+            int, tuple[Text, Bbox]
+        ] = {}  # the layout draws too: what is drawn last is on the page
 
         def listen(text: Text, renderer: RendererBase) -> None:
             draw(text, renderer)

@@ -1,6 +1,8 @@
-"""A few training steps of each kind of model, and products as the measures take them: digests of their bytes.
+"""A few training steps of each kind of model, and products as the measures take them: digests of
+their bytes.
 
-Run as a program it prints one JSON object, which must be that of tests/committed_digits.json on every processor.
+Run as a program it prints one JSON object, which must be that of tests/committed_digits.json on
+every processor.
 """
 
 import hashlib
@@ -21,9 +23,9 @@ from eigen_phase.measure_curvature import next_token_hessian
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Shape as EigenShape
 from eigen_phase.model import Transformer
-from interp_core.mamba_models import MambaShape, build
-from interp_core.reference_models import Architecture, Shape, new_model
-from interp_core.selective_scan import fast_scan
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.training.mamba_models import MambaShape, build
+from interp_core.training.reference_models import Architecture, Shape, new_model
 
 STEPS = 3
 VOCABULARY = 513
@@ -68,7 +70,14 @@ def transformer() -> str:
 def mamba() -> str:
     """A Mamba on the project's scan."""
     shape = MambaShape(
-        kind="mamba", layers=2, width=128, state=16, expand=2, taps=4, initializer_range=0.1, learning_rate=1e-2
+        kind="mamba",
+        layers=2,
+        width=128,
+        state=16,
+        expand=2,
+        taps=4,
+        initializer_range=0.1,
+        learning_rate=1e-2,
     )
     model = build(shape, VOCABULARY, seed=0)
 
@@ -93,7 +102,9 @@ def writer() -> str:
     )
     torch.set_num_threads(2)
     try:
-        return train(CursiveTransformer(shape, vocabulary=138, alphabet=27, seed=0), 138, rows=4, length=200)
+        return train(
+            CursiveTransformer(shape, vocabulary=138, alphabet=27, seed=0), 138, rows=4, length=200
+        )
     finally:
         torch.set_num_threads(1)
 
@@ -125,7 +136,9 @@ def curvature() -> str:
 
 
 def libraries() -> str:
-    """Products, decompositions and elementwise functions of NumPy and PyTorch, in float32 and float64."""
+    """Products, decompositions and elementwise functions of NumPy and PyTorch, in float32 and
+    float64.
+    """
     rng = np.random.default_rng(2)
     square, long = rng.standard_normal((60, 60)), rng.standard_normal(5000)
     tensor, vector = torch.from_numpy(square), torch.from_numpy(long).float()

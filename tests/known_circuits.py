@@ -1,10 +1,11 @@
 """Transformers whose circuit we built by hand: ground truth for every score and every intervention.
 
-Real GPT-2 language models with real LayerNorms, two layers, four heads, MLPs that write nothing. The residual
-stream has four subspaces of SIZE dimensions: the token, its position, the previous token, and the output that
-the unembedding reads. Each holds a one-hot vector, so that mean and variance of the stream are the same at
-every position; the LayerNorms' weights and biases undo exactly these and each LayerNorm is the identity as
-long as the circuit is intact. Heads that are not named attend uniformly and write exactly zero.
+Real GPT-2 language models with real LayerNorms, two layers, four heads, MLPs that write nothing.
+The residual stream has four subspaces of SIZE dimensions: the token, its position, the previous
+token, and the output that the unembedding reads. Each holds a one-hot vector, so that mean and
+variance of the stream are the same at every position; the LayerNorms' weights and biases undo
+exactly these and each LayerNorm is the identity as long as the circuit is intact. Heads that are
+not named attend uniformly and write exactly zero.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from interp_core.stimuli import Vocabulary
+from interp_core.stimuli.prompts import Vocabulary
 
 SIZE = 64  # ids, positions, and dimensions of a head
 N_LAYERS, N_HEADS = 2, 4
@@ -34,9 +35,10 @@ _CERTAIN = 40.0  # logit of the predicted token over all others
 
 
 def induction_model() -> GPT2LMHeadModel:
-    """A perfect previous-token head (PREVIOUS_TOKEN_HEAD) and a perfect induction head that reads it through
-    its keys (INDUCTION_HEAD): the token after the earlier occurrence is predicted with certainty. Without an
-    earlier occurrence the induction head attends to BOS."""
+    """A perfect previous-token head (PREVIOUS_TOKEN_HEAD) and a perfect induction head that reads
+    it through its keys (INDUCTION_HEAD): the token after the earlier occurrence is predicted with
+    certainty. Without an earlier occurrence the induction head attends to BOS.
+    """
     model = _empty_model(ones_before_final_norm=4)
     _plant_previous_token_head(model)
     query, key = torch.zeros(D_MODEL, SIZE), torch.zeros(D_MODEL, SIZE)
@@ -53,21 +55,31 @@ def induction_model() -> GPT2LMHeadModel:
 
 
 def duplicate_token_model() -> GPT2LMHeadModel:
-    """The same with a duplicate-token head in the induction head's place (DUPLICATE_TOKEN_HEAD): it attends
-    to the first occurrence of the query's own token, to itself where there is none before, and predicts that
-    token again."""
+    """The same with a duplicate-token head in the induction head's place (DUPLICATE_TOKEN_HEAD): it
+    attends to the first occurrence of the query's own token, to itself where there is none before,
+    and predicts that token again.
+    """
     model = _empty_model(ones_before_final_norm=4)
     _plant_previous_token_head(model)
     query, key = torch.zeros(D_MODEL, SIZE), torch.zeros(D_MODEL, SIZE)
     query[TOKEN] = 20.0 * SIZE * torch.eye(SIZE)
     key[TOKEN] = torch.eye(SIZE)
-    # Dimension 0 (BOS) carries a ramp against late keys, or the query would attend to itself as well.
+    # Dimension 0 (BOS) carries a ramp against late keys, or the query would attend to itself as
+    # well.
     query[TOKEN][0] = 0.0
     key[TOKEN][0] = 0.0
     key[POSITION, 0] = -torch.arange(SIZE, dtype=torch.float32)
     ramp = torch.zeros(SIZE)
     ramp[0] = 10.0
-    _plant(model, DUPLICATE_TOKEN_HEAD, query=query, key=key, query_bias=ramp, reads=TOKEN, writes=OUTPUT)
+    _plant(
+        model,
+        DUPLICATE_TOKEN_HEAD,
+        query=query,
+        key=key,
+        query_bias=ramp,
+        reads=TOKEN,
+        writes=OUTPUT,
+    )
     return model
 
 
@@ -114,7 +126,15 @@ def _plant_previous_token_head(model: GPT2LMHeadModel) -> None:
     query[POSITION] = _SHARP * torch.eye(SIZE).roll(-1, dims=1)  # position t asks for t - 1
     query[POSITION][0] = 0.0
     key[POSITION] = torch.eye(SIZE)
-    _plant(model, PREVIOUS_TOKEN_HEAD, query=query, key=key, query_bias=None, reads=TOKEN, writes=PREVIOUS)
+    _plant(
+        model,
+        PREVIOUS_TOKEN_HEAD,
+        query=query,
+        key=key,
+        query_bias=None,
+        reads=TOKEN,
+        writes=PREVIOUS,
+    )
 
 
 def _plant(
@@ -127,11 +147,11 @@ def _plant(
     reads: slice,
     writes: slice,
 ) -> None:
-    """Give one head its query and key maps (attention logit = their product) and let it copy `reads` into
-    `writes`.
+    """Give one head its query and key maps (attention logit = their product) and let it copy
+    `reads` into `writes`.
 
-    GPT-2's Conv1D weights are [in, out]; c_attn holds q, k and v side by side, each with the heads side by
-    side.
+    GPT-2's Conv1D weights are [in, out]; c_attn holds q, k and v side by side, each with the heads
+    side by side.
     """
     layer, head = place
     blocks: Any = model.transformer.h

@@ -1,13 +1,16 @@
-"""A Mamba whose circuit we built by hand: its convolution and scan implement induction at a chosen offset.
+"""A Mamba whose circuit we built by hand: its convolution and scan implement induction at a chosen
+offset.
 
-A stock MambaForCausalLM of two layers; the second one writes nothing. The residual stream holds the token one-hot and,
-apart from it, the output that the unembedding reads. Three groups of channels hold one-hot tokens: the query group the
-token at the position itself (C reads it), the match group the token `offset` positions before (B reads it), and the
-value group the token `offset` - 1 positions before (what is scanned and written). States keep for ever, dt is 1, so
+A stock MambaForCausalLM of two layers; the second one writes nothing. The residual stream holds the
+token one-hot and, apart from it, the output that the unembedding reads. Three groups of channels
+hold one-hot tokens: the query group the token at the position itself (C reads it), the match group
+the token `offset` positions before (B reads it), and the value group the token `offset` - 1
+positions before (what is scanned and written). States keep for ever, dt is 1, so
 
     alpha[c, i, j] = 1 where token j - offset is token i, else 0,
 
-and position i reads, from the key `offset` after the earlier occurrence of its token, the token that came after it.
+and position i reads, from the key `offset` after the earlier occurrence of its token, the token
+that came after it.
 """
 
 import math
@@ -17,7 +20,7 @@ import numpy as np
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from interp_core.stimuli import Vocabulary
+from interp_core.stimuli.prompts import Vocabulary
 
 SIZE = 48  # ids, states, and channels of a group
 QUERY, VALUE, MATCH = (slice(i * SIZE, (i + 1) * SIZE) for i in range(3))
@@ -28,7 +31,9 @@ _CERTAIN = 60.0  # logit of the predicted token over all others, before the fina
 
 @torch.no_grad()
 def induction_mamba(offset: int) -> MambaForCausalLM:
-    """Predicts the token after the earlier occurrence with certainty; where there is none, all ids alike."""
+    """Predicts the token after the earlier occurrence with certainty; where there is none, all ids
+    alike.
+    """
     model = MambaForCausalLM(
         MambaConfig(
             vocab_size=SIZE,

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from interp_core.artifacts import save_json
+from interp_core.files.artifacts import save_json
 
 Content = dict[str, Any]  # by path below metrics/
 

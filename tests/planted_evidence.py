@@ -1,4 +1,6 @@
-"""Per-prompt attention of models whose induction heads we chose: ground truth for everything measured on layers."""
+"""Per-prompt attention of models whose induction heads we chose: ground truth for everything
+measured on layers.
+"""
 
 from collections.abc import Mapping
 
@@ -16,8 +18,10 @@ def planted(
     seed: int = 0,
     everywhere: Mapping[tuple[int, int], float] | None = None,
 ) -> HeadEvidence:
-    """Noise about 0.05 on all heads; `heads` attend that much more to the true antecedents only; heads in
-    `everywhere` attend that much more to true and shuffled antecedents alike, but not on the control."""
+    """Noise about 0.05 on all heads; `heads` attend that much more to the true antecedents only;
+    heads in `everywhere` attend that much more to true and shuffled antecedents alike, but not on
+    the control.
+    """
     rng = np.random.default_rng(seed)
 
     def noise(*before: int) -> np.ndarray:

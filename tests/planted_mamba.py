@@ -1,4 +1,6 @@
-"""Mambas whose truth we know: one channel that carries every answer, one channel that forgets slowly."""
+"""Mambas whose truth we know: one channel that carries every answer, one channel that forgets
+slowly.
+"""
 
 from typing import Any
 
@@ -7,7 +9,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from mamba_neurons.data import Texts
 from mamba_neurons.model import Model
 
@@ -15,7 +17,9 @@ VOCAB, WIDTH, LAYERS, STATES = 24, 16, 2, 4
 CARRIER = (1, 11)  # layer, channel
 
 
-def random_mamba(seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB, scale: float = 0.5) -> Any:
+def random_mamba(
+    seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB, scale: float = 0.5
+) -> Any:
     """A small Mamba with random weights, large enough for its channels to matter."""
     config = MambaConfig(
         vocab_size=vocab,
@@ -35,8 +39,9 @@ def random_mamba(seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB, sca
 
 @torch.no_grad()
 def carrier_mamba() -> Any:
-    """One channel (CARRIER) has a step size of order 1, is read through its scan alone and writes the answer; all
-    others have next to no step and write next to nothing."""
+    """One channel (CARRIER) has a step size of order 1, is read through its scan alone and writes
+    the answer; all others have next to no step and write next to nothing.
+    """
     model = random_mamba(seed=3)
     layer, channel = CARRIER
     blocks: Any = model.backbone.layers
@@ -47,7 +52,9 @@ def carrier_mamba() -> Any:
     mixer = blocks[layer].mixer
     mixer.dt_proj.bias[channel] = 1.0
     mixer.D[channel] = 0.0
-    mixer.out_proj.weight[:, channel] = 3.0 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(1))
+    mixer.out_proj.weight[:, channel] = 3.0 * torch.randn(
+        WIDTH, generator=torch.Generator().manual_seed(1)
+    )
     model.lm_head.weight.mul_(4.0)
     return model
 
@@ -62,7 +69,9 @@ def mamba_of(model: Model) -> MambaSubject:
     return as_mamba(model.subject)
 
 
-def random_texts(*, n: int = 8, length: int = 12, vocab: int = VOCAB, seed: int = 0, ragged: bool = True) -> Texts:
+def random_texts(
+    *, n: int = 8, length: int = 12, vocab: int = VOCAB, seed: int = 0, ragged: bool = True
+) -> Texts:
     """Random ids of several lengths, padded with BOS."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(length // 2, length + 1, size=n) if ragged else np.full(n, length)
@@ -75,9 +84,13 @@ def random_texts(*, n: int = 8, length: int = 12, vocab: int = VOCAB, seed: int 
 
 @torch.no_grad()
 def own_texts(model: Model, *, n: int = 8, length: int = 16) -> Texts:
-    """Texts that the model itself continues: the likeliest token again and again after three random ones."""
+    """Texts that the model itself continues: the likeliest token again and again after three random
+    ones.
+    """
     texts = random_texts(n=n, length=length, ragged=False)
     ids = torch.as_tensor(texts.tokens)
     for place in range(4, length):
         ids[:, place] = model.subject.logits(ids[:, :place])[:, -1].argmax(dim=-1)
-    return Texts(ids.numpy(), texts.lengths, texts.counted & (np.arange(length) >= 3), texts.repeated, 0)
+    return Texts(
+        ids.numpy(), texts.lengths, texts.counted & (np.arange(length) >= 3), texts.repeated, 0
+    )

@@ -1,7 +1,8 @@
 """What the study's commands write, for models whose heads are planted as numbers: no model runs.
 
-Layer profiles, nulls, cross-size and lags come from the study's own measures; what only a running model could tell is
-made up in the same format, so that figures can be drawn for any number of layers and heads.
+Layer profiles, nulls, cross-size and lags come from the study's own measures; what only a running
+model could tell is made up in the same format, so that figures can be drawn for any number of
+layers and heads.
 """
 
 from typing import Any
@@ -18,18 +19,31 @@ LAGS = (2, 4, 8, 16)
 
 
 def _settings(mode: str = "mean") -> dict[str, Any]:
-    return {"mode": mode, "q": 0.9, "alpha": 0.001, "draws": 2000, "smallest_effect": 0.1, "resamples": 200}
+    return {
+        "mode": mode,
+        "q": 0.9,
+        "alpha": 0.001,
+        "draws": 2000,
+        "smallest_effect": 0.1,
+        "resamples": 200,
+    }
 
 
 def scores(
     n_layers: int, n_heads: int, *, planted: bool = True, centre: float = 0.6, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """scores_<name>.npz: induction heads around relative depth `centre`, previous-token heads before them, or none."""
+    """scores_<name>.npz: induction heads around relative depth `centre`, previous-token heads
+    before them, or none.
+    """
     rng = np.random.default_rng([seed, n_layers, n_heads])
     depth = (np.arange(n_layers) + 0.5) / n_layers
-    bump = np.exp(-0.5 * ((depth - centre) / 0.12) ** 2)[:, None] * (rng.random((n_layers, n_heads)) < 0.5)
+    bump = np.exp(-0.5 * ((depth - centre) / 0.12) ** 2)[:, None] * (
+        rng.random((n_layers, n_heads)) < 0.5
+    )
     bump[int(centre * n_layers), 0] = 1.0
-    earlier = np.exp(-0.5 * ((depth - 0.25) / 0.1) ** 2)[:, None] * (rng.random((n_layers, n_heads)) < 0.3)
+    earlier = np.exp(-0.5 * ((depth - 0.25) / 0.1) ** 2)[:, None] * (
+        rng.random((n_layers, n_heads)) < 0.3
+    )
     strength = 0.85 if planted else 0.0
     arrays: dict[str, np.ndarray] = {}
     for family, size in (("repeated_tokens", PROMPTS), ("spaced_pairs", 4 * PROMPTS)):
@@ -40,13 +54,20 @@ def scores(
         at = f"prompts/{family}"
         arrays[f"{at}/prefix_matching"] = noisy(0.04 + strength * bump)
         arrays[f"{at}/prefix_matching_control"] = noisy(np.full((n_layers, n_heads), 0.04))
-        arrays[f"{at}/shuffled"] = np.stack([noisy(np.full((n_layers, n_heads), 0.04)) for _ in range(3)])
+        arrays[f"{at}/shuffled"] = np.stack(
+            [noisy(np.full((n_layers, n_heads), 0.04)) for _ in range(3)]
+        )
         arrays[f"{at}/previous_token"] = noisy(0.05 + 0.9 * earlier)
         arrays[f"{at}/duplicate_token"] = noisy(np.full((n_layers, n_heads), 0.06))
     arrays["prompts/spaced_pairs/lag"] = np.repeat(LAGS, PROMPTS)
     at = "prompts/repeated_tokens"
-    by_prompt = {name: arrays[f"{at}/{name}"] for name in ("prefix_matching", "duplicate_token", "previous_token")}
-    by_prompt["excess_prefix_matching"] = by_prompt["prefix_matching"] - arrays[f"{at}/prefix_matching_control"]
+    by_prompt = {
+        name: arrays[f"{at}/{name}"]
+        for name in ("prefix_matching", "duplicate_token", "previous_token")
+    }
+    by_prompt["excess_prefix_matching"] = (
+        by_prompt["prefix_matching"] - arrays[f"{at}/prefix_matching_control"]
+    )
     for name, values in by_prompt.items():
         half = 1.96 * values.std(axis=0) / np.sqrt(len(values))
         mean = values.mean(axis=0)
@@ -55,25 +76,33 @@ def scores(
     arrays["copying"] = np.clip(bump + 0.2 * rng.standard_normal(bump.shape), -1, 1)
     arrays["copying_empirical"] = 4 * bump + 0.5 * rng.standard_normal(bump.shape)
     arrays["direct_logit_attribution"] = 3 * bump + 0.3 * rng.standard_normal(bump.shape)
-    arrays["untrained/excess_prefix_matching"] = 0.02 * rng.standard_normal((PROMPTS, n_layers, n_heads))
+    arrays["untrained/excess_prefix_matching"] = 0.02 * rng.standard_normal(
+        (PROMPTS, n_layers, n_heads)
+    )
     return {name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
 
 
 def profile(arrays: dict[str, np.ndarray], *, mode: str = "mean") -> dict[str, Any]:
     """profile_<name>.json."""
     rng = np.random.default_rng(1)
-    return layer_profile_summary(evidence(arrays, "repeated_tokens"), rng, splits=10, **_settings(mode))
+    return layer_profile_summary(
+        evidence(arrays, "repeated_tokens"), rng, splits=10, **_settings(mode)
+    )
 
 
 def nulls(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """nulls_<name>.json."""
     heads = evidence(arrays, "repeated_tokens")
-    return nulls_summary(heads, arrays["untrained/excess_prefix_matching"], np.random.default_rng(2), **_settings())
+    return nulls_summary(
+        heads, arrays["untrained/excess_prefix_matching"], np.random.default_rng(2), **_settings()
+    )
 
 
 def crosssize(by_model: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
     """cross_size.json, or multi_size.json for more than two models."""
-    heads: dict[str, HeadEvidence] = {name: evidence(arrays, "repeated_tokens") for name, arrays in by_model.items()}
+    heads: dict[str, HeadEvidence] = {
+        name: evidence(arrays, "repeated_tokens") for name, arrays in by_model.items()
+    }
     settings = {"margin": 0.1, "equivalence_alpha": 0.05, "grid_points": 11}
     return crosssize_summary(heads, np.random.default_rng(3), **settings, **_settings())
 
@@ -91,7 +120,11 @@ def causal(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.
     names = [f"L{layer}H{head}" for layer, head in ranked]
 
     def change(size: float) -> dict[str, Any]:
-        random = {"random_mean": 0.05 * size, "random_low": -0.02 * size, "random_high": 0.25 * size}
+        random = {
+            "random_mean": 0.05 * size,
+            "random_low": -0.02 * size,
+            "random_high": 0.25 * size,
+        }
         return {"clean": 1.0, "top": size, "top_ci": [0.9 * size, 1.1 * size], "p": 0.005, **random}
 
     def doses(size: float) -> dict[str, list[float]]:
@@ -119,7 +152,12 @@ def causal(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.
         "verdict": "copying needs them",
         "ablations": {
             how: {"accuracy": change(-0.7 * share), "loss": change(3.1 * share)}
-            for how, share in (("zero", 1.0), ("mean", 0.95), ("resample", 1.05), ("pattern_preserving", 0.4))
+            for how, share in (
+                ("zero", 1.0),
+                ("mean", 0.95),
+                ("resample", 1.05),
+                ("pattern_preserving", 0.4),
+            )
         },
         "dose": {
             "k": ks,
@@ -132,11 +170,17 @@ def causal(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.
         "rank_agreement": 0.91,
     }
     estimate = 0.8 * effect + 0.03 * rng.standard_normal(excess.shape)
-    return report, {"loss_effect": effect, "accuracy_effect": -0.2 * effect, "first_order": estimate}
+    return report, {
+        "loss_effect": effect,
+        "accuracy_effect": -0.2 * effect,
+        "first_order": estimate,
+    }
 
 
 def emergence(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """emergence_<name>.json and .npz: every quantity rises once; nothing has an onset where no head is planted."""
+    """emergence_<name>.json and .npz: every quantity rises once; nothing has an onset where no head
+    is planted.
+    """
     steps = np.array([0, *(2**power for power in range(11))])
     found = bool((arrays["excess_prefix_matching"] > 0.5).any())
 
@@ -147,7 +191,11 @@ def emergence(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, 
         name: {"step": middle, "ci": [0.85 * middle, 1.2 * middle], "low": 0.02, "high": 0.95}
         if found or name == "previous_token_head"
         else None
-        for name, middle in (("copy_accuracy", 360.0), ("induction_head", 300.0), ("previous_token_head", 110.0))
+        for name, middle in (
+            ("copy_accuracy", 360.0),
+            ("induction_head", 300.0),
+            ("previous_token_head", 110.0),
+        )
     }
     series = {
         "accuracy": 0.02 + 0.93 * rise(360.0) * found,
@@ -169,7 +217,13 @@ def composition(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str
 
     def pair(writer: int, reader: int, change: float) -> dict[str, Any]:
         patching = {"change": change, "ci": [change - 0.04, change + 0.04], "n": PROMPTS}
-        return {"writer": f"L0H{writer}", "reader": f"L2H{reader}", "score": 0.1, "z": 4.0, "path_patching": patching}
+        return {
+            "writer": f"L0H{writer}",
+            "reader": f"L2H{reader}",
+            "score": 0.1,
+            "z": 4.0,
+            "path_patching": patching,
+        }
 
     report = {
         "n": PROMPTS,

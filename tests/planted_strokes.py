@@ -1,9 +1,10 @@
 """A two-layer model over stroke pairs whose circuit we built by hand.
 
-The residual stream has blocks of one-hot vectors: the token, its position, the token before, the token before that, and
-what the unembedding reads. In layer 0 head 0 looks one token back and head 1 a whole pair back. In layer 1 head 0 looks
-where the token before and the one before that are the query's own and its predecessor: the token after the earlier
-occurrence of a (direction, radius) pair, which it predicts. Layer 1 head 1, cross-attention and MLPs write nothing.
+The residual stream has blocks of one-hot vectors: the token, its position, the token before, the
+token before that, and what the unembedding reads. In layer 0 head 0 looks one token back and head 1
+a whole pair back. In layer 1 head 0 looks where the token before and the one before that are the
+query's own and its predecessor: the token after the earlier occurrence of a (direction, radius)
+pair, which it predicts. Layer 1 head 1, cross-attention and MLPs write nothing.
 """
 
 import torch
@@ -14,7 +15,12 @@ from cursive_circuits.model import CursiveTransformer, Head
 from cursive_circuits.model_shape import Shape
 from cursive_circuits.run_directory import Trained
 
-PREVIOUS, PAIR_BACK, INDUCTION, IDLE = (Head(0, "self", 0), Head(0, "self", 1), Head(1, "self", 0), Head(1, "self", 1))
+PREVIOUS, PAIR_BACK, INDUCTION, IDLE = (
+    Head(0, "self", 0),
+    Head(0, "self", 1),
+    Head(1, "self", 0),
+    Head(1, "self", 1),
+)
 TOKENS = Tokens(directions=12, radii=6, smallest_radius=0.05, largest_radius=0.4, origin=(0.0, 0.6))
 PLACES, SHARP = 32, 60.0
 
@@ -50,9 +56,23 @@ def planted() -> Trained:
         for head, back, target in ((PREVIOUS, 1, before), (PAIR_BACK, 2, pair)):
             looks = torch.zeros(PLACES, PLACES)
             looks[torch.arange(PLACES), (torch.arange(PLACES) - back).clamp_min(0)] = 1.0
-            _plant(model, head, query=(place, looks), key=(place, torch.eye(PLACES)), value=token, write=target)
+            _plant(
+                model,
+                head,
+                query=(place, looks),
+                key=(place, torch.eye(PLACES)),
+                value=token,
+                write=target,
+            )
         own, earlier = torch.cat([token, before]), torch.cat([before, pair])
-        _plant(model, INDUCTION, query=(own, torch.eye(2 * v)), key=(earlier, torch.eye(2 * v)), value=token, write=out)
+        _plant(
+            model,
+            INDUCTION,
+            query=(own, torch.eye(2 * v)),
+            key=(earlier, torch.eye(2 * v)),
+            value=token,
+            write=out,
+        )
     return Trained("control", model, TOKENS, " abcdefghijklmnopqrstuvwxy")
 
 
@@ -65,7 +85,9 @@ def _plant(
     value: Tensor,
     write: Tensor,
 ) -> None:
-    """Queries and keys read their blocks through a matrix [block, feature]; values copy one block into another."""
+    """Queries and keys read their blocks through a matrix [block, feature]; values copy one block
+    into another.
+    """
     attention, d = model.attention(head.layer, head.kind), model.d_head
     rows = slice(head.number * d, (head.number + 1) * d)
     features = query[1].shape[1]
@@ -77,4 +99,6 @@ def _plant(
     attention.q.weight[rows] = q
     attention.kv.weight[: model.d_model][rows] = k
     attention.kv.weight[model.d_model :][rows] = v
-    attention.out.weight[write, head.number * d : head.number * d + len(value)] = torch.eye(len(value))
+    attention.out.weight[write, head.number * d : head.number * d + len(value)] = torch.eye(
+        len(value)
+    )

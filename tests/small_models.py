@@ -1,4 +1,6 @@
-"""Real models of every family, small enough for a test: random weights, large enough to attend to something."""
+"""Real models of every family, small enough for a test: random weights, large enough to attend to
+something.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +24,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens
+from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
 
 VOCAB, WIDTH, LAYERS, HEADS, CONTEXT = 96, 32, 3, 4, 64
 VOCABULARY = Vocabulary.of(VOCAB, bos=0, pad=0)
@@ -47,8 +49,16 @@ def gpt_neox(**changes: Any) -> PreTrainedModel:
 
 def gpt2(**changes: Any) -> PreTrainedModel:
     """Learned positions, Conv1D weights, tied embeddings."""
-    sizes: dict[str, Any] = {"n_positions": CONTEXT, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_inner": 64}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, initializer_range=0.3, bos_token_id=0, **(sizes | changes)))
+    sizes: dict[str, Any] = {
+        "n_positions": CONTEXT,
+        "n_embd": WIDTH,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+        "n_inner": 64,
+    }
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, initializer_range=0.3, bos_token_id=0, **(sizes | changes))
+    )
 
 
 def llama(**changes: Any) -> PreTrainedModel:
@@ -57,28 +67,48 @@ def llama(**changes: Any) -> PreTrainedModel:
 
 
 def phi(**changes: Any) -> PreTrainedModel:
-    """Unknown to the core, known to TransformerLens: biases everywhere, parallel blocks, partial rotary."""
+    """Unknown to the core, known to TransformerLens: biases everywhere, parallel blocks, partial
+    rotary.
+    """
     return PhiForCausalLM(PhiConfig(**(_COMMON | _STD | changes)))
 
 
 def opt(**changes: Any) -> PreTrainedModel:
     """Unknown to the core, known to TransformerLens: learned positions with an offset, ReLU."""
-    sizes: dict[str, Any] = {"ffn_dim": 64, "word_embed_proj_dim": WIDTH, "init_std": 0.3, "dropout": 0.0}
+    sizes: dict[str, Any] = {
+        "ffn_dim": 64,
+        "word_embed_proj_dim": WIDTH,
+        "init_std": 0.3,
+        "dropout": 0.0,
+    }
     return OPTForCausalLM(OPTConfig(**(_COMMON | sizes | changes)))
 
 
 def mamba(**changes: Any) -> PreTrainedModel:
     """No attention at all: Mamba-1 (Gu & Dao 2023)."""
-    sizes: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 6}
-    return MambaForCausalLM(MambaConfig(**(sizes | {"initializer_range": 0.3, "bos_token_id": 0} | changes)))
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "state_size": 6,
+    }
+    return MambaForCausalLM(
+        MambaConfig(**(sizes | {"initializer_range": 0.3, "bos_token_id": 0} | changes))
+    )
 
 
-NATIVE: dict[str, Callable[..., PreTrainedModel]] = {"gpt_neox": gpt_neox, "gpt2": gpt2, "llama": llama}
+NATIVE: dict[str, Callable[..., PreTrainedModel]] = {
+    "gpt_neox": gpt_neox,
+    "gpt2": gpt2,
+    "llama": llama,
+}
 BRIDGED: dict[str, Callable[..., PreTrainedModel]] = {"phi": phi, "opt": opt}
 ALL = NATIVE | BRIDGED
 
 
-def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
+def build(
+    name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> PreTrainedModel:
     """A model of one of ALL, or a Mamba, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,11 +116,15 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **change
         # Biases and gains that start at 0 and 1 would hide mistakes in them.
         for key, parameter in model.named_parameters():
             if parameter.ndim == 1:
-                parameter.data += 0.1 * torch.randn_like(parameter) * (1.0 if key.endswith("bias") else 0.5)
+                parameter.data += (
+                    0.1 * torch.randn_like(parameter) * (1.0 if key.endswith("bias") else 0.5)
+                )
         nn.Module.to(model, dtype)
     return model
 
 
 def prompts(n_prompts: int = 5, period: int = 12, seed: int = 0) -> Prompts:
     """Repeated random tokens that fit these models."""
-    return repeated_tokens(VOCABULARY, period=period, n_prompts=n_prompts, rng=np.random.default_rng(seed))
+    return repeated_tokens(
+        VOCABULARY, period=period, n_prompts=n_prompts, rng=np.random.default_rng(seed)
+    )

@@ -1,4 +1,7 @@
-"""A project's folder as a user has it, small: a profile, a corpus, models that fit it. Commands are run inside it."""
+"""A project's folder as a user has it, small: a profile, a corpus, models that fit it.
+
+Commands are run inside it.
+"""
 
 import hashlib
 import re
@@ -15,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import known_circuits as known
 import small_models as small
-from interp_core.artifacts import save_arrays
-from interp_core.corpus import CorpusParams, PackagedText, build
+from interp_core.files.artifacts import save_arrays
+from interp_core.stimuli.corpus import CorpusParams, PackagedText, build
 from pythia_topology.cli import main
 from pythia_topology.params import PythiaTopology
 
@@ -80,7 +83,8 @@ def build_project(folder: Path) -> Path:
     tokenizer = corpus_tokenizer(folder / "data" / "corpus")
     for name, layers in (("toy", 2), ("taller", 3)):
         save_model(folder / "models" / name, random_model(layers=layers, seed=layers), tokenizer)
-        # byte for byte the corpus's, as in models trained here: that is how they are known to share it
+        # byte for byte the corpus's, as in models trained here: that is how they are known to share
+        # it
         (folder / "models" / name / "tokenizer.json").write_bytes(
             (folder / "data" / "corpus" / "tokenizer.json").read_bytes()
         )
@@ -92,29 +96,44 @@ def build_project(folder: Path) -> Path:
 def word_tokenizer(size: int = known.SIZE) -> PreTrainedTokenizerFast:
     """One id a word, `w0` the special one."""
     model = WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0")
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token="w0", eos_token="w0", pad_token="w0")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), bos_token="w0", eos_token="w0", pad_token="w0"
+    )
 
 
 def build_planted_project(folder: Path) -> Path:
-    """The hand-built circuits, induction and duplicate, with one word for each id and a corpus of random words."""
+    """The hand-built circuits, induction and duplicate, with one word for each id and a corpus of
+    random words.
+    """
     corpus = folder / "data" / "corpus"
     tokenizer = word_tokenizer()
-    for name, model in (("induction", known.induction_model()), ("duplicate", known.duplicate_token_model())):
+    for name, model in (
+        ("induction", known.induction_model()),
+        ("duplicate", known.duplicate_token_model()),
+    ):
         silence_at_bos(model)
         save_model(folder / "models" / name, model, tokenizer)
     corpus.mkdir(parents=True)
-    (corpus / "tokenizer.json").write_bytes((folder / "models" / "induction" / "tokenizer.json").read_bytes())
+    (corpus / "tokenizer.json").write_bytes(
+        (folder / "models" / "induction" / "tokenizer.json").read_bytes()
+    )
     stream = np.random.default_rng(0).integers(1, known.SIZE, 40000).astype(np.uint16)
     counts = np.bincount(stream, minlength=known.SIZE).astype(np.int64)
     save_arrays(corpus / "tokens.npz", {"train": stream, "validation": stream, "counts": counts})
-    models = {name: {"source": "local", "path": f"models/{name}"} for name in ("induction", "duplicate")}
+    models = {
+        name: {"source": "local", "path": f"models/{name}"} for name in ("induction", "duplicate")
+    }
     families = ["spaced_pairs", "natural_repeats"]
-    write_profile(folder, models, models=list(models), task_types=families, period=16, causal_draws=200)
+    write_profile(
+        folder, models, models=list(models), task_types=families, period=16, causal_draws=200
+    )
     return folder
 
 
 def silence_at_bos(model: Any) -> None:
-    """The second layer's planted head writes nothing where it attends to BOS, instead of predicting BOS."""
+    """The second layer's planted head writes nothing where it attends to BOS, instead of predicting
+    BOS.
+    """
     layer, head = known.INDUCTION_HEAD
     value = 2 * known.D_MODEL + head * known.SIZE
     model.transformer.h[layer].attn.c_attn.weight[
@@ -128,9 +147,14 @@ def study(**changes: Any) -> PythiaTopology:
 
 
 def seed_hub(cache: Path, repo: str, revision: str, files: Path) -> None:
-    """Put a directory's files into a hub cache, as the hub's own client lays it out, under a commit and, where
-    `revision` is no commit, under the branch of that name."""
-    commit = revision if re.fullmatch("[0-9a-f]{40}", revision) else hashlib.sha1(revision.encode()).hexdigest()
+    """Put a directory's files into a hub cache, as the hub's own client lays it out, under a commit
+    and, where `revision` is no commit, under the branch of that name.
+    """
+    commit = (
+        revision
+        if re.fullmatch("[0-9a-f]{40}", revision)
+        else hashlib.sha1(revision.encode()).hexdigest()
+    )
     root = cache / f"models--{repo.replace('/', '--')}"
     for folder in (root / "blobs", root / "refs", root / "snapshots" / commit):
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +162,9 @@ def seed_hub(cache: Path, repo: str, revision: str, files: Path) -> None:
         (root / "refs" / revision).write_text(commit)
     for file in files.iterdir():
         content = file.read_bytes()
-        name = (hashlib.sha256 if file.suffix == ".safetensors" else hashlib.sha1)(content).hexdigest()
+        name = (hashlib.sha256 if file.suffix == ".safetensors" else hashlib.sha1)(
+            content
+        ).hexdigest()
         (root / "blobs" / name).write_bytes(content)
         (root / "snapshots" / commit / file.name).symlink_to(Path("../../blobs") / name)
 
@@ -154,5 +180,7 @@ class Said:
 
 def induct(*arguments: object) -> Said:
     """`induct` with these arguments, in this process and the working directory."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(
+        main, [str(argument) for argument in arguments], catch_exceptions=False
+    )
     return Said(result.exit_code, result.stdout, result.stderr)

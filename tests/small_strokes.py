@@ -9,7 +9,9 @@ from cursive_circuits.model_shape import Shape
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 
 
-def random_model(tokens: Tokens, *, seed: int = 0, spread: float = 0.5, **changes: object) -> CursiveTransformer:
+def random_model(
+    tokens: Tokens, *, seed: int = 0, spread: float = 0.5, **changes: object
+) -> CursiveTransformer:
     """Weights large enough for attention that is not flat; biases and norms are not trivial."""
     settings = {
         "layers": 2,
@@ -25,7 +27,9 @@ def random_model(tokens: Tokens, *, seed: int = 0, spread: float = 0.5, **change
         "mask_padding": True,
     }
     shape = Shape.model_validate(settings | changes)
-    model = CursiveTransformer(shape, vocabulary=tokens.size, alphabet=len(ALPHABET), seed=seed).eval()
+    model = CursiveTransformer(
+        shape, vocabulary=tokens.size, alphabet=len(ALPHABET), seed=seed
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -17,7 +17,9 @@ def call(*arguments: str) -> Result:
 
 
 def write_profile(path: Path, source: dict[str, str] | None, **recipe: Any) -> Path:
-    """The smoke profile with a bank of one's own and another recipe for both models, trained one after the other."""
+    """The smoke profile with a bank of one's own and another recipe for both models, trained one
+    after the other.
+    """
     profile = yaml.safe_load(SMOKE.read_text())
     section = profile["cursive_circuits"]
     section["bank"]["source"] = source

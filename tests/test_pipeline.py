@@ -8,13 +8,13 @@ import yaml
 
 from cursive_circuits.params import CursiveCircuits
 from eigen_phase.params import EigenPhase
-from interp_core import stages
-from interp_core.corpus import CorpusParams
-from interp_core.import_closure import WITHOUT_EFFECT
-from interp_core.model_spec import catalogue
-from interp_core.params import read_section
-from interp_core.reference_models import ReferenceModels
-from interp_core.stages import PARAMETERS_WITHOUT_EFFECT, Command, Project
+from interp_core.files.params import read_section
+from interp_core.models.spec import catalogue
+from interp_core.pipeline import stages
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT
+from interp_core.pipeline.stages import PARAMETERS_WITHOUT_EFFECT, Command, Project
+from interp_core.stimuli.corpus import CorpusParams
+from interp_core.training.reference_models import ReferenceModels
 from mamba_induction.params import MambaInduction
 from mamba_neurons.params import MambaNeurons
 from pythia_topology.params import PythiaTopology
@@ -89,7 +89,9 @@ def test_every_profile_fits_the_schemas_and_knows_its_models(profile: str) -> No
     [("transformer_lens", ("",)), ("transformers", ("cursive-circuits ", "eigen-phase "))],
     ids=["nobody waits for transformer_lens", "models of plain torch do not wait for transformers"],
 )
-def test_no_stage_imports_what_takes_seconds_and_is_not_needed(library: str, commands: tuple[str, ...]) -> None:
+def test_no_stage_imports_what_takes_seconds_and_is_not_needed(
+    library: str, commands: tuple[str, ...]
+) -> None:
     chosen = [stage["cmd"] for stage in STAGES.values() if stage["cmd"].startswith(commands)]
     assert chosen
     project = Project.of(ROOT)
@@ -114,7 +116,11 @@ def test_outputs_that_are_read_in_a_clone_are_committed_and_large_ones_are_not()
 
 
 def test_the_only_metrics_that_dvc_compares_are_the_answers_of_every_study() -> None:
-    found = {stage: names(content["metrics"]) for stage, content in STAGES.items() if "metrics" in content}
+    found = {
+        stage: names(content["metrics"])
+        for stage, content in STAGES.items()
+        if "metrics" in content
+    }
     assert found == {"answers": {"data/answers.json"}}
 
     studies = {path.parent.name for path in (ROOT / "packages").glob("*/__init__.py")}

@@ -1,4 +1,6 @@
-"""A transformer of eigen_phase small enough for its whole Hessian, a batch for it, and changed settings."""
+"""A transformer of eigen_phase small enough for its whole Hessian, a batch for it, and changed
+settings.
+"""
 
 import torch
 from torch import Tensor
@@ -7,8 +9,8 @@ from eigen_phase.measure_curvature import Operator
 from eigen_phase.model import Transformer
 from eigen_phase.model_shape import Shape
 from eigen_phase.params import Training
-from interp_core.batches import IGNORED
-from interp_core.params import check
+from interp_core.files.params import check
+from interp_core.training.batches import IGNORED
 
 
 def tiny(*, mlp_ratio: int = 0, clamp: bool = False) -> Transformer:

@@ -1,4 +1,6 @@
-"""What a run left in its .wandb file: LevelDB's log format (32 KiB blocks) around wandb's protobuf records."""
+"""What a run left in its .wandb file: LevelDB's log format (32 KiB blocks) around wandb's protobuf
+records.
+"""
 
 import json
 import struct
@@ -8,7 +10,10 @@ from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
-BLOCK, HEADER = 32768, 7  # LevelDB log: every record fragment has checksum (4), length (2), type (1)
+BLOCK, HEADER = (
+    32768,
+    7,
+)  # LevelDB log: every record fragment has checksum (4), length (2), type (1)
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
@@ -31,7 +36,10 @@ def records(file: Path) -> Iterator[Record]:
 def logged(file: Path) -> list[dict[str, Any]]:
     """What was logged, a row a call."""
     return [
-        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        {
+            item.key or ".".join(item.nested_key): json.loads(item.value_json)
+            for item in record.history.item
+        }
         for record in records(file)
         if record.HasField("history")
     ]

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from interp_core.answers import Answer, ends
-from interp_core.artifacts import load_json
+from interp_core.console.answers import Answer, ends
+from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
-from interp_core.cli import Group, option, profile_option, study_option
+from interp_core.console.options import Group, option, profile_option, study_option
 
-_OUT = option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
+_OUT = option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
+)
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
@@ -15,12 +17,16 @@ _MODEL = option(
 )
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 def main() -> None:
-    """Induction circuits over pen strokes: a transformer that writes cursive, and a positive control.
+    """Induction circuits over pen strokes: a transformer that writes cursive, and a positive
+    control.
 
-    Called without options a command is a stage of the pipeline (data/cursive_circuits). With --profile, --model or
-    --out it is an experiment in a folder of its own; commands read there what earlier ones left.
+    Called without options a command is a stage of the pipeline (data/cursive_circuits). With
+    --profile, --model or --out it is an experiment in a folder of its own; commands read there what
+    earlier ones left.
     """
 
 
@@ -51,10 +57,16 @@ def train(profile: str | None, out: Path | None, only: str | None) -> None:
 @profile_option
 @_OUT
 @_MODEL
-@option("--text", help="Write this, into sample.png of the folder, instead of measuring legibility.")
+@option(
+    "--text", help="Write this, into sample.png of the folder, instead of measuring legibility."
+)
 @option("--temperature", type=float, help="Of the sampled tokens; above 0.")
 def sample(
-    profile: str | None, out: Path | None, model: Path | None, text: str | None, temperature: float | None
+    profile: str | None,
+    out: Path | None,
+    model: Path | None,
+    text: str | None,
+    temperature: float | None,
 ) -> None:
     """Words that the model writes, and whether they can be read."""
     from cursive_circuits import workflow
@@ -70,7 +82,9 @@ def sample(
 @_MODEL
 @option("--word", help="A word of the bank, instead of the profile's.")
 def draw(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
-    """Attention over the ink of a word written twice; with --word also its pictures and the page to hover over."""
+    """Attention over the ink of a word written twice; with --word also its pictures and the page to
+    hover over.
+    """
     from cursive_circuits import workflow
     from cursive_circuits.study import prepare_study
 
@@ -94,10 +108,15 @@ def _stage(name: str, text: str) -> Callable[..., None]:
 
 
 _stage("attention", "Where cross-attention reads, against the letter that is written.")
-_stage("heads", "Pair-level scores of every head on every family of repeats, and what a repeat is worth.")
+_stage(
+    "heads",
+    "Pair-level scores of every head on every family of repeats, and what a repeat is worth.",
+)
 _stage("circuits", "QK and OV circuits on directions, radii and characters.")
 _stage("composition", "Q-, K- and V-composition against random matrices, and path patching.")
-_stage("ablate", "Ablations against matched random heads, the verdict, and the ink before and after.")
+_stage(
+    "ablate", "Ablations against matched random heads, the verdict, and the ink before and after."
+)
 _stage("figures", "All figures, from files alone.")
 
 
@@ -130,7 +149,7 @@ def run(profile: str | None, out: Path | None) -> None:
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
-    from interp_core.answers import write
+    from interp_core.console.answers import write
 
     write("cursive_circuits", found, out)
 

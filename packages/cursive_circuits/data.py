@@ -1,4 +1,5 @@
-"""From a bank to training rows: words by writer, texts as ids, and the mixture that a model is trained on.
+"""From a bank to training rows: words by writer, texts as ids, and the mixture that a model is
+trained on.
 
 Row i of step n is a function of the seed, n and i alone.
 """
@@ -17,15 +18,17 @@ from cursive_circuits.data_bank import Item
 from cursive_circuits.data_script import by_spelling
 from cursive_circuits.data_tokens import Points, Tokens
 from cursive_circuits.model_shape import NO_CHARACTER
-from interp_core.batches import IGNORED, Batch
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.training.batches import IGNORED, Batch
 
 Row = Int[np.ndarray, "_"]
 
 
 class Mixture(Params):
-    """Shares of the kinds of training rows (they sum to 1), and the augmentation of training rows only."""
+    """Shares of the kinds of training rows (they sum to 1), and the augmentation of training rows
+    only.
+    """
 
     single: NonNegativeFloat  # one word with its text
     repeated: NonNegativeFloat  # a word twice, the same strokes, with its text twice
@@ -75,7 +78,9 @@ class Words:
             )
 
     @classmethod
-    def split(cls, items: Sequence[Item], tokens: Tokens, alphabet: str, split: Split) -> tuple["Words", "Words"]:
+    def split(
+        cls, items: Sequence[Item], tokens: Tokens, alphabet: str, split: Split
+    ) -> tuple["Words", "Words"]:
         """Training and held-out words, divided by spelling."""
         kept = by_spelling([item.text for item in items], split.held_out, split.seed)
         sides = ([item for item in items if (item.text in kept) is out] for out in (False, True))
@@ -91,10 +96,14 @@ class Words:
         """Ids of words joined by spaces. InputError lists characters outside the alphabet."""
         joined = " ".join(words)
         if unknown := sorted(set(joined) - set(self.alphabet)):
-            raise InputError(f"{joined!r}: no {', '.join(map(repr, unknown))} in the alphabet {self.alphabet!r}")
+            raise InputError(
+                f"{joined!r}: no {', '.join(map(repr, unknown))} in the alphabet {self.alphabet!r}"
+            )
         return np.array([self.character_ids[character] for character in joined], dtype=np.int64)
 
-    def draw(self, rng: np.random.Generator, author: str | None = None, *, other_than: str | None = None) -> Item:
+    def draw(
+        self, rng: np.random.Generator, author: str | None = None, *, other_than: str | None = None
+    ) -> Item:
         """A word, of one author where named, spelt otherwise than `other_than`."""
         pool = self.items if author is None else self.by_author[author]
         while True:
@@ -106,10 +115,14 @@ class Words:
 def stacked_text(texts: Sequence[Row]) -> Int[np.ndarray, "row character"]:
     """Texts padded to the longest, at least one place wide."""
     longest = max(1, *(len(text) for text in texts))
-    return np.stack([np.pad(text, (0, longest - len(text)), constant_values=NO_CHARACTER) for text in texts])
+    return np.stack(
+        [np.pad(text, (0, longest - len(text)), constant_values=NO_CHARACTER) for text in texts]
+    )
 
 
-def labels_of(ids: Int[np.ndarray, "row position"], tokens: Tokens) -> Int[np.ndarray, "row position"]:
+def labels_of(
+    ids: Int[np.ndarray, "row position"], tokens: Tokens
+) -> Int[np.ndarray, "row position"]:
     """What is predicted: every token but PAD and the second WORD of a pair, which is no news."""
     second = (ids == tokens.word) & (np.arange(ids.shape[1]) % 2 == 1)
     return np.where((ids == tokens.pad) | second, IGNORED, ids)
@@ -117,8 +130,11 @@ def labels_of(ids: Int[np.ndarray, "row position"], tokens: Tokens) -> Int[np.nd
 
 @dataclass
 class WrittenRows:
-    """Training rows of handwriting: a batch source and its texts. The rows of `dealt` steps are drawn together and
-    dealt by length, so that little of a batch is padding."""
+    """Training rows of handwriting: a batch source and its texts.
+
+    The rows of `dealt` steps are drawn together and dealt by length, so that little of a batch is
+    padding.
+    """
 
     words: Words
     mixture: Mixture
@@ -146,7 +162,8 @@ class WrittenRows:
         kinds = rng.choice(5, size=self.rows * self.dealt, p=self.mixture.shares)
         drawn = sorted((self._row(int(kind), rng) for kind in kinds), key=lambda row: len(row[0]))
         return [
-            self._batch(drawn[self.rows * place : self.rows * (place + 1)]) for place in rng.permutation(self.dealt)
+            self._batch(drawn[self.rows * place : self.rows * (place + 1)])
+            for place in rng.permutation(self.dealt)
         ]
 
     def _batch(self, drawn: Sequence[tuple[Row, Row]]) -> tuple[Batch, Tensor]:
@@ -177,7 +194,9 @@ def augmented(points: Points, mixture: Mixture, rng: np.random.Generator) -> Poi
     width, height = 1 + mixture.stretch * rng.standard_normal(2)
     shape = np.array([[width, -mixture.slant * rng.standard_normal()], [0.0, height]])
     base = np.array([0.0, points[0, 1]])
-    plane = (points[:, :2] - base) @ shape.T + base + rng.normal(0, mixture.jitter, (len(points), 2))
+    plane = (
+        (points[:, :2] - base) @ shape.T + base + rng.normal(0, mixture.jitter, (len(points), 2))
+    )
     return np.column_stack([plane, points[:, 2]])
 
 

@@ -1,10 +1,11 @@
-"""Banks of handwriting: JSON, plain or in a zip, read item by item and checked before anything believes it.
+"""Banks of handwriting: JSON, plain or in a zip, read item by item and checked before anything
+believes it.
 
     [{"metadata": {"author": "hand-3", "asciiSequence": "anna", "pointCount": 42, "strokeCount": 3, "aspectRatio": 1.9},
       "points": [[x, y, pen], ...]}, ...]
 
-x and y are in canvas heights, y down; pen is 1 where the pen draws to the point and 0 where it moves there. A bank that
-knows which letter each point belongs to says so in metadata.letterIndex.
+x and y are in canvas heights, y down; pen is 1 where the pen draws to the point and 0 where it
+moves there. A bank that knows which letter each point belongs to says so in metadata.letterIndex.
 """
 
 import io
@@ -21,16 +22,19 @@ import numpy as np
 from pydantic import Field
 
 from cursive_circuits.data_tokens import Points
-from interp_core.artifacts import file_sha256, replacing
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.artifacts import file_sha256, replacing
+from interp_core.files.params import Params
 
 LARGEST = 2**30  # bytes of an unpacked bank
 CHUNK = 1 << 16
 
 
 class Source(Params):
-    """Where a bank of somebody's own comes from. The public cursive data has no licence, so it is not shipped here."""
+    """Where a bank of somebody's own comes from.
+
+    The public cursive data has no licence, so it is not shipped here.
+    """
 
     path: str  # a file, or an address that begins with https:// or http://
     # Of the file; needed for an address. A downloaded file is called by it.
@@ -44,7 +48,9 @@ class Item:
     author: str
     text: str
     points: Points
-    letters: tuple[int, ...] | None  # for each point the number of its letter, where the bank knows it
+    letters: (
+        tuple[int, ...] | None
+    )  # for each point the number of its letter, where the bank knows it
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -77,10 +83,10 @@ def save_bank(path: Path, items: Iterable[Item]) -> None:
 def load_bank(path: Path, *, alphabet: str, sha256: str | None = None) -> list[Item]:
     """Every item of a bank, checked.
 
-    InputError, naming the file and where possible the item, for a file that is missing, has another sha256, is no zip
-    or a truncated one, names a path outside its folder, unpacks to more than 1 GiB, is no JSON list of items, or holds
-    an item with wrong types, numbers that are not finite, no points, no text, or characters outside the alphabet (all
-    of which are listed).
+    InputError, naming the file and where possible the item, for a file that is missing, has another
+    sha256, is no zip or a truncated one, names a path outside its folder, unpacks to more than 1
+    GiB, is no JSON list of items, or holds an item with wrong types, numbers that are not finite,
+    no points, no text, or characters outside the alphabet (all of which are listed).
     """
     if not path.is_file():
         raise InputError(
@@ -97,8 +103,12 @@ def load_bank(path: Path, *, alphabet: str, sha256: str | None = None) -> list[I
             unknown.update(set(item.text) - set(alphabet))
             items.append(item)
     if unknown:
-        listed = ", ".join(f"{character!r} in {count} words" for character, count in sorted(unknown.items()))
-        raise InputError(f"{path}: characters outside the alphabet: {listed}; add them to `script.alphabet`")
+        listed = ", ".join(
+            f"{character!r} in {count} words" for character, count in sorted(unknown.items())
+        )
+        raise InputError(
+            f"{path}: characters outside the alphabet: {listed}; add them to `script.alphabet`"
+        )
     if not items:
         raise InputError(f"{path}: holds no items")
     return items
@@ -106,12 +116,16 @@ def load_bank(path: Path, *, alphabet: str, sha256: str | None = None) -> list[I
 
 def _check(path: Path, sha256: str, name: str) -> None:
     if (found := file_sha256(path)) != sha256.lower():
-        raise InputError(f"{name}: its sha256 is {found}, not {sha256}: fetch it again or mend the profile")
+        raise InputError(
+            f"{name}: its sha256 is {found}, not {sha256}: fetch it again or mend the profile"
+        )
 
 
 def fetch(source: Source, folder: Path) -> Path:
-    """The source's file, downloaded into `folder` when it is an address. InputError when that fails, is too big, or is
-    not what the sha256 says."""
+    """The source's file, downloaded into `folder` when it is an address.
+
+    InputError when that fails, is too big, or is not what the sha256 says.
+    """
     if not source.path.startswith(("https://", "http://")):
         return Path(source.path)
     if source.sha256 is None:
@@ -123,13 +137,19 @@ def fetch(source: Source, folder: Path) -> Path:
     if target.is_file():
         return target
     try:
-        with urlopen(source.path, timeout=20) as answer, replacing(target) as part, part.open("wb") as written:
+        with (
+            urlopen(source.path, timeout=20) as answer,
+            replacing(target) as part,
+            part.open("wb") as written,
+        ):
             for chunk in _chunks(answer, f"{source.path}"):
                 written.write(chunk)
             written.flush()
             _check(part, source.sha256, source.path)
     except (URLError, TimeoutError) as problem:
-        raise InputError(f"{source.path}: cannot be fetched ({problem}); download it and name the file") from None
+        raise InputError(
+            f"{source.path}: cannot be fetched ({problem}); download it and name the file"
+        ) from None
     return target
 
 
@@ -153,7 +173,11 @@ def _member(archive: zipfile.ZipFile, path: Path) -> str:
     """The one JSON file of an archive."""
     names = [entry.filename for entry in archive.infolist()]
     for name in names:
-        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
+        if (
+            name.startswith(("/", "\\"))
+            or ".." in name.replace("\\", "/").split("/")
+            or ":" in name
+        ):
             raise InputError(f"{path}: refused, it names {name!r}, a place outside its own folder")
     if (total := sum(entry.file_size for entry in archive.infolist())) > LARGEST:
         raise InputError(f"{path}: refused, it unpacks to {total:,} bytes, more than {LARGEST:,}")
@@ -204,7 +228,9 @@ def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
     except UnicodeDecodeError as problem:
         raise InputError(f"{path}: not UTF-8 text ({problem.reason})") from None
     if not ended:
-        raise InputError(f"{path} is damaged: the JSON list of items does not end, or is no JSON: {text[:40]!r}")
+        raise InputError(
+            f"{path} is damaged: the JSON list of items does not end, or is no JSON: {text[:40]!r}"
+        )
 
 
 def _item(entry: Any, where: str) -> Item:
@@ -220,8 +246,14 @@ def _item(entry: Any, where: str) -> Item:
     letters = entry["metadata"].get("letterIndex")
     if letters is not None:
         whole = isinstance(letters, list) and all(type(number) is int for number in letters)
-        if not whole or len(letters) != len(points) or not all(0 <= number < len(text) for number in letters):
-            raise InputError(f"{where}: metadata.letterIndex must name a letter of {text!r} for each point")
+        if (
+            not whole
+            or len(letters) != len(points)
+            or not all(0 <= number < len(text) for number in letters)
+        ):
+            raise InputError(
+                f"{where}: metadata.letterIndex must name a letter of {text!r} for each point"
+            )
     return Item(author, text, points, None if letters is None else tuple(letters))
 
 
@@ -229,8 +261,14 @@ def _points(raw: Any, where: str) -> Points:
     if not isinstance(raw, list) or not raw:
         raise InputError(f"{where}: empty word, it has no points")
     for point in raw:
-        if not isinstance(point, list) or len(point) != 3 or any(type(value) not in (int, float) for value in point):
-            raise InputError(f"{where}: a point must be three numbers [x, y, pen], got {str(point)[:60]}")
+        if (
+            not isinstance(point, list)
+            or len(point) != 3
+            or any(type(value) not in (int, float) for value in point)
+        ):
+            raise InputError(
+                f"{where}: a point must be three numbers [x, y, pen], got {str(point)[:60]}"
+            )
     points = np.array(raw, dtype=np.float64)
     if not np.isfinite(points).all():
         raise InputError(f"{where}: a coordinate is not a finite number")

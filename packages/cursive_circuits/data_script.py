@@ -1,8 +1,9 @@
 """The default bank: words in a single-line script face, written by several hands.
 
-The face is Hershey's script (A. V. Hershey 1967, Calligraphy for Computers; package hershey-fonts). A hand has a slant,
-a width, a height, a rotation, a speed (fast hands leave points out), its own deformation of every letter, and a habit
-of lifting the pen between letters; every word adds jitter. Same settings, same bank, on every machine.
+The face is Hershey's script (A. V. Hershey 1967, Calligraphy for Computers; package hershey-fonts).
+A hand has a slant, a width, a height, a rotation, a speed (fast hands leave points out), its own
+deformation of every letter, and a habit of lifting the pen between letters; every word adds jitter.
+Same settings, same bank, on every machine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.params import Params
 
-CAP, BASE, CANVAS = -12, 9, 33  # the face's cap line, base line and height from cap line to descender, in its own units
+CAP, BASE, CANVAS = (
+    -12,
+    9,
+    33,
+)  # the face's cap line, base line and height from cap line to descender, in its own units
 VOWELS = "aeiou"
 Range = tuple[float, float]
 Stroke = Float[np.ndarray, "_ 2"]
@@ -38,7 +43,8 @@ class Script(Params):
     height: Range  # factor
     rotation: Range  # radians
     simplify: Range  # speed: Douglas-Peucker tolerance of the letters, units of the face
-    deformation: NonNegativeFloat  # a hand's own shift of each point of a letter, standard deviation, units of the face
+    # a hand's own shift of each point of a letter, standard deviation, units of the face
+    deformation: NonNegativeFloat
     jitter: NonNegativeFloat  # of every point of every word, standard deviation, units of the face
     lift: Range  # probability of lifting the pen after a letter
 
@@ -49,7 +55,9 @@ class Script(Params):
             if low > high:
                 raise ValueError(f"{name} must be two numbers in order, got {low} and {high}")
         if self.copies > self.hands:
-            raise ValueError(f"copies: {self.copies} writers of a word are more than the {self.hands} hands")
+            raise ValueError(
+                f"copies: {self.copies} writers of a word are more than the {self.hands} hands"
+            )
         if missing := sorted(character for character in set(self.alphabet) if not glyph(character)):
             raise ValueError(f"alphabet: the face has no strokes for {' '.join(missing)}")
         return self
@@ -60,7 +68,9 @@ class Hand:
     """One writer."""
 
     name: str
-    shape: Float[np.ndarray, "2 2"]  # units of the face -> canvas heights: width, height, slant, rotation
+    shape: Float[
+        np.ndarray, "2 2"
+    ]  # units of the face -> canvas heights: width, height, slant, rotation
     simplify: float
     lift: float
     seed: int
@@ -71,11 +81,20 @@ class Hand:
         rng = np.random.default_rng([script.seed, 1, number])
         slant, width, height, turn, simplify, lift = (
             rng.uniform(*bounds)
-            for bounds in (script.slant, script.width, script.height, script.rotation, script.simplify, script.lift)
+            for bounds in (
+                script.slant,
+                script.width,
+                script.height,
+                script.rotation,
+                script.simplify,
+                script.lift,
+            )
         )
         shear = np.array([[width, -slant * height], [0.0, height]])
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        return cls(f"hand-{number}", rotation @ shear / CANVAS, float(simplify), float(lift), number)
+        return cls(
+            f"hand-{number}", rotation @ shear / CANVAS, float(simplify), float(lift), number
+        )
 
     @lru_cache(maxsize=4096)  # noqa: B019  hands live as long as the program
     def letter(self, character: str, script: Script) -> list[Stroke]:
@@ -84,16 +103,21 @@ class Hand:
         strokes = [simplified(stroke, self.simplify) for stroke in glyph(character)]
         return [stroke + rng.normal(0, script.deformation, stroke.shape) for stroke in strokes]
 
-    def write(self, word: str, script: Script, rng: np.random.Generator) -> tuple[Points, list[int]]:
+    def write(
+        self, word: str, script: Script, rng: np.random.Generator
+    ) -> tuple[Points, list[int]]:
         """Points of a word, and the number of the letter that each belongs to."""
         pen, letters = [], []
         at = 0.0
         for number, character in enumerate(word):
             lifts = rng.random() < self.lift
             for index, stroke in enumerate(self.letter(character, script)):  # pyright: ignore[reportArgumentType]  frozen, so hashable
-                # Where a stroke goes on from the last one, the pen stays down and the shared point is written once.
+                # Where a stroke goes on from the last one, the pen stays down and the shared point
+                # is written once.
                 joined = (
-                    bool(pen) and np.hypot(*(stroke[0] + [at, 0] - pen[-1][:2])) < 2.5 and not (lifts and not index)
+                    bool(pen)
+                    and np.hypot(*(stroke[0] + [at, 0] - pen[-1][:2])) < 2.5
+                    and not (lifts and not index)
                 )
                 for order, (x, y) in enumerate(stroke[1:] if joined else stroke):
                     pen.append((x + at, y, float(joined or order > 0)))
@@ -116,8 +140,9 @@ def write_bank(script: Script) -> Iterator[Item]:
 
 
 def spellings(script: Script) -> list[str]:
-    """Different pseudo-words: letters and vowels in turn where the alphabet has both, sometimes a capital first, a
-    number, or a mark at the end, where the alphabet has them."""
+    """Different pseudo-words: letters and vowels in turn where the alphabet has both, sometimes a
+    capital first, a number, or a mark at the end, where the alphabet has them.
+    """
     rng = np.random.default_rng([script.seed, 4])
     kinds = {
         "vowels": [c for c in script.alphabet if c in VOWELS],
@@ -128,7 +153,9 @@ def spellings(script: Script) -> list[str]:
     }
     found: dict[str, None] = {}
     for _ in range(100 * script.spellings):
-        found.setdefault(_spell(kinds, int(rng.integers(script.letters[0], script.letters[1] + 1)), rng))
+        found.setdefault(
+            _spell(kinds, int(rng.integers(script.letters[0], script.letters[1] + 1)), rng)
+        )
         if len(found) == script.spellings:
             return list(found)
     raise InputError(
@@ -144,7 +171,12 @@ def _spell(kinds: dict[str, list[str]], length: int, rng: np.random.Generator) -
     word = []
     for place in range(length):
         of_turn = kinds["vowels" if (place + first) % 2 else "consonants"]
-        either = kinds["vowels"] + kinds["consonants"] or kinds["capitals"] or kinds["digits"] or kinds["marks"]
+        either = (
+            kinds["vowels"] + kinds["consonants"]
+            or kinds["capitals"]
+            or kinds["digits"]
+            or kinds["marks"]
+        )
         word.append(str(rng.choice(of_turn if of_turn and rng.random() < 0.7 else either)))
     if kinds["capitals"] and rng.random() < 0.25:
         word[0] = str(rng.choice(kinds["capitals"]))
@@ -164,7 +196,9 @@ def _face() -> "object":
 
 @cache
 def glyph(character: str) -> tuple[Stroke, ...]:
-    """Strokes of a character in units of the face, y down, from its left edge; empty where the face has none."""
+    """Strokes of a character in units of the face, y down, from its left edge; empty where the face
+    has none.
+    """
     strokes = _face().strokes_for_text(character)  # pyright: ignore[reportAttributeAccessIssue]
     return tuple(np.array(stroke, dtype=np.float64) for stroke in strokes if len(stroke) > 1)
 
@@ -177,22 +211,35 @@ def advance(character: str) -> float:
 
 
 def simplified(stroke: Stroke, tolerance: float) -> Stroke:
-    """Points that are left when none lies further than `tolerance` from the line (Douglas and Peucker 1973)."""
+    """Points that are left when none lies further than `tolerance` from the line (Douglas and
+    Peucker 1973).
+    """
     if len(stroke) < 3:
         return stroke
     along = stroke[-1] - stroke[0]
     away = stroke[1:-1] - stroke[0]
     length = float(np.hypot(*along))
-    distance = np.abs(along[0] * away[:, 1] - along[1] * away[:, 0]) / length if length else np.hypot(*away.T)
+    distance = (
+        np.abs(along[0] * away[:, 1] - along[1] * away[:, 0]) / length
+        if length
+        else np.hypot(*away.T)
+    )
     worst = int(distance.argmax())
     if distance[worst] <= tolerance:
         return stroke[[0, -1]]
-    head, tail = simplified(stroke[: worst + 2], tolerance), simplified(stroke[worst + 1 :], tolerance)
+    head, tail = (
+        simplified(stroke[: worst + 2], tolerance),
+        simplified(stroke[worst + 1 :], tolerance),
+    )
     return np.concatenate([head[:-1], tail])
 
 
 def by_spelling(words: Sequence[str], held_out: float, seed: int) -> set[str]:
-    """The spellings that are held out: whole words, never single items, so no test word was seen in training."""
+    """The spellings that are held out: whole words, never single items, so no test word was seen in
+    training.
+    """
     distinct = sorted(set(words))
-    chosen = np.random.default_rng([seed, 5]).permutation(len(distinct))[: max(1, round(held_out * len(distinct)))]
+    chosen = np.random.default_rng([seed, 5]).permutation(len(distinct))[
+        : max(1, round(held_out * len(distinct)))
+    ]
     return {distinct[index] for index in chosen}

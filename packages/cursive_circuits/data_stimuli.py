@@ -1,8 +1,10 @@
-"""Prompts whose right answers are known: five families of repeats, each with a control in which nothing can be copied.
+"""Prompts whose right answers are known: five families of repeats, each with a control in which
+nothing can be copied.
 
-Copy operations are the core's Pairs: at the query t the model predicts token t + 1, which stands at earlier + 1 in the
-first copy. Pairs are aligned by stroke: (direction, radius) by (direction, radius). In `other_writer` the strokes
-correspond without being equal, so there the earlier token may differ from the query's.
+Copy operations are the core's Pairs: at the query t the model predicts token t + 1, which stands at
+earlier + 1 in the first copy. Pairs are aligned by stroke: (direction, radius) by (direction,
+radius). In `other_writer` the strokes correspond without being equal, so there the earlier token
+may differ from the query's.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ from cursive_circuits.data import Row, Words, random_pairs, stacked_text
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points, Tokens
 from interp_core.errors import InputError
-from interp_core.stimuli import Pairs, Prompts
+from interp_core.stimuli.prompts import Pairs, Prompts
 
 Text = Literal["matching", "mismatched", "empty"]
 FAMILIES = ("same_text", "mismatched_text", "other_writer", "synthetic", "natural")
@@ -38,14 +40,24 @@ class Stimuli:
         prompts, pairs = self.prompts, self.prompts.pairs
         first, last, _ = rows.indices(len(self))
         kept = (pairs.batch >= first) & (pairs.batch < last)
-        inside = Pairs(pairs.batch[kept] - first, pairs.query[kept], pairs.earlier[kept], pairs.target[kept])
-        cut = Prompts(prompts.family, prompts.tokens[rows], prompts.control[rows], inside, prompts.lengths[rows])
+        inside = Pairs(
+            pairs.batch[kept] - first, pairs.query[kept], pairs.earlier[kept], pairs.target[kept]
+        )
+        cut = Prompts(
+            prompts.family,
+            prompts.tokens[rows],
+            prompts.control[rows],
+            inside,
+            prompts.lengths[rows],
+        )
         return Stimuli(cut, self.text[rows], self.control_text[rows])
 
 
 def repeated(words: Words, *, text: Text, n: int, rng: np.random.Generator, family: str) -> Stimuli:
-    """A word twice, the same strokes. Control: the first is another word of the same writer, of exactly as many pairs
-    (cut, or continued with a further word), so positions match.
+    """A word twice, the same strokes.
+
+    Control: the first is another word of the same writer, of exactly as many pairs (cut, or
+    continued with a further word), so positions match.
 
     Text: the words that are written, two other words, or none.
     """
@@ -66,8 +78,12 @@ def _text(words: Words, text: Text, right: list[str], wrong: list[str]) -> Row:
     return words.text({"matching": right, "mismatched": wrong, "empty": []}[text])
 
 
-def same_length(words: Words, item: Item, length: int, rng: np.random.Generator) -> tuple[Item, Row]:
-    """Strokes of another word (and, where it is too short, of more) of the item's writer, `length` tokens."""
+def same_length(
+    words: Words, item: Item, length: int, rng: np.random.Generator
+) -> tuple[Item, Row]:
+    """Strokes of another word (and, where it is too short, of more) of the item's writer, `length`
+    tokens.
+    """
     first = words.draw(rng, item.author, other_than=item.text)
     ink = words.tokens.encode(first.points)
     while len(ink) < length:
@@ -77,14 +93,19 @@ def same_length(words: Words, item: Item, length: int, rng: np.random.Generator)
 
 
 def other_writer(words: Words, *, n: int, rng: np.random.Generator) -> Stimuli:
-    """A word by one writer, then by another, with its text. Points correspond by dynamic time warping of the curves.
-    Control: the first word is another one, of as many pairs. InputError when no word is written by two writers."""
+    """A word by one writer, then by another, with its text.
+
+    Points correspond by dynamic time warping of the curves. Control: the first word is another one,
+    of as many pairs. InputError when no word is written by two writers.
+    """
     shared: dict[str, list[Item]] = {}
     for item in words.items:
         shared.setdefault(item.text, []).append(item)
     choices = [items for items in shared.values() if len({item.author for item in items}) > 1]
     if not choices:
-        raise InputError("no held-out word is written by two writers: the family other_writer needs one")
+        raise InputError(
+            "no held-out word is written by two writers: the family other_writer needs one"
+        )
     tokens, rows, controls, texts, control_texts, pairs = words.tokens, [], [], [], [], []
     for prompt in range(n):
         items = choices[int(rng.integers(len(choices)))]
@@ -103,20 +124,33 @@ def other_writer(words: Words, *, n: int, rng: np.random.Generator) -> Stimuli:
     stimuli = _stimuli("other_writer", tokens, rows, controls, texts, control_texts)
     batch, query, earlier = (np.concatenate(part) for part in zip(*pairs, strict=True))
     target = stimuli.prompts.tokens[batch, query + 1]
-    return replace(stimuli, prompts=replace(stimuli.prompts, pairs=Pairs(batch, query, earlier, target)))
+    return replace(
+        stimuli, prompts=replace(stimuli.prompts, pairs=Pairs(batch, query, earlier, target))
+    )
 
 
 def synthetic(tokens: Tokens, *, pairs: int, n: int, rng: np.random.Generator) -> Stimuli:
     """Random pairs twice, without a text. Control: another first copy."""
     drawn = [(random_pairs(tokens, pairs, rng), random_pairs(tokens, pairs, rng)) for _ in range(n)]
     rows = [tokens.row([np.tile(segment, 2)], end=False) for segment, _ in drawn]
-    controls = [tokens.row([np.concatenate([other, segment])], end=False) for segment, other in drawn]
-    return _stimuli("synthetic", tokens, rows, controls, [np.array([], int)] * n, [np.array([], int)] * n, between=0)
+    controls = [
+        tokens.row([np.concatenate([other, segment])], end=False) for segment, other in drawn
+    ]
+    return _stimuli(
+        "synthetic",
+        tokens,
+        rows,
+        controls,
+        [np.array([], int)] * n,
+        [np.array([], int)] * n,
+        between=0,
+    )
 
 
 def natural(words: Words, *, in_row: int, most: int, n: int, rng: np.random.Generator) -> Stimuli:
-    """Different words of one writer with their text, and the places where two tokens in a row (a pair, or a radius and
-    the next direction) occurred before and are followed by the same token. Control: the two antecedents are replaced.
+    """Different words of one writer with their text, and the places where two tokens in a row (a
+    pair, or a radius and the next direction) occurred before and are followed by the same token.
+    Control: the two antecedents are replaced.
 
     Rows without such a place are drawn again; InputError when a hundred in a row have none.
     """
@@ -148,13 +182,22 @@ def natural(words: Words, *, in_row: int, most: int, n: int, rng: np.random.Gene
 
 
 def _recurrences(row: Row, tokens: Tokens) -> Int[np.ndarray, "place 2"]:
-    """(query, earlier) where tokens query - 1, query and query + 1 occurred before, most recent first, as strokes."""
+    """(query, earlier) where tokens query - 1, query and query + 1 occurred before, most recent
+    first, as strokes.
+    """
     length = len(row)
     stroke = row < tokens.pad
     same = row[:, None] == row[None, :]
-    matched = same[:-2, :-2] & same[1:-1, 1:-1] & same[2:, 2:] & (stroke[:-2] & stroke[1:-1] & stroke[2:])[:, None]
+    matched = (
+        same[:-2, :-2]
+        & same[1:-1, 1:-1]
+        & same[2:, 2:]
+        & (stroke[:-2] & stroke[1:-1] & stroke[2:])[:, None]
+    )
     place = np.arange(length - 2)
-    earlier = np.where(matched & (place[None, :] < place[:, None] - 1), place[None, :], -1).max(axis=1)
+    earlier = np.where(matched & (place[None, :] < place[:, None] - 1), place[None, :], -1).max(
+        axis=1
+    )
     query = np.flatnonzero(earlier >= 0)
     return np.column_stack([query + 1, earlier[query] + 1])
 
@@ -165,14 +208,18 @@ def _antecedents(places: Int[np.ndarray, "place 2"]) -> Int[np.ndarray, " antece
 
 
 def _undisturbed(places: Int[np.ndarray, "_ 2"]) -> Int[np.ndarray, "_ 2"]:
-    """Those whose own three tokens are no antecedent of another: the control must leave them as they are."""
+    """Those whose own three tokens are no antecedent of another: the control must leave them as
+    they are.
+    """
     own = places[:, :1] + np.arange(-1, 2)
     return places[~np.isin(own, _antecedents(places)).any(axis=1)]
 
 
 def _another(token: int, tokens: Tokens, rng: np.random.Generator) -> int:
     """Another token of the same slot."""
-    low, high = (0, tokens.directions) if token < tokens.directions else (tokens.directions, tokens.pad)
+    low, high = (
+        (0, tokens.directions) if token < tokens.directions else (tokens.directions, tokens.pad)
+    )
     drawn = int(rng.integers(low, high - 1))
     return drawn + (drawn >= token)
 
@@ -187,7 +234,9 @@ def _stimuli(
     *,
     between: int | None = 2,
 ) -> Stimuli:
-    """Rows of two equal copies with `between` WORD tokens before the second; None: the caller sets the pairs."""
+    """Rows of two equal copies with `between` WORD tokens before the second; None: the caller sets
+    the pairs.
+    """
     ids, control = tokens.stack(rows), tokens.stack(controls)
     lengths = np.array([len(row) for row in rows])
     none = np.array([], dtype=np.int64)
@@ -199,12 +248,18 @@ def _stimuli(
         earlier = 2 + within
         query = earlier + copies[batch] + between
         pairs = Pairs(batch, query, earlier, ids[batch, query + 1])
-    return Stimuli(Prompts(family, ids, control, pairs, lengths), stacked_text(texts), stacked_text(control_texts))
+    return Stimuli(
+        Prompts(family, ids, control, pairs, lengths),
+        stacked_text(texts),
+        stacked_text(control_texts),
+    )
 
 
 def warped(second: Points, first: Points) -> Int[np.ndarray, " second"]:
-    """For each point of `second` the point of `first` that dynamic time warping matches it with (the nearest, of
-    several): Euclidean distance of positions, both centred and scaled to unit height (Sakoe and Chiba 1978)."""
+    """For each point of `second` the point of `first` that dynamic time warping matches it with
+    (the nearest, of several): Euclidean distance of positions, both centred and scaled to unit
+    height (Sakoe and Chiba 1978).
+    """
     a, b = (_standard(points) for points in (second, first))
     cost = np.linalg.norm(a[:, None] - b[None], axis=-1)
     total = np.full((len(a) + 1, len(b) + 1), np.inf)
@@ -234,7 +289,9 @@ def family(name: str, words: Words, *, n: int, seed: int, settings: "FamilySetti
         "mismatched_text": lambda: repeated(words, text="mismatched", n=n, rng=rng, family=name),
         "other_writer": lambda: other_writer(words, n=n, rng=rng),
         "synthetic": lambda: synthetic(words.tokens, pairs=settings.synthetic_pairs, n=n, rng=rng),
-        "natural": lambda: natural(words, in_row=settings.natural_words, most=settings.natural_pairs, n=n, rng=rng),
+        "natural": lambda: natural(
+            words, in_row=settings.natural_words, most=settings.natural_pairs, n=n, rng=rng
+        ),
     }
     return made[name]()
 

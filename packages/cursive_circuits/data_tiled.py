@@ -1,4 +1,5 @@
-"""Rows of random strokes that repeat: all the positive control learns from, and a part of what a writer may learn from.
+"""Rows of random strokes that repeat: all the positive control learns from, and a part of what a
+writer may learn from.
 
 Row i of step n is a function of the seed, n and i alone.
 """
@@ -16,17 +17,19 @@ from torch import Tensor
 
 from cursive_circuits.data import Row, WrittenRows
 from cursive_circuits.data_tokens import Tokens
-from interp_core.batches import IGNORED, Batch
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.training.batches import IGNORED, Batch
 
 
 class Tiled(Params):
-    """The positive control's rows: random pairs, tiled with gaps of random length, so that no fixed distance leads from
-    a copy to the one before it (without gaps the model learns the periods' distances, and no induction). No direction
-    and no radius recurs but in a copy, so that one token finds it.
+    """The positive control's rows: random pairs, tiled with gaps of random length, so that no fixed
+    distance leads from a copy to the one before it (without gaps the model learns the periods'
+    distances, and no induction). No direction and no radius recurs but in a copy, so that one token
+    finds it.
 
-    A share of the rows has an order instead of copies: as in writing, a stroke mostly follows from the one before it.
-    They teach heads to look one token back, without which copying is learned by relays over longer distances.
+    A share of the rows has an order instead of copies: as in writing, a stroke mostly follows from
+    the one before it. They teach heads to look one token back, without which copying is learned by
+    relays over longer distances.
     """
 
     pairs: PositiveInt  # (direction, radius) pairs in a row
@@ -40,7 +43,9 @@ class Tiled(Params):
     @model_validator(mode="after")
     def _repeats(self) -> "Tiled":
         if not 2 <= self.period[0] <= self.period[1] < self.pairs:
-            raise ValueError(f"period must be two numbers in order, at least 2 and below {self.pairs} pairs")
+            raise ValueError(
+                f"period must be two numbers in order, at least 2 and below {self.pairs} pairs"
+            )
         if self.gap[0] > self.gap[1] or self.period[1] + self.gap[1] >= self.pairs:
             raise ValueError(
                 f"gap must be two numbers in order that leave room for a second copy in {self.pairs} pairs"
@@ -50,8 +55,11 @@ class Tiled(Params):
 
 @dataclass(frozen=True)
 class TiledRows:
-    """The control's training rows: a batch source without texts. Predicted are copies after the first, from their
-    second token on, and rows that have an order, from their second pair on: all else is chance."""
+    """The control's training rows: a batch source without texts.
+
+    Predicted are copies after the first, from their second token on, and rows that have an order,
+    from their second pair on: all else is chance.
+    """
 
     tokens: Tokens
     tiled: Tiled
@@ -61,7 +69,10 @@ class TiledRows:
     def __call__(self, step: int) -> Batch:
         """Ids and labels of a step."""
         rng = np.random.default_rng([self.seed, 11, step])
-        drawn = [(self._ordered if rng.random() < self.tiled.ordered else self._copies)(rng) for _ in range(self.rows)]
+        drawn = [
+            (self._ordered if rng.random() < self.tiled.ordered else self._copies)(rng)
+            for _ in range(self.rows)
+        ]
         rows, known = (np.stack(part) for part in zip(*drawn, strict=True))
         return torch.from_numpy(rows), torch.from_numpy(np.where(known, rows, IGNORED))
 
@@ -74,7 +85,9 @@ class TiledRows:
         strokes = self._strokes(rng)
 
         def take(pairs: tuple[int, int]) -> Row:
-            return np.array(list(islice(strokes, int(rng.integers(pairs[0], pairs[1] + 1)))), np.int64).reshape(-1)
+            return np.array(
+                list(islice(strokes, int(rng.integers(pairs[0], pairs[1] + 1)))), np.int64
+            ).reshape(-1)
 
         segment = take(tiled.period)
         parts, copied = [segment], [np.zeros(len(segment) + 2, dtype=bool)]
@@ -83,13 +96,17 @@ class TiledRows:
             parts += [gap, segment]
             copied += [np.zeros(len(gap), dtype=bool), np.arange(len(segment)) > 0]
         length = 2 * tiled.pairs
-        return tokens.row([np.concatenate(parts)[:length]], end=False), np.concatenate(copied)[: length + 2]
+        return tokens.row([np.concatenate(parts)[:length]], end=False), np.concatenate(copied)[
+            : length + 2
+        ]
 
     def _strokes(self, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
         """Random pairs; a direction and a radius recurs only when all have been there."""
         kinds = self.tokens.directions, 2 * self.tokens.radii
         while True:
-            for direction, radius in zip(*(rng.permutation(count) for count in kinds), strict=False):
+            for direction, radius in zip(
+                *(rng.permutation(count) for count in kinds), strict=False
+            ):
                 yield int(direction), self.tokens.directions + int(radius)
 
     def _ordered(self, rng: np.random.Generator) -> tuple[Row, Bool[np.ndarray, "_"]]:
@@ -110,8 +127,9 @@ class TiledRows:
 
 
 class Drill(Params):
-    """When a writer learns from tiled rows instead of handwriting: language models too learn induction sooner when
-    random sequences that repeat are in their mixture."""
+    """When a writer learns from tiled rows instead of handwriting: language models too learn
+    induction sooner when random sequences that repeat are in their mixture.
+    """
 
     first: NonNegativeInt  # steps before the first handwriting
     share: float = Field(ge=0, lt=1)  # of the steps after them, spread evenly

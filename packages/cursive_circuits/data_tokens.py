@@ -1,8 +1,8 @@
 """Pen strokes as tokens: each pen point is a direction, then a radius with the state of the pen.
 
-A row is WORD WORD, the pairs of a word, WORD WORD, the pairs of the next, END: directions stand at even positions and
-radii at odd ones. Steps are quantised from where the decoder's pen stands, not from where the hand's did, so rounding
-errors do not add up.
+A row is WORD WORD, the pairs of a word, WORD WORD, the pairs of the next, END: directions stand at
+even positions and radii at odd ones. Steps are quantised from where the decoder's pen stands, not
+from where the hand's did, so rounding errors do not add up.
 """
 
 import math
@@ -15,13 +15,17 @@ from jaxtyping import Float, Int
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from interp_core.errors import InputError
-from interp_core.params import Params
+from interp_core.files.params import Params
 
-Points = Float[np.ndarray, "_ 3"]  # x, y in canvas heights, y down; pen: 1 draws to this point, 0 moves there
+Points = Float[
+    np.ndarray, "_ 3"
+]  # x, y in canvas heights, y down; pen: 1 draws to this point, 0 moves there
 
 
 class Tokens(Params):
-    """The vocabulary: ids of directions, of radii with the pen up, of radii with the pen down, PAD, END, WORD."""
+    """The vocabulary: ids of directions, of radii with the pen up, of radii with the pen down, PAD,
+    END, WORD.
+    """
 
     directions: PositiveInt  # bins of the full circle
     radii: PositiveInt  # bins of the length of a step, for each state of the pen
@@ -74,13 +78,17 @@ class Tokens(Params):
         return np.array(pairs, dtype=np.int64).reshape(-1)
 
     def drift(self, points: Points) -> float:
-        """How far the decoded word as a whole lies from the hand's, canvas heights: length of the mean displacement of
-        its points. It grows with the length of the word where rounding errors add up, and stays where they do not."""
+        """How far the decoded word as a whole lies from the hand's, canvas heights: length of the
+        mean displacement of its points. It grows with the length of the word where rounding errors
+        add up, and stays where they do not.
+        """
         reached = np.array([at for _, _, at, last in self.steps(points) if last])
         return float(np.linalg.norm((reached - points[:, :2]).mean(axis=0)))
 
     def steps(self, points: Points) -> Iterator[tuple[int, int, tuple[float, float], bool]]:
-        """Direction id, radius id, where the decoder's pen then stands, and whether that ends a point's (cut) step."""
+        """Direction id, radius id, where the decoder's pen then stands, and whether that ends a
+        point's (cut) step.
+        """
         if len(points) == 0:
             raise InputError("a word without points cannot be encoded")
         x, y = self.origin
@@ -93,10 +101,18 @@ class Tokens(Params):
                 radius = bisect(self.middles, math.hypot(dx, dy))
                 x += lengths[radius] * math.cos(direction * turn)
                 y += lengths[radius] * math.sin(direction * turn)
-                yield direction, self.directions + (self.radii if pen else 0) + radius, (x, y), left == 1
+                yield (
+                    direction,
+                    self.directions + (self.radii if pen else 0) + radius,
+                    (x, y),
+                    left == 1,
+                )
 
     def decode(self, ids: Int[np.ndarray, " token"]) -> list[Points]:
-        """Points of each word of a row. A pair that is no direction and radius ends its word, END the row."""
+        """Points of each word of a row.
+
+        A pair that is no direction and radius ends its word, END the row.
+        """
         words: list[list[tuple[float, float, float]]] = []
         x, y = self.origin
         for direction, radius in zip(ids[::2].tolist(), ids[1::2].tolist(), strict=False):
@@ -119,7 +135,9 @@ class Tokens(Params):
         words = self.decode(ids)
         return words[0] if words else np.empty((0, 3))
 
-    def row(self, words: Sequence[Int[np.ndarray, "_"]], *, end: bool = True) -> Int[np.ndarray, " token"]:
+    def row(
+        self, words: Sequence[Int[np.ndarray, "_"]], *, end: bool = True
+    ) -> Int[np.ndarray, " token"]:
         """A row of encoded words."""
         parts = [np.concatenate([[self.word, self.word], word]) for word in words]
         return np.concatenate([*parts, [self.end]] if end else parts).astype(np.int64)
@@ -127,4 +145,6 @@ class Tokens(Params):
     def stack(self, rows: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "row position"]:
         """Rows padded at their ends to the longest."""
         longest = max(len(row) for row in rows)
-        return np.stack([np.pad(row, (0, longest - len(row)), constant_values=self.pad) for row in rows])
+        return np.stack(
+            [np.pad(row, (0, longest - len(row)), constant_values=self.pad) for row in rows]
+        )

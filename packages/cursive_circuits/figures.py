@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from cursive_circuits import figures_causal, figures_circuits, figures_heads, figures_ink, figures_page
-from interp_core.artifacts import load_arrays, load_json
+from cursive_circuits import (
+    figures_causal,
+    figures_circuits,
+    figures_heads,
+    figures_ink,
+    figures_page,
+)
+from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -17,13 +23,15 @@ OFFSETS = range(-4, 9)
 def draw_all(folder: Path) -> list[Path]:
     """Every figure of the commands that have run, into folder/figures; returns the files written.
 
-    Reads folder/scores, folder/metrics and the histories of folder/runs. A command without metrics has not run; a model
-    of the user's has its own name in the files. InputError names what is missing or damaged.
+    Reads folder/scores, folder/metrics and the histories of folder/runs. A command without metrics
+    has not run; a model of the user's has its own name in the files. InputError names what is
+    missing or damaged.
     """
     out = folder / "figures"
     written = []
     if histories := {
-        place.parent.name: load_json(place)["rows"] for place in sorted(folder.glob("runs/*/history.json"))
+        place.parent.name: load_json(place)["rows"]
+        for place in sorted(folder.glob("runs/*/history.json"))
     }:
         figures_heads.training(dict(reversed(histories.items())), out / "training.png")
         written.append(out / "training.png")
@@ -56,7 +64,9 @@ def draw_heads(found: Mapping[str, tuple[Report, Arrays]], out: Path) -> list[Pa
         best = report["families"][family]["anywhere"]["head"]
         layer, head = (int(part) for part in best[1:].split("H"))
         keys = [f"{family}/offset/{offset:+d}" for offset in OFFSETS]
-        values = [[arrays[f"{key}{end}"][layer, head] for end in ("", "_low", "_high")] for key in keys]
+        values = [
+            [arrays[f"{key}{end}"][layer, head] for end in ("", "_low", "_high")] for key in keys
+        ]
         profiles[name] = (best, np.array(values))
     if profiles:
         figures_heads.offsets(profiles, list(OFFSETS), out / "offsets.png")
@@ -79,16 +89,24 @@ def draw_circuits(arrays: Arrays, report: Report, name: str, out: Path) -> list[
 
 
 def draw_interventions(
-    ablations: Mapping[str, tuple[Report, Arrays]], compositions: Mapping[str, tuple[Report, Arrays]], out: Path
+    ablations: Mapping[str, tuple[Report, Arrays]],
+    compositions: Mapping[str, tuple[Report, Arrays]],
+    out: Path,
 ) -> list[Path]:
     """ablation.png and paths.png of all models; single_heads_, redrawn_, composition_<name>.png."""
     written = []
     if ablations:
-        figures_causal.ablation({name: report for name, (report, _) in ablations.items()}, out / "ablation.png")
+        figures_causal.ablation(
+            {name: report for name, (report, _) in ablations.items()}, out / "ablation.png"
+        )
         written.append(out / "ablation.png")
     for name, (report, arrays) in ablations.items():
         figures_causal.single_heads(arrays, name, out / f"single_heads_{name}.png")
-        draw = figures_ink.redrawn if any(key.startswith("redrawn/") for key in arrays) else figures_ink.continued
+        draw = (
+            figures_ink.redrawn
+            if any(key.startswith("redrawn/") for key in arrays)
+            else figures_ink.continued
+        )
         draw(arrays, report, out / f"redrawn_{name}.png")
         written += [out / f"single_heads_{name}.png", out / f"redrawn_{name}.png"]
     for name, (_, arrays) in compositions.items():
@@ -116,4 +134,7 @@ def _found(folder: Path, command: str) -> dict[str, tuple[Report, Arrays]]:
     """A command's reports and arrays by model, the one that writes first."""
     places = sorted((folder / "metrics" / command).glob("*.json"), reverse=True)
     scores = folder / "scores" / command
-    return {place.stem: (load_json(place), load_arrays(scores / f"{place.stem}.npz")) for place in places}
+    return {
+        place.stem: (load_json(place), load_arrays(scores / f"{place.stem}.npz"))
+        for place in places
+    }

@@ -30,15 +30,22 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def ablation(reports: Mapping[str, Report], path: Path) -> None:
-    """Rise of the loss without the top heads: copied tokens, control, their difference, and random sets."""
+    """Rise of the loss without the top heads: copied tokens, control, their difference, and random
+    sets.
+    """
     with drawing(path, width=5.2 * len(reports), height=7.4) as figure:
         grid = figure.subplots(2, len(reports), squeeze=False)
         for column, (name, report) in zip(grid.T, reports.items(), strict=True):
             _bars(column[0], report)
             column[0].set_title(f"{name}: without {' '.join(report['top'])}")
             _dose(column[1], report)
-        heading(figure, grid[0, 0], "Ablating the heads with the highest excess attention", columns=4)
-        parts = [f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}" for name, report in reports.items()]
+        heading(
+            figure, grid[0, 0], "Ablating the heads with the highest excess attention", columns=4
+        )
+        parts = [
+            f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}"
+            for name, report in reports.items()
+        ]
         note(
             figure,
             "copy-specific: copied tokens minus the same tokens after a word with nothing to copy\n"
@@ -61,7 +68,9 @@ def _bars(axes: Axes, report: Report) -> None:
             if height == 0:
                 axes.plot([], [], "o", color=colour, label=label)
         chance = found["random"]
-        axes.plot([chance["low"], chance["high"]], [height - 0.4] * 2, color=INK, linewidth=2, alpha=0.5)
+        axes.plot(
+            [chance["low"], chance["high"]], [height - 0.4] * 2, color=INK, linewidth=2, alpha=0.5
+        )
         axes.plot(
             [chance["mean"]],
             [height - 0.4],
@@ -90,7 +99,9 @@ def _dose(axes: Axes, report: Report) -> None:
     axes.plot(k, [d["random"]["mean"] for d in doses], color=NULL)
     values = np.array([d["specific"]["value"] for d in doses])
     ends = np.array([d["specific"]["ci"] for d in doses]).T
-    axes.errorbar(k, values, yerr=np.abs(ends - values), color=INDUCTION, marker="o", label="top heads")
+    axes.errorbar(
+        k, values, yerr=np.abs(ends - values), color=INDUCTION, marker="o", label="top heads"
+    )
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_xlabel("heads ablated")
     axes.set_ylabel("copy-specific rise\n(nats a token)")
@@ -118,7 +129,12 @@ def single_heads(arrays: Arrays, name: str, path: Path) -> None:
             axes.set_title(title)
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
-        figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="rise of the loss (nats)", pad=0.02)
+        figure.colorbar(
+            ScalarMappable(scale, DIVERGING),
+            ax=list(row),
+            label="rise of the loss (nats)",
+            pad=0.02,
+        )
         figure.suptitle(f"{name}: every head replaced by its mean, alone")
 
 
@@ -126,7 +142,9 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
     """Weights against what path patching shows: every writer of the best readers."""
     styles = {"k": (INDUCTION, "o"), "q": (PREVIOUS_TOKEN, "s"), "v": (COPYING, "^")}
     with drawing(path, width=5.2 * len(found), height=4.6) as figure:
-        for axes, (name, (report, arrays)) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
+        for axes, (name, (report, arrays)) in zip(
+            np.ravel(figure.subplots(1, len(found))), found.items(), strict=True
+        ):
             for reads in ("k", "q"):
                 mine = arrays["paths/names"][:, 2] == reads
                 colour, marker = styles[reads]
@@ -137,11 +155,15 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
             axes.axhline(0, color=INK, linewidth=0.8)
             lowest = float(arrays["paths/effect"][:, 0].min())
             axes.set_ylim(
-                min(-0.02, 1.15 * lowest), max(0.02, -0.15 * lowest, 1.15 * float(arrays["paths/effect"][:, 0].max()))
+                min(-0.02, 1.15 * lowest),
+                max(0.02, -0.15 * lowest, 1.15 * float(arrays["paths/effect"][:, 0].max())),
             )
             axes.set_xlabel("composition (z against random)")
             axes.set_title(f"{name}: rank agreement {report['paths']['k']['agreement']:.2f} (keys)")
             axes.set_ylabel("change of attention at its place")
             axes.legend(loc="lower left")
         figure.suptitle("One writer taken out of what a reader reads")
-        note(figure, "a point: one earlier head, of self- or cross-attention, into one of the best readers")
+        note(
+            figure,
+            "a point: one earlier head, of self- or cross-attention, into one of the best readers",
+        )

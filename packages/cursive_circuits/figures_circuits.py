@@ -1,4 +1,6 @@
-"""Circuits on token bases: QK of directions on a circle, radius kernels, OV of strokes and characters, composition."""
+"""Circuits on token bases: QK of directions on a circle, radius kernels, OV of strokes and
+characters, composition.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +19,9 @@ Arrays = Mapping[str, np.ndarray]
 _READ = {"k": "keys", "q": "queries", "v": "values"}
 
 
-def plot_attention_pattern(axes: Axes, pattern: np.ndarray, layer_idx: int, head_idx: int) -> AxesImage:
+def plot_attention_pattern(
+    axes: Axes, pattern: np.ndarray, layer_idx: int, head_idx: int
+) -> AxesImage:
     """Attention of one head on one sequence (samples of different lengths are not averaged)."""
     image = axes.imshow(pattern, cmap=shades(INDUCTION), vmin=0, vmax=1, interpolation="nearest")
     axes.set_xlabel("key position")
@@ -54,8 +58,9 @@ def _directions(axes: Axes, values: np.ndarray, title: str, x: str, y: str) -> A
 
 
 def plot_circle(axes: PolarAxes, scores: np.ndarray, title: str) -> None:
-    """Mean QK score by the angle from the query's direction to the key's: outside the dashed circle attention is drawn
-    there, inside it is pushed away."""
+    """Mean QK score by the angle from the query's direction to the key's: outside the dashed circle
+    attention is drawn there, inside it is pushed away.
+    """
     n = len(scores)
     relative = np.array([np.mean([scores[a, (a + d) % n] for a in range(n)]) for d in range(n)])
     relative -= relative.mean()
@@ -71,7 +76,9 @@ def plot_circle(axes: PolarAxes, scores: np.ndarray, title: str) -> None:
 
 def direction_maps(arrays: Arrays, name: str, path: Path, *, kind: str) -> None:
     """QK or OV of every head over directions."""
-    key, draw = {"qk": ("qk_direction", plot_QK_circuit), "ov": ("ov_direction", plot_OV_circuit)}[kind]
+    key, draw = {"qk": ("qk_direction", plot_QK_circuit), "ov": ("ov_direction", plot_OV_circuit)}[
+        kind
+    ]
     layers, heads = arrays[key].shape[:2]
     with drawing(path, width=2.7 * heads + 0.6, height=2.75 * layers + 1.0) as figure:
         grid = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
@@ -96,7 +103,9 @@ def circles(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         for (layer, head), axes in np.ndenumerate(grid):
             plot_circle(axes, arrays["qk_direction"][layer, head], f"L{layer}H{head}")
         share = max(entry["angular_share"] for entry in report.values())
-        figure.suptitle(f"{name}: which direction attracts attention, from the query's own direction (0°)")
+        figure.suptitle(
+            f"{name}: which direction attracts attention, from the query's own direction (0°)"
+        )
         note(
             figure,
             f"mean over query directions; title: largest deviation · the angle explains at most {share:.0%} of a map",
@@ -111,9 +120,15 @@ def kernels(arrays: Arrays, name: str, path: Path) -> None:
         grid = figure.subplots(layers, 2, squeeze=False, sharex="col")
         for layer in range(layers):
             for head in range(heads):
-                grid[layer, 0].plot(shift, arrays["kernel"][layer, head], label=f"head {head}", color=f"C{head}")
+                grid[layer, 0].plot(
+                    shift, arrays["kernel"][layer, head], label=f"head {head}", color=f"C{head}"
+                )
                 grid[layer, 1].plot(
-                    np.arange(1, 13), arrays["spectrum"][layer, head][:12], "o-", color=f"C{head}", markersize=4
+                    np.arange(1, 13),
+                    arrays["spectrum"][layer, head][:12],
+                    "o-",
+                    color=f"C{head}",
+                    markersize=4,
                 )
             grid[layer, 0].axhline(0, color=INK, linewidth=0.8)
             grid[layer, 0].set_ylabel(f"layer {layer}\nscore")
@@ -123,7 +138,9 @@ def kernels(arrays: Arrays, name: str, path: Path) -> None:
         grid[-1, 1].set_xlabel("circular frequency over directions")
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=heads)
-        figure.suptitle(f"{name}: how QK depends on radius (left) and on the angle between directions (right)")
+        figure.suptitle(
+            f"{name}: how QK depends on radius (left) and on the angle between directions (right)"
+        )
 
 
 def characters(arrays: Arrays, alphabet: str, best: tuple[int, int], path: Path) -> None:
@@ -141,15 +158,21 @@ def characters(arrays: Arrays, alphabet: str, best: tuple[int, int], path: Path)
             interpolation="nearest",
         )
         axes.set_yticks(range(len(used)), [alphabet[i] for i in used])
-        axes.set_xticks([0, 90, 180, 270, 360], ["0° right", "90° down", "180° left", "270° up", "360°"])
+        axes.set_xticks(
+            [0, 90, 180, 270, 360], ["0° right", "90° down", "180° left", "270° up", "360°"]
+        )
         axes.set_ylabel("character")
         axes.set_xlabel("direction of the stroke")
         figure.colorbar(image, ax=axes, label="logits", pad=0.01)
-        figure.suptitle(f"L{best[0]}X{best[1]}: which strokes a character asks for (cross-attention OV)")
+        figure.suptitle(
+            f"L{best[0]}X{best[1]}: which strokes a character asks for (cross-attention OV)"
+        )
 
 
 def composition(arrays: Arrays, name: str, path: Path) -> None:
-    """z of every pair: keys, queries and values of self-attention against earlier heads of both kinds."""
+    """z of every pair: keys, queries and values of self-attention against earlier heads of both
+    kinds.
+    """
     layers, heads = arrays["self_k_z"].shape[:2]
     n = layers * heads
     shown = [(writer, reads) for writer in ("self", "cross") for reads in ("k", "q", "v")]
@@ -171,6 +194,9 @@ def composition(arrays: Arrays, name: str, path: Path) -> None:
         for axes in grid[:, 0]:
             axes.set_ylabel("writer")
         figure.colorbar(
-            ScalarMappable(scale, DIVERGING), ax=list(grid.flat), label="composition (z against random)", pad=0.01
+            ScalarMappable(scale, DIVERGING),
+            ax=list(grid.flat),
+            label="composition (z against random)",
+            pad=0.01,
         )
         figure.suptitle(f"{name}: composition of heads, from weights")

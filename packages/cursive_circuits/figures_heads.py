@@ -1,4 +1,6 @@
-"""Heads and losses: maps of scores, offset profiles, what a repeat is worth, alignment, training curves."""
+"""Heads and losses: maps of scores, offset profiles, what a repeat is worth, alignment, training
+curves.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,9 +59,12 @@ def excess(scores: Arrays, report: Report, name: str, path: Path) -> None:
             axes.set_title(_TITLES[family])
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
-        figure.colorbar(ScalarMappable(scale, DIVERGING), ax=list(row), label="excess attention", pad=0.02)
+        figure.colorbar(
+            ScalarMappable(scale, DIVERGING), ax=list(row), label="excess attention", pad=0.02
+        )
         found, relays = (
-            sum(int(scores[f"{family}/{kind}"].sum()) for family in families) for kind in ("induction", "relay")
+            sum(int(scores[f"{family}/{kind}"].sum()) for family in families)
+            for kind in ("induction", "relay")
         )
         figure.suptitle(f"{name}: attention to a place after the earlier occurrence, above control")
         note(
@@ -82,7 +87,9 @@ def score_maps(scores: Arrays, family: str, name: str, path: Path) -> None:
             axes.set_title(title)
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
-        figure.suptitle(f"{name}: what heads look at ({_TITLES[family].replace(chr(10), ' ')}), share of attention")
+        figure.suptitle(
+            f"{name}: what heads look at ({_TITLES[family].replace(chr(10), ' ')}), share of attention"
+        )
 
 
 def _numbers(axes: Axes, values: np.ndarray) -> None:
@@ -100,12 +107,17 @@ def _numbers(axes: Axes, values: np.ndarray) -> None:
         )
 
 
-def offsets(profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int], path: Path) -> None:
+def offsets(
+    profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int], path: Path
+) -> None:
     """Attention of each model's best head around the earlier occurrence."""
     with drawing(path, width=5.0 * len(profiles), height=4.2) as figure:
         row = np.ravel(figure.subplots(1, len(profiles)))
         for axes, (name, (head, profile)) in zip(row, profiles.items(), strict=True):
-            colours = [INDUCTION if place > 0 else DUPLICATE_TOKEN if place == 0 else NULL for place in places]
+            colours = [
+                INDUCTION if place > 0 else DUPLICATE_TOKEN if place == 0 else NULL
+                for place in places
+            ]
             axes.bar(places, profile[:, 0], color=colours, width=0.75)
             axes.errorbar(
                 places,
@@ -161,7 +173,9 @@ def gain(report: Report, path: Path) -> None:
         panels[0].set_ylabel("lower loss (nats a token)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-        figure.suptitle(f"What a repeated word is worth ({report['n']} held-out words, 95 % intervals)")
+        figure.suptitle(
+            f"What a repeated word is worth ({report['n']} held-out words, 95 % intervals)"
+        )
 
 
 def alignment(arrays: Arrays, report: Report, path: Path) -> None:

@@ -1,12 +1,14 @@
 # ruff: noqa: E501  the page has its own lines
-"""The attention of a word as one HTML file without network: hover over a stroke to see what it reads."""
+"""The attention of a word as one HTML file without network: hover over a stroke to see what it
+reads.
+"""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from interp_core.artifacts import replacing
+from interp_core.files.artifacts import replacing
 from interp_core.plotting import ABLATED, GRID, INDUCTION, INK, PREVIOUS_TOKEN
 
 _PAGE = """<!doctype html>

@@ -1,7 +1,9 @@
-"""Ablation: what copying loses without heads, against layer-matched random heads, and what is specific to copying.
+"""Ablation: what copying loses without heads, against layer-matched random heads, and what is
+specific to copying.
 
-Copy-specific harm is the rise of the loss at the copied tokens minus its rise at the same tokens, at the same places,
-after a first word that holds nothing to copy. A head that merely helps to write hurts both alike.
+Copy-specific harm is the rise of the loss at the copied tokens minus its rise at the same tokens,
+at the same places, after a first word that holds nothing to copy. A head that merely helps to write
+hurts both alike.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
-from interp_core.stats import mean_interval
+from interp_core.statistics.intervals import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -29,8 +31,12 @@ Values = Mapping[Head, Tensor]
 
 
 @torch.no_grad()
-def mean_outputs(trained: Trained, stimuli: Stimuli, *, batch_size: int) -> dict[Head, Float[Tensor, " d_head"]]:
-    """z of every head, mean over all places of the control prompts: what it collects when there is nothing to copy."""
+def mean_outputs(
+    trained: Trained, stimuli: Stimuli, *, batch_size: int
+) -> dict[Head, Float[Tensor, " d_head"]]:
+    """z of every head, mean over all places of the control prompts: what it collects when there is
+    nothing to copy.
+    """
     model = trained.model
     totals = {head: torch.zeros(model.d_head, dtype=torch.float64) for head in model.heads}
     count = 0
@@ -46,7 +52,9 @@ def mean_outputs(trained: Trained, stimuli: Stimuli, *, batch_size: int) -> dict
 
 
 @torch.no_grad()
-def copy_losses(trained: Trained, stimuli: Stimuli, *, batch_size: int) -> Float[np.ndarray, "prompt 2"]:
+def copy_losses(
+    trained: Trained, stimuli: Stimuli, *, batch_size: int
+) -> Float[np.ndarray, "prompt 2"]:
     """Nats at the copied tokens, prompt means; and at the same places of the control."""
     found = []
     for part in in_batches(stimuli, batch_size):
@@ -58,7 +66,9 @@ def copy_losses(trained: Trained, stimuli: Stimuli, *, batch_size: int) -> Float
             at = logits[torch.from_numpy(pairs.batch), torch.from_numpy(pairs.query)]
             target = torch.from_numpy(ids[pairs.batch, pairs.query + 1]).to(at.device)
             loss = functional.cross_entropy(at, target, reduction="none").double().cpu().numpy()
-            columns.append(prompt_means(loss, pairs.batch, np.ones(len(pairs), dtype=bool), len(part)))
+            columns.append(
+                prompt_means(loss, pairs.batch, np.ones(len(pairs), dtype=bool), len(part))
+            )
         found.append(np.stack(columns, axis=1))
     return np.concatenate(found)
 
@@ -76,7 +86,9 @@ def harms(
     batch_size: int,
     label: str,
 ) -> Float[np.ndarray, "set prompt 2"]:
-    """Rise of the loss when each set of heads collects constant vectors; columns copied tokens, control."""
+    """Rise of the loss when each set of heads collects constant vectors; columns copied tokens,
+    control.
+    """
     clean = copy_losses(trained, stimuli, batch_size=batch_size)
     distinct = list(dict.fromkeys(tuple(sorted(heads)) for heads in sets))
     found = {}
@@ -93,9 +105,12 @@ def ranked(excess: Float[np.ndarray, "layer head"]) -> list[Head]:
     return [Head(int(layer), "self", int(head)) for layer, head in places]
 
 
-def matched_sets(top: Sequence[Head], heads: Iterable[Head], draws: int, rng: np.random.Generator) -> list[list[Head]]:
-    """Random sets outside `top`, each with a partner for every top head: of its layer and kind while there are any
-    left, else of the nearest layer."""
+def matched_sets(
+    top: Sequence[Head], heads: Iterable[Head], draws: int, rng: np.random.Generator
+) -> list[list[Head]]:
+    """Random sets outside `top`, each with a partner for every top head: of its layer and kind
+    while there are any left, else of the nearest layer.
+    """
     pool = [head for head in heads if head not in top and head.kind == top[0].kind]
     sets = []
     for _ in range(draws):
@@ -118,9 +133,11 @@ def ablation_report(
     *,
     batch_size: int,
 ) -> tuple[Arrays, Report]:
-    """Top heads against random ones, dose by dose and with zeros instead of means; every head alone.
+    """Top heads against random ones, dose by dose and with zeros instead of means; every head
+    alone.
 
-    Arrays: `alone` [layer, kind, head, 2]: rise of the loss without one head, at copied tokens and in the control.
+    Arrays: `alone` [layer, kind, head, 2]: rise of the loss without one head, at copied tokens and
+    in the control.
     """
     model = trained.model
     rng = np.random.default_rng([settings.seed, 40])
@@ -129,32 +146,51 @@ def ablation_report(
     order = ranked(excess)
     top = order[: settings.top]
     random = matched_sets(top, model.heads, settings.draws, rng)
-    report: Report = {"n": len(stimuli), "top": [str(head) for head in top], "draws": settings.draws}
+    report: Report = {
+        "n": len(stimuli),
+        "top": [str(head) for head in top],
+        "draws": settings.draws,
+    }
     for how, values in (("mean", means), ("zero", zeros)):
-        found = harms(trained, stimuli, [top, *random], values, batch_size=batch_size, label=f"{how} ablation")
+        found = harms(
+            trained, stimuli, [top, *random], values, batch_size=batch_size, label=f"{how} ablation"
+        )
         report[how] = _against(found, tests, rng)
     report["dose"] = []
     for k in [k for k in settings.dose if 2 * k <= len(order)]:
         sets = [order[:k], *matched_sets(order[:k], model.heads, settings.dose_draws, rng)]
         found = harms(trained, stimuli, sets, means, batch_size=batch_size, label=f"{k} heads")
         report["dose"].append({"k": k, **_against(found, tests, rng)})
-    alone = harms(trained, stimuli, [[head] for head in model.heads], means, batch_size=batch_size, label="each head")
+    alone = harms(
+        trained,
+        stimuli,
+        [[head] for head in model.heads],
+        means,
+        batch_size=batch_size,
+        label="each head",
+    )
     arrays = {"alone": alone.mean(axis=1).reshape(model.n_layers, 2, model.n_heads, 2)}
     clean = copy_losses(trained, stimuli, batch_size=batch_size).mean(axis=0)
     report |= {"clean": {"copied": float(clean[0]), "control": float(clean[1])}}
     return arrays, report
 
 
-def _against(found: Float[np.ndarray, "set prompt 2"], tests: Statistics, rng: np.random.Generator) -> Report:
-    """The first set's rise of the loss with intervals over prompts, and the copy-specific part against the other sets':
-    p = (1 + sets at least as harmful) / (1 + sets)."""
+def _against(
+    found: Float[np.ndarray, "set prompt 2"], tests: Statistics, rng: np.random.Generator
+) -> Report:
+    """The first set's rise of the loss with intervals over prompts, and the copy-specific part
+    against the other sets': p = (1 + sets at least as harmful) / (1 + sets).
+    """
     specific = found[..., 0] - found[..., 1]
     columns = np.stack([found[0, :, 0], found[0, :, 1], specific[0]], axis=1)
     interval = mean_interval(columns, rng, resamples=tests.resamples)
     random = specific[1:].mean(axis=1)
     low, high = np.quantile(random, [0.025, 0.975])
     named = {
-        name: {"value": float(interval.value[i]), "ci": [float(interval.low[i]), float(interval.high[i])]}
+        name: {
+            "value": float(interval.value[i]),
+            "ci": [float(interval.low[i]), float(interval.high[i])],
+        }
         for i, name in enumerate(("copied", "control", "specific"))
     }
     hits = int((random >= specific[0].mean()).sum())
@@ -163,9 +199,10 @@ def _against(found: Float[np.ndarray, "set prompt 2"], tests: Statistics, rng: n
 
 
 def copying_verdict(heads: Report, ablation: Report, tests: Statistics) -> Report:
-    """Whether there are induction heads: excess attention at the induction place, family-wise, AND copy-specific harm
-    without the top heads: its interval clear of zero, at least smallest_loss, and more than all but needed_level of the
-    layer-matched random sets do."""
+    """Whether there are induction heads: excess attention at the induction place, family-wise, AND
+    copy-specific harm without the top heads: its interval clear of zero, at least smallest_loss,
+    and more than all but needed_level of the layer-matched random sets do.
+    """
     harm = ablation["mean"]["specific"]
     p = ablation["mean"]["p"]
     needed = harm["ci"][0] > 0 and harm["value"] >= tests.smallest_loss and p < tests.needed_level
@@ -179,7 +216,11 @@ def copying_verdict(heads: Report, ablation: Report, tests: Statistics) -> Repor
     )
     looking = "heads that look as induction heads do, not shown to be needed more than random ones"
     verdict = (
-        "induction heads" if found else looking if heads["induction_heads"] else "no induction heads at this scale"
+        "induction heads"
+        if found
+        else looking
+        if heads["induction_heads"]
+        else "no induction heads at this scale"
     )
     return {
         "induction": found,

@@ -1,7 +1,9 @@
-"""Path patching: does a reader lose its prefix matching when one writer is taken out of its keys (or queries, values)?
+"""Path patching: does a reader lose its prefix matching when one writer is taken out of its keys
+(or queries, values)?
 
-Composition scores compare weights; this takes what the writer really writes, minus its mean, out of the residual stream
-that one head reads through one of its matrices, and lets everything else run as it was (Wang et al. 2022).
+Composition scores compare weights; this takes what the writer really writes, minus its mean, out of
+the residual stream that one head reads through one of its matrices, and lets everything else run as
+it was (Wang et al. 2022).
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
-from interp_core.stats import mean_interval
+from interp_core.statistics.intervals import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -31,24 +33,31 @@ Arrays = dict[str, np.ndarray]
 def path_effects(
     trained: Trained, stimuli: Stimuli, readers: Mapping[Head, int], *, batch_size: int
 ) -> dict[tuple[Head, Head, Reads], Float[np.ndarray, "prompt 2"]]:
-    """For every reader (with its offset from the earlier occurrence), earlier writer and matrix: how the reader's
-    attention at that offset, and the logit of the copied token, change. Means over each prompt's copy operations."""
+    """For every reader (with its offset from the earlier occurrence), earlier writer and matrix:
+    how the reader's attention at that offset, and the logit of the copied token, change. Means over
+    each prompt's copy operations.
+    """
     model, pairs = trained.model, stimuli.prompts.pairs
     means = mean_outputs(trained, stimuli, batch_size=batch_size)
     ids, text = torch.from_numpy(stimuli.prompts.tokens), torch.from_numpy(stimuli.text)
     inputs = ids.to(model.device), text.to(model.device)
     where, query, earlier, target = (
-        torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query, pairs.earlier, pairs.target)
+        torch.from_numpy(values).to(model.device)
+        for values in (pairs.batch, pairs.query, pairs.earlier, pairs.target)
     )
 
     def measured(reader: Head) -> np.ndarray:
         with observing(model) as seen:
             logits = model(*inputs).logits[where, query]
         key = torch.minimum(earlier + readers[reader], query)
-        match = seen[reader.layer, "self"].call.entries(where, query, key[None])[0, :, reader.number]
+        match = seen[reader.layer, "self"].call.entries(where, query, key[None])[
+            0, :, reader.number
+        ]
         right = logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
         both = torch.stack([match, right], dim=1).double().cpu().numpy()
-        return np.stack([both[pairs.batch == prompt].mean(axis=0) for prompt in range(len(stimuli))])
+        return np.stack(
+            [both[pairs.batch == prompt].mean(axis=0) for prompt in range(len(stimuli))]
+        )
 
     with observing(model) as plain:
         model(*inputs)
@@ -70,10 +79,12 @@ def path_report(
     tests: Statistics,
     rng: np.random.Generator,
 ) -> tuple[Arrays, Report]:
-    """Effects with intervals beside the weights' z, and whether they agree: Spearman's correlation over all writers of
-    the readers between z and the loss of prefix matching (of the copied token's logit, for values).
+    """Effects with intervals beside the weights' z, and whether they agree: Spearman's correlation
+    over all writers of the readers between z and the loss of prefix matching (of the copied token's
+    logit, for values).
 
-    Arrays: `effect` [path, 2], `low`, `high`, `z` [path], `names` [path, 3] (reader, writer, matrix).
+    Arrays: `effect` [path, 2], `low`, `high`, `z` [path], `names` [path, 3] (reader, writer,
+    matrix).
     """
     paths = list(found)
     intervals = [mean_interval(found[path], rng, resamples=tests.resamples) for path in paths]
@@ -104,20 +115,32 @@ def path_report(
 
 
 def _z(z: Arrays, reader: Head, writer: Head, reads: Reads) -> float:
-    return float(z[f"{writer.kind}_{reads}_z"][writer.layer, writer.number, reader.layer, reader.number])
+    return float(
+        z[f"{writer.kind}_{reads}_z"][writer.layer, writer.number, reader.layer, reader.number]
+    )
 
 
 def _path(arrays: Arrays, at: int, column: int) -> Report:
     reader, writer, _ = arrays["names"][at]
     ends = [float(arrays[end][at, column]) for end in ("low", "high")]
     effect = float(arrays["effect"][at, column])
-    return {"reader": reader, "writer": writer, "z": float(arrays["z"][at]), "effect": effect, "ci": ends}
+    return {
+        "reader": reader,
+        "writer": writer,
+        "z": float(arrays["z"][at]),
+        "effect": effect,
+        "ci": ends,
+    }
 
 
 def _verdict(report: Report) -> str:
     keys, queries = report["k"], report["q"]
     chosen = keys["by_weights"]
-    word = "confirmed" if chosen["ci"][1] < 0 and chosen["effect"] <= 2 * min(keys["median_effect"], 0.0) else "refuted"
+    word = (
+        "confirmed"
+        if chosen["ci"][1] < 0 and chosen["effect"] <= 2 * min(keys["median_effect"], 0.0)
+        else "refuted"
+    )
     return (
         f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) {word}: prefix matching "
         f"{interval_text(chosen['effect'], chosen['ci'], 3)} without it in the keys, median writer "

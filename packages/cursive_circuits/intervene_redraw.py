@@ -1,4 +1,6 @@
-"""The handwriting before and after an ablation: the same random numbers, drawn by the model without some heads."""
+"""The handwriting before and after an ablation: the same random numbers, drawn by the model without
+some heads.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,9 +25,12 @@ def redrawn_words(
     values: Values,
     settings: Sampling,
 ) -> Arrays:
-    """`redrawn/<set>/<word>` points of each word, written with each set of heads replaced by their means; a word that
-    came out without a stroke has no points."""
-    text = torch.from_numpy(stacked_text([words.text([word]) for word in spelt])).to(trained.model.device)
+    """`redrawn/<set>/<word>` points of each word, written with each set of heads replaced by their
+    means; a word that came out without a stroke has no points.
+    """
+    text = torch.from_numpy(stacked_text([words.text([word]) for word in spelt])).to(
+        trained.model.device
+    )
     longest = min(settings.longest, trained.model.shape.context - 2)
     found: Arrays = {}
     for name, heads in without.items():
@@ -54,11 +59,15 @@ def continued(
     seed: int,
     temperature: float,
 ) -> Arrays:
-    """`continued/<set>` points of one copy of random strokes, its first stroke again, and what the model writes then,
-    and `continued/copied/<set>` share of the continuation's tokens that are the copy's; the control's kind of row."""
+    """`continued/<set>` points of one copy of random strokes, its first stroke again, and what the
+    model writes then, and `continued/copied/<set>` share of the continuation's tokens that are the
+    copy's; the control's kind of row.
+    """
     rng = np.random.default_rng([seed, 60])
     segment = random_pairs(trained.tokens, pairs, rng)
-    prompt = torch.from_numpy(trained.tokens.row([np.concatenate([segment, segment[:2]])], end=False)[None])
+    prompt = torch.from_numpy(
+        trained.tokens.row([np.concatenate([segment, segment[:2]])], end=False)[None]
+    )
     text = torch.zeros(1, 1, dtype=torch.long, device=trained.model.device)
     found: Arrays = {}
     for name, heads in without.items():
@@ -75,5 +84,7 @@ def continued(
             )
         again = row[4 + 2 * pairs :]
         found[f"continued/{name}"] = trained.tokens.decode(row)[0]
-        found[f"continued/copied/{name}"] = np.array((again == segment[2 : 2 + len(again)]).sum() / len(segment[2:]))
+        found[f"continued/copied/{name}"] = np.array(
+            (again == segment[2 : 2 + len(again)]).sum() / len(segment[2:])
+        )
     return found

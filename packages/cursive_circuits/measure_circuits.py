@@ -1,4 +1,5 @@
-"""QK and OV circuits with LayerNorm folded in, biases and 1/sqrt(d_head), and what they do on strokes and characters.
+"""QK and OV circuits with LayerNorm folded in, biases and 1/sqrt(d_head), and what they do on
+strokes and characters.
 
 Symbols are those of Elhage et al. 2021. Folded matrices act on the centred and scaled residual stream with a one
 appended, so that biases are rows of the matrices:
@@ -36,17 +37,25 @@ def folded(model: CursiveTransformer, layer: int, kind: Kind) -> tuple[Factors, 
     return query, keys, values
 
 
-def _augmented(weight: Tensor, bias: Tensor, norm: torch.nn.LayerNorm | None, heads: int) -> Factors:
-    """The map as a matrix from the left, norm folded in; heads lie along the ROWS of nn.Linear's weight."""
+def _augmented(
+    weight: Tensor, bias: Tensor, norm: torch.nn.LayerNorm | None, heads: int
+) -> Factors:
+    """The map as a matrix from the left, norm folded in; heads lie along the ROWS of nn.Linear's
+    weight.
+    """
     matrix = weight.T
     if norm is not None:
         bias = bias + norm.bias @ matrix
         matrix = norm.weight[:, None] * matrix
-    return rearrange(torch.cat([matrix, bias[None]]), "row (head e) -> head row e", head=heads).detach()
+    return rearrange(
+        torch.cat([matrix, bias[None]]), "row (head e) -> head row e", head=heads
+    ).detach()
 
 
 def normalised(x: Float[Tensor, "*lead d_model"]) -> Float[Tensor, "*lead row"]:
-    """A residual stream as folded matrices read it: centred, scaled as LayerNorm does, a one appended."""
+    """A residual stream as folded matrices read it: centred, scaled as LayerNorm does, a one
+    appended.
+    """
     plain = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5)
     return torch.cat([plain, torch.ones_like(plain[..., :1])], dim=-1)
 
@@ -69,9 +78,16 @@ def compute_QK_circuit(
     W_K: Float[Tensor, "row d_head"],
     angles: Float[Tensor, " pair"] | None = None,
 ) -> Float[Tensor, "row row"]:
-    """W_Q R W_K^T / sqrt(d_head): bilinear form of pre-softmax scores. `angles` turn the query, which stands that much
-    later than the key (`distance_angles`); None without rotary positions."""
-    return (W_Q if angles is None else turned(W_Q, angles.cos(), angles.sin())) @ W_K.T / W_Q.shape[-1] ** 0.5
+    """W_Q R W_K^T / sqrt(d_head): bilinear form of pre-softmax scores.
+
+    `angles` turn the query, which stands that much later than the key (`distance_angles`); None
+    without rotary positions.
+    """
+    return (
+        (W_Q if angles is None else turned(W_Q, angles.cos(), angles.sin()))
+        @ W_K.T
+        / W_Q.shape[-1] ** 0.5
+    )
 
 
 def distance_angles(model: CursiveTransformer, distance: int) -> Float[Tensor, " pair"] | None:
@@ -84,7 +100,9 @@ def distance_angles(model: CursiveTransformer, distance: int) -> Float[Tensor, "
 def get_VO_matrices(
     model: CursiveTransformer, layer_idx: int, head_idx: int, kind: Kind = "self"
 ) -> tuple[Float[Tensor, "row d_head"], Float[Tensor, "d_head d_model"]]:
-    """Folded W_V [d_model + 1, d_head], and W_O [d_head, d_model]: a head's COLUMNS of the output weight."""
+    """Folded W_V [d_model + 1, d_head], and W_O [d_head, d_model]: a head's COLUMNS of the output
+    weight.
+    """
     _, _, value = folded(model, layer_idx, kind)
     return value[head_idx], model.out_weights(layer_idx, kind)[head_idx].detach()
 
@@ -105,8 +123,10 @@ def get_attention_patterns(
     num_batches: int = 1,
     kind: Kind = "self",
 ) -> list[Float[Tensor, "row query key"]]:
-    """Attention of one head in the first batches of (ids, text), one array a batch: rows of different batches have
-    different lengths, and averaging samples that are not aligned says nothing."""
+    """Attention of one head in the first batches of (ids, text), one array a batch: rows of
+    different batches have different lengths, and averaging samples that are not aligned says
+    nothing.
+    """
     found = []
     for number, (ids, text) in enumerate(batches):
         if number == num_batches:
@@ -121,16 +141,18 @@ def get_attention_patterns(
 def token_circuits(trained: Trained, distances: tuple[int, ...]) -> tuple[Arrays, Report]:
     """Every head on token bases.
 
-    Arrays: `qk_direction` [layer, head, query direction, key direction] and `qk_radius` [..., query radius, key radius]
-    (pen down), pre-softmax scores of embeddings alone, mean over rotary distances; `ov_direction` [layer, head,
-    attended direction, written direction], logits; `cross_ov` [layer, head, character, direction], logits;
-    `cross_qk` [layer, head, direction, character], scores; `spectrum` [layer, head, frequency]: power of the part of
-    qk_direction that depends on the angle between query and key alone, by circular frequency, as a share of the whole
+    Arrays: `qk_direction` [layer, head, query direction, key direction] and `qk_radius` [..., query
+    radius, key radius] (pen down), pre-softmax scores of embeddings alone, mean over rotary
+    distances; `ov_direction` [layer, head, attended direction, written direction], logits;
+    `cross_ov` [layer, head, character, direction], logits; `cross_qk` [layer, head, direction,
+    character], scores; `spectrum` [layer, head, frequency]: power of the part of qk_direction that
+    depends on the angle between query and key alone, by circular frequency, as a share of the whole
     (bar the mean); `kernel` [layer, head, difference]: mean score by difference of radius bins.
-    Report: `heads`, for each self-attention head its strongest angular frequency with its share, the share of all, and
-    copying: how far attending to a direction raises that direction, and the opposite one, in standard deviations of
-    what it writes; `tuned`, the head with the largest angular share; for a model that writes also `reads`, the
-    cross-attention head whose OV differs most between characters, and the alphabet.
+    Report: `heads`, for each self-attention head its strongest angular frequency with its share,
+    the share of all, and copying: how far attending to a direction raises that direction, and the
+    opposite one, in standard deviations of what it writes; `tuned`, the head with the largest
+    angular share; for a model that writes also `reads`, the cross-attention head whose OV differs
+    most between characters, and the alphabet.
     """
     model, tokens = trained.model, trained.tokens
     embedded = normalised(model.embed.weight)
@@ -138,14 +160,23 @@ def token_circuits(trained: Trained, distances: tuple[int, ...]) -> tuple[Arrays
     unembed = unembed - unembed.mean(dim=1, keepdim=True)
     letters = with_one(model.character.weight[1:] + model.character_place.weight[:1])
     parts: dict[str, list[Tensor]] = {}
-    directions, radii = slice(0, tokens.directions), slice(tokens.directions + tokens.radii, tokens.pad)
+    directions, radii = (
+        slice(0, tokens.directions),
+        slice(tokens.directions + tokens.radii, tokens.pad),
+    )
     for layer in range(model.n_layers):
         turns = [distance_angles(model, distance) for distance in distances]
         heads = range(model.n_heads)
         qk = torch.stack([_mean_form(model, layer, head, turns) for head in heads])
-        ov = torch.stack([compute_OV_circuit(*get_VO_matrices(model, layer, head)) for head in heads])
-        cross_ov = torch.stack([compute_OV_circuit(*get_VO_matrices(model, layer, head, "cross")) for head in heads])
-        cross = torch.stack([compute_QK_circuit(*get_QK_matrices(model, layer, head, "cross")) for head in heads])
+        ov = torch.stack(
+            [compute_OV_circuit(*get_VO_matrices(model, layer, head)) for head in heads]
+        )
+        cross_ov = torch.stack(
+            [compute_OV_circuit(*get_VO_matrices(model, layer, head, "cross")) for head in heads]
+        )
+        cross = torch.stack(
+            [compute_QK_circuit(*get_QK_matrices(model, layer, head, "cross")) for head in heads]
+        )
         for name, values in (
             ("qk_direction", embedded[directions] @ qk @ embedded[directions].T),
             ("qk_radius", embedded[radii] @ qk @ embedded[radii].T),
@@ -158,7 +189,9 @@ def token_circuits(trained: Trained, distances: tuple[int, ...]) -> tuple[Arrays
     arrays["spectrum"] = angular_spectrum(arrays["qk_direction"])
     arrays["kernel"] = radius_kernel(arrays["qk_radius"])
     places = list(np.ndindex(model.n_layers, model.n_heads))
-    report: Report = {"heads": {str(Head(a, "self", b)): _on_strokes(arrays, a, b) for a, b in places}}
+    report: Report = {
+        "heads": {str(Head(a, "self", b)): _on_strokes(arrays, a, b) for a, b in places}
+    }
     report["tuned"] = max(report["heads"], key=lambda name: report["heads"][name]["angular_share"])
     if trained.writes:
         spread = arrays["cross_ov"].std(axis=2).mean(axis=-1)
@@ -167,7 +200,9 @@ def token_circuits(trained: Trained, distances: tuple[int, ...]) -> tuple[Arrays
     return arrays, report
 
 
-def _mean_form(model: CursiveTransformer, layer: int, head: int, turns: list[Tensor | None]) -> Tensor:
+def _mean_form(
+    model: CursiveTransformer, layer: int, head: int, turns: list[Tensor | None]
+) -> Tensor:
     matrices = get_QK_matrices(model, layer, head)
     return torch.stack([compute_QK_circuit(*matrices, angles) for angles in turns]).mean(dim=0)
 
@@ -175,8 +210,10 @@ def _mean_form(model: CursiveTransformer, layer: int, head: int, turns: list[Ten
 def angular_spectrum(
     scores: Float[np.ndarray, "*lead direction direction"],
 ) -> Float[np.ndarray, "*lead frequency"]:
-    """Power by circular frequency k = 1, 2, ... of the part of a direction-by-direction map that depends on the angle
-    between the two alone, as a share of the map's variance. A map cos(k (a - b)) has 1 at k."""
+    """Power by circular frequency k = 1, 2, ... of the part of a direction-by-direction map that
+    depends on the angle between the two alone, as a share of the map's variance. A map cos(k (a -
+    b)) has 1 at k.
+    """
     n = scores.shape[-1]
     centred = scores - scores.mean(axis=(-2, -1), keepdims=True)
     power = np.abs(np.fft.fft2(centred)) ** 2
@@ -185,11 +222,15 @@ def angular_spectrum(
     return diagonal / np.maximum(power.sum(axis=(-2, -1)), np.finfo(float).tiny)[..., None]
 
 
-def radius_kernel(scores: Float[np.ndarray, "*lead radius radius"]) -> Float[np.ndarray, "*lead difference"]:
+def radius_kernel(
+    scores: Float[np.ndarray, "*lead radius radius"],
+) -> Float[np.ndarray, "*lead difference"]:
     """Mean score by key bin minus query bin, from -(n - 1) to n - 1, the overall mean taken out."""
     n = scores.shape[-1]
     centred = scores - scores.mean(axis=(-2, -1), keepdims=True)
-    return np.stack([np.diagonal(centred, d, -2, -1).mean(axis=-1) for d in range(1 - n, n)], axis=-1)
+    return np.stack(
+        [np.diagonal(centred, d, -2, -1).mean(axis=-1) for d in range(1 - n, n)], axis=-1
+    )
 
 
 def _on_strokes(arrays: Arrays, layer: int, head: int) -> Report:

@@ -1,4 +1,5 @@
-"""Composition of heads from weights: what earlier heads write against what a self-attention head reads.
+"""Composition of heads from weights: what earlier heads write against what a self-attention head
+reads.
 
 |W_OV W_read| / (|W_OV| |W_read|) as in Elhage et al. 2021, Frobenius norms, rotary turns averaged; z against writers of
 the same singular values whose outputs point in random directions. The raw score of random matrices is about
@@ -16,8 +17,8 @@ from torch import Tensor
 from cursive_circuits.measure_circuits import folded
 from cursive_circuits.model import CursiveTransformer, Head, Kind
 from cursive_circuits.model_blocks import Reads, turned
-from interp_core.circuits import k_composition
-from interp_core.models import HeadWeights
+from interp_core.measures.circuits import k_composition
+from interp_core.models.subject import HeadWeights
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -25,8 +26,9 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Seat:
-    """A model as the core's k_composition reads it, with another matrix in the keys' seat: queries, keys or values of
-    self-attention are what is read, self- or cross-attention is what writes."""
+    """A model as the core's k_composition reads it, with another matrix in the keys' seat: queries,
+    keys or values of self-attention are what is read, self- or cross-attention is what writes.
+    """
 
     model: CursiveTransformer
     writer: Kind
@@ -56,9 +58,13 @@ class Seat:
         """W_K is what reads the writer, W_Q what multiplies it from the other side."""
         query, key, value = (part[:, :-1] for part in folded(self.model, layer, "self"))
         out = self.model.out_weights(layer, "self").detach()
-        read, other = {"k": (key, query), "q": (query, key), "v": (value, out.transpose(1, 2))}[self.reads]
+        read, other = {"k": (key, query), "q": (query, key), "v": (value, out.transpose(1, 2))}[
+            self.reads
+        ]
         _, _, written = folded(self.model, layer, self.writer)
-        return HeadWeights(other, read, written[:, :-1], self.model.out_weights(layer, self.writer).detach())
+        return HeadWeights(
+            other, read, written[:, :-1], self.model.out_weights(layer, self.writer).detach()
+        )
 
     def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
         """The other side turned as positions turn it; values are not turned."""
@@ -78,21 +84,29 @@ class Seat:
 
 
 def get_composition_score(W_A: Float[Tensor, "a b"], W_B: Float[Tensor, "b c"]) -> float:
-    """|W_A W_B| / (|W_A| |W_B|), Frobenius norms, in [0, 1]; of random d x d matrices about 1 / sqrt(d)."""
+    """|W_A W_B| / (|W_A| |W_B|), Frobenius norms, in [0, 1]; of random d x d matrices about 1 /
+    sqrt(d).
+    """
     return float(torch.linalg.norm(W_A @ W_B) / (torch.linalg.norm(W_A) * torch.linalg.norm(W_B)))
 
 
 def compositions(
     model: CursiveTransformer, *, distances: tuple[int, ...], draws: int, seed: int
 ) -> tuple[Arrays, Report]:
-    """All pairs. Arrays `<writer>_<reads>_z` and `_score` [writer layer, writer, reader layer, reader]; pairs whose
-    writer does not come before the reader are 0. Report: the ten strongest pairs of each kind by z."""
+    """All pairs.
+
+    Arrays `<writer>_<reads>_z` and `_score` [writer layer, writer, reader layer, reader]; pairs
+    whose writer does not come before the reader are 0. Report: the ten strongest pairs of each kind
+    by z.
+    """
     arrays: Arrays = {}
     report: Report = {"baseline": model.d_model**-0.5}
     for writer in get_args(Kind):
         for reads in get_args(Reads):
             generator = torch.Generator().manual_seed(seed)
-            found = k_composition(Seat(model, writer, reads), distances=distances, draws=draws, generator=generator)
+            found = k_composition(
+                Seat(model, writer, reads), distances=distances, draws=draws, generator=generator
+            )
             arrays |= {f"{writer}_{reads}_z": found.z, f"{writer}_{reads}_score": found.score}
             report[f"{writer}_{reads}"] = _strongest(found.z, found.score, writer)
     return arrays, report

@@ -1,7 +1,9 @@
-"""What a repeat is worth: loss on the second occurrence minus the first, under three texts, against three controls.
+"""What a repeat is worth: loss on the second occurrence minus the first, under three texts, against
+three controls.
 
-A falling loss alone is no induction. The same strokes after another word of the writer (style), and after their own
-pairs in shuffled order (bag of strokes), say how much of the fall needs the order of the first copy.
+A falling loss alone is no induction. The same strokes after another word of the writer (style), and
+after their own pairs in shuffled order (bag of strokes), say how much of the fall needs the order
+of the first copy.
 """
 
 from typing import Any, get_args
@@ -15,7 +17,7 @@ from cursive_circuits.data_stimuli import Text, same_length
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
-from interp_core.stats import mean_interval
+from interp_core.statistics.intervals import mean_interval
 
 Report = dict[str, Any]
 KINDS = ("loss", "direction", "radius", "pen")
@@ -24,9 +26,11 @@ KINDS = ("loss", "direction", "radius", "pen")
 def gains(
     trained: Trained, words: Words, *, n: int, seed: int, batch_size: int
 ) -> dict[str, Float[np.ndarray, "word kind"]]:
-    """Mean loss of a word's tokens, nats, by word and kind (KINDS), for each text: `<text>/first` its first occurrence,
-    `<text>/second` its second, `<text>/after_other` in second place after another word of the writer, of as many pairs,
-    `<text>/after_shuffled` after its own pairs in random order. Plus `bound` [word, 1]: ln of its distinct pairs."""
+    """Mean loss of a word's tokens, nats, by word and kind (KINDS), for each text: `<text>/first`
+    its first occurrence, `<text>/second` its second, `<text>/after_other` in second place after
+    another word of the writer, of as many pairs, `<text>/after_shuffled` after its own pairs in
+    random order. Plus `bound` [word, 1]: ln of its distinct pairs.
+    """
     rng = np.random.default_rng([seed, 20])
     kinds = ("repeat", "after_other", "after_shuffled")
     rows: dict[str, list[Row]] = {kind: [] for kind in kinds}
@@ -57,7 +61,9 @@ def gains(
     return found
 
 
-def _losses(trained: Trained, rows: list[Row], texts: list[Row], batch_size: int) -> list[np.ndarray]:
+def _losses(
+    trained: Trained, rows: list[Row], texts: list[Row], batch_size: int
+) -> list[np.ndarray]:
     """Each row's losses [target, kind], the padding still on."""
     found: list[np.ndarray] = []
     for start in range(0, len(rows), batch_size):
@@ -68,17 +74,23 @@ def _losses(trained: Trained, rows: list[Row], texts: list[Row], batch_size: int
     return found
 
 
-def _means(values: list[np.ndarray], spans: list[tuple[int, int]]) -> Float[np.ndarray, "word kind"]:
+def _means(
+    values: list[np.ndarray], spans: list[tuple[int, int]]
+) -> Float[np.ndarray, "word kind"]:
     """Means over each word's targets."""
-    return np.stack([np.nanmean(row[low:high], axis=0) for row, (low, high) in zip(values, spans, strict=True)])
+    return np.stack(
+        [np.nanmean(row[low:high], axis=0) for row, (low, high) in zip(values, spans, strict=True)]
+    )
 
 
 def gain_report(
     found: dict[str, Float[np.ndarray, "word kind"]], tests: Statistics, rng: np.random.Generator
 ) -> Report:
-    """For each text: `gain` of the second occurrence over the first; `control` the same word's gain after another word;
-    `excess`, their difference; `order`, what the order of the pairs adds over their bag. Nats a token, all and by kind,
-    95 % intervals over words. `mean_bound` is the mean of ln(distinct pairs), what a bag of pairs could reach."""
+    """For each text: `gain` of the second occurrence over the first; `control` the same word's gain
+    after another word; `excess`, their difference; `order`, what the order of the pairs adds over
+    their bag. Nats a token, all and by kind, 95 % intervals over words. `mean_bound` is the mean of
+    ln(distinct pairs), what a bag of pairs could reach.
+    """
     report: Report = {"n": len(found["bound"]), "mean_bound": float(found["bound"].mean())}
     for text in get_args(Text):
         first, second = found[f"{text}/first"], found[f"{text}/second"]
@@ -92,8 +104,12 @@ def gain_report(
             "order": shuffled - second,
         }
         report[text] = {name: _by_kind(values, tests, rng) for name, values in wanted.items()}
-    clear = [text for text in ("mismatched", "empty") if report[text]["excess"]["loss"]["ci"][0] > 0]
-    ordered = [text for text in ("mismatched", "empty") if report[text]["order"]["loss"]["ci"][0] > 0]
+    clear = [
+        text for text in ("mismatched", "empty") if report[text]["excess"]["loss"]["ci"][0] > 0
+    ]
+    ordered = [
+        text for text in ("mismatched", "empty") if report[text]["order"]["loss"]["ci"][0] > 0
+    ]
     report["verdict"] = (
         f"a repeat helps beyond the control under {_listed(clear)} text; the order of the strokes adds to "
         f"their bag under {_listed(ordered)} text"
@@ -101,11 +117,16 @@ def gain_report(
     return report
 
 
-def _by_kind(values: Float[np.ndarray, "word kind"], tests: Statistics, rng: np.random.Generator) -> Report:
+def _by_kind(
+    values: Float[np.ndarray, "word kind"], tests: Statistics, rng: np.random.Generator
+) -> Report:
     known = values[~np.isnan(values).any(axis=1)]
     interval = mean_interval(known, rng, resamples=tests.resamples)
     return {
-        kind: {"value": float(interval.value[i]), "ci": [float(interval.low[i]), float(interval.high[i])]}
+        kind: {
+            "value": float(interval.value[i]),
+            "ci": [float(interval.low[i]), float(interval.high[i])],
+        }
         for i, kind in enumerate(KINDS)
     }
 

@@ -1,9 +1,10 @@
 """Attention of every self-attention head at pair level, on every family, against controls.
 
-All scores are attention in [0, 1], averaged over copy operations and then over prompts. A token is half a stroke, so
-copying is of pairs: an induction head looks at one of the two tokens after the earlier occurrence, the next (+1) or the
-one of the same slot in the next pair (+2), and where it looks is asked at both slots. A head that looks further on can
-copy too, where earlier heads have carried the next token to: such heads are named apart, as relays.
+All scores are attention in [0, 1], averaged over copy operations and then over prompts. A token is
+half a stroke, so copying is of pairs: an induction head looks at one of the two tokens after the
+earlier occurrence, the next (+1) or the one of the same slot in the next pair (+2), and where it
+looks is asked at both slots. A head that looks further on can copy too, where earlier heads have
+carried the next token to: such heads are named apart, as relays.
 """
 
 from collections.abc import Iterator
@@ -20,11 +21,13 @@ from cursive_circuits.model import Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
-from interp_core.stats import mean_interval, sign_flip_threshold
+from interp_core.statistics.intervals import mean_interval, sign_flip_threshold
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
-OFFSETS = tuple(range(-4, 9))  # tokens from the earlier occurrence; those after it can carry induction
+OFFSETS = tuple(
+    range(-4, 9)
+)  # tokens from the earlier occurrence; those after it can carry induction
 AFTER = tuple(offset for offset in OFFSETS if offset > 0)
 INDUCED = AFTER.index(2) + 1  # the first so many are induction's: the next token and its neighbour
 
@@ -40,10 +43,11 @@ class Asked:
 def asked(stimuli: Stimuli, tokens: Tokens) -> dict[str, Asked]:
     """Every score as keys.
 
-    `prefix_matching` the token after the earlier occurrence (`_direction`, `_radius`: at queries of that slot);
-    `next_pair` both tokens of the pair after it, at radius slots; `duplicate` the earlier occurrence; `previous_token`;
-    `previous_pair` both tokens of the pair before the query's; `pen_lift` the last radius with the pen up;
-    `word_boundary` the last two WORD tokens; `offset/o` the token at earlier + o.
+    `prefix_matching` the token after the earlier occurrence (`_direction`, `_radius`: at queries of
+    that slot); `next_pair` both tokens of the pair after it, at radius slots; `duplicate` the
+    earlier occurrence; `previous_token`; `previous_pair` both tokens of the pair before the
+    query's; `pen_lift` the last radius with the pen up; `word_boundary` the last two WORD tokens;
+    `offset/o` the token at earlier + o.
     """
     ids, pairs = stimuli.prompts.tokens, stimuli.prompts.pairs
     batch, query, earlier = pairs.batch, pairs.query, pairs.earlier
@@ -53,7 +57,9 @@ def asked(stimuli: Stimuli, tokens: Tokens) -> dict[str, Asked]:
         "prefix_matching": Asked(pairs.induction_key[None], everywhere),
         "prefix_matching_direction": Asked(pairs.induction_key[None], slot == 0),
         "prefix_matching_radius": Asked(pairs.induction_key[None], slot == 1),
-        "next_pair": Asked(np.stack([earlier + 1, earlier + 2]), (slot == 1) & (earlier + 2 <= query)),
+        "next_pair": Asked(
+            np.stack([earlier + 1, earlier + 2]), (slot == 1) & (earlier + 2 <= query)
+        ),
         "duplicate": Asked(pairs.duplicate_key[None], everywhere),
         "previous_token": Asked(pairs.previous_key[None], everywhere),
         "previous_pair": Asked(np.stack([before - 2, before - 1]), before >= 2),
@@ -65,11 +71,15 @@ def asked(stimuli: Stimuli, tokens: Tokens) -> dict[str, Asked]:
     found["word_boundary"] = Asked(np.stack([word - 1, word]), word >= 1)
     for offset in OFFSETS:
         key = earlier + offset
-        found[f"offset/{offset:+d}"] = Asked(np.clip(key, 0, query)[None], (key >= 0) & (key <= query))
+        found[f"offset/{offset:+d}"] = Asked(
+            np.clip(key, 0, query)[None], (key >= 0) & (key <= query)
+        )
     return {name: score for name, score in found.items() if score.where.any()}
 
 
-def _last(marked: Bool[np.ndarray, "prompt position"], batch: np.ndarray, query: np.ndarray) -> np.ndarray:
+def _last(
+    marked: Bool[np.ndarray, "prompt position"], batch: np.ndarray, query: np.ndarray
+) -> np.ndarray:
     """The last marked position at or before each query, -1 where there is none."""
     place = np.where(marked, np.arange(marked.shape[1]), -1)
     return np.maximum.accumulate(place, axis=1)[batch, query]
@@ -79,20 +89,27 @@ def _last(marked: Bool[np.ndarray, "prompt position"], batch: np.ndarray, query:
 def attention_scores(
     trained: Trained, stimuli: Stimuli, *, batch_size: int
 ) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
-    """Prompt means of every score, and under `control/` of prefix_matching and offsets at the same places of the
-    control. A prompt without a place for a score has not-a-number there. No pattern is built: fused attention, then
-    single entries."""
+    """Prompt means of every score, and under `control/` of prefix_matching and offsets at the same
+    places of the control. A prompt without a place for a score has not-a-number there. No pattern
+    is built: fused attention, then single entries.
+    """
     parts: dict[str, list[np.ndarray]] = {}
     for part in in_batches(stimuli, batch_size):
         wanted = asked(part, trained.tokens)
         found = _entries(trained, part, part.prompts.tokens, part.text, wanted)
-        only = {name: wanted[name] for name in wanted if name.startswith(("prefix_matching", "offset/"))}
+        only = {
+            name: wanted[name] for name in wanted if name.startswith(("prefix_matching", "offset/"))
+        }
         control = _entries(trained, part, part.prompts.control, part.control_text, only)
         found |= {f"control/{name}": values for name, values in control.items()}
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     sizes = {sum(map(len, values)) for values in parts.values()}
-    return {name: np.concatenate(values) for name, values in parts.items() if sum(map(len, values)) == max(sizes)}
+    return {
+        name: np.concatenate(values)
+        for name, values in parts.items()
+        if sum(map(len, values)) == max(sizes)
+    }
 
 
 def in_batches(stimuli: Stimuli, batch_size: int) -> Iterator[Stimuli]:
@@ -105,11 +122,17 @@ def _entries(
     trained: Trained, stimuli: Stimuli, ids: np.ndarray, text: np.ndarray, wanted: dict[str, Asked]
 ) -> dict[str, np.ndarray]:
     model, pairs = trained.model, stimuli.prompts.pairs
-    where, query = (torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query))
-    keys = torch.from_numpy(np.concatenate([score.keys for score in wanted.values()])).to(model.device)
+    where, query = (
+        torch.from_numpy(values).to(model.device) for values in (pairs.batch, pairs.query)
+    )
+    keys = torch.from_numpy(np.concatenate([score.keys for score in wanted.values()])).to(
+        model.device
+    )
     with observing(model) as seen:
         model(torch.from_numpy(ids).to(model.device), torch.from_numpy(text).to(model.device))
-    layers = [seen[layer, "self"].call.entries(where, query, keys) for layer in range(model.n_layers)]
+    layers = [
+        seen[layer, "self"].call.entries(where, query, keys) for layer in range(model.n_layers)
+    ]
     entries = torch.stack(layers, dim=2).double().cpu().numpy()  # key pair layer head
     found, row = {}, 0
     for name, score in wanted.items():
@@ -120,7 +143,10 @@ def _entries(
 
 
 def prompt_means(
-    values: Float[np.ndarray, "pair *unit"], batch: Int[np.ndarray, " pair"], where: Bool[np.ndarray, " pair"], n: int
+    values: Float[np.ndarray, "pair *unit"],
+    batch: Int[np.ndarray, " pair"],
+    where: Bool[np.ndarray, " pair"],
+    n: int,
 ) -> Float[np.ndarray, "prompt *unit"]:
     """Mean over each prompt's pairs in `where`; not-a-number for a prompt without any."""
     sums = np.zeros((n, *values.shape[1:]))
@@ -131,17 +157,22 @@ def prompt_means(
 
 
 def head_report(
-    scores: dict[str, Float[np.ndarray, "prompt layer head"]], tests: Statistics, rng: np.random.Generator
+    scores: dict[str, Float[np.ndarray, "prompt layer head"]],
+    tests: Statistics,
+    rng: np.random.Generator,
 ) -> tuple[Arrays, Report]:
-    """Means with 95 % intervals over prompts [layer, head] as arrays, and what stands out as a report.
+    """Means with 95 % intervals over prompts [layer, head] as arrays, and what stands out as a
+    report.
 
-    `by_offset` [offset, layer, head] is excess attention (over the same places of the control) at each of AFTER,
-    `excess` its sum over the two places of induction, +1 and +2. A head passes at an offset when a sign-flip test over
-    prompts, family-wise over heads and offsets, rejects there with at least smallest_excess. An induction head passes
-    at +1 or +2; a relay only further on.
+    `by_offset` [offset, layer, head] is excess attention (over the same places of the control) at
+    each of AFTER, `excess` its sum over the two places of induction, +1 and +2. A head passes at an
+    offset when a sign-flip test over prompts, family-wise over heads and offsets, rejects there
+    with at least smallest_excess. An induction head passes at +1 or +2; a relay only further on.
     """
     names = [f"offset/{offset:+d}" for offset in AFTER if f"offset/{offset:+d}" in scores]
-    each = np.stack([np.nan_to_num(scores[name] - scores[f"control/{name}"]) for name in names], axis=1)
+    each = np.stack(
+        [np.nan_to_num(scores[name] - scores[f"control/{name}"]) for name in names], axis=1
+    )
     tested = sign_flip_threshold(each, rng, alpha=tests.level, draws=tests.draws)
     by_offset = each.mean(axis=0)
     excess = each[:, :INDUCED].sum(axis=1)
@@ -152,9 +183,18 @@ def head_report(
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     passed = (tested.p <= tests.level) & (by_offset >= tests.smallest_excess)
     induction = passed[:INDUCED].any(axis=0)
-    arrays |= {"p": tested.p[:INDUCED].min(axis=0), "induction": induction, "relay": passed.any(axis=0) & ~induction}
-    layer, head = (int(n) for n in np.unravel_index(arrays["excess"].argmax(), arrays["excess"].shape))
-    top = {name: float(arrays[name][layer, head]) for name in ("excess", "excess_low", "excess_high", "p")}
+    arrays |= {
+        "p": tested.p[:INDUCED].min(axis=0),
+        "induction": induction,
+        "relay": passed.any(axis=0) & ~induction,
+    }
+    layer, head = (
+        int(n) for n in np.unravel_index(arrays["excess"].argmax(), arrays["excess"].shape)
+    )
+    top = {
+        name: float(arrays[name][layer, head])
+        for name in ("excess", "excess_low", "excess_high", "p")
+    }
     report: Report = {
         "n": len(each),
         "induction_heads": _named(arrays["induction"]),
@@ -164,7 +204,11 @@ def head_report(
         "best_excess_ci": [top["excess_low"], top["excess_high"]],
         "best_p": top["p"],
         "anywhere": _anywhere(each, tests, rng),
-        "largest": {name: _largest(arrays, name) for name in scores if "/" not in name and f"{name}_low" in arrays},
+        "largest": {
+            name: _largest(arrays, name)
+            for name in scores
+            if "/" not in name and f"{name}_low" in arrays
+        },
     }
     return arrays, report
 
@@ -177,7 +221,9 @@ def _anywhere(
     each: Float[np.ndarray, "prompt offset layer head"], tests: Statistics, rng: np.random.Generator
 ) -> Report:
     """The largest excess at any offset of AFTER."""
-    offset, layer, head = (int(n) for n in np.unravel_index(each.mean(axis=0).argmax(), each.shape[1:]))
+    offset, layer, head = (
+        int(n) for n in np.unravel_index(each.mean(axis=0).argmax(), each.shape[1:])
+    )
     interval = mean_interval(each[:, offset, layer, head], rng, resamples=tests.resamples)
     ends = [float(interval.low), float(interval.high)]
     named = {"head": str(Head(layer, "self", head)), "offset": AFTER[offset]}
@@ -188,10 +234,16 @@ def _largest(arrays: Arrays, name: str) -> Report:
     """The head with the largest score of a kind."""
     layer, head = np.unravel_index(arrays[name].argmax(), arrays[name].shape)
     ends = [float(arrays[f"{name}_{end}"][layer, head]) for end in ("low", "high")]
-    return {"head": str(Head(int(layer), "self", int(head))), "value": float(arrays[name].max()), "ci": ends}
+    return {
+        "head": str(Head(int(layer), "self", int(head))),
+        "value": float(arrays[name].max()),
+        "ci": ends,
+    }
 
 
 def offset_profile(arrays: Arrays, layer: int, head: int) -> Float[np.ndarray, "offset 3"]:
     """Attention of one head at earlier + offset with its interval; columns value, low, high."""
     names = [f"offset/{offset:+d}" for offset in OFFSETS]
-    return np.array([[arrays[f"{name}{end}"][layer, head] for end in ("", "_low", "_high")] for name in names])
+    return np.array(
+        [[arrays[f"{name}{end}"][layer, head] for end in ("", "_low", "_high")] for name in names]
+    )

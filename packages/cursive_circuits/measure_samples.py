@@ -1,7 +1,7 @@
 """What the model writes, and whether it can be read: by the nearest of many rendered words.
 
-Curves are compared by dynamic time warping of points at equal distances along the pen's path, centred and scaled. What
-true ink of other writers scores on the same candidates is the yardstick.
+Curves are compared by dynamic time warping of points at equal distances along the pen's path,
+centred and scaled. What true ink of other writers scores on the same candidates is the yardstick.
 """
 
 from typing import Any
@@ -17,20 +17,24 @@ from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import Sampling, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
-from interp_core.stats import mean_interval
+from interp_core.statistics.intervals import mean_interval
 
 Report = dict[str, Any]
 
 
 def candidates(words: Words, settings: Sampling) -> tuple[list[Item], list[Item]]:
-    """Different held-out words, each by two writers: the rendered candidates, and the true ink that is read back."""
+    """Different held-out words, each by two writers: the rendered candidates, and the true ink that
+    is read back.
+    """
     rng = np.random.default_rng([settings.seed, 50])
     by_word: dict[str, list[Item]] = {}
     for item in words.items:
         by_word.setdefault(item.text, []).append(item)
     pairs = [items for items in by_word.values() if len({item.author for item in items}) > 1]
     if len(pairs) < settings.words:
-        raise InputError(f"{len(pairs)} held-out words have two writers; lower sampling.words ({settings.words})")
+        raise InputError(
+            f"{len(pairs)} held-out words have two writers; lower sampling.words ({settings.words})"
+        )
     chosen = [pairs[int(i)] for i in rng.permutation(len(pairs))[: settings.words]]
     rendered = [items[0] for items in chosen]
     true = [next(item for item in items if item.author != items[0].author) for items in chosen]
@@ -39,7 +43,9 @@ def candidates(words: Words, settings: Sampling) -> tuple[list[Item], list[Item]
 
 def written(trained: Trained, words: Words, spelt: list[str], settings: Sampling) -> list[Points]:
     """One sampled word for each spelling; no points where the model wrote none."""
-    text = torch.from_numpy(stacked_text([words.text([word]) for word in spelt])).to(trained.model.device)
+    text = torch.from_numpy(stacked_text([words.text([word]) for word in spelt])).to(
+        trained.model.device
+    )
     generator = torch.Generator().manual_seed(settings.seed)
     longest = min(settings.longest, trained.model.shape.context - 2)
     drawn = sample(
@@ -54,22 +60,27 @@ def written(trained: Trained, words: Words, spelt: list[str], settings: Sampling
 
 
 def curve(points: Points, n: int) -> Float[np.ndarray, "point 2"]:
-    """n points at equal distances along the path (pen up or down), centred, without slant (the share of x that goes
-    with y), both axes scaled to unit spread: what is left is the letters, not the hand."""
+    """n points at equal distances along the path (pen up or down), centred, without slant (the
+    share of x that goes with y), both axes scaled to unit spread: what is left is the letters, not
+    the hand.
+    """
     plane = points[:, :2]
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(plane, axis=0), axis=1))])
     wanted = np.linspace(0.0, along[-1], n)
     even = np.stack([np.interp(wanted, along, plane[:, axis]) for axis in (0, 1)], axis=1)
     even = even - even.mean(axis=0)
-    even[:, 0] -= even[:, 1] * (even[:, 0] @ even[:, 1]) / max(float(even[:, 1] @ even[:, 1]), 1e-12)
+    even[:, 0] -= (
+        even[:, 1] * (even[:, 0] @ even[:, 1]) / max(float(even[:, 1] @ even[:, 1]), 1e-12)
+    )
     return even / np.maximum(even.std(axis=0), 1e-9)
 
 
 def warping_distance(
     first: Float[np.ndarray, "pair point 2"], second: Float[np.ndarray, "pair point 2"]
 ) -> Float[np.ndarray, " pair"]:
-    """Dynamic time warping of many pairs of curves at once: least sum of distances over monotone matchings
-    (Sakoe and Chiba 1978), by anti-diagonals."""
+    """Dynamic time warping of many pairs of curves at once: least sum of distances over monotone
+    matchings (Sakoe and Chiba 1978), by anti-diagonals.
+    """
     pairs, n, _ = first.shape
     m = second.shape[1]
     cost = np.linalg.norm(first[:, :, None] - second[:, None], axis=-1)
@@ -83,7 +94,9 @@ def warping_distance(
     return total[:, n, m]
 
 
-def read_back(inks: list[Points], rendered: list[Points], settings: Sampling) -> Float[np.ndarray, "ink candidate"]:
+def read_back(
+    inks: list[Points], rendered: list[Points], settings: Sampling
+) -> Float[np.ndarray, "ink candidate"]:
     """Distance of each ink from each candidate; infinite for ink of fewer than two points."""
     shapes = np.stack([curve(points, settings.resampled) for points in rendered])
     rows = []
@@ -101,8 +114,8 @@ def sample_report(
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Accuracy of reading samples and true ink among the candidates, with intervals over inks.
 
-    Arrays: `shown/<i>` points of the first samples, `true/<i>` of the same words' true ink, `distance` and
-    `true_distance` [ink, candidate].
+    Arrays: `shown/<i>` points of the first samples, `true/<i>` of the same words' true ink,
+    `distance` and `true_distance` [ink, candidate].
     """
     rendered, true = candidates(words, settings)
     spelt = [item.text for item in rendered] * settings.samples
@@ -110,7 +123,9 @@ def sample_report(
     shapes = [_as_decoded(trained, item) for item in rendered]
     distance = read_back(inks, shapes, settings)
     true_distance = read_back([_as_decoded(trained, item) for item in true], shapes, settings)
-    right = (distance.argmin(axis=1) == np.arange(len(inks)) % len(rendered)) & np.isfinite(distance[:, 0])
+    right = (distance.argmin(axis=1) == np.arange(len(inks)) % len(rendered)) & np.isfinite(
+        distance[:, 0]
+    )
     true_right = true_distance.argmin(axis=1) == np.arange(len(true))
     rng = np.random.default_rng([settings.seed, 51])
     read, yardstick = (_accuracy(hits, tests, rng) for hits in (right, true_right))
@@ -139,4 +154,8 @@ def _as_decoded(trained: Trained, item: Item) -> Points:
 
 def _accuracy(hits: np.ndarray, tests: Statistics, rng: np.random.Generator) -> Report:
     interval = mean_interval(hits.astype(np.float64), rng, resamples=tests.resamples)
-    return {"value": float(interval.value), "ci": [float(interval.low), float(interval.high)], "n": len(hits)}
+    return {
+        "value": float(interval.value),
+        "ci": [float(interval.low), float(interval.high)],
+        "n": len(hits),
+    }

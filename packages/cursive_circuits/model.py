@@ -1,8 +1,9 @@
-"""The cursive transformer: a decoder over pen-stroke tokens with self-attention, and cross-attention to the text.
+"""The cursive transformer: a decoder over pen-stroke tokens with self-attention, and
+cross-attention to the text.
 
-Pre-norm blocks: self-attention, cross-attention to the characters, MLP. Heads are named L1H2 (layer 1, self-attention,
-head 2) and L1X2 (cross-attention). Everything that measures or intervenes goes through `replacing`, `reading` and
-model_watching's `observing`, and is gone when its block ends.
+Pre-norm blocks: self-attention, cross-attention to the characters, MLP. Heads are named L1H2 (layer
+1, self-attention, head 2) and L1X2 (cross-attention). Everything that measures or intervenes goes
+through `replacing`, `reading` and model_watching's `observing`, and is gone when its block ends.
 """
 
 from collections.abc import Iterator, Mapping
@@ -66,7 +67,9 @@ class CursiveTransformer(nn.Module):
         self.n_layers, self.n_heads, self.d_model = shape.layers, shape.heads, shape.d_model
         self.d_head = shape.d_model // shape.heads
         self.embed = nn.Embedding(vocabulary, shape.d_model)
-        self.place = nn.Embedding(shape.context, shape.d_model) if shape.positions == "learned" else None
+        self.place = (
+            nn.Embedding(shape.context, shape.d_model) if shape.positions == "learned" else None
+        )
         self.character = nn.Embedding(alphabet + 1, shape.d_model)
         self.character_place = nn.Embedding(shape.characters, shape.d_model)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
@@ -76,7 +79,11 @@ class CursiveTransformer(nn.Module):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.ndim == 2:
-                    spread = shape.text_range if name.startswith("character") else shape.initializer_range
+                    spread = (
+                        shape.text_range
+                        if name.startswith("character")
+                        else shape.initializer_range
+                    )
                     parameter.normal_(0.0, spread, generator=generator)
                 elif name.endswith("bias"):
                     parameter.zero_()
@@ -94,7 +101,12 @@ class CursiveTransformer(nn.Module):
     @property
     def heads(self) -> list[Head]:
         """Every head, self-attention first in each layer."""
-        return [Head(n, kind, i) for n in range(self.n_layers) for kind in KINDS for i in range(self.n_heads)]
+        return [
+            Head(n, kind, i)
+            for n in range(self.n_layers)
+            for kind in KINDS
+            for i in range(self.n_heads)
+        ]
 
     def attention(self, layer: int, kind: Kind) -> Attention:
         """One layer's attention of a kind."""
@@ -108,10 +120,13 @@ class CursiveTransformer(nn.Module):
         use_cache: bool = False,
         cache: Cache | None = None,
     ) -> Output:
-        """Logits at t predict the token at t + 1. Without a text, the empty one. `use_cache` is for callers that name
-        it; a `cache` is filled and must be empty or be given one token at a time. It keeps the text of its first call.
+        """Logits at t predict the token at t + 1.
 
-        InputError for a row longer than the context, a text longer than the model reads, or ids it does not know.
+        Without a text, the empty one. `use_cache` is for callers that name it; a `cache` is filled
+        and must be empty or be given one token at a time. It keeps the text of its first call.
+
+        InputError for a row longer than the context, a text longer than the model reads, or ids it
+        does not know.
         """
         start = cache.length if cache is not None else 0
         self._check(input_ids, start)
@@ -119,7 +134,11 @@ class CursiveTransformer(nn.Module):
         x = self.embed(input_ids)
         if self.place is not None:
             x = x + self.place.weight[start : start + input_ids.shape[1]]
-        read = cache.text if cache is not None and cache.text is not None else self._cross_read(text, len(input_ids))
+        read = (
+            cache.text
+            if cache is not None and cache.text is not None
+            else self._cross_read(text, len(input_ids))
+        )
         rotation = self.rotation(start, input_ids.shape[1])
         for number, block in enumerate(self.layers):
             past = None if cache is None else (cache.keys[number], cache.values[number])
@@ -131,7 +150,10 @@ class CursiveTransformer(nn.Module):
     def read_text(
         self, text: Int[Tensor, "row character"] | None, rows: int
     ) -> tuple[Float[Tensor, "row character d_model"], Float[Tensor, "row 1 1 character"] | None]:
-        """What cross-attention reads, and its mask. The first place is always visible: it stands for "no text"."""
+        """What cross-attention reads, and its mask.
+
+        The first place is always visible: it stands for "no text".
+        """
         if text is None:
             text = torch.full((rows, 1), NO_CHARACTER, device=self.device)
         if text.shape[1] > self.shape.characters:
@@ -143,7 +165,9 @@ class CursiveTransformer(nn.Module):
             return memory, None
         hidden = text == NO_CHARACTER
         hidden[:, 0] = False
-        return memory, torch.zeros_like(hidden, dtype=memory.dtype).masked_fill(hidden, -torch.inf)[:, None, None]
+        return memory, torch.zeros_like(hidden, dtype=memory.dtype).masked_fill(hidden, -torch.inf)[
+            :, None, None
+        ]
 
     def rotation(
         self, start: int, positions: int
@@ -167,13 +191,16 @@ class CursiveTransformer(nn.Module):
 
     @contextmanager
     def replacing(self, values: Mapping[Head, Tensor]) -> Iterator[None]:
-        """Inside the block these heads collect given vectors, broadcast to [row, position, d_head], instead of z.
+        """Inside the block these heads collect given vectors, broadcast to [row, position, d_head],
+        instead of z.
 
         KeyError for a head the model does not have.
         """
         if missing := set(values) - set(self.heads):
             raise KeyError(f"no head {min(missing)}")
-        touched = {(head.layer, head.kind): self.attention(head.layer, head.kind) for head in values}
+        touched = {
+            (head.layer, head.kind): self.attention(head.layer, head.kind) for head in values
+        }
         before = {place: dict(attention.replaced) for place, attention in touched.items()}
         for head, value in values.items():
             self.attention(head.layer, head.kind).replaced[head.number] = value
@@ -184,9 +211,13 @@ class CursiveTransformer(nn.Module):
                 touched[place].replaced = was
 
     @contextmanager
-    def reading(self, without: Mapping[tuple[Head, Reads], Float[Tensor, "row position d_model"]]) -> Iterator[None]:
-        """Inside the block a self-attention head makes its queries, keys or values from a residual stream from which a
-        part is taken out; everything else reads all of it (path patching, Wang et al. 2022)."""
+    def reading(
+        self, without: Mapping[tuple[Head, Reads], Float[Tensor, "row position d_model"]]
+    ) -> Iterator[None]:
+        """Inside the block a self-attention head makes its queries, keys or values from a residual
+        stream from which a part is taken out; everything else reads all of it (path patching, Wang
+        et al. 2022).
+        """
         for (head, reads), part in without.items():
             self.layers[head.layer].without[head.number, reads] = part
         try:
@@ -195,13 +226,19 @@ class CursiveTransformer(nn.Module):
             for (head, _), _ in without.items():
                 self.layers[head.layer].without = {}
 
-    def written(self, head: Head, z: Float[Tensor, "row position d_head"]) -> Float[Tensor, "row position d_model"]:
-        """What a head adds to the residual stream when it has collected z (the layer's output bias left out)."""
+    def written(
+        self, head: Head, z: Float[Tensor, "row position d_head"]
+    ) -> Float[Tensor, "row position d_model"]:
+        """What a head adds to the residual stream when it has collected z (the layer's output bias
+        left out).
+        """
         return z @ self.out_weights(head.layer, head.kind)[head.number]
 
     def out_weights(self, layer: int, kind: Kind) -> Float[Tensor, "head d_head d_model"]:
         """W_O of each head."""
-        return rearrange(self.attention(layer, kind).out.weight, "d (head e) -> head e d", head=self.n_heads)
+        return rearrange(
+            self.attention(layer, kind).out.weight, "d (head e) -> head e d", head=self.n_heads
+        )
 
     def _cross_read(self, text: Int[Tensor, "row character"] | None, rows: int) -> TextRead:
         memory, mask = self.read_text(text, rows)
@@ -209,6 +246,10 @@ class CursiveTransformer(nn.Module):
 
     def _check(self, ids: Tensor, start: int) -> None:
         if start + ids.shape[1] > self.shape.context:
-            raise InputError(f"a row of {start + ids.shape[1]} tokens is longer than the context, {self.shape.context}")
+            raise InputError(
+                f"a row of {start + ids.shape[1]} tokens is longer than the context, {self.shape.context}"
+            )
         if int(ids.max()) >= self.embed.num_embeddings or int(ids.min()) < 0:
-            raise InputError(f"token id {int(ids.max())} is outside the vocabulary of {self.embed.num_embeddings}")
+            raise InputError(
+                f"token id {int(ids.max())} is outside the vocabulary of {self.embed.num_embeddings}"
+            )

@@ -12,7 +12,9 @@ from torch.nn import functional
 from cursive_circuits.model_shape import Shape
 
 Reads = Literal["q", "k", "v"]
-Watch = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]  # x, query, key, value, mask -> z
+Watch = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor
+]  # x, query, key, value, mask -> z
 
 
 class Attention(nn.Module):
@@ -27,13 +29,17 @@ class Attention(nn.Module):
         self.replaced: dict[int, Tensor] = {}
         self.watch: Watch | None = None
 
-    def queries(self, x: Float[Tensor, "row position d_model"]) -> Float[Tensor, "row head position d_head"]:
+    def queries(
+        self, x: Float[Tensor, "row position d_model"]
+    ) -> Float[Tensor, "row head position d_head"]:
         """Before rotary."""
         return rearrange(self.q(x), "row position (head e) -> row head position e", head=self.heads)
 
     def keys_values(self, x: Float[Tensor, "row key d_model"]) -> tuple[Tensor, Tensor]:
         """Each [row, head, key, d_head], keys before rotary."""
-        both = rearrange(self.kv(x), "row key (kind head e) -> kind row head key e", kind=2, head=self.heads)
+        both = rearrange(
+            self.kv(x), "row key (kind head e) -> kind row head key e", kind=2, head=self.heads
+        )
         return both[0], both[1]
 
     def attend(
@@ -46,14 +52,20 @@ class Attention(nn.Module):
         *,
         causal: bool,
     ) -> Float[Tensor, "row position d_model"]:
-        """What the heads add to the residual stream; `x` is what the queries were made from, for the observer."""
+        """What the heads add to the residual stream; `x` is what the queries were made from, for
+        the observer.
+        """
         if self.watch is None:
-            z = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+            z = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=causal
+            )
         else:
             shown = mask if causal or mask is not None else query.new_zeros(1, 1, 1, key.shape[2])
             z = self.watch(x, query, key, value, shown)
         for head, instead in self.replaced.items():
-            z = torch.cat([z[:, :head], instead.expand_as(z[:, head])[:, None], z[:, head + 1 :]], dim=1)
+            z = torch.cat(
+                [z[:, :head], instead.expand_as(z[:, head])[:, None], z[:, head + 1 :]], dim=1
+            )
         return self.out(rearrange(z, "row head position e -> row position (head e)"))
 
 
@@ -62,12 +74,16 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.self_norm, self.cross_norm, self.mlp_norm = (nn.LayerNorm(shape.d_model) for _ in range(3))
+        self.self_norm, self.cross_norm, self.mlp_norm = (
+            nn.LayerNorm(shape.d_model) for _ in range(3)
+        )
         self.self_attention, self.cross_attention = Attention(shape), Attention(shape)
         self.up = nn.Linear(shape.d_model, 4 * shape.d_model)
         self.down = nn.Linear(4 * shape.d_model, shape.d_model)
         self.gelu = shape.gelu
-        self.without: dict[tuple[int, Reads], Tensor] = {}  # (self head, what it reads) -> taken out of its input
+        self.without: dict[
+            tuple[int, Reads], Tensor
+        ] = {}  # (self head, what it reads) -> taken out of its input
 
     def forward(
         self,
@@ -78,8 +94,11 @@ class Block(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         length: int,
     ) -> Float[Tensor, "row position d_model"]:
-        """The residual stream after this block. `rotation` turns queries and keys (cosines, sines), `text` is its cross
-        keys and values, `past` its part of a cache."""
+        """The residual stream after this block.
+
+        `rotation` turns queries and keys (cosines, sines), `text` is its cross keys and values,
+        `past` its part of a cache.
+        """
         attention, read = self.self_attention, self.self_norm(x)
         query, (key, value) = attention.queries(read), attention.keys_values(read)
         for (head, reads), part in self.without.items():
@@ -98,7 +117,9 @@ class Block(nn.Module):
             key, value = past[0][:, :, :end], past[1][:, :, :end]
         x = x + attention.attend(read, query, key, value, None, causal=length == 0)
         read = self.cross_norm(x)
-        x = x + self.cross_attention.attend(read, self.cross_attention.queries(read), *text, mask, causal=False)
+        x = x + self.cross_attention.attend(
+            read, self.cross_attention.queries(read), *text, mask, causal=False
+        )
         return x + self.down(functional.gelu(self.up(self.mlp_norm(x)), approximate=self.gelu))
 
 
@@ -107,7 +128,9 @@ def _with_head(heads: Tensor, head: int, other: Tensor) -> Tensor:
 
 
 def turned(
-    x: Float[Tensor, "*lead d_head"], cosine: Float[Tensor, "*angles pair"], sine: Float[Tensor, "*angles pair"]
+    x: Float[Tensor, "*lead d_head"],
+    cosine: Float[Tensor, "*angles pair"],
+    sine: Float[Tensor, "*angles pair"],
 ) -> Float[Tensor, "*lead d_head"]:
     """Dimensions i and i + d_head / 2 turned by the angle of pair i."""
     first, second = x.chunk(2, dim=-1)

@@ -1,7 +1,10 @@
-"""Public cursive-transformer checkpoints: their names, one by one, onto ours. Nothing is left out or guessed.
+"""Public cursive-transformer checkpoints: their names, one by one, onto ours.
 
-Their attention packs queries, keys and values in one map (c_attn: d rows each), cross-attention keys and values in
-another (c_attn_kv); `attn.bias` is no weight but their causal mask, and is checked to be one.
+Nothing is left out or guessed.
+
+Their attention packs queries, keys and values in one map (c_attn: d rows each), cross-attention
+keys and values in another (c_attn_kv); `attn.bias` is no weight but their causal mask, and is
+checked to be one.
 """
 
 from pathlib import Path
@@ -12,8 +15,8 @@ from torch import Tensor
 
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
-from interp_core.artifacts import load_weights
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_weights
 
 _OUTSIDE = {
     "transformer.wte.weight": "embed.weight",
@@ -40,21 +43,32 @@ _IN_BLOCK = {
 def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> CursiveTransformer:
     """A model with a public checkpoint's weights, in eval mode.
 
-    InputError for a file that is missing or damaged, a configuration with rotary positions, keys that are missing or
-    surplus (all are listed), and tensors of another vocabulary, alphabet, width or depth.
+    InputError for a file that is missing or damaged, a configuration with rotary positions, keys
+    that are missing or surplus (all are listed), and tensors of another vocabulary, alphabet, width
+    or depth.
     """
     if shape.positions != "learned":
-        raise InputError(f"{path}: public checkpoints have learned positions; choose the configuration `public`")
+        raise InputError(
+            f"{path}: public checkpoints have learned positions; choose the configuration `public`"
+        )
     model = CursiveTransformer(shape, vocabulary=vocabulary, alphabet=alphabet, seed=0)
     found = _read(path)
     wanted = public_names(shape)
     masks = {f"transformer.h.{layer}.attn.bias" for layer in range(shape.layers)}
     missing, surplus = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted) - masks)
     if missing or surplus:
-        told = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("surplus", surplus)) if names]
-        raise InputError(f"{path}: not a checkpoint of {shape.layers} layers: {'; '.join(told)[:600]}")
+        told = [
+            f"{what} {', '.join(names)}"
+            for what, names in (("missing", missing), ("surplus", surplus))
+            if names
+        ]
+        raise InputError(
+            f"{path}: not a checkpoint of {shape.layers} layers: {'; '.join(told)[:600]}"
+        )
     for name in sorted(masks & set(found)):
-        if not torch.equal(found[name].bool().squeeze(), torch.ones_like(found[name].bool().squeeze()).tril()):
+        if not torch.equal(
+            found[name].bool().squeeze(), torch.ones_like(found[name].bool().squeeze()).tril()
+        ):
             raise InputError(f"{path}: {name} is not a causal mask")
     ours: dict[str, Tensor] = {}
     for name, targets in wanted.items():
@@ -71,7 +85,10 @@ def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> 
 
 
 def checkpoint_stem(path: Path) -> str:
-    """A checkpoint's name in file names: its file without the ending. Other dots are the name's: run-1.4, run-1.7."""
+    """A checkpoint's name in file names: its file without the ending.
+
+    Other dots are the name's: run-1.4, run-1.7.
+    """
     return path.stem if path.suffix in (".safetensors", ".ckpt", ".pth", ".pt") else path.name
 
 
@@ -92,7 +109,9 @@ def _split(tensor: Tensor, targets: list[str], d_model: int) -> list[Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a .safetensors file, or of a torch file whose contents are tensors and plain numbers alone."""
+    """Named tensors of a .safetensors file, or of a torch file whose contents are tensors and plain
+    numbers alone.
+    """
     if not path.is_file():
         raise InputError(f"no checkpoint {path}")
     if path.suffix == ".safetensors":
@@ -102,8 +121,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as problem:
-        raise InputError(f"{path} is no checkpoint of plain tensors: {str(problem)[:200]}") from None
+        raise InputError(
+            f"{path} is no checkpoint of plain tensors: {str(problem)[:200]}"
+        ) from None
     content = content.get("model_state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
         raise InputError(f"{path}: holds no named tensors")
     return content

@@ -21,9 +21,10 @@ def sample(
     generator: torch.Generator,
     prompt: Int[Tensor, "row position"] | None = None,
 ) -> list[Int[np.ndarray, "_"]]:
-    """For each text a row that begins with `prompt` (by default WORD WORD), then at most `longest` sampled tokens,
-    until END or the next WORD. Only tokens that may stand there are drawn: directions, WORD and END at even places,
-    radii at odd ones. At the same place of a row every row draws the same number, whatever was drawn before.
+    """For each text a row that begins with `prompt` (by default WORD WORD), then at most `longest`
+    sampled tokens, until END or the next WORD. Only tokens that may stand there are drawn:
+    directions, WORD and END at even places, radii at odd ones. At the same place of a row every row
+    draws the same number, whatever was drawn before.
 
     InputError for a temperature that is not above zero, or rows longer than the context.
     """
@@ -39,8 +40,12 @@ def sample(
     ended = torch.zeros(rows, dtype=torch.bool, device=model.device)
     for place in range(ids.shape[1], ids.shape[1] + longest):
         barred = _barred(tokens, place, after_word=not drawn).to(logits.device)
-        shares = torch.softmax(logits.double().masked_fill(barred, -torch.inf) / temperature, dim=-1)
-        chosen = _inverse(shares, torch.rand(rows, 1, generator=generator, dtype=torch.float64).to(shares.device))
+        shares = torch.softmax(
+            logits.double().masked_fill(barred, -torch.inf) / temperature, dim=-1
+        )
+        chosen = _inverse(
+            shares, torch.rand(rows, 1, generator=generator, dtype=torch.float64).to(shares.device)
+        )
         chosen = torch.where(ended, tokens.pad, chosen)
         ended |= (chosen == tokens.end) | (chosen == tokens.word)
         drawn.append(chosen)
@@ -60,8 +65,12 @@ def _barred(tokens: Tokens, place: int, *, after_word: bool) -> Tensor:
     return ~((ids < tokens.directions) | (ends & (not after_word)))
 
 
-def _inverse(shares: Float[Tensor, "row vocab"], uniform: Float[Tensor, "row 1"]) -> Int[Tensor, " row"]:
-    """Draws by inverse transform: one uniform number a row, so that draws can be paired between models."""
+def _inverse(
+    shares: Float[Tensor, "row vocab"], uniform: Float[Tensor, "row 1"]
+) -> Int[Tensor, " row"]:
+    """Draws by inverse transform: one uniform number a row, so that draws can be paired between
+    models.
+    """
     cumulative = shares.cumsum(dim=-1)
     chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(-1)
     return chosen.clamp_max(shares.shape[-1] - 1)

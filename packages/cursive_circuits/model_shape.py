@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from interp_core.params import Params
+from interp_core.files.params import Params
 
 NO_CHARACTER = 0  # id that fills texts
 
@@ -20,12 +20,18 @@ class Shape(Params):
     positions: Literal["learned", "rotary"]  # rotary: Su et al. 2021, all dimensions of a head
     rotary_base: PositiveFloat
     initializer_range: PositiveFloat  # standard deviation of all matrices at step 0
-    text_range: PositiveFloat  # the same of the characters' embeddings, which no norm scales before they are read
-    gelu: Literal["none", "tanh"]  # approximation, as torch names it; tanh in public checkpoints, slower on a CPU
-    mask_padding: bool  # cross-attention does not see where the text has ended; public checkpoints were trained without
+    # the same of the characters' embeddings, which no norm scales before they are read
+    text_range: PositiveFloat
+    gelu: Literal[
+        "none", "tanh"
+    ]  # approximation, as torch names it; tanh in public checkpoints, slower on a CPU
+    # cross-attention does not see where the text has ended; public checkpoints were trained without
+    mask_padding: bool
 
     @model_validator(mode="after")
     def _divides(self) -> "Shape":
         if self.d_model % (2 * self.heads):
-            raise ValueError(f"d_model ({self.d_model}) must be heads ({self.heads}) times an even width of a head")
+            raise ValueError(
+                f"d_model ({self.d_model}) must be heads ({self.heads}) times an even width of a head"
+            )
         return self

@@ -10,14 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cursive_circuits.model import KINDS, CursiveTransformer, Kind
-from interp_core.attention import AttentionCall, fused_attention
+from interp_core.models.attention import AttentionCall, fused_attention
 
 
 @dataclass(frozen=True)
 class Seen:
     """One attention layer as it ran."""
 
-    read: Float[Tensor, "row position d_model"]  # the normed residual stream that queries (self: keys, values too) read
+    read: Float[
+        Tensor, "row position d_model"
+    ]  # the normed residual stream that queries (self: keys, values too) read
     z: Float[Tensor, "row position head d_head"]  # what each head collected, before W_O
     call: AttentionCall
 
@@ -29,7 +31,12 @@ def observing(model: CursiveTransformer) -> Iterator[dict[tuple[int, Kind], Seen
     places: list[tuple[int, Kind]] = [(n, kind) for n in range(model.n_layers) for kind in KINDS]
 
     def watch(
-        place: tuple[int, Kind], x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+        place: tuple[int, Kind],
+        x: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
     ) -> Tensor:
         wide = None if mask is None else mask.expand(len(query), 1, query.shape[2], key.shape[2])
         scaling = query.shape[-1] ** -0.5

@@ -10,15 +10,17 @@ from cursive_circuits.data_script import Script
 from cursive_circuits.data_tiled import Drill, Tiled
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model_shape import Shape
-from interp_core.lm_recipe import Recipe
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.training.recipe import Recipe
 
 
 class Bank(Params):
     """The handwriting."""
 
     source: Source | None  # a bank of your own; none: the default one is written
-    alphabet: str = Field(min_length=2)  # characters of texts, in the order of their ids; holds the space
+    alphabet: str = Field(
+        min_length=2
+    )  # characters of texts, in the order of their ids; holds the space
     script: Script  # the default bank
     split: Split
 
@@ -37,7 +39,9 @@ class Schedule(Recipe):
     held: float = Field(ge=0, lt=1)  # share of the steps before the descent
 
     def rate(self, step: int) -> float:
-        """Learning rate of the update after `step` updates: linear warm-up, level, linear to final_share."""
+        """Learning rate of the update after `step` updates: linear warm-up, level, linear to
+        final_share.
+        """
         rising = min(1.0, (step + 1) / max(1, self.warmup))
         descent = min(1.0, max(0.0, step / self.steps - self.held) / (1 - self.held))
         return self.learning_rate * rising * (1 - (1 - self.final_share) * descent)
@@ -75,7 +79,9 @@ class Watched(Params):
 class Sampling(Params):
     """Words that the model writes, and how they are read back."""
 
-    words: PositiveInt = Field(ge=2)  # different held-out words, which are also the candidates of the retrieval
+    words: PositiveInt = Field(
+        ge=2
+    )  # different held-out words, which are also the candidates of the retrieval
     samples: PositiveInt  # of each word
     shown: PositiveInt  # words of the figure
     temperature: PositiveFloat
@@ -101,7 +107,9 @@ class Statistics(Params):
     resamples: PositiveInt = Field(ge=100)  # of the bootstrap over prompts
     draws: PositiveInt = Field(ge=100)  # of the sign flips
     level: float = Field(gt=0, lt=0.5)  # family-wise
-    smallest_excess: float = Field(ge=0, lt=1)  # excess prefix matching that counts as an induction head
+    smallest_excess: float = Field(
+        ge=0, lt=1
+    )  # excess prefix matching that counts as an induction head
     smallest_loss: float = Field(ge=0)  # nats of copy-specific harm that count as a need
     needed_level: float = Field(gt=0, lt=0.5)  # of the test against layer-matched random sets
 
@@ -158,7 +166,11 @@ class CursiveCircuits(Params):
     def _known(self) -> "CursiveCircuits":
         for name in ("handwriting", "control"):
             if (chosen := getattr(self, name).configuration) not in self.configurations:
-                raise ValueError(f"{name}: no configuration {chosen}; known here: {', '.join(self.configurations)}")
+                raise ValueError(
+                    f"{name}: no configuration {chosen}; known here: {', '.join(self.configurations)}"
+                )
         if (1 + self.tests.draws) * self.tests.level < 1 - 1e-9:
-            raise ValueError(f"tests.draws: {self.tests.draws} draws cannot reach level {self.tests.level}")
+            raise ValueError(
+                f"tests.draws: {self.tests.draws} draws cannot reach level {self.tests.level}"
+            )
         return self

@@ -1,4 +1,6 @@
-"""A trained model on disk: config.json, history.json, model.safetensors; or a public checkpoint beside a profile."""
+"""A trained model on disk: config.json, history.json, model.safetensors; or a public checkpoint
+beside a profile.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +9,17 @@ from typing import Any
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
-from interp_core.artifacts import file_sha256, load_json, load_weights, save_json, save_weights
 from interp_core.errors import InputError
-from interp_core.folders import replacing_folder
-from interp_core.history import History
-from interp_core.params import check, file_name
+from interp_core.files.artifacts import (
+    file_sha256,
+    load_json,
+    load_weights,
+    save_json,
+    save_weights,
+)
+from interp_core.files.folders import replacing_folder
+from interp_core.files.params import check, file_name
+from interp_core.training.history import History
 
 VERSION = 1
 KIND = "cursive_circuits"  # what a run's folder records itself as
@@ -34,26 +42,38 @@ class Trained:
 
 
 def open_run(folder: Path) -> Trained:
-    """The model in a run directory, in eval mode. InputError for a folder that is none, or is half-written."""
+    """The model in a run directory, in eval mode.
+
+    InputError for a folder that is none, or is half-written.
+    """
     if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` writes one")
+        raise InputError(
+            f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` writes one"
+        )
     config = load_json(folder / CONFIG)
     if config.get("version") != VERSION:
         raise InputError(
             f"{folder / CONFIG}: version {config.get('version')}, this program reads {VERSION}; train again"
         )
     if file_sha256(folder / WEIGHTS) != config["weights_sha256"]:
-        raise InputError(f"{folder / WEIGHTS} is not what was trained (its sha256 differs): train it again")
+        raise InputError(
+            f"{folder / WEIGHTS} is not what was trained (its sha256 differs): train it again"
+        )
     shape = check(Shape, config["shape"], where=str(folder / CONFIG))
     tokens = check(Tokens, config["tokens"], where=str(folder / CONFIG))
-    model = CursiveTransformer(shape, vocabulary=tokens.size, alphabet=len(config["alphabet"]), seed=0)
+    model = CursiveTransformer(
+        shape, vocabulary=tokens.size, alphabet=len(config["alphabet"]), seed=0
+    )
     model.load_state_dict(load_weights(folder / WEIGHTS), strict=True)
     name = file_name(config["name"], where=f"{folder / CONFIG}: name")
     return Trained(name, model.eval(), tokens, config["alphabet"])
 
 
 def save_run(place: Path, trained: Trained, history: History, settings: dict[str, Any]) -> None:
-    """Put a finished training in its place. InputError when that holds what is not this training's."""
+    """Put a finished training in its place.
+
+    InputError when that holds what is not this training's.
+    """
     with replacing_folder(place, kind=KIND, name=trained.name) as folder:
         _write(folder, trained, history, settings)
 

@@ -1,7 +1,8 @@
 """One call of a command: its settings and its folder, with the places of its files.
 
-A study lives in one folder: bank, runs, scores, metrics, figures. Called bare, a command is a stage of the pipeline and
-the folder is data/cursive_circuits; with --profile or --out it is an experiment and the folder is --out.
+A study lives in one folder: bank, runs, scores, metrics, figures. Called bare, a command is a stage
+of the pipeline and the folder is data/cursive_circuits; with --profile or --out it is an experiment
+and the folder is --out.
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cursive_circuits.params import CursiveCircuits, Sampling
-from interp_core.artifacts import save_arrays, save_json
-from interp_core.params import check, profile_name, project_root, read_section
+from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.files.params import check, profile_name, project_root, read_section
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -20,7 +21,9 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Study:
-    """One call of a command: its settings, its folder, and a model of the user's instead of the study's two."""
+    """One call of a command: its settings, its folder, and a model of the user's instead of the
+    study's two.
+    """
 
     params: CursiveCircuits
     folder: Path
@@ -45,7 +48,11 @@ class Study:
 def prepare_study(profile: str | None, out: Path | None, model: Path | None = None) -> Study:
     """Settings of a profile and the folder they belong to."""
     if out is None and (profile is not None or model is not None):
-        out = Path("outputs") / "cursive_circuits" / ("model" if profile is None else profile_name(profile))
+        out = (
+            Path("outputs")
+            / "cursive_circuits"
+            / ("model" if profile is None else profile_name(profile))
+        )
     params = read_section("cursive_circuits", CursiveCircuits, profile)
     return Study(params, out or project_root() / "data" / "cursive_circuits", model)
 
@@ -54,6 +61,9 @@ def at_temperature(study: Study, temperature: float | None) -> Study:
     """The study with another temperature of sampling. InputError when it is not above zero."""
     given = {} if temperature is None else {"temperature": temperature}
     sampling = check(
-        Sampling, study.params.sampling.model_dump() | given, where="cursive_circuits.sampling", options=tuple(given)
+        Sampling,
+        study.params.sampling.model_dump() | given,
+        where="cursive_circuits.sampling",
+        options=tuple(given),
     )
     return replace(study, params=study.params.model_copy(update={"sampling": sampling}))

@@ -1,4 +1,6 @@
-"""Both trainings, by the core's loop: the model that writes, and the positive control, on tiled pairs."""
+"""Both trainings, by the core's loop: the model that writes, and the positive control, on tiled
+pairs.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,30 +18,44 @@ from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import KIND, Trained, save_run
-from interp_core.artifacts import file_sha256
-from interp_core.batches import IGNORED
-from interp_core.checkpoints import fingerprint, scratch
-from interp_core.folders import check_replaceable
-from interp_core.import_closure import code_of
-from interp_core.lm_training import Moment, train
-from interp_core.tracking import Run, tracked_run
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.folders import check_replaceable
+from interp_core.pipeline.import_closure import code_of
+from interp_core.training.batches import IGNORED
+from interp_core.training.checkpoints import fingerprint, scratch
+from interp_core.training.loop import Moment, train
+from interp_core.training.tracking import Run, tracked_run
 
 STAGE = "cursive_circuits"
 HELD_OUT = 10**9  # a step that no training reaches: its rows are watched
 
 
-def train_handwriting(params: CursiveCircuits, bank: Path, place: Path, *, position: int = 0) -> None:
+def train_handwriting(
+    params: CursiveCircuits, bank: Path, place: Path, *, position: int = 0
+) -> None:
     """Train the model that writes; resumes."""
     settings = params.handwriting
     items = load_bank(bank, alphabet=params.bank.alphabet)
     training, held_out = Words.split(items, params.tokens, params.bank.alphabet, params.bank.split)
     shape = params.configurations[settings.configuration]
-    written = WrittenRows(training, settings.mixture, settings.rows, settings.dealt, settings.seed, shape.context)
+    written = WrittenRows(
+        training, settings.mixture, settings.rows, settings.dealt, settings.seed, shape.context
+    )
     tiled = TiledRows(params.tokens, params.control.tiled, params.control.rows, settings.seed)
     source = DrilledRows(written, tiled, settings.drill)
     plain = without_augmentation(settings.mixture)
-    watched = WrittenRows(held_out, plain, params.watched.rows, settings.dealt, settings.seed, shape.context)
-    _train("handwriting", params, source, watched, place, position=position, marks=[file_sha256(bank), repr(tiled)])
+    watched = WrittenRows(
+        held_out, plain, params.watched.rows, settings.dealt, settings.seed, shape.context
+    )
+    _train(
+        "handwriting",
+        params,
+        source,
+        watched,
+        place,
+        position=position,
+        marks=[file_sha256(bank), repr(tiled)],
+    )
 
 
 def train_control(params: CursiveCircuits, place: Path, *, position: int = 0) -> None:
@@ -76,9 +92,15 @@ def _train(
         "bank": params.bank.model_dump(mode="json"),
         "watched": params.watched.model_dump(mode="json"),
     }
-    described = {"tokens": params.tokens.model_dump(mode="json"), "shape": shape.model_dump(mode="json"), **record}
+    described = {
+        "tokens": params.tokens.model_dump(mode="json"),
+        "shape": shape.model_dump(mode="json"),
+        **record,
+    }
     mark = fingerprint(described, marks, code=code_of(__name__))
-    learner = CursiveTransformer(shape, vocabulary=params.tokens.size, alphabet=len(alphabet), seed=settings.seed)
+    learner = CursiveTransformer(
+        shape, vocabulary=params.tokens.size, alphabet=len(alphabet), seed=settings.seed
+    )
     with (
         scratch(STAGE, f"{name}-{mark}") as held,
         tracked_run(name, group=STAGE, job_type="train", config=described) as run,
@@ -116,7 +138,9 @@ class Watch:
         with torch.no_grad():
             found = losses(moment.model, self.params.tokens, ids, text)
         counted = labels.numpy()[:, 1:] != IGNORED
-        row = {f"held_out_{kind}": float(np.nanmean(values[counted])) for kind, values in found.items()}
+        row = {
+            f"held_out_{kind}": float(np.nanmean(values[counted])) for kind, values in found.items()
+        }
         if self.name == "handwriting" and moment.step % self.params.watched.sample_every == 0:
             self._show(moment)
         return row
@@ -130,7 +154,9 @@ class Watch:
         assert isinstance(self.rows, WrittenRows)
         settings, tokens = self.params.sampling, self.params.tokens
         words = list(dict.fromkeys(item.text for item in self.rows.words.items))[:4]
-        texts = torch.from_numpy(data.stacked_text([self.rows.words.text([word]) for word in words])).to(model.device)
+        texts = torch.from_numpy(
+            data.stacked_text([self.rows.words.text([word]) for word in words])
+        ).to(model.device)
         rows = sample(
             model,
             tokens,
@@ -139,5 +165,8 @@ class Watch:
             longest=min(settings.longest, model.shape.context - 2),
             generator=torch.Generator().manual_seed(settings.seed),
         )
-        words_on_page({word: tokens.first_word(row) for word, row in zip(words, rows, strict=True)}, self.picture)
+        words_on_page(
+            {word: tokens.first_word(row) for word, row in zip(words, rows, strict=True)},
+            self.picture,
+        )
         self.run.image("sample", self.picture, moment.step)

@@ -9,14 +9,14 @@ import click
 import numpy as np
 
 from cursive_circuits.study import Arrays, Study
-from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays, load_json, save_arrays, save_json
 
 if TYPE_CHECKING:
     from cursive_circuits.data import Words
     from cursive_circuits.data_stimuli import Stimuli
     from cursive_circuits.run_directory import Trained
-    from interp_core.workers import Task
+    from interp_core.training.workers import Task
 
 NAMES = ("handwriting", "control")
 
@@ -32,20 +32,26 @@ def prepare(study: Study) -> None:
         save_bank(study.bank, write_bank(settings.script))
     else:
         path = fetch(settings.source, study.folder / "bank")
-        save_bank(study.bank, load_bank(path, alphabet=settings.alphabet, sha256=settings.source.sha256))
+        save_bank(
+            study.bank, load_bank(path, alphabet=settings.alphabet, sha256=settings.source.sha256)
+        )
     shape = study.params.configurations[study.params.handwriting.configuration]
-    report = bank_report(load_bank(study.bank, alphabet=settings.alphabet), study.params.tokens, shape.context)
+    report = bank_report(
+        load_bank(study.bank, alphabet=settings.alphabet), study.params.tokens, shape.context
+    )
     study.save("prepare", "bank", report)
     click.echo(report["verdict"])
 
 
 def train(study: Study, *, only: str | None = None) -> None:
-    """Both models at once, each in a process of its own; a training that was stopped goes on where it was."""
+    """Both models at once, each in a process of its own; a training that was stopped goes on where
+    it was.
+    """
     from cursive_circuits.run_directory import KIND
     from cursive_circuits.train import train_control, train_handwriting
-    from interp_core.folders import check_replaceable
-    from interp_core.tracking import announce
-    from interp_core.workers import run_in_processes
+    from interp_core.files.folders import check_replaceable
+    from interp_core.training.tracking import announce
+    from interp_core.training.workers import run_in_processes
 
     runs = study.folder / "runs"
     names = NAMES if only is None else (only,)
@@ -62,7 +68,9 @@ def train(study: Study, *, only: str | None = None) -> None:
         last = load_json(runs / name / "history.json")["rows"][-1]
         config = load_json(runs / name / "config.json")
         study.save("train", name, {"parameters": config["parameters"], "last": last})
-        click.echo(f"{name}: {last['step']} steps, held-out loss {last['held_out_loss']:.3f} nats a token")
+        click.echo(
+            f"{name}: {last['step']} steps, held-out loss {last['held_out_loss']:.3f} nats a token"
+        )
 
 
 def sample(study: Study, *, text: str | None = None) -> None:
@@ -94,9 +102,15 @@ def attention(study: Study) -> None:
     _, held_out = _words(study, trained)
     params = study.params
     found = alignment(
-        trained, held_out, n=params.stimuli.prompts, seed=params.stimuli.seed, batch_size=params.batch_size
+        trained,
+        held_out,
+        n=params.stimuli.prompts,
+        seed=params.stimuli.seed,
+        batch_size=params.batch_size,
     )
-    arrays, report = alignment_report(found, params.tests, np.random.default_rng([params.stimuli.seed, 31]))
+    arrays, report = alignment_report(
+        found, params.tests, np.random.default_rng([params.stimuli.seed, 31])
+    )
     study.save("attention", trained.name, report, arrays)
     error = f", error {report['error']['value']:.2f} letters" if "error" in report else ""
     click.echo(f"{trained.name}: {report['best']} aligns best{error}")
@@ -127,7 +141,9 @@ def heads(study: Study) -> None:
             found = ", ".join(family["induction_heads"]) or "none"
             relays = ", ".join(family["relays"]) or "none"
             best = f"{family['best']} {family['best_excess']:.3f}"
-            click.echo(f"{trained.name}, {name}: best {best}; induction heads: {found}; relays: {relays}")
+            click.echo(
+                f"{trained.name}, {name}: best {best}; induction heads: {found}; relays: {relays}"
+            )
 
 
 def circuits(study: Study) -> None:
@@ -155,11 +171,19 @@ def composition(study: Study) -> None:
         stimuli, excess, offset = _copying(study, trained, params.interventions.path_prompts)
         later = [head for head in ranked(excess) if head.layer > 0][: params.interventions.readers]
         effects = path_effects(
-            trained, stimuli, {h: int(offset[h.layer, h.number]) for h in later}, batch_size=params.batch_size
+            trained,
+            stimuli,
+            {h: int(offset[h.layer, h.number]) for h in later},
+            batch_size=params.batch_size,
         )
         rng = np.random.default_rng([settings.seed, 41])
         paths, report["paths"] = path_report(effects, arrays, params.tests, rng)
-        study.save("composition", trained.name, report, arrays | {f"paths/{key}": v for key, v in paths.items()})
+        study.save(
+            "composition",
+            trained.name,
+            report,
+            arrays | {f"paths/{key}": v for key, v in paths.items()},
+        )
         click.echo(f"{trained.name}: {report['paths']['verdict']}")
 
 
@@ -171,21 +195,40 @@ def ablate(study: Study) -> None:
     for trained in _models(study):
         stimuli, excess, _ = _copying(study, trained, params.interventions.prompts)
         arrays, report = ablation_report(
-            trained, stimuli, excess, params.interventions, params.tests, batch_size=params.batch_size
+            trained,
+            stimuli,
+            excess,
+            params.interventions,
+            params.tests,
+            batch_size=params.batch_size,
         )
-        family = load_json(study.place("metrics", "heads", trained.name))["families"][stimuli.prompts.family]
-        report |= {"family": stimuli.prompts.family, **copying_verdict(family, report, params.tests)}
-        study.save("ablate", trained.name, report, arrays | _redrawn(study, trained, stimuli, excess, arrays["alone"]))
+        family = load_json(study.place("metrics", "heads", trained.name))["families"][
+            stimuli.prompts.family
+        ]
+        report |= {
+            "family": stimuli.prompts.family,
+            **copying_verdict(family, report, params.tests),
+        }
+        study.save(
+            "ablate",
+            trained.name,
+            report,
+            arrays | _redrawn(study, trained, stimuli, excess, arrays["alone"]),
+        )
         click.echo(f"{trained.name}: {report['verdict']}")
 
 
 def draw(study: Study, *, word: str | None = None) -> None:
-    """Attention over the ink of a word written twice: arrays for figures; for a word of the user's, pictures too."""
+    """Attention over the ink of a word written twice: arrays for figures; for a word of the user's,
+    pictures too.
+    """
     from cursive_circuits.measure_drawings import as_page, attention_over_ink, item_of
 
     trained = _writer(study)
     sides = _words(study, trained)
-    arrays = attention_over_ink(trained, sides[1], item_of(list(sides), word or study.params.drawings.word))
+    arrays = attention_over_ink(
+        trained, sides[1], item_of(list(sides), word or study.params.drawings.word)
+    )
     place = study.place("scores", "draw", trained.name)
     save_arrays(place, arrays)
     save_json(place.with_suffix(".json"), as_page(arrays))
@@ -217,18 +260,25 @@ def _models(study: Study) -> "list[Trained]":
     shape = params.configurations[params.handwriting.configuration]
     sizes = {"vocabulary": params.tokens.size, "alphabet": len(params.bank.alphabet)}
     public = load_public(study.model, shape, **sizes)
-    return [_on_device(study, Trained(checkpoint_stem(study.model), public, params.tokens, params.bank.alphabet))]
+    return [
+        _on_device(
+            study,
+            Trained(checkpoint_stem(study.model), public, params.tokens, params.bank.alphabet),
+        )
+    ]
 
 
 def _on_device(study: Study, trained: "Trained") -> "Trained":
     import torch
 
-    trained.model.to("cuda" if study.params.device == "auto" and torch.cuda.is_available() else "cpu")
+    trained.model.to(
+        "cuda" if study.params.device == "auto" and torch.cuda.is_available() else "cpu"
+    )
     return trained
 
 
 def _use(study: Study) -> None:
-    from interp_core.threads import use_threads
+    from interp_core.training.threads import use_threads
 
     use_threads(study.params.threads)
 
@@ -238,7 +288,11 @@ def _writer(study: Study) -> "Trained":
     from cursive_circuits.run_directory import open_run
 
     _use(study)
-    return _models(study)[0] if study.model else _on_device(study, open_run(study.folder / "runs" / NAMES[0]))
+    return (
+        _models(study)[0]
+        if study.model
+        else _on_device(study, open_run(study.folder / "runs" / NAMES[0]))
+    )
 
 
 def _words(study: Study, trained: "Trained") -> "tuple[Words, Words]":
@@ -250,19 +304,28 @@ def _words(study: Study, trained: "Trained") -> "tuple[Words, Words]":
     return Words.split(items, trained.tokens, trained.alphabet, study.params.bank.split)
 
 
-def _families(study: Study, trained: "Trained", words: "Words", n: int | None = None) -> "dict[str, Stimuli]":
-    """The families that a model is asked about: all, or the synthetic one for a model that never saw handwriting."""
+def _families(
+    study: Study, trained: "Trained", words: "Words", n: int | None = None
+) -> "dict[str, Stimuli]":
+    """The families that a model is asked about: all, or the synthetic one for a model that never
+    saw handwriting.
+    """
     from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, family
 
     chosen = study.params.stimuli
     sizes = FamilySettings(chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs)
     names = FAMILIES if trained.writes else ("synthetic",)
-    return {name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes) for name in names}
+    return {
+        name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes)
+        for name in names
+    }
 
 
 def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.ndarray, np.ndarray]":
-    """The family in which copying is separate from reading, every head's largest excess there after the earlier
-    occurrence, and at which offset: induction heads and relays alike are worth an intervention."""
+    """The family in which copying is separate from reading, every head's largest excess there after
+    the earlier occurrence, and at which offset: induction heads and relays alike are worth an
+    intervention.
+    """
     from cursive_circuits.measure_heads import AFTER
 
     name = "mismatched_text" if trained.writes else "synthetic"
@@ -272,7 +335,9 @@ def _copying(study: Study, trained: "Trained", n: int) -> "tuple[Stimuli, np.nda
     return stimuli, by_offset.max(axis=0), np.array(AFTER)[by_offset.argmax(axis=0)]
 
 
-def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray) -> Arrays:
+def _redrawn(
+    study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray
+) -> Arrays:
     from cursive_circuits.intervene import matched_sets, mean_outputs, ranked
     from cursive_circuits.intervene_redraw import continued, redrawn_words
     from cursive_circuits.model import Head
@@ -281,7 +346,11 @@ def _redrawn(study: Study, trained: "Trained", stimuli: "Stimuli", excess: np.nd
     means = mean_outputs(trained, stimuli, batch_size=params.batch_size)
     top = ranked(excess)[: params.interventions.top]
     rng = np.random.default_rng([params.interventions.seed, 61])
-    without = {"nothing": [], "top": top, "random": matched_sets(top, trained.model.heads, 1, rng)[0]}
+    without = {
+        "nothing": [],
+        "top": top,
+        "random": matched_sets(top, trained.model.heads, 1, rng)[0],
+    }
     if not trained.writes:
         sizes = {"pairs": params.stimuli.synthetic_pairs, "seed": params.sampling.seed}
         return continued(trained, without, means, **sizes, temperature=params.sampling.temperature)

@@ -6,10 +6,14 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
-_OUT = option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into.")
-_RUNS = click.argument("run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path))
+_OUT = option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
+)
+_RUNS = click.argument(
+    "run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path)
+)
 
 _TRAINING: tuple[Decorator, ...] = (
     option("--condition", help="Condition of the profile to start from (default: its first)."),
@@ -17,22 +21,38 @@ _TRAINING: tuple[Decorator, ...] = (
     option("--data", help="tiled, placed, unrepeated or fixed_distance."),
     option("--vocab-size", type=int, help="Tokens in the vocabulary."),
     option("--seq-length", type=int, help="Tokens in a row."),
-    option("--pattern-length", type=int, nargs=2, help="placed: shortest and longest pattern, tokens."),
+    option(
+        "--pattern-length", type=int, nargs=2, help="placed: shortest and longest pattern, tokens."
+    ),
     option("--placements", type=int, nargs=2, help="placed: fewest and most copies of a pattern."),
     option("--period", type=int, nargs=2, help="tiled: shortest and longest segment, tokens."),
     option("--fixed-distance", type=int, help="fixed_distance: tokens between copies."),
-    option("--leave-out-predictable/--keep-predictable", default=None, help="Loss without what induction predicts."),
+    option(
+        "--leave-out-predictable/--keep-predictable",
+        default=None,
+        help="Loss without what induction predicts.",
+    ),
     option("--n-layers", type=int, help="Layers."),
     option("--n-heads", type=int, help="Attention heads a layer."),
     option("--d-model", type=int, help="Width of the residual stream."),
-    option("--mlp-ratio", type=int, help="Hidden units of the MLP per unit of width; 0: attention only."),
+    option(
+        "--mlp-ratio",
+        type=int,
+        help="Hidden units of the MLP per unit of width; 0: attention only.",
+    ),
     option("--rotary-base", type=float, help="Base of the rotary wavelengths."),
     option("--initializer-range", type=float, help="Standard deviation of the weights at step 0."),
-    option("--clamp-previous-token/--free-heads", default=None, help="L0H0 looks at the previous token from step 0."),
+    option(
+        "--clamp-previous-token/--free-heads",
+        default=None,
+        help="L0H0 looks at the previous token from step 0.",
+    ),
     option("--num-steps", type=int, help="Updates."),
     option("--batch-size", type=int, help="Rows of a batch."),
     option("--learning-rate", type=float, help="Of AdamW, after the warm-up."),
-    option("--final-share", type=float, help="Share of the learning rate at the end of the cosine."),
+    option(
+        "--final-share", type=float, help="Share of the learning rate at the end of the cosine."
+    ),
     option("--warmup", type=int, help="Steps of linear rise of the learning rate."),
     option("--betas", type=float, nargs=2, help="Of AdamW."),
     option("--weight-decay", type=float, help="Of matrices."),
@@ -43,13 +63,21 @@ _TRAINING: tuple[Decorator, ...] = (
     option("--eval-interval", type=int, help="Steps between two rows of the history."),
     option("--held-out-sequences", type=int, help="Rows that accuracy and heads are measured on."),
     option("--checkpoint-interval", type=int, help="Steps between kept weights."),
-    option("--checkpoint-change", type=float, help="Weights are kept too when accuracy has moved this far."),
+    option(
+        "--checkpoint-change",
+        type=float,
+        help="Weights are kept too when accuracy has moved this far.",
+    ),
     option("--eigen-interval", type=int, help="Steps between two looks at the Hessian."),
-    option("--track-top-k-eigenvalues", type=int, help="Eigenvalues largest by magnitude; 0: none."),
+    option(
+        "--track-top-k-eigenvalues", type=int, help="Eigenvalues largest by magnitude; 0: none."
+    ),
     option("--probe-sequences", type=int, help="Rows that the Hessian is of."),
     option("--micro-batch", type=int, help="Rows whose graph is in memory at once."),
     option("--lanczos-tolerance", type=float, help="Relative residual of every eigenpair."),
-    option("--max-products", type=int, help="Hessian-vector products that one evaluation may spend."),
+    option(
+        "--max-products", type=int, help="Hessian-vector products that one evaluation may spend."
+    ),
 )
 
 
@@ -59,12 +87,14 @@ def _training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 def main() -> None:
     """The Hessian's spectrum while induction heads form in an abrupt phase transition.
 
-    Called without options a command is a stage of the pipeline (data/eigen_phase). With options, or on run directories
-    of yours, it is an experiment.
+    Called without options a command is a stage of the pipeline (data/eigen_phase). With options, or
+    on run directories of yours, it is an experiment.
     """
 
 
@@ -73,7 +103,10 @@ def main() -> None:
 @_OUT
 @_training_options
 def train(profile: str | None, out: Path | None, **options: Any) -> None:
-    """Train with the Hessian watched. Any option of the training makes it one run, with --out its directory."""
+    """Train with the Hessian watched.
+
+    Any option of the training makes it one run, with --out its directory.
+    """
     from eigen_phase import workflow
     from eigen_phase.study import prepare
 
@@ -88,7 +121,9 @@ def train(profile: str | None, out: Path | None, **options: Any) -> None:
 @profile_option
 @_OUT
 def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
-    """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where eigenvectors live."""
+    """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where
+    eigenvectors live.
+    """
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
@@ -105,17 +140,21 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 @profile_option
 @_OUT
 def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
-    """When each metric turned, how abruptly, and what leads what; several run directories are seeds."""
+    """When each metric turned, how abruptly, and what leads what; several run directories are
+    seeds.
+    """
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
-    from interp_core.artifacts import save_json
+    from interp_core.files.artifacts import save_json
 
     study = prepare(profile, out)
     if not run_directories:
         workflow.transition(study)
         return
-    report = workflow.transition_of([RunDirectory.open(folder) for folder in run_directories], study)
+    report = workflow.transition_of(
+        [RunDirectory.open(folder) for folder in run_directories], study
+    )
     folder = out or Path("outputs") / "eigen_phase"
     save_json(folder / "transition.json", report)
     click.echo(f"{folder / 'transition.json'}")
@@ -125,7 +164,9 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
 @profile_option
 @_OUT
 def controls(profile: str | None, out: Path | None) -> None:
-    """Control runs, a clamped previous-token head, ablations over the clock, steps inside and outside the subspace."""
+    """Control runs, a clamped previous-token head, ablations over the clock, steps inside and
+    outside the subspace.
+    """
     from eigen_phase import workflow
     from eigen_phase.study import prepare
 
@@ -167,7 +208,13 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
             click.echo(str(path))
         return
     study = prepare(profile, out)
-    for stage in (workflow.train, workflow.curvature, workflow.transition, workflow.controls, workflow.visualize):
+    for stage in (
+        workflow.train,
+        workflow.curvature,
+        workflow.transition,
+        workflow.controls,
+        workflow.visualize,
+    ):
         stage(study)
 
 
@@ -176,7 +223,7 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from eigen_phase.answers import answers as found
-    from interp_core.answers import write
+    from interp_core.console.answers import write
 
     write("eigen_phase", found, out)
 
@@ -189,7 +236,9 @@ def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -
     name, training = one_training(study, options.pop("condition"), **options)
     place = out or Path("outputs") / "eigen_phase" / name
     trained = workflow.train_one(name, training, place)
-    click.echo(f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}")
+    click.echo(
+        f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
+    )
     return trained, study
 
 

@@ -1,7 +1,9 @@
-"""Rows of tokens with repeated patterns, and for every target whether induction can predict it, exactly.
+"""Rows of tokens with repeated patterns, and for every target whether induction can predict it,
+exactly.
 
-A target is token t, predicted from the tokens before it. It is predictable when it lies in a second or later copy of a
-pattern with the copy's token before it in sight: then it equals the token after the earlier occurrence of token t - 1.
+A target is token t, predicted from the tokens before it. It is predictable when it lies in a second
+or later copy of a pattern with the copy's token before it in sight: then it equals the token after
+the earlier occurrence of token t - 1.
 """
 
 from collections.abc import Callable
@@ -13,9 +15,9 @@ import torch
 from jaxtyping import Bool, Int
 from pydantic import Field, PositiveInt, model_validator
 
-from interp_core.batches import IGNORED, Batch, BatchSource
-from interp_core.params import Params
-from interp_core.stimuli import Pairs
+from interp_core.files.params import Params
+from interp_core.stimuli.prompts import Pairs
+from interp_core.training.batches import IGNORED, Batch, BatchSource
 
 Kind = Literal["tiled", "placed", "unrepeated", "fixed_distance"]
 
@@ -46,13 +48,19 @@ class Data(Params):
                     f"{name} must be two numbers in order, the first at least {least}, got {low} and {high}"
                 )
         if self.data == "tiled" and self.period[1] > length - 2:
-            raise ValueError(f"a period of {self.period[1]} tokens leaves nothing to repeat in a row of {length}")
+            raise ValueError(
+                f"a period of {self.period[1]} tokens leaves nothing to repeat in a row of {length}"
+            )
         if self.data == "fixed_distance" and not 2 <= self.fixed_distance <= length - 2:
-            raise ValueError(f"fixed_distance must be from 2 to {length - 2} in a row of {length} tokens")
+            raise ValueError(
+                f"fixed_distance must be from 2 to {length - 2} in a row of {length} tokens"
+            )
         if self.data == "placed":
             longest, fewest = self.pattern_length[1], self.placements[0]
             if longest > length:
-                raise ValueError(f"a pattern of {longest} tokens is longer than the sequence of {length}")
+                raise ValueError(
+                    f"a pattern of {longest} tokens is longer than the sequence of {length}"
+                )
             if longest * fewest > length:
                 raise ValueError(
                     f"{fewest} copies of a pattern of {longest} tokens do not fit into a sequence of {length}"
@@ -65,9 +73,13 @@ class Sequences:
     """Rows, and what is known of each target."""
 
     ids: Int[np.ndarray, "row position"]
-    source: Int[np.ndarray, "row position"]  # where the token was last copied from; -1 for a fresh one
+    source: Int[
+        np.ndarray, "row position"
+    ]  # where the token was last copied from; -1 for a fresh one
     predictable: Bool[np.ndarray, "row position"]  # its copy's token before it is in sight
-    copy: Int[np.ndarray, "row position"]  # 1 for the first copy of a pattern, 2, 3, ...; 0 outside patterns
+    copy: Int[
+        np.ndarray, "row position"
+    ]  # 1 for the first copy of a pattern, 2, 3, ...; 0 outside patterns
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,7 +88,12 @@ class Sequences:
     def pairs(self) -> Pairs:
         """The predictable targets as copy operations: query t - 1, earlier occurrence source - 1."""
         row, target = np.nonzero(self.predictable)
-        return Pairs(batch=row, query=target - 1, earlier=self.source[row, target] - 1, target=self.ids[row, target])
+        return Pairs(
+            batch=row,
+            query=target - 1,
+            earlier=self.source[row, target] - 1,
+            target=self.ids[row, target],
+        )
 
 
 def draw(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
@@ -101,14 +118,19 @@ def batch_source(settings: Data, *, rows: int, seed: int) -> BatchSource:
     return batch
 
 
-def masked_labels(sequences: Sequences, *, leave_out_predictable: bool) -> Int[np.ndarray, "row position"]:
-    """Labels for the loss: the ids, the predictable ones left out if asked (Singh et al. 2024's way of asking whether
-    the loss itself drives induction; arXiv 2511.05743)."""
+def masked_labels(
+    sequences: Sequences, *, leave_out_predictable: bool
+) -> Int[np.ndarray, "row position"]:
+    """Labels for the loss: the ids, the predictable ones left out if asked (Singh et al. 2024's way
+    of asking whether the loss itself drives induction; arXiv 2511.05743).
+    """
     return np.where(sequences.predictable & leave_out_predictable, IGNORED, sequences.ids)
 
 
 def _repeating(
-    segment: Int[np.ndarray, "row position"], period: Int[np.ndarray, "row 1"], offset: Int[np.ndarray, "row 1"]
+    segment: Int[np.ndarray, "row position"],
+    period: Int[np.ndarray, "row 1"],
+    offset: Int[np.ndarray, "row 1"],
 ) -> Sequences:
     """Each row its segment's first `period` tokens over and over, begun at `offset`."""
     position = np.arange(segment.shape[1])[None]
@@ -121,7 +143,9 @@ def _tiled(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
     low, high = settings.period
     period = rng.integers(low, high + 1, size=(rows, 1))
     offset = rng.integers(high, size=(rows, 1))
-    return _repeating(rng.integers(settings.vocab_size, size=(rows, settings.seq_length)), period, offset)
+    return _repeating(
+        rng.integers(settings.vocab_size, size=(rows, settings.seq_length)), period, offset
+    )
 
 
 def _fixed_distance(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
@@ -134,7 +158,9 @@ def _unrepeated(rng: np.random.Generator, rows: int, settings: Data) -> Sequence
     """Independent uniform tokens: what repeats does so by chance and predicts nothing."""
     shape = (rows, settings.seq_length)
     ids = rng.integers(settings.vocab_size, size=shape)
-    return Sequences(ids, np.full(shape, -1), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
+    return Sequences(
+        ids, np.full(shape, -1), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
+    )
 
 
 def _placed(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
@@ -146,7 +172,8 @@ def _placed(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
     for row in range(rows):
         sizes, owner = _blocks(rng, settings)
         gaps = np.diff(
-            np.sort(rng.choice(length - sizes.sum() + len(sizes), size=len(sizes), replace=False)), prepend=-1
+            np.sort(rng.choice(length - sizes.sum() + len(sizes), size=len(sizes), replace=False)),
+            prepend=-1,
         )
         starts = np.cumsum(gaps - 1) + np.cumsum(sizes) - sizes
         last: dict[int, int] = {}
@@ -163,7 +190,9 @@ def _placed(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
     return Sequences(ids, source, predictable, copy)
 
 
-def _blocks(rng: np.random.Generator, settings: Data) -> tuple[Int[np.ndarray, " block"], Int[np.ndarray, " block"]]:
+def _blocks(
+    rng: np.random.Generator, settings: Data
+) -> tuple[Int[np.ndarray, " block"], Int[np.ndarray, " block"]]:
     """Sizes of all copies in a row in their order, and which pattern each one is."""
     (shortest, longest), (fewest, most) = settings.pattern_length, settings.placements
     room = settings.seq_length

@@ -1,4 +1,6 @@
-"""How well these rows can be predicted at all: the induction oracle's accuracy and the floor of the loss."""
+"""How well these rows can be predicted at all: the induction oracle's accuracy and the floor of the
+loss.
+"""
 
 from dataclasses import dataclass
 from math import log
@@ -7,15 +9,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from eigen_phase.data import Data, Sequences
-from interp_core.stats import mean_interval
+from interp_core.statistics.intervals import mean_interval
 
 
 def oracle(ids: Int[np.ndarray, "row position"]) -> Int[np.ndarray, "row position"]:
-    """Prediction of each token from those before it: what followed the most recent occurrence of the longest suffix
-    that occurred before; -1 where not even the last token did (and at position 0)."""
+    """Prediction of each token from those before it: what followed the most recent occurrence of
+    the longest suffix that occurred before; -1 where not even the last token did (and at position
+    0).
+    """
     rows, length = ids.shape
     prediction = np.full((rows, length), -1)
-    matched = np.zeros((rows, length), dtype=np.int64)  # length of the common suffix ending at t and at each position
+    matched = np.zeros(
+        (rows, length), dtype=np.int64
+    )  # length of the common suffix ending at t and at each position
     for t in range(length - 1):
         matched[:, 1:] = matched[:, :-1]
         matched[:, 0] = 0
@@ -31,9 +37,11 @@ def oracle(ids: Int[np.ndarray, "row position"]) -> Int[np.ndarray, "row positio
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Accuracy of the oracle with its 95 % interval over rows, in [0, 1]; guesses where it knows nothing count 1/vocab.
+    """Accuracy of the oracle with its 95 % interval over rows, in [0, 1]; guesses where it knows
+    nothing count 1/vocab.
 
-    `predictable` is over predictable targets (not-a-number where there are none), `all` over all targets.
+    `predictable` is over predictable targets (not-a-number where there are none), `all` over all
+    targets.
     """
 
     predictable: float
@@ -65,10 +73,12 @@ def ceiling(sequences: Sequences, vocab_size: int, rng: np.random.Generator) -> 
 
 
 def entropy_floor(sequences: Sequences, settings: Data) -> tuple[float, bool]:
-    """Lowest mean loss, nats a counted target, that any predictor can reach on average; and whether it is exact.
+    """Lowest mean loss, nats a counted target, that any predictor can reach on average; and whether
+    it is exact.
 
-    Exact for tiled rows (the Bayesian predictor, which knows the prior of the period), for rows of one distance and for
-    rows without repeats. For placed patterns a lower bound: the loss of one who is told where the copies lie.
+    Exact for tiled rows (the Bayesian predictor, which knows the prior of the period), for rows of
+    one distance and for rows without repeats. For placed patterns a lower bound: the loss of one
+    who is told where the copies lie.
     """
     if settings.data == "tiled":
         nats = -np.log(tiled_posterior(sequences.ids, settings))
@@ -80,10 +90,14 @@ def entropy_floor(sequences: Sequences, settings: Data) -> tuple[float, bool]:
     return float(nats[:, 1:][counted[:, 1:]].mean()), settings.data != "placed"
 
 
-def tiled_posterior(ids: Int[np.ndarray, "row position"], settings: Data) -> Float[np.ndarray, "row position"]:
-    """Probability that the Bayesian predictor gives each token: periods equally likely before, tokens uniform.
+def tiled_posterior(
+    ids: Int[np.ndarray, "row position"], settings: Data
+) -> Float[np.ndarray, "row position"]:
+    """Probability that the Bayesian predictor gives each token: periods equally likely before,
+    tokens uniform.
 
-    A period p that agrees with t tokens has likelihood V^-min(t, p), and predicts token t - p, or any one while t < p.
+    A period p that agrees with t tokens has likelihood V^-min(t, p), and predicts token t - p, or
+    any one while t < p.
     """
     rows, length = ids.shape
     low, high = settings.period

@@ -8,20 +8,22 @@ import numpy as np
 
 from eigen_phase import figures_controls, figures_landscape, figures_run, figures_seeds
 from eigen_phase.run_directory import RunDirectory
-from interp_core.artifacts import load_arrays, load_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 
 # Files that draw_run may write.
 OF_A_RUN = tuple(
-    f"{name}.png" for name in ("phase", "heads", "patterns", "eigenvalues", "alignment", "density", "blocks")
+    f"{name}.png"
+    for name in ("phase", "heads", "patterns", "eigenvalues", "alignment", "density", "blocks")
 )
 
 
 def draw_run(run: RunDirectory, out: Path, *, found: Report, arrays: Arrays) -> list[Path]:
-    """One run: phase.png, heads.png, patterns.png, and with the Hessian looked at eigenvalues.png and alignment.png.
+    """One run: phase.png, heads.png, patterns.png, and with the Hessian looked at eigenvalues.png
+    and alignment.png.
 
     `found` is the run's part of the transition report, `arrays` what measure_landscape made of it.
     """
@@ -54,9 +56,13 @@ def draw_all(folder: Path) -> list[Path]:
         figures_run.phase(run, report["runs"][run.name], files[-1])
     for condition in [name for name in first if report["conditions"][name]["midpoint"] is not None]:
         files += [out / f"seeds_{condition}.png", out / f"lags_{condition}.png"]
-        figures_seeds.aligned([run for run in runs if run.condition == condition], report, files[-2])
+        figures_seeds.aligned(
+            [run for run in runs if run.condition == condition], report, files[-2]
+        )
         figures_seeds.lags(condition, report["conditions"][condition], files[-1])
-    landscapes = {file.stem: load_arrays(file) for file in sorted((scores / "curvature").glob("*.npz"))}
+    landscapes = {
+        file.stem: load_arrays(file) for file in sorted((scores / "curvature").glob("*.npz"))
+    }
     for name, draw in (
         ("density", figures_landscape.densities),
         ("blocks", figures_landscape.blocks),
@@ -71,9 +77,15 @@ def draw_all(folder: Path) -> list[Path]:
     clamped = load_json(metrics / "controls" / "clamped.json")
     everything = [*runs, *_runs(folder / "control_runs")]
     files += [out / "controls.png", out / "ablation.png", out / "alignment.png"]
-    figures_controls.accuracies(everything, {**report["runs"], **controls["runs"]}, clamped, files[-3])
-    ablated = {run.name: load_arrays(scores / "controls" / f"ablation_{run.name}.npz") for run in runs}
-    reports = {run.name: load_json(metrics / "controls" / f"ablation_{run.name}.json") for run in runs}
+    figures_controls.accuracies(
+        everything, {**report["runs"], **controls["runs"]}, clamped, files[-3]
+    )
+    ablated = {
+        run.name: load_arrays(scores / "controls" / f"ablation_{run.name}.npz") for run in runs
+    }
+    reports = {
+        run.name: load_json(metrics / "controls" / f"ablation_{run.name}.json") for run in runs
+    }
     figures_controls.ablations(ablated, reports, files[-2])
     arms = {
         file.stem.removeprefix("subspace_"): load_arrays(file)

@@ -1,4 +1,6 @@
-"""Controls and interventions: runs that should not turn, heads taken out, steps inside and outside the subspace."""
+"""Controls and interventions: runs that should not turn, heads taken out, steps inside and outside
+the subspace.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,9 @@ ARM_COLOURS = {"free": INK, "inside": CURVATURE, "outside": ABLATED}
 
 
 def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, path: Path) -> None:
-    """Pattern accuracy of every run, a panel for each condition, with verdicts and the oracle's ceiling."""
+    """Pattern accuracy of every run, a panel for each condition, with verdicts and the oracle's
+    ceiling.
+    """
     conditions = list(dict.fromkeys(run.condition for run in runs))
     columns = 2
     rows = -(-len(conditions) // columns)
@@ -31,17 +35,33 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
                 steps, values = run.series("pattern_accuracy")
                 axes.plot(steps, values, color=COPYING, linewidth=1.5)
                 if "own_accuracy" in run.history:
-                    axes.plot(*run.series("own_accuracy"), color=NULL, linestyle="--", linewidth=1.3)
+                    axes.plot(
+                        *run.series("own_accuracy"), color=NULL, linestyle="--", linewidth=1.3
+                    )
             if any("own_accuracy" in run.history for run in members):
-                axes.annotate("dashed: all targets of its own data", (0.97, 0.6), xycoords="axes fraction", ha="right")
-            axes.axhline(members[0].config["bounds"]["ceiling"], color=INK, linestyle=":", linewidth=1.2)
-            axes.set_title(f"{condition} ({len(members)}): {_verdicts(found, members)}", loc="left", fontsize=11.5)
+                axes.annotate(
+                    "dashed: all targets of its own data",
+                    (0.97, 0.6),
+                    xycoords="axes fraction",
+                    ha="right",
+                )
+            axes.axhline(
+                members[0].config["bounds"]["ceiling"], color=INK, linestyle=":", linewidth=1.2
+            )
+            axes.set_title(
+                f"{condition} ({len(members)}): {_verdicts(found, members)}",
+                loc="left",
+                fontsize=11.5,
+            )
             axes.set_ylim(-0.02, 1.05)
             axes.set_xlabel("training step")
         for axes in grid[::columns]:
             axes.set_ylabel("pattern accuracy")
         figure.suptitle(f"With and without what induction needs\n{clamped['verdict']}")
-        note(figure, "a line for each seed, accuracy on predictable targets of held-out test rows · dotted: oracle")
+        note(
+            figure,
+            "a line for each seed, accuracy on predictable targets of held-out test rows · dotted: oracle",
+        )
 
 
 def _verdicts(found: Report, runs: Sequence[RunDirectory]) -> str:
@@ -50,7 +70,9 @@ def _verdicts(found: Report, runs: Sequence[RunDirectory]) -> str:
 
 
 def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path: Path) -> None:
-    """Change of pattern accuracy without each head, over the training; and without sets of heads at its end."""
+    """Change of pattern accuracy without each head, over the training; and without sets of heads at
+    its end.
+    """
     columns = 2
     rows = -(-len(arrays) // columns)
     with drawing(path, width=10.5, height=1.8 + 2.6 * rows) as figure:
@@ -59,13 +81,20 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
             axes.set_axis_off()
         for axes, (name, found) in zip(grid, arrays.items(), strict=False):
             _, layers, heads = found["effect"].shape
-            weakest_named = np.sort(found["effect"][-1], axis=None)[min(2, layers * heads - 1)]  # three are named
+            weakest_named = np.sort(found["effect"][-1], axis=None)[
+                min(2, layers * heads - 1)
+            ]  # three are named
             for layer in range(layers):
                 for head in range(heads):
                     strong = found["effect"][-1, layer, head] <= weakest_named
                     colour = ABLATED if strong else NULL
-                    axes.plot(found["step"], found["effect"][:, layer, head], color=colour, linewidth=1.4)
-                    low, high = found["effect_low"][:, layer, head], found["effect_high"][:, layer, head]
+                    axes.plot(
+                        found["step"], found["effect"][:, layer, head], color=colour, linewidth=1.4
+                    )
+                    low, high = (
+                        found["effect_low"][:, layer, head],
+                        found["effect_high"][:, layer, head],
+                    )
                     band(axes, found["step"].astype(float), low, high, colour=colour)
                     if strong:
                         place = (found["step"][-1], found["effect"][-1, layer, head])
@@ -88,7 +117,9 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
 
 
 def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Path) -> None:
-    """How much of gradients and steps lies in the top subspace, and what steps inside and outside it do."""
+    """How much of gradients and steps lies in the top subspace, and what steps inside and outside
+    it do.
+    """
     example = next((run for run in runs if run.name in arms), runs[0])
     with drawing(path, width=10.5, height=4.2 + 3.0 * len(arms)) as figure:
         panels = figure.subplots(1 + len(arms), 2, squeeze=False)
@@ -107,11 +138,20 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
                 strict=True,
             ):
                 for arm, colour in ARM_COLOURS.items():
-                    axes.plot(found["refresh_step"], found[f"{arm}_{key}"], "o-", color=colour, label=arm, markersize=4)
+                    axes.plot(
+                        found["refresh_step"],
+                        found[f"{arm}_{key}"],
+                        "o-",
+                        color=colour,
+                        label=arm,
+                        markersize=4,
+                    )
                 axes.set_title(f"{name}: {title}", loc="left", fontsize=11.5)
                 axes.set_xlabel("training step")
             row[0].legend(fontsize=10, title="steps")
-        figure.suptitle("Gradients and steps in the top subspace, and steps inside and outside it alone")
+        figure.suptitle(
+            "Gradients and steps in the top subspace, and steps inside and outside it alone"
+        )
         note(
             figure,
             "below: the run continued with AdamW's steps whole (free), projected onto the top eigenvectors (inside),\n"
@@ -121,7 +161,13 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
 
 def _over_seeds(axes: Any, runs: Sequence[RunDirectory]) -> None:
     """Mean share over the training, a point for each run."""
-    keys = ("alignment_mass", "alignment_independent", "alignment_training", "alignment_update", "alignment_null")
+    keys = (
+        "alignment_mass",
+        "alignment_independent",
+        "alignment_training",
+        "alignment_update",
+        "alignment_null",
+    )
     labels = ("same\nbatch", "independent\nbatch", "training\nbatch", "update", "random\nK/p")
     colours = colormaps["viridis"](np.linspace(0, 0.85, len(runs)))
     for run, colour in zip(runs, colours, strict=True):

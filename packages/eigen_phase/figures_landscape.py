@@ -20,7 +20,9 @@ def densities(landscapes: Mapping[str, Arrays], path: Path) -> None:
         for axes, (name, arrays) in zip(panels, landscapes.items(), strict=True):
             colours = colormaps["viridis"](np.linspace(0.85, 0.0, len(arrays["step"])))
             for step, curve, colour in zip(arrays["step"], arrays["density"], colours, strict=True):
-                axes.semilogy(arrays["grid"], np.maximum(curve, FLOOR), color=colour, label=f"step {step}")
+                axes.semilogy(
+                    arrays["grid"], np.maximum(curve, FLOOR), color=colour, label=f"step {step}"
+                )
             axes.axvline(0, color=INK, linewidth=0.8)
             axes.set_ylim(FLOOR, None)
             axes.set_ylabel("density")
@@ -29,7 +31,10 @@ def densities(landscapes: Mapping[str, Arrays], path: Path) -> None:
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
         panels[-1].set_xlabel("eigenvalue of the Hessian")
         figure.suptitle("Density of the Hessian's eigenvalues over the training")
-        note(figure, "stochastic Lanczos quadrature, smoothed by a hundredth of the axis · one seed a panel")
+        note(
+            figure,
+            "stochastic Lanczos quadrature, smoothed by a hundredth of the axis · one seed a panel",
+        )
 
 
 def blocks(landscapes: Mapping[str, Arrays], path: Path) -> None:
@@ -43,18 +48,25 @@ def blocks(landscapes: Mapping[str, Arrays], path: Path) -> None:
             edges = np.concatenate([[steps[0]], (steps[1:] + steps[:-1]) / 2, [steps[-1]]])
             names = arrays["blocks"]
             first = arrays["mass_by_block"][:, 0].T
-            image = axes.pcolormesh(edges, np.arange(len(names) + 1), first, cmap=shades(CURVATURE), vmin=0, vmax=1)
+            image = axes.pcolormesh(
+                edges, np.arange(len(names) + 1), first, cmap=shades(CURVATURE), vmin=0, vmax=1
+            )
             axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=9)
             axes.invert_yaxis()
             axes.set_title(name, loc="left", fontsize=11.5)
             figure.colorbar(image, ax=axes, pad=0.01, label="share of squared length")
         panels[-1].set_xlabel("training step")
         figure.suptitle("Where the eigenvector of the largest eigenvalue lives")
-        note(figure, "QK: query and key weights of a head · OV: value and output weights · one seed a panel")
+        note(
+            figure,
+            "QK: query and key weights of a head · OV: value and output weights · one seed a panel",
+        )
 
 
 def matrices(landscapes: Mapping[str, Arrays], path: Path) -> None:
-    """Trace, Gauss-Newton, Adam's sharpness, and the top eigenvalue on probe batches of several sizes."""
+    """Trace, Gauss-Newton, Adam's sharpness, and the top eigenvalue on probe batches of several
+    sizes.
+    """
     styles = model_styles(list(landscapes))
     with drawing(path, width=10.5, height=7.6) as figure:
         grid = figure.subplots(2, 2).ravel()
@@ -63,18 +75,24 @@ def matrices(landscapes: Mapping[str, Arrays], path: Path) -> None:
             look = {"color": style.color, "marker": style.marker, "linestyle": style.linestyle}
             steps = arrays["step"]
             error = arrays["trace_error"]
-            grid[0].errorbar(steps, arrays["trace"], yerr=1.96 * error, label=name, capsize=3, **look)
+            grid[0].errorbar(
+                steps, arrays["trace"], yerr=1.96 * error, label=name, capsize=3, **look
+            )
             grid[1].plot(steps, arrays["gauss_newton"], label=name, **look)
             grid[2].plot(steps, arrays["adam_sharpness"], label=name, **look)
         last = next(iter(landscapes.values()))
         name = next(iter(landscapes))
         for i, size in enumerate(last["probe_sizes"]):
             colour = (COPYING, CURVATURE, ABLATED, INK)[i % 4]
-            grid[3].plot(last["step"], last["probe_top"][:, i], "o-", color=colour, label=f"{size} rows")
+            grid[3].plot(
+                last["step"], last["probe_top"][:, i], "o-", color=colour, label=f"{size} rows"
+            )
         grid[0].set_title("trace of the Hessian", loc="left", fontsize=11.5)
         grid[1].set_title("Gauss-Newton, largest eigenvalue", loc="left", fontsize=11.5)
         grid[2].set_title("Adam-preconditioned sharpness", loc="left", fontsize=11.5)
-        grid[3].set_title(f"largest of the Hessian, by probe batch ({name})", loc="left", fontsize=11.5)
+        grid[3].set_title(
+            f"largest of the Hessian, by probe batch ({name})", loc="left", fontsize=11.5
+        )
         grid[2].set_yscale("symlog", linthresh=1.0)
         grid[2].yaxis.set_major_formatter(plain)
         for axes in grid:

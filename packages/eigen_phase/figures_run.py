@@ -62,8 +62,12 @@ def heads(run: RunDirectory, found: Report, path: Path) -> None:
         for axes, (family, title) in zip(panels, FAMILIES, strict=True):
             values = history[family].reshape(len(steps), -1).T
             signed = family in ("copying", "qk_matching")
-            scale = {"norm": centred(np.array([-1.0, 1.0]))} if signed else {"vmin": 0.0, "vmax": 1.0}
-            colours = DIVERGING if signed else shades(INDUCTION if family == "prefix_matching" else NULL)
+            scale = (
+                {"norm": centred(np.array([-1.0, 1.0]))} if signed else {"vmin": 0.0, "vmax": 1.0}
+            )
+            colours = (
+                DIVERGING if signed else shades(INDUCTION if family == "prefix_matching" else NULL)
+            )
             image = axes.pcolormesh(edges, np.arange(len(names) + 1), values, cmap=colours, **scale)
             axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=9)
             axes.invert_yaxis()
@@ -75,14 +79,22 @@ def heads(run: RunDirectory, found: Report, path: Path) -> None:
 def patterns(run: RunDirectory, arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """Attention of the two heads that end as the best of their kind, on one held-out row."""
     last = {family: run.history[family][-1] for family in ("previous_token", "prefix_matching")}
-    chosen = {family: np.unravel_index(score.argmax(), score.shape) for family, score in last.items()}
+    chosen = {
+        family: np.unravel_index(score.argmax(), score.shape) for family, score in last.items()
+    }
     steps = arrays["pattern_step"]
     with drawing(path, width=2.6 * len(steps) + 0.8, height=6.2) as figure:
         grid = figure.subplots(2, len(steps), sharex=True, sharey=True, squeeze=False)
         for row, (family, (layer, head)) in zip(grid, chosen.items(), strict=True):
             colour = PREVIOUS_TOKEN if family == "previous_token" else INDUCTION
             for axes, step, pattern in zip(row, steps, arrays["patterns"], strict=True):
-                axes.imshow(pattern[layer, head], cmap=shades(colour), vmin=0, vmax=1, interpolation="nearest")
+                axes.imshow(
+                    pattern[layer, head],
+                    cmap=shades(colour),
+                    vmin=0,
+                    vmax=1,
+                    interpolation="nearest",
+                )
                 axes.set_title(f"step {step}", fontsize=11)
             row[0].set_ylabel(f"L{layer}H{head}, best {family.replace('_', ' ')}\nquery position")
         for axes in grid[-1]:
@@ -99,17 +111,31 @@ def eigenvalues(run: RunDirectory, found: Report, path: Path) -> None:
     with drawing(path, width=9.5, height=7.4) as figure:
         panels = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
         for i in range(k):
-            panels[0].plot(steps, history["eigenvalues"][there, i], ".", color=ramp[i], markersize=6)
+            panels[0].plot(
+                steps, history["eigenvalues"][there, i], ".", color=ramp[i], markersize=6
+            )
         panels[0].plot(
-            steps, history["spectral_norm"][there], color=CURVATURE, label="spectral norm", linewidth=1.2, alpha=0.7
+            steps,
+            history["spectral_norm"][there],
+            color=CURVATURE,
+            label="spectral norm",
+            linewidth=1.2,
+            alpha=0.7,
         )
         panels[0].plot(
-            steps, history["most_negative_eigenvalue"][there], "v-", color=NEGATIVE, markersize=5, label="most negative"
+            steps,
+            history["most_negative_eigenvalue"][there],
+            "v-",
+            color=NEGATIVE,
+            markersize=5,
+            label="most negative",
         )
         panels[0].axhline(0, color=INK, linewidth=0.8)
         panels[0].set_ylabel(f"eigenvalue\n({k} largest by magnitude)")
         panels[1].semilogy(steps, history["worst_residual"][there], ".-", color=INK)
-        panels[1].axhline(run.training.lanczos_tolerance, color=NULL, linestyle="--", label="tolerance")
+        panels[1].axhline(
+            run.training.lanczos_tolerance, color=NULL, linestyle="--", label="tolerance"
+        )
         panels[1].set_ylabel("relative\nresidual")
         panels[1].yaxis.set_major_formatter(plain)
         panels[2].plot(steps, history["products"][there], ".-", color=INK)
@@ -119,7 +145,9 @@ def eigenvalues(run: RunDirectory, found: Report, path: Path) -> None:
 
 
 def alignment(run: RunDirectory, found: Report, path: Path) -> None:
-    """Squared cosines of the gradient with each eigenvector, their sum against its null, and how the subspace turns."""
+    """Squared cosines of the gradient with each eigenvector, their sum against its null, and how
+    the subspace turns.
+    """
     history = run.history
     there = np.isfinite(history["products"])
     steps = history["step"][there].astype(float)
@@ -128,16 +156,23 @@ def alignment(run: RunDirectory, found: Report, path: Path) -> None:
     with drawing(path, width=9.5, height=8.6) as figure:
         panels = figure.subplots(3, 1, sharex=True)
         cosines = np.log10(np.maximum(history["alignment"][there].T, 1e-8))
-        image = panels[0].pcolormesh(edges, np.arange(k + 1), cosines, cmap=shades(CURVATURE), vmin=-5, vmax=0)
+        image = panels[0].pcolormesh(
+            edges, np.arange(k + 1), cosines, cmap=shades(CURVATURE), vmin=-5, vmax=0
+        )
         panels[0].set_ylabel("eigenvector,\nlargest first")
         panels[0].invert_yaxis()
         figure.colorbar(image, ax=panels[0], pad=0.01, label="log10 squared cosine")
         alignment_lines(panels[1], run)
         if "persistence" in history:  # not before the second look
             overlap = history["persistence"][there]
-            panels[2].plot(steps, overlap, "o-", color=CURVATURE, label="overlap with the look before")
+            panels[2].plot(
+                steps, overlap, "o-", color=CURVATURE, label="overlap with the look before"
+            )
         panels[2].axhline(
-            k / run.training.n_parameters, color=NULL, linestyle="--", label="two random subspaces of this size"
+            k / run.training.n_parameters,
+            color=NULL,
+            linestyle="--",
+            label="two random subspaces of this size",
         )
         panels[2].set_ylabel(f"overlap of\ntop {k} subspaces")
         panels[2].set_ylim(-0.02, 1.02)
@@ -145,7 +180,9 @@ def alignment(run: RunDirectory, found: Report, path: Path) -> None:
 
 
 def alignment_lines(axes: Axes, run: RunDirectory) -> None:
-    """Share of gradients and of the update in the top subspace, against what a random direction would have."""
+    """Share of gradients and of the update in the top subspace, against what a random direction
+    would have.
+    """
     history = run.history
     there = np.isfinite(history["products"])
     steps, k = history["step"][there], run.training.track_top_k_eigenvalues
@@ -156,8 +193,22 @@ def alignment_lines(axes: Axes, run: RunDirectory) -> None:
         ("alignment_update", "the update itself", ABLATED, "v"),
     )
     for key, label, colour, marker in lines:
-        axes.semilogy(steps, history[key][there], color=colour, marker=marker, markersize=4, linewidth=1.5, label=label)
-    axes.semilogy(steps, history["alignment_null"][there], color=NULL, linestyle="--", label="random direction (K/p)")
+        axes.semilogy(
+            steps,
+            history[key][there],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linewidth=1.5,
+            label=label,
+        )
+    axes.semilogy(
+        steps,
+        history["alignment_null"][there],
+        color=NULL,
+        linestyle="--",
+        label="random direction (K/p)",
+    )
     axes.set_ylabel(f"share inside\ntop {k} of {run.training.n_parameters}")
     axes.yaxis.set_major_formatter(plain)
 
@@ -174,7 +225,13 @@ def _losses(axes: Axes, run: RunDirectory) -> None:
     axes.plot(steps, history["other_loss"], color=NULL, label="other targets")
     bounds = run.config["bounds"]
     kind = "floor" if bounds["entropy_floor_exact"] else "lower bound of the floor"
-    axes.axhline(bounds["entropy_floor"], color=INK, linestyle=":", linewidth=1.4, label=f"{kind} of the training loss")
+    axes.axhline(
+        bounds["entropy_floor"],
+        color=INK,
+        linestyle=":",
+        linewidth=1.4,
+        label=f"{kind} of the training loss",
+    )
     axes.set_ylabel("loss\n(nats a target)")
     axes.set_ylim(bottom=0)
 
@@ -188,7 +245,13 @@ def _accuracies(axes: Axes, run: RunDirectory) -> None:
         if np.isfinite(copies[:, i]).any():
             axes.plot(steps, copies[:, i], color=colour, linewidth=1.1, linestyle="--", label=label)
     axes.plot(steps, history["accuracy"], color=NULL, label="all targets")
-    axes.axhline(run.config["bounds"]["ceiling"], color=COPYING, linestyle=":", linewidth=1.4, label="induction oracle")
+    axes.axhline(
+        run.config["bounds"]["ceiling"],
+        color=COPYING,
+        linestyle=":",
+        linewidth=1.4,
+        label="induction oracle",
+    )
     axes.set_ylabel("accuracy")
     axes.set_ylim(-0.02, 1.05)
 
@@ -215,14 +278,23 @@ def best_head(scores: Float[np.ndarray, "row layer head"]) -> tuple[str, Float[n
 def _curvature(axes: Axes, run: RunDirectory) -> None:
     there = np.isfinite(run.history["products"])
     steps = run.history["step"][there]
-    axes.plot(steps, run.history["top_eigenvalue"][there], "o-", color=CURVATURE, markersize=4, label="largest")
+    axes.plot(
+        steps,
+        run.history["top_eigenvalue"][there],
+        "o-",
+        color=CURVATURE,
+        markersize=4,
+        label="largest",
+    )
     negative = run.history["most_negative_eigenvalue"][there]
     axes.plot(steps, negative, "v-", color=NEGATIVE, markersize=4, label="most negative")
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_ylabel("eigenvalue of\nthe Hessian")
 
 
-def _finish(figure: Figure, panels: np.ndarray, run: RunDirectory, found: Report, *, legends: bool = True) -> None:
+def _finish(
+    figure: Figure, panels: np.ndarray, run: RunDirectory, found: Report, *, legends: bool = True
+) -> None:
     """Legends beside the panels, the transition marked in all of them, words below."""
     for axes in panels:
         if found["midpoint"] is not None:
@@ -234,4 +306,6 @@ def _finish(figure: Figure, panels: np.ndarray, run: RunDirectory, found: Report
     panels[-1].set_xlabel("training step")
     figure.suptitle(f"{run.name}: {found['verdict']}")
     words = found["sentence"] if run.diverged is None else f"{found['sentence']}\n{run.diverged}"
-    note(figure, f"{words}\ndashed line: midpoint of the logistic fit to pattern accuracy · one seed")
+    note(
+        figure, f"{words}\ndashed line: midpoint of the logistic fit to pattern accuracy · one seed"
+    )

@@ -33,7 +33,11 @@ def aligned(runs: Sequence[RunDirectory], report: Report, path: Path) -> None:
     styles = model_styles([run.name for run in turned])
     titles = ["pattern accuracy", "prefix matching,\nbest head", "previous token,\nbest head"]
     curved = any("top_eigenvalue" in run.history for run in turned)
-    titles += ["largest eigenvalue", "most negative\neigenvalue", "gradient inside\ntop subspace"] if curved else []
+    titles += (
+        ["largest eigenvalue", "most negative\neigenvalue", "gradient inside\ntop subspace"]
+        if curved
+        else []
+    )
     with drawing(path, width=9.5, height=1.4 + 1.75 * len(titles)) as figure:
         panels = figure.subplots(len(titles), 1, sharex=True)
         for run in turned:
@@ -41,7 +45,11 @@ def aligned(runs: Sequence[RunDirectory], report: Report, path: Path) -> None:
             for axes, (steps, values) in zip(panels, _series(run), strict=False):
                 there = steps > 0
                 axes.plot(
-                    steps[there] / middle, values[there], color=style.color, linestyle=style.linestyle, linewidth=1.6
+                    steps[there] / middle,
+                    values[there],
+                    color=style.color,
+                    linestyle=style.linestyle,
+                    linewidth=1.6,
                 )
         for axes, title in zip(panels, titles, strict=True):
             axes.set_ylabel(title)
@@ -50,13 +58,21 @@ def aligned(runs: Sequence[RunDirectory], report: Report, path: Path) -> None:
         panels[-1].set_xlim(0.25, None)
         panels[-1].set_xlabel("step / step of this run's transition (logarithmic)")
         panels[-1].xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        figure.suptitle(f"{runs[0].condition}: {len(turned)} of {len(runs)} seeds turn, each on its own clock")
-        note(figure, "a line for each seed · dashed: midpoint of the logistic fit to pattern accuracy")
+        figure.suptitle(
+            f"{runs[0].condition}: {len(turned)} of {len(runs)} seeds turn, each on its own clock"
+        )
+        note(
+            figure,
+            "a line for each seed · dashed: midpoint of the logistic fit to pattern accuracy",
+        )
 
 
 def _series(run: RunDirectory) -> list[tuple[np.ndarray, np.ndarray]]:
     history, found = run.history, [run.series("pattern_accuracy")]
-    found += [(history["step"], best_head(history[family])[1]) for family in ("prefix_matching", "previous_token")]
+    found += [
+        (history["step"], best_head(history[family])[1])
+        for family in ("prefix_matching", "previous_token")
+    ]
     for name in ("top_eigenvalue", "most_negative_eigenvalue", "alignment_mass"):
         if name in history:
             found.append(run.series(name))
@@ -81,12 +97,15 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.set_xlabel("step of its event / step of the accuracy's transition (left: leads)")
         axes.grid(axis="x", color=GRID)
         figure.suptitle(f"{condition}: what turns before and what after pattern accuracy")
-        words = (
-            "event: m midpoint of a step, p peak, t trough · n seeds of those that turned · 95 % Student's intervals"
-        )
+        words = "event: m midpoint of a step, p peak, t trough · n seeds of those that turned · 95 % Student's intervals"
         if undated:
-            words += f"\nno step, peak or trough in any seed: {', '.join(undated).replace('_', ' ')}"
-        note(figure, words + "\ncoloured: a lead or lag at a false discovery rate of 5 %; grey: none shown")
+            words += (
+                f"\nno step, peak or trough in any seed: {', '.join(undated).replace('_', ' ')}"
+            )
+        note(
+            figure,
+            words + "\ncoloured: a lead or lag at a false discovery rate of 5 %; grey: none shown",
+        )
 
 
 def _lag(axes: Axes, row: int, name: str, lag: Report) -> None:

@@ -15,18 +15,20 @@ from eigen_phase.measure_heads import attention_scores, per_target
 from eigen_phase.model import Head, Transformer
 from eigen_phase.params import Controls
 from eigen_phase.run_directory import RunDirectory
-from interp_core.stats import mean_interval
+from interp_core.statistics.intervals import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 
 def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report]:
-    """Each head alone replaced by its mean, over the clock; and at the end the best induction heads, and the best
-    previous-token heads, half a layer of them at most, together against every other set from the same layers.
+    """Each head alone replaced by its mean, over the clock; and at the end the best induction
+    heads, and the best previous-token heads, half a layer of them at most, together against every
+    other set from the same layers.
 
-    Arrays: `step`, `accuracy` [step]; `effect`, `effect_low`, `effect_high` [step, layer, head]: change of pattern
-    accuracy, 95 % over rows; `other_effect` [step, layer, head]: change of the accuracy on all other targets.
+    Arrays: `step`, `accuracy` [step]; `effect`, `effect_low`, `effect_high` [step, layer, head]:
+    change of pattern accuracy, 95 % over rows; `other_effect` [step, layer, head]: change of the
+    accuracy on all other targets.
     """
     rows = held_out_rows(run.training, run.training.test_settings)
     rng = np.random.default_rng([run.training.seed, 31])
@@ -39,7 +41,12 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
     means = mean_outputs(model, rows)
     joint = {
         kind: _joint(
-            model, rows, means, _of_kind(scores[score], settings.head_share)[: model.n_heads // 2], settings, rng
+            model,
+            rows,
+            means,
+            _of_kind(scores[score], settings.head_share)[: model.n_heads // 2],
+            settings,
+            rng,
         )
         for kind, score in (("induction", "prefix_matching"), ("previous_token", "previous_token"))
     }
@@ -53,11 +60,15 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
 
 
 def spread_steps(run: RunDirectory, n: int, *, among: Sequence[int]) -> list[int]:
-    """Of these kept steps n at most, spread over the change of pattern accuracy; the first and the last are in."""
+    """Of these kept steps n at most, spread over the change of pattern accuracy; the first and the
+    last are in.
+    """
     kept = np.array(among)
     rows = np.searchsorted(run.history["step"], kept)
     path = np.concatenate([[0.0], np.abs(np.diff(run.history["pattern_accuracy"][rows])).cumsum()])
-    path = path / max(path[-1], 1e-12) + np.linspace(0, 0.5, len(path))  # half as much by the clock, for flat stretches
+    path = path / max(path[-1], 1e-12) + np.linspace(
+        0, 0.5, len(path)
+    )  # half as much by the clock, for flat stretches
     wanted = np.linspace(path[0], path[-1], n)
     return sorted({int(kept[np.abs(path - place).argmin()]) for place in wanted})
 
@@ -65,20 +76,31 @@ def spread_steps(run: RunDirectory, n: int, *, among: Sequence[int]) -> list[int
 def mean_outputs(model: Transformer, rows: Sequences) -> dict[Head, Float[Tensor, " d_head"]]:
     """Mean z of every head over rows and positions."""
     z = model.head_outputs(torch.from_numpy(rows.ids).to(model.device)).mean(dim=(1, 3))
-    return {(layer, head): z[layer, head] for layer in range(model.n_layers) for head in range(model.n_heads)}
+    return {
+        (layer, head): z[layer, head]
+        for layer in range(model.n_layers)
+        for head in range(model.n_heads)
+    }
 
 
-def _single(model: Transformer, rows: Sequences, settings: Controls, rng: np.random.Generator) -> Arrays:
+def _single(
+    model: Transformer, rows: Sequences, settings: Controls, rng: np.random.Generator
+) -> Arrays:
     means = mean_outputs(model, rows)
     shape = (model.n_layers, model.n_heads)
-    found = {name: np.zeros(shape) for name in ("effect", "effect_low", "effect_high", "other_effect")}
+    found = {
+        name: np.zeros(shape) for name in ("effect", "effect_low", "effect_high", "other_effect")
+    }
     clean = _by_row(model, rows)
     for head, mean in means.items():
         with model.replacing_heads({head: mean}):
             change = _by_row(model, rows) - clean
         interval = mean_interval(change[0], rng, resamples=settings.draws)
         found["effect"][head], found["other_effect"][head] = change.mean(axis=1)
-        found["effect_low"][head], found["effect_high"][head] = float(interval.low), float(interval.high)
+        found["effect_low"][head], found["effect_high"][head] = (
+            float(interval.low),
+            float(interval.high),
+        )
     return found | {"accuracy": clean[0].mean()}
 
 
@@ -87,7 +109,9 @@ def _by_row(model: Transformer, rows: Sequences) -> Float[np.ndarray, "2 row"]:
     hit, _ = per_target(model, rows)
     flagged = rows.predictable[:, 1:]
     some = flagged.any(axis=1)
-    parts = [(hit * where)[some].sum(axis=1) / where[some].sum(axis=1) for where in (flagged, ~flagged)]
+    parts = [
+        (hit * where)[some].sum(axis=1) / where[some].sum(axis=1) for where in (flagged, ~flagged)
+    ]
     return np.stack(parts)
 
 
@@ -124,7 +148,10 @@ def _joint(
         "heads": [f"L{layer}H{head}" for layer, head in chosen],
         "rows": len(clean),
         "accuracy": float(clean.mean()),
-        "change": {"value": float(of_chosen.value), "ci": [float(of_chosen.low), float(of_chosen.high)]},
+        "change": {
+            "value": float(of_chosen.value),
+            "ci": [float(of_chosen.low), float(of_chosen.high)],
+        },
         "other_sets": len(others),
         "others_mean": float(np.mean(others)) if others else 0.0,
         "others_worst": min(others, default=0.0),

@@ -1,8 +1,8 @@
 """Training that steps only inside, or only outside, the Hessian's dominant subspace.
 
-Gradients align with the top eigenvectors, and yet, as Song, Ahn & Yun report (Does SGD really happen in tiny
-subspaces?, ICLR 2025), steps along them do not lower the loss, and steps without them do. The same is asked here of
-AdamW's steps, on the way into the transition.
+Gradients align with the top eigenvectors, and yet, as Song, Ahn & Yun report (Does SGD really
+happen in tiny subspaces?, ICLR 2025), steps along them do not lower the loss, and steps without
+them do. The same is asked here of AdamW's steps, on the way into the transition.
 """
 
 from collections.abc import Callable
@@ -32,21 +32,30 @@ Projection = Callable[[Tensor], Tensor]
 
 
 def subspace_arms(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report]:
-    """Three continuations of a run from the last look at the Hessian before pattern accuracy reached subspace_start.
+    """Three continuations of a run from the last look at the Hessian before pattern accuracy
+    reached subspace_start.
 
-    Weights, Adam's memory, batches and rates are those of the run, so the free arm repeats it. The other arms project
-    each whole step (weight decay included) onto the span of the k eigenvectors largest by magnitude, looked up anew
-    every subspace_refresh steps at their own weights, or onto its complement. Arrays: `step` [step + 1]; for each arm
-    `ARM_loss` (training batches), `ARM_accuracy` and `ARM_pattern_loss` (held out, at refreshes; `refresh_step`),
-    `ARM_inside` (share of the step's squared length inside the subspace, before projection). InputError when the run
-    has no look at the Hessian.
+    Weights, Adam's memory, batches and rates are those of the run, so the free arm repeats it. The
+    other arms project each whole step (weight decay included) onto the span of the k eigenvectors
+    largest by magnitude, looked up anew every subspace_refresh steps at their own weights, or onto
+    its complement. Arrays: `step` [step + 1]; for each arm `ARM_loss` (training batches),
+    `ARM_accuracy` and `ARM_pattern_loss` (held out, at refreshes; `refresh_step`), `ARM_inside`
+    (share of the step's squared length inside the subspace, before projection). InputError when the
+    run has no look at the Hessian.
     """
     start = start_step(run, settings.subspace_start)
     arms = {arm: _arm(run, settings, start, arm) for arm in ARMS}
-    arrays = {f"{arm}_{name}": values for arm, found in arms.items() for name, values in found.items()}
+    arrays = {
+        f"{arm}_{name}": values for arm, found in arms.items() for name, values in found.items()
+    }
     arrays["step"] = start + np.arange(settings.subspace_steps)
-    arrays["refresh_step"] = start + np.arange(0, settings.subspace_steps + 1, settings.subspace_refresh)
-    change = {arm: float(found["pattern_loss"][-1] - found["pattern_loss"][0]) for arm, found in arms.items()}
+    arrays["refresh_step"] = start + np.arange(
+        0, settings.subspace_steps + 1, settings.subspace_refresh
+    )
+    change = {
+        arm: float(found["pattern_loss"][-1] - found["pattern_loss"][0])
+        for arm, found in arms.items()
+    }
     share = float(arms["free"]["inside"].mean())
     k = run.training.track_top_k_eigenvalues
     verdict = (
@@ -69,8 +78,12 @@ def subspace_arms(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report
 
 
 def start_step(run: RunDirectory, accuracy: float) -> int:
-    """The last step with eigenvectors at which pattern accuracy was still below `accuracy`; never step 0."""
-    known = dict(zip(run.history["step"].tolist(), run.history["pattern_accuracy"].tolist(), strict=True))
+    """The last step with eigenvectors at which pattern accuracy was still below `accuracy`; never
+    step 0.
+    """
+    known = dict(
+        zip(run.history["step"].tolist(), run.history["pattern_accuracy"].tolist(), strict=True)
+    )
     below = [step for step in run.eigenvector_steps if step > 0 and known[step] < accuracy]
     if not below:
         raise InputError(f"{run.folder}: no look at the Hessian before pattern accuracy {accuracy}")
@@ -84,7 +97,9 @@ def _arm(run: RunDirectory, settings: Controls, start: int, arm: str) -> Arrays:
     source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
     rows = held_out_rows(training, training.test_settings)
     vectors = torch.empty(0)
-    found: dict[str, list[float]] = {name: [] for name in ("loss", "accuracy", "pattern_loss", "inside")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("loss", "accuracy", "pattern_loss", "inside")
+    }
     for number in range(settings.subspace_steps + 1):
         if number % settings.subspace_refresh == 0:
             now = behaviour(model, rows, copies=training.copies)
@@ -94,7 +109,9 @@ def _arm(run: RunDirectory, settings: Controls, start: int, arm: str) -> Arrays:
         if number == settings.subspace_steps:
             break
         gradient, loss = gradient_of(model, *source(start + number))
-        step = adam.step(gradient, flat(list(model.parameters())), rate=training.recipe.rate(start + number))
+        step = adam.step(
+            gradient, flat(list(model.parameters())), rate=training.recipe.rate(start + number)
+        )
         inside = (vectors @ step) @ vectors
         found["loss"].append(loss)
         found["inside"].append(float(inside.square().sum() / step.square().sum()))
@@ -140,10 +157,15 @@ class Adam:
     def of(cls, run: RunDirectory, step: int, model: Transformer) -> "Adam":
         """With the memory that the run had after `step` updates."""
         training = run.training
-        decayed = [torch.full_like(p, training.weight_decay if p.ndim == 2 else 0.0) for p in model.parameters()]
+        decayed = [
+            torch.full_like(p, training.weight_decay if p.ndim == 2 else 0.0)
+            for p in model.parameters()
+        ]
         return cls(*run.adam(step), step, flat(decayed), training.betas, training.clip)
 
-    def step(self, gradient: Tensor, weights: Tensor, *, rate: float, epsilon: float = 1e-8) -> Tensor:
+    def step(
+        self, gradient: Tensor, weights: Tensor, *, rate: float, epsilon: float = 1e-8
+    ) -> Tensor:
         """The change of the weights; remembers the gradient, clipped as in training."""
         gradient = gradient * (self.clip / (gradient.norm() + 1e-6)).clamp(max=1.0)
         first, second = self.betas

@@ -1,8 +1,10 @@
-"""Curvature of a loss as operators on vectors of parameters: Hessian, Gauss-Newton, Adam-preconditioned Hessian.
+"""Curvature of a loss as operators on vectors of parameters: Hessian, Gauss-Newton,
+Adam-preconditioned Hessian.
 
-Nothing here knows the model: any module, any batch, any loss that is a sum over examples divided by a number. Products
-are exact (Pearlmutter 1994). The graph of the gradient is built once and used for all products when the batch is one
-micro-batch; else each product goes through the micro-batches one by one, in the memory of one.
+Nothing here knows the model: any module, any batch, any loss that is a sum over examples divided by
+a number. Products are exact (Pearlmutter 1994). The graph of the gradient is built once and used
+for all products when the batch is one micro-batch; else each product goes through the micro-batches
+one by one, in the memory of one.
 """
 
 from collections.abc import Callable
@@ -13,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interp_core.batches import IGNORED
 from interp_core.errors import InputError
+from interp_core.training.batches import IGNORED
 
 Batch = tuple[Tensor, ...]
 LossSum = Callable[[nn.Module, Batch], Tensor]
@@ -37,15 +39,21 @@ class Operator:
 
 
 class Hessian(Operator):
-    """Second derivative of loss_sum / divisor at the model's weights, with the loss and its gradient there.
+    """Second derivative of loss_sum / divisor at the model's weights, with the loss and its
+    gradient there.
 
-    `batch` holds tensors of one length; `micro_batch` examples are in memory at once. Parameters in the model's order,
-    flattened, those that need no gradient left out. InputError when the loss cannot be differentiated twice.
+    `batch` holds tensors of one length; `micro_batch` examples are in memory at once. Parameters in
+    the model's order, flattened, those that need no gradient left out. InputError when the loss
+    cannot be differentiated twice.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, *, loss_sum: LossSum, divisor: float, micro_batch: int) -> None:
+    def __init__(
+        self, model: nn.Module, batch: Batch, *, loss_sum: LossSum, divisor: float, micro_batch: int
+    ) -> None:
         self._model, self._loss_sum, self._divisor = model.eval(), loss_sum, divisor
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = [
+            parameter for parameter in model.parameters() if parameter.requires_grad
+        ]
         self._parts = _split(batch, micro_batch)
         self._kept: Vector | None = None
         self.loss, self.gradient = 0.0, torch.zeros(sum(p.numel() for p in self._parameters))
@@ -60,7 +68,9 @@ class Hessian(Operator):
     def _differentiated(self, part: Batch) -> tuple[Tensor, Vector]:
         """Loss of a micro-batch and its gradient, as a function of the weights."""
         loss = self._loss_sum(self._model, part) / self._divisor
-        gradients = torch.autograd.grad(loss, self._parameters, create_graph=True, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            loss, self._parameters, create_graph=True, materialize_grads=True
+        )
         return loss.detach(), _flat(gradients)
 
     def _times(self, vector: Vector) -> Vector:
@@ -89,21 +99,28 @@ class Hessian(Operator):
 class GaussNewton(Operator):
     """J^T (d^2 loss / d logits^2) J / divisor for the cross-entropy of next tokens.
 
-    The Hessian less what comes from the model's own curvature; never negative (Schraudolph 2002; Martens 2020).
+    The Hessian less what comes from the model's own curvature; never negative (Schraudolph 2002;
+    Martens 2020).
     """
 
     def __init__(self, model: nn.Module, batch: Batch, *, divisor: float, micro_batch: int) -> None:
         self._model, self._divisor = model.eval(), divisor
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = [
+            parameter for parameter in model.parameters() if parameter.requires_grad
+        ]
         self._parts = _split(batch, micro_batch)
         self._kept = self._linearised(self._parts[0]) if len(self._parts) == 1 else None
         super().__init__(self._times, _flat(self._parameters).detach())
 
     def _linearised(self, part: Batch) -> tuple[Tensor, Tensor, Vector]:
-        """Logits of the counted targets, a dummy of their shape, and J^T dummy, which is linear in the dummy."""
+        """Logits of the counted targets, a dummy of their shape, and J^T dummy, which is linear in
+        the dummy.
+        """
         logits = counted_logits(self._model, part)[0]
         dummy = torch.zeros_like(logits, requires_grad=True)
-        gradients = torch.autograd.grad(logits, self._parameters, dummy, create_graph=True, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            logits, self._parameters, dummy, create_graph=True, materialize_grads=True
+        )
         return logits, dummy, _flat(gradients)
 
     def _times(self, vector: Vector) -> Vector:
@@ -114,7 +131,9 @@ class GaussNewton(Operator):
             probability = logits.detach().softmax(dim=-1)
             weighted = probability * tangent
             curved = (weighted - probability * weighted.sum(dim=-1, keepdim=True)) / self._divisor
-            products = torch.autograd.grad(logits, self._parameters, curved, retain_graph=True, materialize_grads=True)
+            products = torch.autograd.grad(
+                logits, self._parameters, curved, retain_graph=True, materialize_grads=True
+            )
             total += _flat(products)
         return total.detach()
 
@@ -122,20 +141,29 @@ class GaussNewton(Operator):
 def adam_preconditioned(
     operator: Operator, second_moment: Vector, *, step: int, beta: float, epsilon: float
 ) -> Operator:
-    """P^-1/2 H P^-1/2 with Adam's P = sqrt(second moment / (1 - beta^step)) + epsilon (Cohen et al. 2022).
+    """P^-1/2 H P^-1/2 with Adam's P = sqrt(second moment / (1 - beta^step)) + epsilon (Cohen et al.
+    2022).
 
-    Its largest eigenvalue is the sharpness that decides whether Adam is stable: (2 + 2 beta1) / ((1 - beta1) rate) is
-    the edge. InputError before the first update, when there is no second moment.
+    Its largest eigenvalue is the sharpness that decides whether Adam is stable: (2 + 2 beta1) / ((1
+    - beta1) rate) is the edge. InputError before the first update, when there is no second moment.
     """
     if step < 1:
         raise InputError("Adam has no preconditioner before its first update")
-    scale = ((second_moment / (1 - beta**step)).sqrt() + epsilon).rsqrt().to(operator.device, operator.dtype)
+    scale = (
+        ((second_moment / (1 - beta**step)).sqrt() + epsilon)
+        .rsqrt()
+        .to(operator.device, operator.dtype)
+    )
     return Operator(lambda vector: scale * operator(scale * vector), scale)
 
 
-def counted_logits(model: Any, batch: Batch) -> tuple[Float[Tensor, "target vocab"], Int[Tensor, " target"]]:
-    """Logits at the positions whose next token counts, and those tokens. `batch` is input ids and labels, label t being
-    token t or lm_training.IGNORED."""
+def counted_logits(
+    model: Any, batch: Batch
+) -> tuple[Float[Tensor, "target vocab"], Int[Tensor, " target"]]:
+    """Logits at the positions whose next token counts, and those tokens.
+
+    `batch` is input ids and labels, label t being token t or lm_training.IGNORED.
+    """
     ids, labels = batch
     target = labels[:, 1:]
     counts = target != IGNORED
@@ -148,18 +176,30 @@ def next_token_sum(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def next_token_hessian(
-    model: nn.Module, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"], *, micro_batch: int
+    model: nn.Module,
+    ids: Int[Tensor, "row position"],
+    labels: Int[Tensor, "row position"],
+    *,
+    micro_batch: int,
 ) -> Hessian:
     """Hessian of the mean next-token loss."""
     batch = _on_device(model, ids, labels)
-    return Hessian(model, batch, loss_sum=next_token_sum, divisor=_counted(labels), micro_batch=micro_batch)
+    return Hessian(
+        model, batch, loss_sum=next_token_sum, divisor=_counted(labels), micro_batch=micro_batch
+    )
 
 
 def next_token_gauss_newton(
-    model: nn.Module, ids: Int[Tensor, "row position"], labels: Int[Tensor, "row position"], *, micro_batch: int
+    model: nn.Module,
+    ids: Int[Tensor, "row position"],
+    labels: Int[Tensor, "row position"],
+    *,
+    micro_batch: int,
 ) -> GaussNewton:
     """Gauss-Newton operator of the mean next-token loss."""
-    return GaussNewton(model, _on_device(model, ids, labels), divisor=_counted(labels), micro_batch=micro_batch)
+    return GaussNewton(
+        model, _on_device(model, ids, labels), divisor=_counted(labels), micro_batch=micro_batch
+    )
 
 
 def _counted(labels: Int[Tensor, "row position"]) -> float:

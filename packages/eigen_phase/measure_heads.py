@@ -11,21 +11,24 @@ from eigen_phase.data import Sequences
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import head_key
-from interp_core.circuits import copying_eigenvalues, k_composition, matching_eigenvalues
-from interp_core.scores import attention_keys
+from interp_core.measures.circuits import copying_eigenvalues, k_composition, matching_eigenvalues
+from interp_core.measures.scores import attention_keys
 
 SCORES = ("prefix_matching", "previous_token", "duplicate_token")
 
 
 @torch.no_grad()
-def behaviour_and_heads(model: Transformer, rows: Sequences, training: Training) -> dict[str, float]:
+def behaviour_and_heads(
+    model: Transformer, rows: Sequences, training: Training
+) -> dict[str, float]:
     """Keys of a history row.
 
-    pattern_accuracy, pattern_loss: over predictable targets; other_loss: over the others; accuracy, held_out_loss:
-    over all. copy_accuracy/2 ...: predictable targets by which copy they lie in, the last key holding all later ones
-    (as many keys as `copies`; none for a copy that does not occur). Per head: prefix_matching, previous_token,
-    duplicate_token (mean attention at the predictable targets' queries), copying, qk_matching (interp_core.circuits).
-    Per pair of heads of two layers: k_composition, as z against random orientations.
+    pattern_accuracy, pattern_loss: over predictable targets; other_loss: over the others; accuracy,
+    held_out_loss: over all. copy_accuracy/2 ...: predictable targets by which copy they lie in, the
+    last key holding all later ones (as many keys as `copies`; none for a copy that does not occur).
+    Per head: prefix_matching, previous_token, duplicate_token (mean attention at the predictable
+    targets' queries), copying, qk_matching (interp_core.measures.circuits). Per pair of heads of
+    two layers: k_composition, as z against random orientations.
     """
     return {**behaviour(model, rows, copies=training.copies), **heads(model, rows, training)}
 
@@ -60,7 +63,9 @@ def per_target(
     """Whether each target (from the second token on) is ranked first, and its loss in nats."""
     ids = torch.from_numpy(rows.ids).to(model.device)
     logits = model(ids).logits[:, :-1]
-    nats = functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    nats = functional.cross_entropy(
+        logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+    )
     hit = logits.argmax(dim=-1) == ids[:, 1:]
     return hit.double().cpu().numpy(), nats.view(hit.shape).double().cpu().numpy()
 
@@ -94,11 +99,16 @@ def heads(model: Transformer, rows: Sequences, training: Training) -> dict[str, 
 
 
 @torch.no_grad()
-def attention_scores(model: Transformer, rows: Sequences) -> dict[str, Float[np.ndarray, "layer head"]]:
-    """Mean attention, in [0, 1], from the query of each predictable target to the keys of interp_core.scores."""
+def attention_scores(
+    model: Transformer, rows: Sequences
+) -> dict[str, Float[np.ndarray, "layer head"]]:
+    """Mean attention, in [0, 1], from the query of each predictable target to the keys of
+    interp_core.measures.scores.
+    """
     pairs = rows.pairs
     patterns = model.patterns(torch.from_numpy(rows.ids).to(model.device)).cpu().numpy()
     keys = attention_keys(pairs)
     return {
-        name: patterns[:, pairs.batch, :, pairs.query, keys[name]].mean(axis=0, dtype=np.float64) for name in SCORES
+        name: patterns[:, pairs.batch, :, pairs.query, keys[name]].mean(axis=0, dtype=np.float64)
+        for name in SCORES
     }

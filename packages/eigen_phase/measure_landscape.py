@@ -26,17 +26,24 @@ GRID_POINTS = 400
 
 
 def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
-    """Density, trace, Gauss-Newton and Adam-preconditioned sharpness, dependence on the probe batch, and blocks.
+    """Density, trace, Gauss-Newton and Adam-preconditioned sharpness, dependence on the probe
+    batch, and blocks.
 
-    Arrays over `step` [s]: `density` [s, grid] on `grid` (per unit of eigenvalue), `trace` and `trace_error`,
-    `gauss_newton`, `adam_sharpness` (not-a-number before the first update), `probe_top` [s, size] for batches of
-    `probe_sizes` rows, `products`; over `block_step` [e] (every look at the Hessian): `mass_by_block` [e, k, block] of
-    the kept eigenvectors, `blocks` their names. InputError for a run whose Hessian was not looked at.
+    Arrays over `step` [s]: `density` [s, grid] on `grid` (per unit of eigenvalue), `trace` and
+    `trace_error`, `gauss_newton`, `adam_sharpness` (not-a-number before the first update),
+    `probe_top` [s, size] for batches of `probe_sizes` rows, `products`; over `block_step` [e]
+    (every look at the Hessian): `mass_by_block` [e, k, block] of the kept eigenvectors, `blocks`
+    their names. InputError for a run whose Hessian was not looked at.
     """
     if not run.eigenvector_steps:
-        raise InputError(f"{run.folder}: the Hessian was not looked at; train with --track-top-k-eigenvalues above 0")
+        raise InputError(
+            f"{run.folder}: the Hessian was not looked at; train with --track-top-k-eigenvalues above 0"
+        )
     steps = spread_steps(run, settings.checkpoints, among=run.eigenvector_steps)
-    found = [_at(run, step, settings) for step in progress(steps, f"spectra of {run.name}", unit="checkpoint")]
+    found = [
+        _at(run, step, settings)
+        for step in progress(steps, f"spectra of {run.name}", unit="checkpoint")
+    ]
     names = [name for name in found[0] if name not in ("nodes", "weights")]
     arrays = {name: np.array([part[name] for part in found]) for name in names}
     arrays |= _on_one_grid(found) | _blocks(run)
@@ -48,7 +55,9 @@ def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
         "trace": arrays["trace"],
         "trace_error": arrays["trace_error"],
         "gauss_newton": arrays["gauss_newton"],
-        "adam_sharpness": [None if not np.isfinite(value) else float(value) for value in arrays["adam_sharpness"]],
+        "adam_sharpness": [
+            None if not np.isfinite(value) else float(value) for value in arrays["adam_sharpness"]
+        ],
         "adam_edge_of_stability": edge,
         "probe_sizes": list(settings.probe_sizes),
         "probe_top": arrays["probe_top"],
@@ -57,17 +66,23 @@ def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
     }
     last = arrays["adam_sharpness"][-1]
     verdict = f"trace {arrays['trace'][0]:.1f} at first, {arrays['trace'].max():.1f} at most, {arrays['trace'][-1]:.1f}"
-    return arrays, report | {"verdict": f"{verdict} at the end; Adam's sharpness ends at {last / edge:.2f} of its edge"}
+    return arrays, report | {
+        "verdict": f"{verdict} at the end; Adam's sharpness ends at {last / edge:.2f} of its edge"
+    }
 
 
 def adam_edge(training: Training) -> float:
-    """Adam-preconditioned sharpness above which Adam is unstable at the full rate (Cohen et al. 2022)."""
+    """Adam-preconditioned sharpness above which Adam is unstable at the full rate (Cohen et al.
+    2022).
+    """
     first = training.betas[0]
     return (2 + 2 * first) / ((1 - first) * training.learning_rate)
 
 
 def attention_patterns(run: RunDirectory) -> Arrays:
-    """Patterns of one held-out row at kept steps: `patterns` [step, layer, head, query, key], `pattern_step`, `ids`."""
+    """Patterns of one held-out row at kept steps: `patterns` [step, layer, head, query, key],
+    `pattern_step`, `ids`.
+    """
     rows = held_out_rows(run.training, run.training.test_settings)
     ids = torch.from_numpy(rows.ids[:1])
     steps = spread_steps(run, 4, among=run.checkpoint_steps)
@@ -94,18 +109,29 @@ def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
     with model.explicit_attention():
         batch = labelled(probe_rows(training), training)
         hessian = next_token_hessian(model, *batch, micro_batch=training.micro_batch)
-        spectrum = density(hessian, probes=settings.density_probes, steps=settings.density_steps, generator=generator)
+        spectrum = density(
+            hessian,
+            probes=settings.density_probes,
+            steps=settings.density_steps,
+            generator=generator,
+        )
         found = trace(hessian, products=settings.trace_products, generator=generator)
         sharpness = float("nan")
         if step > 0:
             _, square = run.adam(step)
-            scaled = adam_preconditioned(hessian, square, step=step, beta=training.betas[1], epsilon=1e-8)
+            scaled = adam_preconditioned(
+                hessian, square, step=step, beta=training.betas[1], epsilon=1e-8
+            )
             sharpness = largest(scaled)
-        gauss_newton = largest(next_token_gauss_newton(model, *batch, micro_batch=training.micro_batch))
+        gauss_newton = largest(
+            next_token_gauss_newton(model, *batch, micro_batch=training.micro_batch)
+        )
         sizes = []
         for size in settings.probe_sizes:
             rows = labelled(probe_rows(training, rows=size), training)
-            sizes.append(largest(next_token_hessian(model, *rows, micro_batch=training.micro_batch)))
+            sizes.append(
+                largest(next_token_hessian(model, *rows, micro_batch=training.micro_batch))
+            )
     return {
         "nodes": spectrum.nodes,
         "weights": spectrum.weights,
@@ -123,15 +149,23 @@ def _on_one_grid(found: list[dict[str, Any]]) -> Arrays:
     nodes = np.concatenate([part["nodes"] for part in found])
     span = nodes.max() - nodes.min()
     grid = np.linspace(nodes.min() - 0.03 * span, nodes.max() + 0.03 * span, GRID_POINTS)
-    bells = np.exp(-0.5 * ((grid[:, None] - nodes) / (span / 100)) ** 2) / (span / 100 * np.sqrt(2 * np.pi))
+    bells = np.exp(-0.5 * ((grid[:, None] - nodes) / (span / 100)) ** 2) / (
+        span / 100 * np.sqrt(2 * np.pi)
+    )
     parts = np.split(bells, np.cumsum([len(part["nodes"]) for part in found])[:-1], axis=1)
-    return {"grid": grid, "density": np.stack([b @ part["weights"] for b, part in zip(parts, found, strict=True)])}
+    return {
+        "grid": grid,
+        "density": np.stack([b @ part["weights"] for b, part in zip(parts, found, strict=True)]),
+    }
 
 
 def _blocks(run: RunDirectory) -> Arrays:
     k = run.training.track_top_k_eigenvalues
     model = run.model()
-    shares = [mass_by_block(model, run.eigenvectors(step)[:k], n_heads=model.n_heads) for step in run.eigenvector_steps]
+    shares = [
+        mass_by_block(model, run.eigenvectors(step)[:k], n_heads=model.n_heads)
+        for step in run.eigenvector_steps
+    ]
     return {
         "block_step": np.array(run.eigenvector_steps),
         "mass_by_block": np.stack([share for _, share in shares]),

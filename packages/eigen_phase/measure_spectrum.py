@@ -1,8 +1,9 @@
-"""Spectra of symmetric operators from products alone: extreme eigenpairs, density, trace; where eigenvectors live.
+"""Spectra of symmetric operators from products alone: extreme eigenpairs, density, trace; where
+eigenvectors live.
 
-Lanczos with full reorthogonalisation, twice where once is not enough: in it a Ritz pair's residual |Hv - lambda v| is
-the last coupling times the last entry of its coordinates (Parlett 1980), so that stopping on true residuals costs no
-product.
+Lanczos with full reorthogonalisation, twice where once is not enough: in it a Ritz pair's residual
+|Hv - lambda v| is the last coupling times the last entry of its coordinates (Parlett 1980), so that
+stopping on true residuals costs no product.
 """
 
 from collections.abc import Sequence
@@ -17,15 +18,20 @@ from torch import Tensor, nn
 from eigen_phase.measure_curvature import Operator
 from interp_core.errors import InputError
 
-SMALL = 0.01  # an eigenvalue below this share of the spectral norm need not be known more finely than the share
+# an eigenvalue below this share of the spectral norm need not be known more finely than the share
+SMALL = 0.01
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """The k eigenvalues largest by magnitude, in that order, then the most negative one, even if it is among them."""
+    """The k eigenvalues largest by magnitude, in that order, then the most negative one, even if it
+    is among them.
+    """
 
     values: Float[Tensor, " pair"]
-    vectors: Float[Tensor, "pair parameter"]  # unit length; orthogonal but for a most negative one named twice
+    vectors: Float[
+        Tensor, "pair parameter"
+    ]  # unit length; orthogonal but for a most negative one named twice
     residuals: Float[Tensor, " pair"]  # |Hv - lambda v| / |lambda|
     products: int
     converged: bool  # every residual within the tolerance
@@ -42,13 +48,14 @@ def eigenpairs(
     start: Float[Tensor, "some parameter"] | None = None,
     most_negative: bool = True,
 ) -> Eigenpairs:
-    """Both ends of the spectrum to a relative residual, signs kept; or, for operators that are never negative, the k
-    largest by magnitude alone.
+    """Both ends of the spectrum to a relative residual, signs kept; or, for operators that are
+    never negative, the k largest by magnitude alone.
 
-    Stops when |Hv - lambda v| <= tolerance |lambda| for all wanted pairs (for small ones never finer than SMALL times
-    the spectral norm asks), or after max_products; then `converged` is False and the residuals say how far it came.
-    `start`: vectors whose sum begins the search, such as the eigenvectors of an evaluation before. Memory: one basis of
-    as many vectors as products. InputError for more eigenvalues than parameters.
+    Stops when |Hv - lambda v| <= tolerance |lambda| for all wanted pairs (for small ones never
+    finer than SMALL times the spectral norm asks), or after max_products; then `converged` is False
+    and the residuals say how far it came. `start`: vectors whose sum begins the search, such as the
+    eigenvectors of an evaluation before. Memory: one basis of as many vectors as products.
+    InputError for more eigenvalues than parameters.
     """
     if not 1 <= k <= operator.size:
         raise InputError(f"asked for {k} eigenvalues, but there are {operator.size} parameters")
@@ -69,7 +76,9 @@ def eigenpairs(
         if converged or not krylov.room:
             break
     tiny = np.finfo(np.float64).tiny
-    vectors = torch.from_numpy(coordinates[:, wanted].T).to(krylov.basis) @ krylov.basis[: krylov.steps]
+    vectors = (
+        torch.from_numpy(coordinates[:, wanted].T).to(krylov.basis) @ krylov.basis[: krylov.steps]
+    )
     return Eigenpairs(
         values=torch.from_numpy(values[wanted]),
         vectors=vectors / vectors.norm(dim=1, keepdim=True),
@@ -82,13 +91,19 @@ def eigenpairs(
 class _Krylov:
     """An orthonormal basis in which the operator is tridiagonal, one vector longer at a time."""
 
-    def __init__(self, operator: Operator, most: int, generator: torch.Generator, start: Tensor | None = None) -> None:
+    def __init__(
+        self, operator: Operator, most: int, generator: torch.Generator, start: Tensor | None = None
+    ) -> None:
         self._operator, self._generator = operator, generator
-        self.basis = torch.empty(most + 1, operator.size, dtype=operator.dtype, device=operator.device)
+        self.basis = torch.empty(
+            most + 1, operator.size, dtype=operator.dtype, device=operator.device
+        )
         self._diagonal: list[float] = []
         self._couplings: list[float] = []
         self._last_break = 0
-        self.basis[0] = self._random() if start is None else self._unit(start.sum(dim=0), with_random=1e-3)
+        self.basis[0] = (
+            self._random() if start is None else self._unit(start.sum(dim=0), with_random=1e-3)
+        )
 
     @property
     def steps(self) -> int:
@@ -105,7 +120,9 @@ class _Krylov:
         return self._couplings[-1]
 
     def settled(self, needed: int) -> bool:
-        """Whether the complement of an invariant subspace was searched: repeated eigenvalues show only there."""
+        """Whether the complement of an invariant subspace was searched: repeated eigenvalues show
+        only there.
+        """
         return self._last_break == 0 or self.steps - self._last_break >= needed or not self.room
 
     def extend(self) -> None:
@@ -123,7 +140,8 @@ class _Krylov:
             if coupling > 0.7 * before:  # nothing was lost to cancellation (Daniel et al. 1976)
                 break
         scale = max(map(abs, (*self._diagonal, *self._couplings)), default=0.0)
-        # What rounding leaves of an invariant basis grows with every small coupling that was divided by before.
+        # What rounding leaves of an invariant basis grows with every small coupling that was
+        # divided by before.
         growth = scale / min(filter(None, self._couplings), default=scale)
         if coupling <= 100 * torch.finfo(new.dtype).eps * scale * growth * self.steps**0.5:
             coupling, self._last_break = 0.0, self.steps
@@ -136,7 +154,9 @@ class _Krylov:
 
     def ritz(self) -> tuple[Float[np.ndarray, " ritz"], Float[np.ndarray, "step ritz"]]:
         """Eigenvalues of the tridiagonal matrix, ascending, and their coordinates in the basis."""
-        values, coordinates = eigh_tridiagonal(np.array(self._diagonal), np.array(self._couplings[:-1]))
+        values, coordinates = eigh_tridiagonal(
+            np.array(self._diagonal), np.array(self._couplings[:-1])
+        )
         return np.asarray(values), np.asarray(coordinates)
 
     def _random(self) -> Tensor:
@@ -156,16 +176,22 @@ class Density:
     nodes: Float[np.ndarray, " node"]
     weights: Float[np.ndarray, " node"]
 
-    def on_grid(self, grid: Float[np.ndarray, " point"], *, width: float) -> Float[np.ndarray, " point"]:
+    def on_grid(
+        self, grid: Float[np.ndarray, " point"], *, width: float
+    ) -> Float[np.ndarray, " point"]:
         """Density per unit of eigenvalue, each mass a Gaussian of standard deviation `width`."""
-        bells = np.exp(-0.5 * ((grid[:, None] - self.nodes) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        bells = np.exp(-0.5 * ((grid[:, None] - self.nodes) / width) ** 2) / (
+            width * np.sqrt(2 * np.pi)
+        )
         return bells @ self.weights
 
 
 @torch.no_grad()
 def density(operator: Operator, *, probes: int, steps: int, generator: torch.Generator) -> Density:
-    """Stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; Ghorbani et al. 2019): `probes` random starts, `steps`
-    products each. Moments up to 2 steps - 1 are unbiased estimates of trace(H^j) / p."""
+    """Stochastic Lanczos quadrature (Ubaru, Chen & Saad 2017; Ghorbani et al. 2019): `probes`
+    random starts, `steps` products each. Moments up to 2 steps - 1 are unbiased estimates of
+    trace(H^j) / p.
+    """
     nodes, weights = [], []
     for _ in range(probes):
         krylov = _Krylov(operator, min(steps, operator.size), generator)
@@ -187,8 +213,10 @@ class Trace:
 
 @torch.no_grad()
 def trace(operator: Operator, *, products: int, generator: torch.Generator) -> Trace:
-    """Hutch++ (Meyer et al. 2021): a third of the products finds a subspace, a third takes its trace exactly, a third
-    estimates the rest with random signs. Exact, with error zero, for ranks up to a third of the products."""
+    """Hutch++ (Meyer et al. 2021): a third of the products finds a subspace, a third takes its
+    trace exactly, a third estimates the rest with random signs. Exact, with error zero, for ranks
+    up to a third of the products.
+    """
     third = min(max(1, products // 3), operator.size)
     kind = {"dtype": operator.dtype, "device": operator.device}
 
@@ -207,9 +235,11 @@ def trace(operator: Operator, *, products: int, generator: torch.Generator) -> T
 def mass_by_block(
     model: nn.Module, vectors: Float[Tensor, "k parameter"], *, n_heads: int
 ) -> tuple[list[str], Float[np.ndarray, "k block"]]:
-    """Share of each vector's squared length in each block of parameters; the shares of a vector sum to one.
+    """Share of each vector's squared length in each block of parameters; the shares of a vector sum
+    to one.
 
-    Blocks: embed, unembed, norms, and per layer `L0H1 QK`, `L0H1 OV`, `L0 MLP`. Names as in model.Transformer.
+    Blocks: embed, unembed, norms, and per layer `L0H1 QK`, `L0H1 OV`, `L0 MLP`. Names as in
+    model.Transformer.
     """
     squares = vectors.double().square().cpu().numpy()
     squares = squares / squares.sum(axis=1, keepdims=True)

@@ -11,8 +11,8 @@ from scipy import special
 
 from eigen_phase.params import Transition
 from eigen_phase.run_directory import RunDirectory
-from interp_core.stats import discoveries
-from interp_core.transitions import FEWEST, Turn, midpoint_interval, turn_of
+from interp_core.statistics.intervals import discoveries
+from interp_core.statistics.transitions import FEWEST, Turn, midpoint_interval, turn_of
 
 ACCURACY = "pattern_accuracy"
 PLAIN = (
@@ -37,7 +37,10 @@ Report = dict[str, Any]
 
 
 def metrics_of(run: RunDirectory) -> dict[str, Series]:
-    """Every curve that is fitted. Of each kind of head score it is that of one head: the one that leads at the end."""
+    """Every curve that is fitted.
+
+    Of each kind of head score it is that of one head: the one that leads at the end.
+    """
     found = {name: run.series(name) for name in PLAIN if name in run.history}
     if "top_eigenvalue" in found:  # steep up, slow down: its rise is dated by itself
         steps, values = found["top_eigenvalue"]
@@ -50,24 +53,32 @@ def metrics_of(run: RunDirectory) -> dict[str, Series]:
             found[f"{family} of the best head"] = (run.history["step"], heads[:, layer, head])
     if "k_composition" in run.history:
         pairs = run.history["k_composition"]
-        found["k_composition of the best pair"] = (run.history["step"], pairs[:, pairs[-1].argmax()])
+        found["k_composition of the best pair"] = (
+            run.history["step"],
+            pairs[:, pairs[-1].argmax()],
+        )
     return found
 
 
-def transition_report(runs: Sequence[RunDirectory], settings: Transition, rng: np.random.Generator) -> Report:
-    """Fits and a verdict for each run, and leads and lags for each condition, whose runs are its seeds.
+def transition_report(
+    runs: Sequence[RunDirectory], settings: Transition, rng: np.random.Generator
+) -> Report:
+    """Fits and a verdict for each run, and leads and lags for each condition, whose runs are its
+    seeds.
 
-    Verdicts: `transition` (step-like by BIC, large enough, abrupt), `gradual` (the same, but spread over more than
-    abrupt_ratio in steps; or a change without a step), `no transition`. Never an error for a run that does not turn.
-    Other metrics are fitted from midpoint / window on: what they do in the first steps, when the model learns which
-    tokens there are, is another story.
+    Verdicts: `transition` (step-like by BIC, large enough, abrupt), `gradual` (the same, but spread
+    over more than abrupt_ratio in steps; or a change without a step), `no transition`. Never an
+    error for a run that does not turn. Other metrics are fitted from midpoint / window on: what
+    they do in the first steps, when the model learns which tokens there are, is another story.
     """
     found = {run.name: _of_run(run, settings) for run in runs}
     conditions = list(dict.fromkeys(run.condition for run in runs))
     return {
         "runs": found,
         "conditions": {
-            condition: _of_condition([found[run.name] for run in runs if run.condition == condition], settings, rng)
+            condition: _of_condition(
+                [found[run.name] for run in runs if run.condition == condition], settings, rng
+            )
             for condition in conditions
         },
     }
@@ -75,10 +86,19 @@ def transition_report(runs: Sequence[RunDirectory], settings: Transition, rng: n
 
 def _of_run(run: RunDirectory, settings: Transition) -> Report:
     metrics: dict[str, Report] = {}
-    base = {"name": run.name, "condition": run.condition, "seed": run.training.seed, "metrics": metrics}
+    base = {
+        "name": run.name,
+        "condition": run.condition,
+        "seed": run.training.seed,
+        "metrics": metrics,
+    }
     steps, values = run.series(ACCURACY)
     if (steps > 0).sum() < FEWEST:
-        return base | {"verdict": "too few points", "sentence": "too few points to say", "midpoint": None}
+        return base | {
+            "verdict": "too few points",
+            "sentence": "too few points to say",
+            "midpoint": None,
+        }
     turn = turn_of(steps, values)
     verdict = _verdict(turn, settings)
     start = turn.midpoint / settings.window if verdict != "no transition" else 1.0
@@ -86,9 +106,14 @@ def _of_run(run: RunDirectory, settings: Transition) -> Report:
         late = at >= (0.0 if name == ACCURACY else start)
         if (at[late] > 0).sum() >= FEWEST:
             fitted = turn_of(at[late], curve[late])
-            metrics[name] = asdict(fitted) | {"event": _event(fitted), "event_step": _event_step(fitted)}
+            metrics[name] = asdict(fitted) | {
+                "event": _event(fitted),
+                "event_step": _event_step(fitted),
+            }
     if verdict == "no transition":
-        sentence = f"no transition: pattern accuracy {values[0]:.2f} at first, {values[-1]:.2f} at the end"
+        sentence = (
+            f"no transition: pattern accuracy {values[0]:.2f} at first, {values[-1]:.2f} at the end"
+        )
         return base | {"verdict": verdict, "sentence": sentence, "midpoint": None}
     interval = midpoint_interval(steps, values)
     change = np.abs(np.diff(values)).max() / abs(turn.size)
@@ -112,7 +137,9 @@ def _verdict(turn: Turn, settings: Transition) -> str:
 
 
 def _event(turn: Turn) -> str | None:
-    """What dates a curve: the middle of its step, its peak or its trough; nothing where a line does as well."""
+    """What dates a curve: the middle of its step, its peak or its trough; nothing where a line does
+    as well.
+    """
     if not turn.turns:
         return None
     if turn.best == "bump":
@@ -130,7 +157,9 @@ def _of_condition(runs: Sequence[Report], settings: Transition, rng: np.random.G
     turned = [run for run in runs if run["midpoint"] is not None]
     report: Report = {
         "runs": len(runs),
-        "verdicts": {verdict: sum(run["verdict"] == verdict for run in runs) for verdict in _verdicts(runs)},
+        "verdicts": {
+            verdict: sum(run["verdict"] == verdict for run in runs) for verdict in _verdicts(runs)
+        },
         "midpoint": None,
         "ratio": None,
         "lags": {},
@@ -138,7 +167,9 @@ def _of_condition(runs: Sequence[Report], settings: Transition, rng: np.random.G
     if turned:
         middles = np.log([run["midpoint"] for run in turned])
         report["midpoint"] = _exponential(_over_seeds(middles, settings, rng))
-        report["ratio"] = _exponential(_over_seeds(np.log([run["ratio"] for run in turned]), settings, rng))
+        report["ratio"] = _exponential(
+            _over_seeds(np.log([run["ratio"] for run in turned]), settings, rng)
+        )
         report["lags"] = _lags(turned, settings, rng)
     return report
 
@@ -148,7 +179,9 @@ def _verdicts(runs: Sequence[Report]) -> list[str]:
 
 
 def _lags(turned: Sequence[Report], settings: Transition, rng: np.random.Generator) -> Report:
-    """By metric: step of its commonest event over that of the accuracy's midpoint, over the seeds that have it."""
+    """By metric: step of its commonest event over that of the accuracy's midpoint, over the seeds
+    that have it.
+    """
     lags: Report = {}
     for name in turned[0]["metrics"]:
         if name == ACCURACY:
@@ -172,9 +205,13 @@ def _lags(turned: Sequence[Report], settings: Transition, rng: np.random.Generat
             "p": lag["p"],
         }
     tested = [name for name, lag in lags.items() if lag["n"] > 1]
-    kept = discoveries(np.array([lags[name]["p"] for name in tested]), rate=settings.false_discovery_rate)
+    kept = discoveries(
+        np.array([lags[name]["p"] for name in tested]), rate=settings.false_discovery_rate
+    )
     for name, discovery in zip(tested, kept, strict=True):
-        lags[name]["verdict"] = _lag_verdict(lags[name]["lag"]["value"]) if discovery else "no lead or lag shown"
+        lags[name]["verdict"] = (
+            _lag_verdict(lags[name]["lag"]["value"]) if discovery else "no lead or lag shown"
+        )
     return lags
 
 
@@ -182,9 +219,13 @@ def _lag_verdict(ratio: float) -> str:
     return "leads" if ratio < 1 else "lags"
 
 
-def _over_seeds(values: Float[np.ndarray, " seed"], settings: Transition, rng: np.random.Generator) -> Report:
-    """mean_over_seeds with the percentile bootstrap's interval beside it: with a handful of seeds that is too narrow
-    (five normal values: about 83 % for a nominal 95 %), so verdicts use Student's."""
+def _over_seeds(
+    values: Float[np.ndarray, " seed"], settings: Transition, rng: np.random.Generator
+) -> Report:
+    """mean_over_seeds with the percentile bootstrap's interval beside it: with a handful of seeds
+    that is too narrow (five normal values: about 83 % for a nominal 95 %), so verdicts use
+    Student's.
+    """
     n = len(values)
     drawn = values[rng.integers(n, size=(settings.resamples, n))].mean(axis=1)
     ends = np.quantile(drawn, [0.025, 0.975]).tolist() if n > 1 else None
@@ -192,8 +233,9 @@ def _over_seeds(values: Float[np.ndarray, " seed"], settings: Transition, rng: n
 
 
 def mean_over_seeds(values: Float[np.ndarray, " seed"]) -> Report:
-    """Mean over seeds with Student's 95 % interval and p against zero (exact for normal values), and the p of the exact
-    sign-flip test, never below 2 / 2^n. No interval for one seed."""
+    """Mean over seeds with Student's 95 % interval and p against zero (exact for normal values),
+    and the p of the exact sign-flip test, never below 2 / 2^n. No interval for one seed.
+    """
     n, mean = len(values), float(values.mean())
     if n == 1:
         return {"value": mean, "ci": None, "p": 1.0, "signs_p": 1.0, "n": 1}
@@ -211,5 +253,8 @@ def mean_over_seeds(values: Float[np.ndarray, " seed"]) -> Report:
 
 def _exponential(found: Report) -> Report:
     """From logarithms of steps to steps, or to ratios of steps."""
-    ends = {key: None if found[key] is None else np.exp(found[key]).tolist() for key in ("ci", "bootstrap_ci")}
+    ends = {
+        key: None if found[key] is None else np.exp(found[key]).tolist()
+        for key in ("ci", "bootstrap_ci")
+    }
     return found | {"value": float(np.exp(found["value"]))} | ends

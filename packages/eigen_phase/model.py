@@ -1,7 +1,8 @@
-"""The transformer of this study: attention-only or with MLPs, rotary positions, no biases (Elhage et al. 2021).
+"""The transformer of this study: attention-only or with MLPs, rotary positions, no biases (Elhage
+et al. 2021).
 
-Small enough to differentiate twice. Attention is fused while it trains and explicit while its curvature is measured:
-fused kernels have no second derivative.
+Small enough to differentiate twice. Attention is fused while it trains and explicit while its
+curvature is measured: fused kernels have no second derivative.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from eigen_phase.model_attention import causal_attention, causal_pattern
 from eigen_phase.model_shape import Shape
-from interp_core.models import HeadWeights
+from interp_core.models.subject import HeadWeights
 
 Head = tuple[int, int]  # layer, head
 
@@ -28,16 +29,22 @@ class Output(NamedTuple):
 
 
 class Attention(nn.Module):
-    """One layer of causal attention heads: W_Q, W_K, W_V with the heads along their rows, W_O along its columns."""
+    """One layer of causal attention heads: W_Q, W_K, W_V with the heads along their rows, W_O along
+    its columns.
+    """
 
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
         self.n_heads, self.layer = shape.n_heads, layer
-        self.q, self.k, self.v, self.o = (nn.Linear(shape.d_model, shape.d_model, bias=False) for _ in range(4))
+        self.q, self.k, self.v, self.o = (
+            nn.Linear(shape.d_model, shape.d_model, bias=False) for _ in range(4)
+        )
         self.clamped = shape.clamp_previous_token and layer == 0  # head 0 of it
         self.explicit = False
         self.replaced: dict[int, Tensor] = {}  # head -> what it writes instead of z, [d_head]
-        self.seen: list[tuple[Tensor, Tensor]] | None = None  # (pattern, z) of each call, when wanted
+        self.seen: list[tuple[Tensor, Tensor]] | None = (
+            None  # (pattern, z) of each call, when wanted
+        )
 
     def forward(
         self, x: Float[Tensor, "row position d_model"], rotary: Complex[Tensor, "position d_model"]
@@ -61,7 +68,9 @@ class Attention(nn.Module):
             z = torch.cat([z[:, :head], instead.expand_as(z[:, :1]), z[:, head + 1 :]], dim=1)
         return self.o(rearrange(z, "row head position e -> row position (head e)"))
 
-    def _clamp(self, pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row head query key"]:
+    def _clamp(
+        self, pattern: Float[Tensor, "row head query key"]
+    ) -> Float[Tensor, "row head query key"]:
         """The patterns with those of a clamped head as it really looks."""
         if not self.clamped:
             return pattern
@@ -101,7 +110,10 @@ class Mlp(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embedding, blocks, norm, unembedding (not tied). Also the face that interp_core.circuits reads."""
+    """Embedding, blocks, norm, unembedding (not tied).
+
+    Also the face that interp_core.measures.circuits reads.
+    """
 
     def __init__(self, shape: Shape, *, seed: int) -> None:
         super().__init__()
@@ -135,7 +147,10 @@ class Transformer(nn.Module):
         return [block.attention for block in self.blocks]
 
     def forward(self, input_ids: Int[Tensor, "row position"], use_cache: bool = False) -> Output:
-        """Logits at t predict the token at t + 1. There is no cache; the argument is for callers that name it."""
+        """Logits at t predict the token at t + 1.
+
+        There is no cache; the argument is for callers that name it.
+        """
         x = self.embed(input_ids)
         assert isinstance(self.rotary, Tensor)
         rotary = self.rotary[: input_ids.shape[1]]
@@ -145,7 +160,9 @@ class Transformer(nn.Module):
 
     @contextmanager
     def explicit_attention(self) -> Iterator[None]:
-        """Attention from plain matrix products inside the block: twice differentiable, T x T memory."""
+        """Attention from plain matrix products inside the block: twice differentiable, T x T
+        memory.
+        """
         before = [attention.explicit for attention in self.attentions]
         for attention in self.attentions:
             attention.explicit = True
@@ -174,12 +191,16 @@ class Transformer(nn.Module):
                 attention.replaced = was
 
     @torch.no_grad()
-    def patterns(self, ids: Int[Tensor, "row position"]) -> Float[Tensor, "layer row head query key"]:
+    def patterns(
+        self, ids: Int[Tensor, "row position"]
+    ) -> Float[Tensor, "layer row head query key"]:
         """Attention patterns, rows sum to one."""
         return torch.stack([pattern for pattern, _ in self._seen(ids)])
 
     @torch.no_grad()
-    def head_outputs(self, ids: Int[Tensor, "row position"]) -> Float[Tensor, "layer row head position d_head"]:
+    def head_outputs(
+        self, ids: Int[Tensor, "row position"]
+    ) -> Float[Tensor, "layer row head position d_head"]:
         """z: what each head reads, before W_O."""
         return torch.stack([z for _, z in self._seen(ids)])
 
@@ -195,11 +216,16 @@ class Transformer(nn.Module):
         return seen
 
     def head_weights(self, layer: int) -> HeadWeights:
-        """Attention weights of a layer with the norm's gain folded in, acting from the left on the normed stream."""
+        """Attention weights of a layer with the norm's gain folded in, acting from the left on the
+        normed stream.
+        """
         attention: Attention = self.attentions[layer]
         gain = self.blocks[layer].norm.weight[:, None]
         read = {
-            name: gain * rearrange(getattr(attention, name).weight, "(head e) d -> head d e", head=self.n_heads)
+            name: gain
+            * rearrange(
+                getattr(attention, name).weight, "(head e) d -> head d e", head=self.n_heads
+            )
             for name in ("q", "k", "v")
         }
         out = rearrange(attention.o.weight, "d (head e) -> head e d", head=self.n_heads)
@@ -207,8 +233,12 @@ class Transformer(nn.Module):
 
     def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
         """Query weights turned as positions turn a query `distance` tokens after its key."""
-        turn = torch.polar(torch.ones(()).double(), distance / _wavelengths(self.shape, self.d_head))
-        return _turn(weights.contiguous(), turn.to(torch.promote_types(weights.dtype, torch.complex64)))
+        turn = torch.polar(
+            torch.ones(()).double(), distance / _wavelengths(self.shape, self.d_head)
+        )
+        return _turn(
+            weights.contiguous(), turn.to(torch.promote_types(weights.dtype, torch.complex64))
+        )
 
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
         """W_E."""
@@ -226,11 +256,19 @@ def _wavelengths(shape: Shape, d_head: int) -> Float[Tensor, " pair"]:
 
 def _rotary(shape: Shape, d_head: int) -> Complex[Tensor, "position d_model"]:
     """exp(i angle) of each pair of dimensions of the queries and the keys of all heads."""
-    angles = torch.arange(shape.seq_length, dtype=torch.float64)[:, None] / _wavelengths(shape, d_head)
-    return torch.polar(torch.ones(()).double(), angles).to(torch.complex64).repeat(1, 2 * shape.n_heads)
+    angles = torch.arange(shape.seq_length, dtype=torch.float64)[:, None] / _wavelengths(
+        shape, d_head
+    )
+    return (
+        torch.polar(torch.ones(()).double(), angles)
+        .to(torch.complex64)
+        .repeat(1, 2 * shape.n_heads)
+    )
 
 
-def _turn(x: Float[Tensor, "*lead dimension"], by: Complex[Tensor, "*#lead pair"]) -> Float[Tensor, "*lead dimension"]:
+def _turn(
+    x: Float[Tensor, "*lead dimension"], by: Complex[Tensor, "*#lead pair"]
+) -> Float[Tensor, "*lead dimension"]:
     """Turn neighbouring dimensions as real and imaginary part (Su et al. 2021)."""
     pairs = torch.view_as_complex(rearrange(x, "... (pair part) -> ... pair part", part=2))
     return torch.view_as_real(pairs * by).flatten(-2)

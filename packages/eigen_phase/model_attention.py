@@ -1,8 +1,8 @@
 """Causal attention that can be differentiated twice, with the second derivative written out.
 
-Automatic differentiation sends some twenty T x T temporaries through memory for the second derivative of a softmax;
-written out it is a third of that.
-S = scale q k^T, P = softmax(S) over keys up to the query, z = P v; dz is the gradient of the loss with respect to z.
+Automatic differentiation sends some twenty T x T temporaries through memory for the second
+derivative of a softmax; written out it is a third of that. S = scale q k^T, P = softmax(S) over
+keys up to the query, z = P v; dz is the gradient of the loss with respect to z.
 """
 
 from typing import Any
@@ -16,7 +16,9 @@ Heads = Float[Tensor, "row head position d_head"]
 
 
 def causal_attention(query: Heads, key: Heads, value: Heads) -> Heads:
-    """z = softmax(q k^T / sqrt(d_head)) v over the keys up to each query; twice differentiable, T x T memory."""
+    """z = softmax(q k^T / sqrt(d_head)) v over the keys up to each query; twice differentiable, T x
+    T memory.
+    """
     return _Attention.apply(query.contiguous(), key.contiguous(), value.contiguous())  # pyright: ignore[reportReturnType]
 
 
@@ -65,7 +67,8 @@ class _AttentionGradient(torch.autograd.Function):
         of_ds = of_dq @ key.transpose(-1, -2)
         of_ds += query @ of_dk.transpose(-1, -2)
         of_ds -= _row_sums(pattern * of_ds)
-        # A constant along a row of the pattern's gradient changes nothing: the softmax takes it out.
+        # A constant along a row of the pattern's gradient changes nothing: the softmax takes it
+        # out.
         of_pattern = (dz @ of_dv.transpose(-1, -2)).addcmul_(of_ds, centred)
         of_scores = _score_gradient(pattern, of_pattern).mul_(scale)
         of_dp, ds = of_ds.mul_(pattern), centred.mul_(pattern)
@@ -75,11 +78,15 @@ class _AttentionGradient(torch.autograd.Function):
 
 
 def _score_gradient(pattern: Tensor, of_pattern: Tensor) -> Tensor:
-    """Gradient with respect to the scores from the one with respect to their softmax: P (dP - rowsum(P dP))."""
+    """Gradient with respect to the scores from the one with respect to their softmax: P (dP -
+    rowsum(P dP)).
+    """
     of_scores = of_pattern.mul_(pattern)
     return of_scores.addcmul_(pattern, _row_sums(of_scores), value=-1.0)
 
 
 def _row_sums(entries: Float[Tensor, "row head query key"]) -> Float[Tensor, "row head query 1"]:
     """By a matrix product: several times faster than a reduction over a short last axis."""
-    return (entries.flatten(0, 2) @ entries.new_ones(entries.shape[-1], 1)).view(*entries.shape[:-1], 1)
+    return (entries.flatten(0, 2) @ entries.new_ones(entries.shape[-1], 1)).view(
+        *entries.shape[:-1], 1
+    )

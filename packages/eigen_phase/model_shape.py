@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from interp_core.params import Params
+from interp_core.files.params import Params
 
 
 class Shape(Params):
@@ -21,5 +21,7 @@ class Shape(Params):
     @model_validator(mode="after")
     def _divides(self) -> "Shape":
         if self.d_model % (2 * self.n_heads):
-            raise ValueError(f"d_model ({self.d_model}) must be n_heads ({self.n_heads}) times an even width of a head")
+            raise ValueError(
+                f"d_model ({self.d_model}) must be n_heads ({self.n_heads}) times an even width of a head"
+            )
         return self

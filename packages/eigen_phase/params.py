@@ -1,13 +1,23 @@
-"""Every knob of the study. A profile gives the values; options of `train` override the fields of Training."""
+"""Every knob of the study.
+
+A profile gives the values; options of `train` override the fields of Training.
+"""
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from eigen_phase.data import Data, Kind
 from eigen_phase.model_shape import Shape
-from interp_core.lm_recipe import Recipe
-from interp_core.params import FileName, Params, check
+from interp_core.files.params import FileName, Params, check
+from interp_core.training.recipe import Recipe
 
 Pair = tuple[PositiveInt, PositiveInt]
 
@@ -19,7 +29,9 @@ class Training(Params):
 
     # Data
     data: Kind
-    test_data: Literal["tiled", "placed", "fixed_distance"]  # what accuracy and heads are measured on, controls too
+    test_data: Literal[
+        "tiled", "placed", "fixed_distance"
+    ]  # what accuracy and heads are measured on, controls too
     vocab_size: PositiveInt = Field(ge=2)
     seq_length: PositiveInt = Field(ge=4)  # tokens a row
     pattern_length: Pair  # placed: shortest and longest pattern, tokens
@@ -27,7 +39,9 @@ class Training(Params):
     placements: Pair  # placed: fewest and most copies of a pattern in a row
     period: Pair  # tiled: shortest and longest segment, tokens
     fixed_distance: PositiveInt  # the one distance of fixed_distance, tokens
-    leave_out_predictable: bool  # the loss leaves out what induction could predict (arXiv 2511.05743)
+    leave_out_predictable: (
+        bool  # the loss leaves out what induction could predict (arXiv 2511.05743)
+    )
 
     # Model
     n_layers: PositiveInt
@@ -54,16 +68,23 @@ class Training(Params):
     # What is watched
     eval_interval: PositiveInt  # steps between two rows of the history
     held_out_sequences: PositiveInt  # rows that accuracy and head scores are measured on
-    copies: PositiveInt  # copies after the first with an accuracy of their own; the last takes all later ones in
-    composition_distances: tuple[PositiveInt, ...] = Field(min_length=1)  # rotary distances of K-composition, tokens
+    # copies after the first with an accuracy of their own; the last takes all later ones in
+    copies: PositiveInt
+    composition_distances: tuple[PositiveInt, ...] = Field(
+        min_length=1
+    )  # rotary distances of K-composition, tokens
     composition_draws: PositiveInt = Field(ge=2)  # random orientations of its z
     checkpoint_interval: PositiveInt  # steps between kept weights
-    checkpoint_change: float = Field(gt=0, le=1)  # weights are kept too when pattern accuracy has moved this far
+    checkpoint_change: float = Field(
+        gt=0, le=1
+    )  # weights are kept too when pattern accuracy has moved this far
     eigen_interval: PositiveInt  # steps between two looks at the Hessian
     track_top_k_eigenvalues: NonNegativeInt  # largest by magnitude; 0: the Hessian is not looked at
     probe_sequences: PositiveInt  # rows that the Hessian is of; fixed, held out
     micro_batch: PositiveInt  # rows whose graph is in memory at once
-    lanczos_tolerance: PositiveFloat  # relative residual |Hv - lambda v| / |lambda| of every eigenpair
+    lanczos_tolerance: (
+        PositiveFloat  # relative residual |Hv - lambda v| / |lambda| of every eigenpair
+    )
     max_products: PositiveInt  # Hessian-vector products that one evaluation may spend
 
     @model_validator(mode="after")
@@ -82,7 +103,9 @@ class Training(Params):
                 f" ({self.track_top_k_eigenvalues})"
             )
         if self.warmup >= self.num_steps:
-            raise ValueError(f"warmup ({self.warmup}) must be shorter than num_steps ({self.num_steps})")
+            raise ValueError(
+                f"warmup ({self.warmup}) must be shorter than num_steps ({self.num_steps})"
+            )
         return self
 
     def _part(self, schema: type[Params]) -> dict[str, Any]:
@@ -107,7 +130,9 @@ class Training(Params):
     def n_parameters(self) -> int:
         """Weights of the model: embedding, unembedding, attention, gains of the norms, MLPs."""
         width = self.d_model
-        layer = 4 * width**2 + width + (2 * self.mlp_ratio * width**2 + width if self.mlp_ratio else 0)
+        layer = (
+            4 * width**2 + width + (2 * self.mlp_ratio * width**2 + width if self.mlp_ratio else 0)
+        )
         return 2 * self.vocab_size * width + self.n_layers * layer + width
 
     @property
@@ -150,7 +175,9 @@ class Spectrum(Params):
 
     runs: tuple[FileName, ...]
     checkpoints: PositiveInt = Field(ge=2)  # a run; around the transition, the first and the last
-    probe_sizes: tuple[PositiveInt, ...]  # rows of the batches on which the top eigenvalue is compared
+    probe_sizes: tuple[
+        PositiveInt, ...
+    ]  # rows of the batches on which the top eigenvalue is compared
     density_probes: PositiveInt  # random start vectors of stochastic Lanczos quadrature
     density_steps: PositiveInt  # Lanczos steps of each
     trace_products: PositiveInt = Field(ge=3)  # Hessian-vector products of Hutch++
@@ -162,7 +189,9 @@ class Transition(Params):
 
     resamples: PositiveInt = Field(ge=100)  # of the bootstrap over seeds
     smallest_change: float = Field(gt=0, lt=1)  # of pattern accuracy, for a transition
-    abrupt_ratio: float = Field(gt=1)  # step at 90 % of the rise over that at 10 %: below it the transition is abrupt
+    abrupt_ratio: float = Field(
+        gt=1
+    )  # step at 90 % of the rise over that at 10 %: below it the transition is abrupt
     window: float = Field(gt=1)  # other metrics are fitted from the midpoint's step over this on
     false_discovery_rate: float = Field(gt=0, lt=1)  # of the leads and lags of one condition
 
@@ -173,19 +202,25 @@ class Controls(Params):
     conditions: dict[FileName, Condition]  # no repeats, one distance, masked loss, clamped head
     clamped: FileName  # the condition that is compared with `free`, seed by seed
     free: FileName  # a condition of the section
-    subspace_runs: tuple[FileName, ...]  # runs that are continued inside and outside the dominant subspace
+    subspace_runs: tuple[
+        FileName, ...
+    ]  # runs that are continued inside and outside the dominant subspace
     subspace_start: float = Field(gt=0, lt=1)  # pattern accuracy at whose checkpoint the arms part
     subspace_steps: PositiveInt  # updates of each arm
     subspace_refresh: PositiveInt  # updates between two looks at the Hessian
     ablation_checkpoints: PositiveInt  # of each run, spread over pattern accuracy
-    head_share: float = Field(gt=0, lt=1)  # of the best head's score, for a head to count as one of its kind
+    head_share: float = Field(
+        gt=0, lt=1
+    )  # of the best head's score, for a head to count as one of its kind
     draws: PositiveInt = Field(ge=100)  # of the bootstrap
 
 
 class EigenPhase(Params):
     """The section `eigen_phase` of a profile."""
 
-    processes: PositiveInt  # runs at once, each in a process of its own; the bytes do not depend on it
+    processes: (
+        PositiveInt  # runs at once, each in a process of its own; the bytes do not depend on it
+    )
     training: Training
     conditions: dict[FileName, Condition]
     spectrum: Spectrum
@@ -198,7 +233,9 @@ class EigenPhase(Params):
         if self.controls.free not in self.conditions:
             raise ValueError(f"controls.free: no condition {self.controls.free}")
         if self.controls.clamped not in self.controls.conditions:
-            raise ValueError(f"controls.clamped: no condition {self.controls.clamped} in controls.conditions")
+            raise ValueError(
+                f"controls.clamped: no condition {self.controls.clamped} in controls.conditions"
+            )
         for field, names in (
             ("controls.subspace_runs", self.controls.subspace_runs),
             ("spectrum.runs", self.spectrum.runs),
@@ -222,7 +259,9 @@ def runs_of(training: Training, conditions: dict[str, Condition]) -> dict[str, T
     """Runs by name, CONDITION-sSEED. InputError for changes that make no valid training."""
     base = training.model_dump()
     return {
-        f"{name}-s{seed}": check(Training, base | condition.changes | {"seed": seed}, where=f"condition {name}")
+        f"{name}-s{seed}": check(
+            Training, base | condition.changes | {"seed": seed}, where=f"condition {name}"
+        )
         for name, condition in conditions.items()
         for seed in condition.seeds
     }

@@ -1,4 +1,6 @@
-"""A finished run on disk: config.json, history.jsonl, history.npz, checkpoints, eigenvectors, the final model."""
+"""A finished run on disk: config.json, history.jsonl, history.npz, checkpoints, eigenvectors, the
+final model.
+"""
 
 import json
 import shutil
@@ -13,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eigen_phase.params import Training
-from interp_core.artifacts import (
+from interp_core.errors import InputError
+from interp_core.files.artifacts import (
     file_sha256,
     load_arrays,
     load_json,
@@ -23,18 +26,22 @@ from interp_core.artifacts import (
     save_json,
     save_weights,
 )
-from interp_core.checkpoints import checkpoint_name
-from interp_core.errors import InputError
-from interp_core.folders import replacing_folder
-from interp_core.history import History
-from interp_core.params import check, file_name
+from interp_core.files.folders import replacing_folder
+from interp_core.files.params import check, file_name
+from interp_core.training.checkpoints import checkpoint_name
+from interp_core.training.history import History
 
 if TYPE_CHECKING:
     from eigen_phase.model import Transformer
 
 VERSION = 1
 KIND = "eigen_phase"  # what a run's folder records itself as
-CONFIG, LINES, ARRAYS, FINAL = "config.json", "history.jsonl", "history.npz", "model_final.safetensors"
+CONFIG, LINES, ARRAYS, FINAL = (
+    "config.json",
+    "history.jsonl",
+    "history.npz",
+    "model_final.safetensors",
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,9 +56,13 @@ class RunDirectory:
 
     @classmethod
     def open(cls, folder: Path) -> "RunDirectory":
-        """InputError for a folder that is none, half-written, damaged, or written by another version."""
+        """InputError for a folder that is none, half-written, damaged, or written by another
+        version.
+        """
         if not (folder / CONFIG).is_file():
-            raise InputError(f"{folder} is not a run directory: it has no {CONFIG}; `eigen-phase train` writes one")
+            raise InputError(
+                f"{folder} is not a run directory: it has no {CONFIG}; `eigen-phase train` writes one"
+            )
         config = load_json(folder / CONFIG)
         if config.get("version") != VERSION:
             raise InputError(
@@ -59,10 +70,16 @@ class RunDirectory:
                 "train it again"
             )
         file_name(config.get("name"), where=f"{folder / CONFIG}: name")
-        missing = [name for name in config.get("files", [LINES, ARRAYS, FINAL]) if not (folder / name).is_file()]
+        missing = [
+            name
+            for name in config.get("files", [LINES, ARRAYS, FINAL])
+            if not (folder / name).is_file()
+        ]
         if missing:
             raise InputError(f"{folder} is half-written: {missing[0]} is missing; train it again")
-        return cls(folder, config, check(Training, config.get("training", {}), where=str(folder / CONFIG)))
+        return cls(
+            folder, config, check(Training, config.get("training", {}), where=str(folder / CONFIG))
+        )
 
     @property
     def name(self) -> str:
@@ -81,8 +98,9 @@ class RunDirectory:
 
     @cached_property
     def history(self) -> Arrays:
-        """Columns over the rows: `step`, `loss`, ...; matrices such as `eigenvalues` [row, k] and `prefix_matching`
-        [row, layer, head]. Not-a-number where a row lacks a number."""
+        """Columns over the rows: `step`, `loss`, ...; matrices such as `eigenvalues` [row, k] and
+        `prefix_matching` [row, layer, head]. Not-a-number where a row lacks a number.
+        """
         return load_arrays(self.folder / ARRAYS)
 
     def series(self, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -107,28 +125,38 @@ class RunDirectory:
         return _steps_in(self.folder / "eigenvectors")
 
     def model(self, step: int | None = None) -> "Transformer":
-        """The model at a kept step, or the final one; in eval mode. InputError when that step was not kept."""
+        """The model at a kept step, or the final one; in eval mode.
+
+        InputError when that step was not kept.
+        """
         from eigen_phase.model import Transformer
 
         if step is not None and step not in self.checkpoint_steps:
-            raise InputError(f"{self.folder}: no weights of step {step}; kept: {self.checkpoint_steps}")
+            raise InputError(
+                f"{self.folder}: no weights of step {step}; kept: {self.checkpoint_steps}"
+            )
         file = self.folder / (FINAL if step is None else f"checkpoints/{checkpoint_name(step)}")
         model = Transformer(self.training.shape, seed=self.training.seed)
         model.load_state_dict(load_weights(file))
         return model.eval()
 
     def adam(self, step: int) -> tuple[Float[Tensor, " parameter"], Float[Tensor, " parameter"]]:
-        """Adam's running means of gradients and of squared gradients at a step where the Hessian was looked at, before
-        bias correction."""
+        """Adam's running means of gradients and of squared gradients at a step where the Hessian
+        was looked at, before bias correction.
+        """
         return self._look(step)["exp_avg"], self._look(step)["exp_avg_sq"]
 
     def eigenvectors(self, step: int) -> Float[Tensor, "k parameter"]:
-        """Unit eigenvectors of the Hessian at a step, in the order of `eigenvalues`; the most negative one is last."""
+        """Unit eigenvectors of the Hessian at a step, in the order of `eigenvalues`; the most
+        negative one is last.
+        """
         return self._look(step)["vectors"]
 
     def _look(self, step: int) -> dict[str, Tensor]:
         if step not in self.eigenvector_steps:
-            raise InputError(f"{self.folder}: no eigenvectors of step {step}; there are: {self.eigenvector_steps}")
+            raise InputError(
+                f"{self.folder}: no eigenvectors of step {step}; there are: {self.eigenvector_steps}"
+            )
         return load_weights(self.folder / "eigenvectors" / checkpoint_name(step))
 
 
@@ -145,11 +173,13 @@ def write_run(
 ) -> None:
     """Put a finished (or diverged) run in its place: complete beside it first, then swapped in.
 
-    `bounds` is what no model can do better than; `working` holds the folders checkpoints and eigenvectors. InputError
-    when `place` holds what is not this run's.
+    `bounds` is what no model can do better than; `working` holds the folders checkpoints and
+    eigenvectors. InputError when `place` holds what is not this run's.
     """
     with replacing_folder(place, kind=KIND, name=name) as part:
-        _write(part, name, training, history, model, bounds=bounds, working=working, diverged=diverged)
+        _write(
+            part, name, training, history, model, bounds=bounds, working=working, diverged=diverged
+        )
 
 
 def _write(
@@ -189,11 +219,14 @@ def _write(
 def history_arrays(history: History, training: Training) -> Arrays:
     """The history by column.
 
-    Keys `family/i` become a matrix [row, i], keys `family/L0H1` an array [row, layer, head], keys `family/L0H0>L1H1` a
-    matrix [row, pair] with the pairs' names in `family_names`.
+    Keys `family/i` become a matrix [row, i], keys `family/L0H1` an array [row, layer, head], keys
+    `family/L0H0>L1H1` a matrix [row, pair] with the pairs' names in `family_names`.
     """
     names = list(dict.fromkeys(name for row in history for name in row))
-    columns: Arrays = {name: np.array([row.get(name, np.nan) for row in history], dtype=np.float64) for name in names}
+    columns: Arrays = {
+        name: np.array([row.get(name, np.nan) for row in history], dtype=np.float64)
+        for name in names
+    }
     columns["step"] = columns["step"].astype(np.int64)
     families: dict[str, list[str]] = {}
     for name in names:
@@ -205,7 +238,9 @@ def history_arrays(history: History, training: Training) -> Arrays:
         if ">" in members[0]:
             arrays[f"{family}_names"] = np.array([name.split("/")[1] for name in members])
         elif members[0].split("/")[1].startswith("L"):
-            arrays[family] = arrays[family].reshape(len(history), training.n_layers, training.n_heads)
+            arrays[family] = arrays[family].reshape(
+                len(history), training.n_layers, training.n_heads
+            )
     return arrays
 
 
@@ -224,4 +259,6 @@ def _rounded(row: dict[str, int | float]) -> dict[str, int | float]:
 
 
 def _steps_in(folder: Path) -> list[int]:
-    return sorted(int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.safetensors"))
+    return sorted(
+        int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.safetensors")
+    )

@@ -1,4 +1,6 @@
-"""One run, trained by the core's loop, watched on one clock: behaviour and heads at every row, the Hessian at some."""
+"""One run, trained by the core's loop, watched on one clock: behaviour and heads at every row, the
+Hessian at some.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,30 +27,41 @@ from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, write_run
-from interp_core.artifacts import load_weights, save_weights
-from interp_core.batches import BatchSource
-from interp_core.checkpoints import checkpoint_name, fingerprint, scratch
-from interp_core.folders import check_replaceable
-from interp_core.history import History
-from interp_core.import_closure import code_of
-from interp_core.lm_training import Diverged, Moment, train
-from interp_core.tracking import tracked_run
+from interp_core.files.artifacts import load_weights, save_weights
+from interp_core.files.folders import check_replaceable
+from interp_core.pipeline.import_closure import code_of
+from interp_core.training.batches import BatchSource
+from interp_core.training.checkpoints import checkpoint_name, fingerprint, scratch
+from interp_core.training.history import History
+from interp_core.training.loop import Diverged, Moment, train
+from interp_core.training.tracking import tracked_run
 
 STAGE = "eigen_phase"
 
 
-def train_runs(runs: Mapping[str, Training], folder: Path, *, job_type: str, position: int = 0) -> None:
+def train_runs(
+    runs: Mapping[str, Training], folder: Path, *, job_type: str, position: int = 0
+) -> None:
     """Several runs one after the other in this process, each into folder/NAME."""
     for name, training in runs.items():
         train_run(name, training, folder / name, job_type=job_type, position=position)
 
 
 def train_run(
-    name: str, training: Training, place: Path, *, group: str = STAGE, job_type: str = "train", position: int = 0
+    name: str,
+    training: Training,
+    place: Path,
+    *,
+    group: str = STAGE,
+    job_type: str = "train",
+    position: int = 0,
 ) -> None:
-    """Train one run and write its directory at `place`. Resumes; same settings and threads, same bytes.
+    """Train one run and write its directory at `place`.
 
-    Diverged (an InputError) when the loss stops being finite: the directory then holds the history up to there.
+    Resumes; same settings and threads, same bytes.
+
+    Diverged (an InputError) when the loss stops being finite: the directory then holds the history
+    up to there.
     """
     check_replaceable(place, kind=KIND, name=name)
     torch.set_num_threads(training.threads)
@@ -58,7 +71,9 @@ def train_run(
     source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
     with (
         scratch(STAGE, f"{name}-{mark}") as held,
-        tracked_run(name, group=group, job_type=job_type, tags=[training.data], config=settings) as run,
+        tracked_run(
+            name, group=group, job_type=job_type, tags=[training.data], config=settings
+        ) as run,
     ):
         watch = Watch.of(training, source, held.folder / "eigenvectors")
         try:
@@ -84,13 +99,24 @@ def train_run(
                 working=held.folder,
                 diverged=str(problem),
             )
-            raise Diverged(f"{problem}; the history up to there is in {place}", problem.history) from None
-        write_run(place, name, training, history, transformer, bounds=bounds(training), working=held.folder)
+            raise Diverged(
+                f"{problem}; the history up to there is in {place}", problem.history
+            ) from None
+        write_run(
+            place,
+            name,
+            training,
+            history,
+            transformer,
+            bounds=bounds(training),
+            working=held.folder,
+        )
 
 
 def bounds(training: Training) -> dict[str, float | bool]:
-    """What no model can do better than: the oracle's accuracy on predictable test targets, its interval over rows, and
-    the floor of the training's own loss."""
+    """What no model can do better than: the oracle's accuracy on predictable test targets, its
+    interval over rows, and the floor of the training's own loss.
+    """
     rows = held_out_rows(training, training.test_settings)
     found = ceiling(rows, training.vocab_size, np.random.default_rng([training.seed, 41]))
     own = held_out_rows(training, training.data_settings)
@@ -106,8 +132,10 @@ def bounds(training: Training) -> dict[str, float | bool]:
 
 
 def keeping(training: Training) -> Callable[[History], bool]:
-    """Which rows keep their weights: those of both intervals, the first, the last, and wherever pattern accuracy has
-    moved by checkpoint_change since the last kept ones, so that a transition is kept densely wherever it falls."""
+    """Which rows keep their weights: those of both intervals, the first, the last, and wherever
+    pattern accuracy has moved by checkpoint_change since the last kept ones, so that a transition
+    is kept densely wherever it falls.
+    """
 
     def keep(history: History) -> bool:
         kept_accuracy, kept = 0.0, False
@@ -142,9 +170,21 @@ class Watch:
     def of(cls, training: Training, source: BatchSource, folder: Path) -> "Watch":
         """Draw the rows."""
 
-        own = None if training.data == training.test_data else held_out_rows(training, training.data_settings)
+        own = (
+            None
+            if training.data == training.test_data
+            else held_out_rows(training, training.data_settings)
+        )
         probe, independent = probe_rows(training), probe_rows(training, stream=INDEPENDENT)
-        return cls(training, source, held_out_rows(training, training.test_settings), own, probe, independent, folder)
+        return cls(
+            training,
+            source,
+            held_out_rows(training, training.test_settings),
+            own,
+            probe,
+            independent,
+            folder,
+        )
 
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Behaviour and heads; the Hessian too where its interval says so."""
@@ -175,28 +215,45 @@ class Watch:
             independent, _ = gradient_of(model, *labelled(self.independent, self.training))
             training_gradient, _ = gradient_of(model, *self.source(moment.step))
         top = pairs.vectors[:k]
-        update = next_update(moment.optimizer, model, training_gradient, rate=moment.rate, clip=self.training.clip)
-        kept = {"vectors": pairs.vectors, "values": pairs.values, **adam_memory(moment.optimizer, model)}
+        update = next_update(
+            moment.optimizer, model, training_gradient, rate=moment.rate, clip=self.training.clip
+        )
+        kept = {
+            "vectors": pairs.vectors,
+            "values": pairs.values,
+            **adam_memory(moment.optimizer, model),
+        }
         save_weights(self.folder / checkpoint_name(moment.step), kept)
         return curvature_row(pairs.values, pairs.residuals, k=k) | {
             "products": float(pairs.products),
             "gradient_norm": float(operator.gradient.norm()),
             "alignment_null": k / operator.size,
-            **{f"alignment/{i}": float(c) for i, c in enumerate(squared_cosines(top, operator.gradient))},
+            **{
+                f"alignment/{i}": float(c)
+                for i, c in enumerate(squared_cosines(top, operator.gradient))
+            },
             "alignment_mass": float(squared_cosines(top, operator.gradient).sum()),
             "alignment_independent": float(squared_cosines(top, independent).sum()),
             "alignment_training": float(squared_cosines(top, training_gradient).sum()),
             "alignment_update": float(squared_cosines(top, update).sum()),
-            **({} if previous is None else {"persistence": subspace_overlap(previous[:k].to(top), top)}),
+            **(
+                {}
+                if previous is None
+                else {"persistence": subspace_overlap(previous[:k].to(top), top)}
+            ),
         }
 
     def _previous(self, step: int) -> Float[Tensor, "pair parameter"] | None:
-        """Eigenvectors of the evaluation before, from its file, so that a resumed run continues as one that went on."""
+        """Eigenvectors of the evaluation before, from its file, so that a resumed run continues as
+        one that went on.
+        """
         file = self.folder / checkpoint_name(step - self.training.eigen_interval)
         return load_weights(file)["vectors"] if file.exists() else None
 
 
-def curvature_row(values: Float[Tensor, " pair"], residuals: Float[Tensor, " pair"], *, k: int) -> dict[str, float]:
+def curvature_row(
+    values: Float[Tensor, " pair"], residuals: Float[Tensor, " pair"], *, k: int
+) -> dict[str, float]:
     """History keys of eigenpairs: the k largest by magnitude in order, then the most negative one."""
     return {
         **{f"eigenvalues/{i}": float(value) for i, value in enumerate(values[:k])},

@@ -13,18 +13,20 @@ import numpy as np
 from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, RunDirectory
 from eigen_phase.study import Study
-from interp_core.artifacts import check_writable, load_arrays, save_arrays, save_json
-from interp_core.folders import adding_to, check_replaceable
-from interp_core.threads import use_threads
+from interp_core.files.artifacts import check_writable, load_arrays, save_arrays, save_json
+from interp_core.files.folders import adding_to, check_replaceable
+from interp_core.training.threads import use_threads
 
 if TYPE_CHECKING:
-    from interp_core.workers import Task
+    from interp_core.training.workers import Task
 
 Report = dict[str, Any]
 
 
 def train(study: Study) -> None:
-    """Every run of the profile's conditions, several at once; a run that was stopped goes on where it was."""
+    """Every run of the profile's conditions, several at once; a run that was stopped goes on where
+    it was.
+    """
     _train_all(study, study.params.runs, study.folder / "runs", job_type="train")
     for run in study.runs:
         save_json(_metrics(study, "train", run.name), _summary(run))
@@ -33,7 +35,7 @@ def train(study: Study) -> None:
 def train_one(name: str, training: Training, place: Path) -> RunDirectory:
     """One run into a directory of the user's."""
     from eigen_phase.train import train_run
-    from interp_core.tracking import announce
+    from interp_core.training.tracking import announce
 
     check_writable(place.parent)
     announce()
@@ -65,7 +67,10 @@ def curvature_of(run: RunDirectory, study: Study) -> None:
 
 def transition(study: Study) -> None:
     """Fits of every history, verdicts, and what leads what over seeds."""
-    save_json(study.folder / "metrics" / "transition" / "transition.json", transition_of(study.runs, study))
+    save_json(
+        study.folder / "metrics" / "transition" / "transition.json",
+        transition_of(study.runs, study),
+    )
 
 
 def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
@@ -78,8 +83,9 @@ def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
 
 
 def controls(study: Study) -> None:
-    """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and outside the top
-    subspace."""
+    """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and
+    outside the top subspace.
+    """
     from eigen_phase.intervene import clamped_against_free
     from eigen_phase.intervene_heads import head_ablations
     from eigen_phase.intervene_subspace import subspace_arms
@@ -89,10 +95,16 @@ def controls(study: Study) -> None:
     settings = study.params.controls
     _train_all(study, study.params.control_runs, study.folder / "control_runs", job_type="control")
     free = [run for run in study.runs if run.condition == settings.free]
-    report = transition_report([*study.control_runs, *free], study.params.transition, np.random.default_rng([0, 22]))
+    report = transition_report(
+        [*study.control_runs, *free], study.params.transition, np.random.default_rng([0, 22])
+    )
     reports: dict[str, Report] = {"controls": report}
     by_seed = {
-        condition: {found["seed"]: found for found in report["runs"].values() if found["condition"] == condition}
+        condition: {
+            found["seed"]: found
+            for found in report["runs"].values()
+            if found["condition"] == condition
+        }
         for condition in (settings.clamped, settings.free)
     }
     reports["clamped"] = clamped_against_free(by_seed[settings.clamped], by_seed[settings.free])
@@ -124,7 +136,9 @@ def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
-    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))["runs"][run.name]
+    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))[
+        "runs"
+    ][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():
         arrays |= load_arrays(run.folder / "curvature.npz")
@@ -142,8 +156,8 @@ def _landscape(run: RunDirectory, study: Study) -> tuple[dict[str, np.ndarray], 
 
 def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_type: str) -> None:
     from eigen_phase.train import train_runs
-    from interp_core.tracking import announce
-    from interp_core.workers import run_in_processes
+    from interp_core.training.tracking import announce
+    from interp_core.training.workers import run_in_processes
 
     check_writable(folder)
     for name in runs:
@@ -152,7 +166,9 @@ def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_
     n = study.params.processes
     longest = sorted(runs, key=lambda name: -runs[name].work)
     shares = [{name: runs[name] for name in longest[i::n]} for i in range(n)]
-    tasks: list[Task] = [(train_runs, (share, folder), {"job_type": job_type}) for share in shares if share]
+    tasks: list[Task] = [
+        (train_runs, (share, folder), {"job_type": job_type}) for share in shares if share
+    ]
     run_in_processes(tasks, processes=n)
 
 

@@ -7,14 +7,25 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
 _OPTIONS: tuple[Decorator, ...] = (
     option("--model", metavar="M", help="The Mamba: a name of the profile, a directory, a hub id."),
-    option("--twin", metavar="M", help="A transformer to ask the same; none unless named when --model is given."),
-    option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for everything that is written."),
+    option(
+        "--twin",
+        metavar="M",
+        help="A transformer to ask the same; none unless named when --model is given.",
+    ),
+    option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for everything that is written.",
+    ),
     profile_option,
-    option("--dataset", help="Text: a file or folder, an installed package, the profile's hub data set."),
+    option(
+        "--dataset",
+        help="Text: a file or folder, an installed package, the profile's hub data set.",
+    ),
     option("--texts", type=int, help="Documents to fine-tune on."),
     option("--epochs", type=int, help="Passes over them."),
     option("--batch-size", type=int, help="Documents computed together in fine-tuning."),
@@ -49,12 +60,14 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
     return with_options
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 def main() -> None:
     """How does a Mamba copy what it has seen, and what keeps it from predicting what it recognises?
 
-    Called without options a command is a stage of the pipeline (data/mamba_induction). With options it is an experiment
-    of yours and writes into --out (default outputs/mamba_induction).
+    Called without options a command is a stage of the pipeline (data/mamba_induction). With options
+    it is an experiment of yours and writes into --out (default outputs/mamba_induction).
     """
 
 
@@ -70,7 +83,9 @@ def fine_tune(run: Any) -> None:
 @main.command()
 @_with_run
 def analyse(run: Any) -> None:
-    """Offset profiles, copying, behaviour, hidden similarity, fine-tuning's effect: scores_M.npz, analysis_M.json."""
+    """Offset profiles, copying, behaviour, hidden similarity, fine-tuning's effect: scores_M.npz,
+    analysis_M.json.
+    """
     from mamba_induction import workflow
 
     workflow.analyse(run)
@@ -90,7 +105,9 @@ def gap(run: Any) -> None:
 @main.command()
 @_with_run
 def causal(run: Any) -> None:
-    """Layers, convolution taps, single reads and states changed, with random controls: causal_M.json."""
+    """Layers, convolution taps, single reads and states changed, with random controls:
+    causal_M.json.
+    """
     from mamba_induction import workflow
 
     workflow.causal(run)
@@ -127,7 +144,7 @@ def run_all(run: Any) -> None:
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.answers import write
+    from interp_core.console.answers import write
     from mamba_induction.answers import answers as found
 
     write("mamba_induction", found, out)

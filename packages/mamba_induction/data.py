@@ -1,4 +1,6 @@
-"""The texts to fine-tune on and the stimuli: the same token ids for every model that shares a tokenizer."""
+"""The texts to fine-tune on and the stimuli: the same token ids for every model that shares a
+tokenizer.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +9,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from interp_core.corpus import Documents
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.stimuli import Pairs, Prompts, Vocabulary, repeated_tokens, shuffled_pairs, spaced_pairs
-from interp_core.text_stimuli import natural_repeats, repeated_text
+from interp_core.models.subject import Subject
+from interp_core.stimuli.corpus import Documents
+from interp_core.stimuli.prompts import (
+    Pairs,
+    Prompts,
+    Vocabulary,
+    repeated_tokens,
+    shuffled_pairs,
+    spaced_pairs,
+)
+from interp_core.stimuli.text import natural_repeats, repeated_text
 from mamba_induction.params import OFFSETS, MambaInduction
 
 Row = Int[np.ndarray, " _"]  # of its own length each
@@ -33,8 +42,9 @@ class Texts:
 
 @dataclass(frozen=True)
 class Bigrams:
-    """What follows each id most often in the training text, and second most often; where nothing else does, the most
-    frequent ids take their place."""
+    """What follows each id most often in the training text, and second most often; where nothing
+    else does, the most frequent ids take their place.
+    """
 
     first: Int[np.ndarray, " vocab"]
     second: Int[np.ndarray, " vocab"]
@@ -77,24 +87,35 @@ class Stimuli:
     @property
     def families(self) -> dict[str, Prompts]:
         """Prompts whose copy operations have whole rows of attention and a lens at every layer."""
-        return {"repeated": self.repeated} | ({} if self.natural is None else {"natural": self.natural})
+        return {"repeated": self.repeated} | (
+            {} if self.natural is None else {"natural": self.natural}
+        )
 
 
 def texts_of(documents: Documents, tokenizer: Any, bos: int, params: MambaInduction) -> Texts:
     """The data set in a model's ids. InputError when a document has no token."""
     train = _encode(tokenizer, documents.train[: params.texts], bos, params.max_length)
-    return Texts(train, _encode(tokenizer, documents.validation, bos, params.max_length), documents.source)
+    return Texts(
+        train, _encode(tokenizer, documents.validation, bos, params.max_length), documents.source
+    )
 
 
 def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None) -> Stimuli:
-    """Every stimulus of one model. InputError when it does not fit the model, its vocabulary or the text."""
+    """Every stimulus of one model.
+
+    InputError when it does not fit the model, its vocabulary or the text.
+    """
     vocabulary, n = vocabulary_of(subject), params.n_prompts
     longest = max(params.copies * params.period + 1, 2 * max(params.periods) + 1, params.context)
     if longest > subject.n_ctx:
-        raise InputError(f"{subject.name}: prompts of {longest} tokens are longer than its context, {subject.n_ctx}")
+        raise InputError(
+            f"{subject.name}: prompts of {longest} tokens are longer than its context, {subject.n_ctx}"
+        )
 
     def repeated(period: int, copies: int, purpose: str) -> Prompts:
-        return repeated_tokens(vocabulary, period=period, copies=copies, n_prompts=n, rng=_rng(params, purpose))
+        return repeated_tokens(
+            vocabulary, period=period, copies=copies, n_prompts=n, rng=_rng(params, purpose)
+        )
 
     spaced = spaced_pairs(
         vocabulary,
@@ -103,7 +124,9 @@ def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None)
         n_prompts=n // len(params.lags) * len(params.lags),
         rng=_rng(params, "spaced"),
     )
-    pairs = shuffled_pairs(vocabulary, n_pairs=params.n_pairs, n_prompts=n, rng=_rng(params, "shuffled"))
+    pairs = shuffled_pairs(
+        vocabulary, n_pairs=params.n_pairs, n_prompts=n, rng=_rng(params, "shuffled")
+    )
     return Stimuli(
         repeated=repeated(params.period, 2, "repeated"),
         copies=repeated(params.period, params.copies, "copies"),
@@ -115,7 +138,9 @@ def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None)
 
 
 def vocabulary_of(subject: Subject) -> Vocabulary:
-    """Ids that random prompts may use: all of the tokenizer's (else of the embedding's) but the special ones."""
+    """Ids that random prompts may use: all of the tokenizer's (else of the embedding's) but the
+    special ones.
+    """
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
     special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
@@ -124,12 +149,15 @@ def vocabulary_of(subject: Subject) -> Vocabulary:
 
 def chosen_pairs(pairs: Pairs, chosen: Int[np.ndarray, " pair"]) -> Pairs:
     """Some of the copy operations, in their order."""
-    return Pairs(pairs.batch[chosen], pairs.query[chosen], pairs.earlier[chosen], pairs.target[chosen])
+    return Pairs(
+        pairs.batch[chosen], pairs.query[chosen], pairs.earlier[chosen], pairs.target[chosen]
+    )
 
 
 def sampled(prompts: Prompts, params: MambaInduction) -> Prompts:
-    """At most `queries` copy operations of each prompt, drawn at random among those that have room for every offset of
-    the profile between them and their earlier occurrence."""
+    """At most `queries` copy operations of each prompt, drawn at random among those that have room
+    for every offset of the profile between them and their earlier occurrence.
+    """
     rng = _rng(params, "queries")
     place = rng.permutation(len(prompts.pairs))
     place = place[prompts.pairs.query[place] - prompts.pairs.earlier[place] >= max(OFFSETS)]
@@ -144,7 +172,9 @@ def with_pairs(prompts: Prompts, chosen: Int[np.ndarray, " pair"]) -> Prompts:
     pairs = chosen_pairs(prompts.pairs, chosen)
     kept, batch = np.unique(pairs.batch, return_inverse=True)
     pairs = Pairs(batch, pairs.query, pairs.earlier, pairs.target)
-    return Prompts(prompts.family, prompts.tokens[kept], prompts.control[kept], pairs, prompts.lengths[kept])
+    return Prompts(
+        prompts.family, prompts.tokens[kept], prompts.control[kept], pairs, prompts.lengths[kept]
+    )
 
 
 def first_prompts(prompts: Prompts, n: int) -> Prompts:
@@ -152,7 +182,9 @@ def first_prompts(prompts: Prompts, n: int) -> Prompts:
     return with_pairs(prompts, np.flatnonzero(prompts.pairs.batch < n))
 
 
-def _of_text(subject: Subject, vocabulary: Vocabulary, params: MambaInduction, texts: Texts | None) -> dict[str, Any]:
+def _of_text(
+    subject: Subject, vocabulary: Vocabulary, params: MambaInduction, texts: Texts | None
+) -> dict[str, Any]:
     if texts is None:
         return dict.fromkeys(("repeated_text", "natural", "unpredicted", "windows"))
     stream, n = texts.held_out_stream, params.n_prompts
@@ -167,12 +199,18 @@ def _of_text(subject: Subject, vocabulary: Vocabulary, params: MambaInduction, t
     )
     bigrams = Bigrams.of(texts.train, subject.vocab_size)
     pairs = natural.pairs
-    unpredicted = np.flatnonzero(bigrams.first[natural.tokens[pairs.batch, pairs.query]] != pairs.target)
+    unpredicted = np.flatnonzero(
+        bigrams.first[natural.tokens[pairs.batch, pairs.query]] != pairs.target
+    )
     if len(unpredicted) == 0:
         raise InputError("a bigram model predicts every repeat of the held-out text: use more text")
     return {
         "repeated_text": repeated_text(
-            vocabulary, content, period=params.period, n_prompts=n, rng=_rng(params, "repeated text")
+            vocabulary,
+            content,
+            period=params.period,
+            n_prompts=n,
+            rng=_rng(params, "repeated text"),
         ),
         "natural": natural,
         "unpredicted": with_pairs(natural, unpredicted),
@@ -181,7 +219,9 @@ def _of_text(subject: Subject, vocabulary: Vocabulary, params: MambaInduction, t
 
 
 def _windows(content: Row, bos: int, params: MambaInduction) -> Int[np.ndarray, "window position"]:
-    """BOS and context - 1 tokens, windows without overlap, at most n_prompts of them drawn at random."""
+    """BOS and context - 1 tokens, windows without overlap, at most n_prompts of them drawn at
+    random.
+    """
     width = params.context - 1
     windows = content[: len(content) // width * width].reshape(-1, width)
     if len(windows) < 8:
@@ -196,7 +236,9 @@ def _encode(tokenizer: Any, texts: list[str], bos: int, max_length: int) -> list
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     for number, ids in enumerate(encoded):
         if not ids:
-            raise InputError(f"text {number} of the data set, {texts[number][:40]!r}, has no token: nothing to predict")
+            raise InputError(
+                f"text {number} of the data set, {texts[number][:40]!r}, has no token: nothing to predict"
+            )
     return [np.array([bos, *ids[: max_length - 1]]) for ids in encoded]
 
 

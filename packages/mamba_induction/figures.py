@@ -7,18 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json
-from mamba_induction import figures_causal, figures_gap, figures_layers, figures_sequences, figures_tuning
+from interp_core.files.artifacts import load_arrays, load_json
+from mamba_induction import (
+    figures_causal,
+    figures_gap,
+    figures_layers,
+    figures_sequences,
+    figures_tuning,
+)
 
 Report = Mapping[str, Any]
 Place = Callable[[str, str], Path]
 
 
 def draw_all(models: Sequence[str], main: str, place: Place) -> list[Path]:
-    """Every figure of the commands that have run, for the named models, into place("figures", ""); returns the files.
+    """Every figure of the commands that have run, for the named models, into place("figures", "");
+    returns the files.
 
-    `place` gives the folder of a kind of files and a command. A command of which no file is there has not run;
-    otherwise every model's must be there. InputError names what is missing or damaged.
+    `place` gives the folder of a kind of files and a command. A command of which no file is there
+    has not run; otherwise every model's must be there. InputError names what is missing or damaged.
     """
     out = place("figures", "")
     written: list[Path] = []
@@ -34,9 +41,14 @@ def draw_all(models: Sequence[str], main: str, place: Place) -> list[Path]:
     if causes := reports(place, "causal", "causal", models):
         figures_causal.causal(causes, out / "causal.png")
         written.append(out / "causal.png")
-    history, changed = place("training", "") / "fine_tune.csv", place("metrics", "analyse") / "change.json"
+    history, changed = (
+        place("training", "") / "fine_tune.csv",
+        place("metrics", "analyse") / "change.json",
+    )
     if history.is_file() and changed.is_file():
-        figures_tuning.fine_tuning(read_history(history), load_json(changed), out / "fine_tuning.png")
+        figures_tuning.fine_tuning(
+            read_history(history), load_json(changed), out / "fine_tuning.png"
+        )
         written.append(out / "fine_tuning.png")
     return written
 
@@ -44,7 +56,11 @@ def draw_all(models: Sequence[str], main: str, place: Place) -> list[Path]:
 def reports(place: Place, command: str, stem: str, models: Sequence[str]) -> dict[str, Report]:
     """One command's reports by model; empty when none of them is there."""
     files = {name: place("metrics", command) / f"{stem}_{name}.json" for name in models}
-    return {name: load_json(file) for name, file in files.items()} if any(f.is_file() for f in files.values()) else {}
+    return (
+        {name: load_json(file) for name, file in files.items()}
+        if any(f.is_file() for f in files.values())
+        else {}
+    )
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:

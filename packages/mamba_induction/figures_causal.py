@@ -1,4 +1,6 @@
-"""What copying loses under each intervention, beside random controls of the same size in the same layer."""
+"""What copying loses under each intervention, beside random controls of the same size in the same
+layer.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +25,9 @@ def causal(causes: Mapping[str, Report], path: Path) -> None:
     """A row of maps for each model: layers, reads, taps, states; cells are changes of accuracy."""
     rows = max(len(report["reads"]) for report in causes.values())
     scale = centred(np.array([-1.0, 1.0]), least=_LEAST)
-    with drawing(path, width=16.0, height=1.6 + len(causes) * (1.5 + 0.42 * min(rows, 10))) as figure:
+    with drawing(
+        path, width=16.0, height=1.6 + len(causes) * (1.5 + 0.42 * min(rows, 10))
+    ) as figure:
         parts = figure.subfigures(len(causes), 1, squeeze=False)[:, 0]
         for part, (name, report) in zip(parts, causes.items(), strict=True):
             tables = {kind: table_of(report, kind) for kind in TITLES if kind in report}
@@ -33,7 +37,9 @@ def causal(causes: Mapping[str, Report], path: Path) -> None:
                 _map(axes, lines, columns, values, scale)
                 axes.set_title(TITLES[kind], fontsize=12)
             part.suptitle(
-                f"{name}: accuracy {report['clean_accuracy']:.2f} on the second copy, changed by", x=0.01, ha="left"
+                f"{name}: accuracy {report['clean_accuracy']:.2f} on the second copy, changed by",
+                x=0.01,
+                ha="left",
             )
         first = next(iter(causes.values()))
         note(
@@ -57,7 +63,9 @@ def table_of(report: Report, kind: str) -> tuple[list[str], list[str], np.ndarra
         return lines, columns, np.array(values)
     lines = [line for line in found if isinstance(found[line], Mapping)]
     names = list(found[lines[0]])
-    groups = {"reads": ("+1", "prefix"), "taps": ("lag 1", "all before"), "states": tuple(names)}[kind]
+    groups = {"reads": ("+1", "prefix"), "taps": ("lag 1", "all before"), "states": tuple(names)}[
+        kind
+    ]
     columns, values = [], []
     for name in names:
         columns.append({"prefix": "+1..+3", "all before": "all"}.get(name, name))
@@ -80,4 +88,6 @@ def _map(axes: Axes, lines: list[str], columns: list[str], values: np.ndarray, s
     if len(lines) <= 10:
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if abs(value) > 0.6 else "black"
-            axes.text(column, row, f"{value:+.2f}", ha="center", va="center", color=colour, fontsize=11)
+            axes.text(
+                column, row, f"{value:+.2f}", ha="center", va="center", color=colour, fontsize=11
+            )

@@ -8,7 +8,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from interp_core.plotting import ABLATED, COPYING, DUPLICATE_TOKEN, INDUCTION, NULL, band, drawing, note, whisker
+from interp_core.plotting import (
+    ABLATED,
+    COPYING,
+    DUPLICATE_TOKEN,
+    INDUCTION,
+    NULL,
+    band,
+    drawing,
+    note,
+    whisker,
+)
 from mamba_induction.figures_layers import plain_decades
 
 Report = Mapping[str, Any]
@@ -20,8 +30,9 @@ CONDITIONS = {
 
 
 def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
-    """A row for each model, on repeated random tokens: probability and rank of the target by depth, the parts of its
-    final logit, and how often what is recognised is not predicted."""
+    """A row for each model, on repeated random tokens: probability and rank of the target by depth,
+    the parts of its final logit, and how often what is recognised is not predicted.
+    """
     with drawing(path, width=16.0, height=1.4 + 3.9 * len(gaps)) as figure:
         panels = figure.subplots(len(gaps), 4, squeeze=False, width_ratios=[1, 1, 1.15, 0.9])
         for line, (name, report) in zip(panels, gaps.items(), strict=True):
@@ -39,7 +50,9 @@ def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
         panels[-1, 3].set_xlabel("share of copy operations")
         panels[0, 0].plot([], [], "o", color=COPYING, label="recognised (right)")
         panels[0, 0].plot([], [], "X", color=ABLATED, label="recognised, not predicted (right)")
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+        figure.legend(
+            *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5
+        )
         n = next(iter(gaps.values()))["repeated"]["scores"]["second/probability"]["n"]
         note(
             figure,
@@ -52,7 +65,9 @@ def plot_by_depth(axes: Axes, scores: Report, kind: str) -> None:
     """A lens score by depth at the three conditions; ranks as geometric means."""
     shape = np.exp if kind == "log_rank" else np.asarray
     for name, (colour, dashes, label) in CONDITIONS.items():
-        found = {end: shape(np.array(scores[f"{name}/{kind}"][end])) for end in ("value", "low", "high")}
+        found = {
+            end: shape(np.array(scores[f"{name}/{kind}"][end])) for end in ("value", "low", "high")
+        }
         depth = np.arange(float(len(found["value"])))
         band(axes, depth, found["low"], found["high"], colour=colour)
         axes.plot(depth, found["value"], "o", linestyle=dashes, color=colour, label=label)
@@ -60,29 +75,40 @@ def plot_by_depth(axes: Axes, scores: Report, kind: str) -> None:
 
 
 def plot_parts(axes: Axes, family: Report, most: int = 9) -> None:
-    """What each layer and path adds to the target's logit, second occurrence against control; the largest parts."""
+    """What each layer and path adds to the target's logit, second occurrence against control; the
+    largest parts.
+    """
     names = family["parts"]
     second, control = (family["scores"][f"{name}/parts"] for name in ("second", "control"))
     order = np.sort(np.argsort(-np.abs(second["value"]))[:most])
     for row, part in enumerate(reversed(order)):
         axes.barh(row, second["value"][part], height=0.7, color=INDUCTION)
-        axes.plot([second["low"][part], second["high"][part]], [row, row], color="black", linewidth=1.5)
+        axes.plot(
+            [second["low"][part], second["high"][part]], [row, row], color="black", linewidth=1.5
+        )
         axes.plot(control["value"][part], row, "D", color=NULL, markersize=6)
     axes.set_yticks(range(len(order)), [names[part] for part in reversed(order)])
     axes.axvline(0, color=NULL, linewidth=1)
 
 
 def plot_rates(axes: Axes, report: Report) -> None:
-    """Recognised, and recognised but not predicted, by effective attention and by hidden similarity."""
+    """Recognised, and recognised but not predicted, by effective attention and by hidden
+    similarity.
+    """
     rows = []
     for family in ("natural", "repeated"):
         if family not in report:
             continue
         for kind, label in (("hidden_similarity", "similarity"), ("attention", "attention")):
             rows.append(f"{family},\n{label}")
-            for score, colour, marker in (("recognised", COPYING, "o"), ("not_predicted", ABLATED, "X")):
+            for score, colour, marker in (
+                ("recognised", COPYING, "o"),
+                ("not_predicted", ABLATED, "X"),
+            ):
                 found = report[family]["scores"][f"{score}/{kind}"]
                 interval = (found["low"], found["high"])
-                whisker(axes, found["value"], len(rows) - 1.0, interval, colour=colour, marker=marker)
+                whisker(
+                    axes, found["value"], len(rows) - 1.0, interval, colour=colour, marker=marker
+                )
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(rows) - 0.4))

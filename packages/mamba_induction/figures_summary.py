@@ -1,4 +1,6 @@
-"""analysis_summary.txt: the numbers of every report and of every single sequence, in words and tables."""
+"""analysis_summary.txt: the numbers of every report and of every single sequence, in words and
+tables.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json, replacing
+from interp_core.files.artifacts import load_arrays, load_json, replacing
 from mamba_induction.figures import Place, reports
 
 Report = Mapping[str, Any]
@@ -21,7 +23,10 @@ def write_text(path: Path, text: str) -> None:
 def summary_text(models: Sequence[str], main: str, place: Place) -> str:
     """All sections, of the commands that have run. InputError when a report is missing."""
     analyses = reports(place, "analyse", "analysis", models)
-    lines = ["MAMBA INDUCTION: ANALYSIS SUMMARY", f"models: {', '.join(models)}; single sequences: {main}"]
+    lines = [
+        "MAMBA INDUCTION: ANALYSIS SUMMARY",
+        f"models: {', '.join(models)}; single sequences: {main}",
+    ]
     lines += ["numbers in brackets are 95 % intervals, prompts resampled", *_overall(analyses)]
     if analyses:
         lines += _sequences(load_arrays(place("scores", "analyse") / f"sequences_{main}.npz"))
@@ -56,7 +61,10 @@ def _sequences(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
     yield from _heading("PER SEQUENCE")
     for index in sorted({int(key.partition("/")[0]) for key in arrays}):
         query, earlier = arrays[f"{index}/query"], arrays[f"{index}/earlier"]
-        probability, rank = arrays[f"{index}/probability"][:, query], np.exp(arrays[f"{index}/log_rank"][:, query])
+        probability, rank = (
+            arrays[f"{index}/probability"][:, query],
+            np.exp(arrays[f"{index}/log_rank"][:, query]),
+        )
         similar = arrays[f"{index}/similarity"][:, query, earlier].mean(axis=1)
         reads = arrays[f"{index}/attention"][:, query, earlier + 1].mean(axis=1)
         yield f"sequence {index} ({arrays[f'{index}/family']}): {''.join(arrays[f'{index}/words'])}"
@@ -96,7 +104,12 @@ def _predictions(analyses: Mapping[str, Report]) -> Iterator[str]:
         for kind, places in (("period", report["periods"]), ("lag", report["lags"])):
             for index, value in enumerate(places):
                 yield f"  accuracy at {kind} {value}: {_interval(scores[f'accuracy_by_{kind}'], index)}"
-        others = [*(f"{kind}_accuracy" for kind in single), "repetition_gain", "text_loss", "in_context_score"]
+        others = [
+            *(f"{kind}_accuracy" for kind in single),
+            "repetition_gain",
+            "text_loss",
+            "in_context_score",
+        ]
         for score in others:
             if score in scores:
                 yield f"  {score}: {_interval(scores[score])} (n = {scores[score]['n']})"
@@ -118,7 +131,10 @@ def _gap(gaps: Mapping[str, Report]) -> Iterator[str]:
                 margin = _interval(scores[f"{condition}/margin"])
                 yield f"  margin over the best bigram competitor, {condition}: {margin} nats"
         for index, part in enumerate(report["parts"]):
-            second, control = (_interval(scores[f"{condition}/parts"], index) for condition in ("second", "control"))
+            second, control = (
+                _interval(scores[f"{condition}/parts"], index)
+                for condition in ("second", "control")
+            )
             yield f"  logit of the target from {part}: {second}; control {control}"
 
 
@@ -152,7 +168,9 @@ def _change(change: Report) -> Iterator[str]:
     for name, found in change.items():
         if isinstance(found, Mapping) and "value" in found:
             value, low, high = (np.ravel(found[end]) for end in ("value", "low", "high"))
-            cells = ", ".join(f"{v:+.4f} [{a:+.4f}, {b:+.4f}]" for v, a, b in zip(value, low, high, strict=True))
+            cells = ", ".join(
+                f"{v:+.4f} [{a:+.4f}, {b:+.4f}]" for v, a, b in zip(value, low, high, strict=True)
+            )
             yield f"  {name}: {cells}"
 
 
@@ -172,7 +190,9 @@ def _row(values: Sequence[float] | np.ndarray) -> str:
 
 
 def _interval(found: Report, index: int | None = None) -> str:
-    value, low, high = (found[end] if index is None else found[end][index] for end in ("value", "low", "high"))
+    value, low, high = (
+        found[end] if index is None else found[end][index] for end in ("value", "low", "high")
+    )
     return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
@@ -181,6 +201,8 @@ def _effect(effect: Report) -> str:
     if "random" in effect:
         text += f"; random {_interval(effect['random']['accuracy'])}, p = {effect['p']:.4f}"
     if "new_tokens" in effect:
-        elsewhere = (f"{kind} {_interval(effect['new_tokens'][kind])}" for kind in ("accuracy", "loss"))
+        elsewhere = (
+            f"{kind} {_interval(effect['new_tokens'][kind])}" for kind in ("accuracy", "loss")
+        )
         text += f"; on new tokens of text {', '.join(elsewhere)}"
     return text

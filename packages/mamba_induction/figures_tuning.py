@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from interp_core.plotting import COPYING, DUPLICATE_TOKEN, INDUCTION, INK, NULL, PREVIOUS_TOKEN, drawing, note, whisker
+from interp_core.plotting import (
+    COPYING,
+    DUPLICATE_TOKEN,
+    INDUCTION,
+    INK,
+    NULL,
+    PREVIOUS_TOKEN,
+    drawing,
+    note,
+    whisker,
+)
 
 CURVES = {
     "repeat_accuracy": ("second copy of random tokens", COPYING, "-"),
@@ -25,7 +35,10 @@ CHANGES = {
 
 
 def fine_tuning(history: Mapping[str, np.ndarray], change: Mapping[str, Any], path: Path) -> None:
-    """Left: perplexity and induction numbers at every evaluation. Right: paired differences, after less before."""
+    """Left: perplexity and induction numbers at every evaluation.
+
+    Right: paired differences, after less before.
+    """
     with drawing(path, width=13.0, height=6.4) as figure:
         curves, changes = figure.subplots(1, 2, width_ratios=[1.25, 1])
         plot_curves(curves, history)

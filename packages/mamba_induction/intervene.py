@@ -1,7 +1,8 @@
-"""What copying loses when one piece of a model is changed while it runs: layers, taps, single reads, states.
+"""What copying loses when one piece of a model is changed while it runs: layers, taps, single
+reads, states.
 
-Every edit is a context manager; nothing is left behind after it. Effects are changes of loss (nats) and accuracy at the
-copy operations of each prompt.
+Every edit is a context manager; nothing is left behind after it. Effects are changes of loss (nats)
+and accuracy at the copy operations of each prompt.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,11 +13,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_core.hidden_attention import MixerCall, attention_entries, observing_mixers, state_after
-from interp_core.hooks import Edit, capture, intervene
-from interp_core.mamba import MambaSubject
-from interp_core.models import AttentionRows, Subject
-from interp_core.sites import Site
+from interp_core.mamba.hidden_attention import (
+    MixerCall,
+    attention_entries,
+    observing_mixers,
+    state_after,
+)
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.hooks import Edit, capture, intervene
+from interp_core.models.sites import Site
+from interp_core.models.subject import AttentionRows, Subject
 from mamba_induction.model import write_sites
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -26,8 +32,9 @@ Ablation = Literal["zero", "mean", "resample"]
 def without_layer(
     subject: Subject, layer: int, how: Ablation, means: dict[Site, Float[Tensor, " d_model"]]
 ) -> Iterator[None]:
-    """All that a layer writes into the residual stream becomes zero, its mean, or what it writes in the next prompt at
-    the same position."""
+    """All that a layer writes into the residual stream becomes zero, its mean, or what it writes in
+    the next prompt at the same position.
+    """
 
     def edit_at(site: Site) -> Edit:
         if how == "zero":
@@ -41,20 +48,27 @@ def without_layer(
 
 
 @torch.no_grad()
-def mean_writes(subject: Subject, ids: Int[Tensor, "batch position"]) -> dict[Site, Float[Tensor, " d_model"]]:
+def mean_writes(
+    subject: Subject, ids: Int[Tensor, "batch position"]
+) -> dict[Site, Float[Tensor, " d_model"]]:
     """What each layer writes on average over prompts and positions."""
-    sites = [site for layer in range(subject.n_layers) for site in write_sites(subject, layer).values()]
+    sites = [
+        site for layer in range(subject.n_layers) for site in write_sites(subject, layer).values()
+    ]
     with capture(subject, sites) as seen:
         subject.trunk(ids)
     return {site: seen[site].double().mean(dim=(0, 1)).float() for site in sites}
 
 
 @contextmanager
-def without_taps(subject: MambaSubject, layers: Sequence[int], removed: Bool[Tensor, "channel lag"]) -> Iterator[None]:
-    """These layers' convolutions without some of their weights; lag 0 is the position itself, lag k the k-th before.
+def without_taps(
+    subject: MambaSubject, layers: Sequence[int], removed: Bool[Tensor, "channel lag"]
+) -> Iterator[None]:
+    """These layers' convolutions without some of their weights; lag 0 is the position itself, lag k
+    the k-th before.
 
-    HF's Mamba reads the convolution's weights and never calls it: a hook would do nothing, so the weights are changed
-    and put back.
+    HF's Mamba reads the convolution's weights and never calls it: a hook would do nothing, so the
+    weights are changed and put back.
     """
     weights: list[Any] = [subject.mixer(layer).conv1d.weight for layer in layers]
     before = [weight.detach().clone() for weight in weights]
@@ -78,10 +92,12 @@ def without_reads(
     query: Int[Tensor, " read"],
     key: Int[Tensor, " read"],
 ) -> Iterator[None]:
-    """In these layers the queries do not get what they read from these keys, all channels or heads; everything else,
-    other rows' attention included, stays. The same entry of `(query, key)` must not be named twice.
+    """In these layers the queries do not get what they read from these keys, all channels or heads;
+    everything else, other rows' attention included, stays. The same entry of `(query, key)` must
+    not be named twice.
 
-    In a Mamba alpha[:, i, j] x_j is taken out of y_i; in a transformer A_h[i, j] v_j out of every z_i.
+    In a Mamba alpha[:, i, j] x_j is taken out of y_i; in a transformer A_h[i, j] v_j out of every
+    z_i.
     """
     if isinstance(subject, MambaSubject):
         calls: dict[int, MixerCall] = {}
@@ -89,7 +105,11 @@ def without_reads(
         def edit_of(layer: int) -> Edit:
             def edit(gated_y: Tensor) -> Tensor:
                 call = calls[layer]
-                read = call.gate[batch, query] * attention_entries(call, batch, query, key) * call.x[batch, key]
+                read = (
+                    call.gate[batch, query]
+                    * attention_entries(call, batch, query, key)
+                    * call.x[batch, key]
+                )
                 return gated_y.index_put((batch, query), -read.to(gated_y.dtype), accumulate=True)
 
             return edit
@@ -115,8 +135,10 @@ def without_reads(
 def with_state(
     subject: MambaSubject, added: dict[int, Float[Tensor, "batch channel state"]], position: int
 ) -> Iterator[None]:
-    """The scan's state after `position` gets something added, in each of these layers: y_i gains C_i exp(A (S_i - S_t))
-    times it at every later i, which is exact because the scan is linear in its state."""
+    """The scan's state after `position` gets something added, in each of these layers: y_i gains
+    C_i exp(A (S_i - S_t)) times it at every later i, which is exact because the scan is linear in
+    its state.
+    """
     calls: dict[int, MixerCall] = {}
 
     def edit_of(layer: int) -> Edit:
@@ -126,7 +148,11 @@ def with_state(
             since = (call.S[:, later] - call.S[:, position : position + 1]).to(gated_y.dtype)
             gained = torch.zeros_like(since)
             for n in range(call.A.shape[1]):
-                gained += call.C[:, later, n, None] * torch.exp(call.A[:, n] * since) * added[layer][:, None, :, n]
+                gained += (
+                    call.C[:, later, n, None]
+                    * torch.exp(call.A[:, n] * since)
+                    * added[layer][:, None, :, n]
+                )
             edited = gated_y.clone()
             edited[:, later] += call.gate[:, later] * gained
             return edited
@@ -144,7 +170,9 @@ def states(
 ) -> dict[int, Float[Tensor, "batch channel state"]]:
     """Every layer's state after a position."""
     found: dict[int, Tensor] = {}
-    with observing_mixers(subject, lambda layer, call: found.__setitem__(layer, state_after(call, position))):
+    with observing_mixers(
+        subject, lambda layer, call: found.__setitem__(layer, state_after(call, position))
+    ):
         subject.trunk(ids)
     return found
 

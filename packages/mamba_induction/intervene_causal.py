@@ -1,4 +1,6 @@
-"""The study's interventions with their controls: which layer, which tap, which read and which state copying needs."""
+"""The study's interventions with their controls: which layer, which tap, which read and which state
+copying needs.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,12 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
+from interp_core.mamba.subject import MambaSubject
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.subject import Subject
 from interp_core.progress import progress
-from interp_core.scores import copy_behaviour
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Prompts
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import Stimuli, first_prompts
 from mamba_induction.intervene import (
     lags_removed,
@@ -56,17 +58,21 @@ class Bench:
         """Prompt, query and earlier occurrence of each copy operation, on the model's device."""
         pairs = self.prompts.pairs
         return tuple(
-            torch.as_tensor(part, device=self.subject.device) for part in (pairs.batch, pairs.query, pairs.earlier)
+            torch.as_tensor(part, device=self.subject.device)
+            for part in (pairs.batch, pairs.query, pairs.earlier)
         )
 
 
-def causal(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def causal(
+    subject: Subject, stimuli: Stimuli, params: MambaInduction
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Report and arrays of every intervention on the repeated random tokens.
 
-    `layers`: each layer's output replaced (zero, mean, resample), and what that does to new tokens of real text.
-    `reads`: the effective attention of the queries to s + d cut, layer by layer and in all layers, against as many
-    random other keys. In a Mamba also `taps` (convolution weights, against as many random ones of the same layer) and
-    `states` (the state at the repetition boundary replaced by the control's, and put back into the control).
+    `layers`: each layer's output replaced (zero, mean, resample), and what that does to new tokens
+    of real text. `reads`: the effective attention of the queries to s + d cut, layer by layer and
+    in all layers, against as many random other keys. In a Mamba also `taps` (convolution weights,
+    against as many random ones of the same layer) and `states` (the state at the repetition
+    boundary replaced by the control's, and put back into the control).
     """
     prompts = first_prompts(stimuli.repeated, params.causal_prompts)
     bench = Bench.of(subject, prompts)
@@ -93,7 +99,9 @@ def layer_sets(subject: Subject) -> dict[str, list[int]]:
     return single | {"all": list(range(subject.n_layers))}
 
 
-def _layers(bench: Bench, stimuli: Stimuli, params: MambaInduction, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _layers(
+    bench: Bench, stimuli: Stimuli, params: MambaInduction, arrays: dict[str, np.ndarray]
+) -> dict[str, Any]:
     subject, report = bench.subject, {}
     means = mean_writes(subject, subject.ids(bench.prompts.tokens))
     windows = None if stimuli.windows is None else stimuli.windows[: params.causal_prompts]
@@ -119,7 +127,9 @@ def _reads(bench: Bench, params: MambaInduction, arrays: dict[str, np.ndarray]) 
 
     def without(layers: list[int], keys: Int[Tensor, "key pair"]) -> AbstractContextManager[None]:
         wanted = keys.flatten()
-        return without_reads(bench.subject, layers, batch.repeat(len(keys)), query.repeat(len(keys)), wanted)
+        return without_reads(
+            bench.subject, layers, batch.repeat(len(keys)), query.repeat(len(keys)), wanted
+        )
 
     for where, layers in layer_sets(bench.subject).items():
         random = {
@@ -141,7 +151,9 @@ def _reads(bench: Bench, params: MambaInduction, arrays: dict[str, np.ndarray]) 
 
 
 def _other_keys(bench: Bench, size: int, rng: np.random.Generator) -> Int[Tensor, "key pair"]:
-    """For each copy operation `size` different keys, up to its query and not among the offsets of the profile."""
+    """For each copy operation `size` different keys, up to its query and not among the offsets of
+    the profile.
+    """
     pairs = bench.prompts.pairs
     position = np.arange(bench.prompts.tokens.shape[1])
     away = position - pairs.earlier[:, None]
@@ -150,7 +162,9 @@ def _other_keys(bench: Bench, size: int, rng: np.random.Generator) -> Int[Tensor
     return torch.as_tensor(order[:, :size].T.copy(), device=bench.subject.device)
 
 
-def _taps(bench: Bench, subject: MambaSubject, params: MambaInduction, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _taps(
+    bench: Bench, subject: MambaSubject, params: MambaInduction, arrays: dict[str, np.ndarray]
+) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(params.seed)
     lags = range(1, subject.d_conv)
     cuts = {f"lag {lag}": (lag,) for lag in lags} | {"all before": tuple(lags)}
@@ -158,7 +172,9 @@ def _taps(bench: Bench, subject: MambaSubject, params: MambaInduction, arrays: d
     for where, layers in layer_sets(subject).items():
         random = {
             size: _draws(
-                lambda size=size, layers=layers: without_taps(subject, layers, _random_taps(subject, size, generator)),
+                lambda size=size, layers=layers: without_taps(
+                    subject, layers, _random_taps(subject, size, generator)
+                ),
                 bench,
                 params,
                 f"random taps of {where}",
@@ -183,11 +199,15 @@ def _random_taps(subject: MambaSubject, size: int, generator: torch.Generator) -
 def _states(
     bench: Bench, subject: MambaSubject, params: MambaInduction, arrays: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Out: the clean prompt continues from the control's state, against random directions of the same length. Back: the
-    control continues from the clean state, against the clean states of other prompts."""
+    """Out: the clean prompt continues from the control's state, against random directions of the
+    same length. Back: the control continues from the clean state, against the clean states of other
+    prompts.
+    """
     prompts, boundary = bench.prompts, params.period  # BOS, then the first copy
     generator = torch.Generator().manual_seed(params.seed + 1)
-    control = Prompts(prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths)
+    control = Prompts(
+        prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths
+    )
     without_copy = Bench.of(subject, control)
     clean = states(subject, subject.ids(prompts.tokens), boundary)
     empty = states(subject, subject.ids(prompts.control), boundary)
@@ -204,16 +224,29 @@ def _states(
 
     def others(layers: list[int]) -> AbstractContextManager[None]:
         shift = 1 + int(torch.randint(len(prompts.tokens) - 1, (1,), generator=generator))
-        return with_state(subject, {layer: clean[layer].roll(shift, 0) - empty[layer] for layer in layers}, boundary)
+        return with_state(
+            subject,
+            {layer: clean[layer].roll(shift, 0) - empty[layer] for layer in layers},
+            boundary,
+        )
 
     for where, layers in layer_sets(subject).items():
-        out = bench.change(with_state(subject, {layer: empty[layer] - clean[layer] for layer in layers}, boundary))
+        out = bench.change(
+            with_state(subject, {layer: empty[layer] - clean[layer] for layer in layers}, boundary)
+        )
         back = without_copy.change(
             with_state(subject, {layer: clean[layer] - empty[layer] for layer in layers}, boundary)
         )
         random = {
-            "out": _draws(lambda layers=layers: noise(layers), bench, params, f"random states of {where}"),
-            "back": _draws(lambda layers=layers: others(layers), without_copy, params, f"other states of {where}"),
+            "out": _draws(
+                lambda layers=layers: noise(layers), bench, params, f"random states of {where}"
+            ),
+            "back": _draws(
+                lambda layers=layers: others(layers),
+                without_copy,
+                params,
+                f"other states of {where}",
+            ),
         }
         report[where] = {
             "out": _against(out, random["out"], params),
@@ -224,7 +257,9 @@ def _states(
     return report
 
 
-def _draws(block: Block, bench: Bench, params: MambaInduction, label: str) -> Float[np.ndarray, "draw two"]:
+def _draws(
+    block: Block, bench: Bench, params: MambaInduction, label: str
+) -> Float[np.ndarray, "draw two"]:
     """Mean change under each of `causal_draws` random controls."""
     bar = progress(range(params.causal_draws), label, unit="draw")
     return np.stack([bench.change(block()).mean(axis=0) for _ in bar])
@@ -236,24 +271,37 @@ def _behaviour(subject: Subject, prompts: Prompts) -> Float[np.ndarray, "prompt 
 
 
 @torch.no_grad()
-def _on_new_tokens(subject: Subject, windows: np.ndarray, params: MambaInduction) -> Float[np.ndarray, "window two"]:
-    """Loss and accuracy at the tokens of each window that did not occur before in it: nothing there can be copied."""
+def _on_new_tokens(
+    subject: Subject, windows: np.ndarray, params: MambaInduction
+) -> Float[np.ndarray, "window two"]:
+    """Loss and accuracy at the tokens of each window that did not occur before in it: nothing there
+    can be copied.
+    """
     before = np.tril(windows[:, 1:, None] == windows[:, None, :]).any(axis=2)
     found = []
     for first in range(0, len(windows), params.prompts_at_once):
         ids = subject.ids(windows[first : first + params.prompts_at_once])
         logits = subject.logits(ids)[:, :-1].double()
         loss = torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none")
-        found.append(torch.stack([loss, (logits.argmax(dim=-1) == ids[:, 1:]).double()], dim=-1).cpu().numpy())
+        found.append(
+            torch.stack([loss, (logits.argmax(dim=-1) == ids[:, 1:]).double()], dim=-1)
+            .cpu()
+            .numpy()
+        )
     counted = np.where(before[..., None], 0.0, np.concatenate(found)).sum(axis=1)
     return counted / (~before).sum(axis=1, keepdims=True)
 
 
 def _against(
-    changed: Change, random: Float[np.ndarray, "draw two"], params: MambaInduction, *, gain: bool = False
+    changed: Change,
+    random: Float[np.ndarray, "draw two"],
+    params: MambaInduction,
+    *,
+    gain: bool = False,
 ) -> dict[str, Any]:
-    """The change with its interval, the random controls' mean and central 95 %, and p = (1 + draws whose accuracy
-    changes as much) / (1 + draws)."""
+    """The change with its interval, the random controls' mean and central 95 %, and p = (1 + draws
+    whose accuracy changes as much) / (1 + draws).
+    """
     mean, sign = changed.mean(axis=0), -1 if gain else 1
     hits = int((sign * random[:, 1] <= sign * mean[1] + 1e-12).sum())
     return _described(changed, params) | {

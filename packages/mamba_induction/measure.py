@@ -5,11 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.hidden_attention import reconstruction_error
 from interp_core.loading import random_like
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
-from interp_core.stats import Interval, mean_interval, percentile_interval, resampled_means, sign_flip_threshold
+from interp_core.mamba.hidden_attention import reconstruction_error
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import (
+    Interval,
+    mean_interval,
+    percentile_interval,
+    resampled_means,
+    sign_flip_threshold,
+)
 from mamba_induction.data import Stimuli, sampled
 from mamba_induction.measure_attention import (
     channel_prefix_matching,
@@ -32,14 +38,18 @@ _LONG = ("context_loss",)  # arrays too long for a report
 def analyse(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple[Arrays, Report]:
     """Every score of one model: arrays of scores_<name>.npz, and the report.
 
-    Summaries carry `_low` and `_high` (95 %, prompts resampled); the values by prompt are under `prompts/`, and
-    `untrained/` is the same architecture with random weights. InputError when a Mamba's taps do not reconstruct its
-    output.
+    Summaries carry `_low` and `_high` (95 %, prompts resampled); the values by prompt are under
+    `prompts/`, and `untrained/` is the same architecture with random weights. InputError when a
+    Mamba's taps do not reconstruct its output.
     """
     arrays: Arrays = {}
     if isinstance(subject, MambaSubject):
-        arrays["reconstruction_error"] = reconstruction_error(subject, subject.ids(stimuli.repeated.tokens[:_CHECKED]))
-        arrays["channel_prefix_matching"] = channel_prefix_matching(subject, sampled(stimuli.repeated, params), params)
+        arrays["reconstruction_error"] = reconstruction_error(
+            subject, subject.ids(stimuli.repeated.tokens[:_CHECKED])
+        )
+        arrays["channel_prefix_matching"] = channel_prefix_matching(
+            subject, sampled(stimuli.repeated, params), params
+        )
     else:
         arrays["head_prefix_matching"] = head_prefix_matching(subject, stimuli.repeated, params)
     by_prompt = attention_arrays(subject, stimuli, params)
@@ -69,18 +79,26 @@ def analyse(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple
             name: null_of(by_prompt[f"{prefix}excess_prefix_matching"], params)
             for name, prefix in (("trained", ""), ("untrained", "untrained/"))
         },
-        "scores": {name: described(i, len(by_prompt[name])) for name, i in summaries.items() if name not in _LONG},
+        "scores": {
+            name: described(i, len(by_prompt[name]))
+            for name, i in summaries.items()
+            if name not in _LONG
+        },
     }
     return {name: _stored(values) for name, values in arrays.items()}, report
 
 
 def attention_arrays(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> Arrays:
-    """Per prompt: profiles, prefix matching, copying and hidden similarity on repeated random tokens, each with what
-    the control gives. hidden_similarity_excess is over different tokens at the same two positions."""
+    """Per prompt: profiles, prefix matching, copying and hidden similarity on repeated random
+    tokens, each with what the control gives. hidden_similarity_excess is over different tokens at
+    the same two positions.
+    """
     asked = sampled(stimuli.repeated, params)
     profile = offset_profiles(subject, stimuli.repeated, params)
     control = offset_profiles(subject, stimuli.repeated, params, control=True)
-    copying, chance = (prompt_means(shares, asked) for shares in copying_shares(subject, asked, params))
+    copying, chance = (
+        prompt_means(shares, asked) for shares in copying_shares(subject, asked, params)
+    )
     alike = hidden_similarity(subject, stimuli.repeated, params)
     different = hidden_similarity(subject, stimuli.repeated, params, control=True)
     return {
@@ -96,8 +114,9 @@ def attention_arrays(subject: Subject, stimuli: Stimuli, params: MambaInduction)
 
 
 def peak_offsets(excess: np.ndarray, params: MambaInduction) -> list[Report]:
-    """By layer: the offset of the largest excess, the central 95 % of it over resampled prompts, and the share of these
-    in which it is the same."""
+    """By layer: the offset of the largest excess, the central 95 % of it over resampled prompts,
+    and the share of these in which it is the same.
+    """
     rng = np.random.default_rng([params.seed, 3])
     draws = resampled_means(excess, rng, resamples=params.bootstrap_resamples).argmax(axis=-1)
     best = excess.mean(axis=0).argmax(axis=-1)
@@ -114,8 +133,9 @@ def peak_offsets(excess: np.ndarray, params: MambaInduction) -> list[Report]:
 
 
 def null_of(excess: np.ndarray, params: MambaInduction) -> Report:
-    """Family-wise sign-flip test of each layer's excess prefix matching over its control, and which layers pass it with
-    an excess of at least smallest_excess."""
+    """Family-wise sign-flip test of each layer's excess prefix matching over its control, and which
+    layers pass it with an excess of at least smallest_excess.
+    """
     rng = np.random.default_rng([params.seed, 4])
     test = sign_flip_threshold(excess, rng, alpha=params.null_level, draws=params.permutation_draws)
     mean = excess.mean(axis=0)
@@ -128,8 +148,12 @@ def null_of(excess: np.ndarray, params: MambaInduction) -> Report:
     }
 
 
-def change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], params: MambaInduction) -> Report:
-    """Every score before and after fine-tuning with its paired difference: the same prompts, resampled together."""
+def change(
+    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], params: MambaInduction
+) -> Report:
+    """Every score before and after fine-tuning with its paired difference: the same prompts,
+    resampled together.
+    """
     rng = np.random.default_rng([params.seed, 5])
     found: Report = {}
     for key in before:
@@ -165,8 +189,15 @@ def summarise(by_prompt: Mapping[str, np.ndarray], params: MambaInduction) -> di
 
 
 def described(interval: Interval, n: int) -> Report:
-    """An interval for a report: value, low, high (numbers or nested lists) and the number of prompts."""
-    return {"value": interval.value.tolist(), "low": interval.low.tolist(), "high": interval.high.tolist(), "n": n}
+    """An interval for a report: value, low, high (numbers or nested lists) and the number of
+    prompts.
+    """
+    return {
+        "value": interval.value.tolist(),
+        "low": interval.low.tolist(),
+        "high": interval.high.tolist(),
+        "n": n,
+    }
 
 
 def _stored(values: np.ndarray) -> np.ndarray:

@@ -4,22 +4,25 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from interp_core.models import Subject
-from interp_core.scores import copy_behaviour
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import Stimuli
 from mamba_induction.params import MambaInduction
 
 
-def behaviour_arrays(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> dict[str, np.ndarray]:
+def behaviour_arrays(
+    subject: Subject, stimuli: Stimuli, params: MambaInduction
+) -> dict[str, np.ndarray]:
     """Per prompt (or block of spaced pairs, or window of text), float64.
 
-    loss_by_copy [prompt, copy]: nats a token, each copy's first token left out, which cannot be foreseen when the
-    segment begins to repeat. repetition_gain: first copy's loss less the later ones' mean. accuracy_by_period [prompt,
-    period], accuracy_by_lag [block, lag], pairs_accuracy (each pair shown once), control_accuracy (nothing to copy).
-    Of real text: repeated_text_accuracy, natural_accuracy, unpredicted_accuracy (targets that a bigram model does not
-    predict), context_loss [window, position], text_loss (nats a token) and in_context_score (loss at the context's end
-    less the loss early in it; negative where context helps).
+    loss_by_copy [prompt, copy]: nats a token, each copy's first token left out, which cannot be
+    foreseen when the segment begins to repeat. repetition_gain: first copy's loss less the later
+    ones' mean. accuracy_by_period [prompt, period], accuracy_by_lag [block, lag], pairs_accuracy
+    (each pair shown once), control_accuracy (nothing to copy). Of real text:
+    repeated_text_accuracy, natural_accuracy, unpredicted_accuracy (targets that a bigram model does
+    not predict), context_loss [window, position], text_loss (nats a token) and in_context_score
+    (loss at the context's end less the loss early in it; negative where context helps).
     """
 
     def accuracy(prompts: Prompts) -> Float[np.ndarray, " prompt"]:
@@ -27,11 +30,15 @@ def behaviour_arrays(subject: Subject, stimuli: Stimuli, params: MambaInduction)
 
     by_copy = loss_by_copy(subject, stimuli.copies, params)
     control = stimuli.repeated
-    control = Prompts(control.family, control.control, control.control, control.pairs, control.lengths)
+    control = Prompts(
+        control.family, control.control, control.control, control.pairs, control.lengths
+    )
     found = {
         "loss_by_copy": by_copy,
         "repetition_gain": by_copy[:, 0] - by_copy[:, 1:].mean(axis=1),
-        "accuracy_by_period": np.stack([accuracy(stimuli.by_period[period]) for period in params.periods], axis=1),
+        "accuracy_by_period": np.stack(
+            [accuracy(stimuli.by_period[period]) for period in params.periods], axis=1
+        ),
         "accuracy_by_lag": accuracy(stimuli.spaced).reshape(-1, len(params.lags)),
         "pairs_accuracy": accuracy(stimuli.shuffled),
         "control_accuracy": accuracy(control),
@@ -52,7 +59,9 @@ def behaviour_arrays(subject: Subject, stimuli: Stimuli, params: MambaInduction)
     }
 
 
-def loss_by_copy(subject: Subject, prompts: Prompts, params: MambaInduction) -> Float[np.ndarray, "prompt copy"]:
+def loss_by_copy(
+    subject: Subject, prompts: Prompts, params: MambaInduction
+) -> Float[np.ndarray, "prompt copy"]:
     """Mean loss of each copy's tokens, nats, its first token left out."""
     losses = token_losses(subject, prompts.tokens, params)
     return losses.reshape(len(losses), params.copies, params.period)[:, :, 1:].mean(axis=2)
@@ -61,10 +70,13 @@ def loss_by_copy(subject: Subject, prompts: Prompts, params: MambaInduction) -> 
 def in_context_score(
     losses: Float[np.ndarray, "window target"], params: MambaInduction
 ) -> Float[np.ndarray, " window"]:
-    """Loss over the last `around` tokens less the loss over as many before `early` of the context (Olsson et al. 2022:
-    the 500th token less the 50th, one tenth of the context)."""
+    """Loss over the last `around` tokens less the loss over as many before `early` of the context
+    (Olsson et al. 2022: the 500th token less the 50th, one tenth of the context).
+    """
     early = round(params.early * params.context)
-    return losses[:, -params.around :].mean(axis=1) - losses[:, early - params.around : early].mean(axis=1)
+    return losses[:, -params.around :].mean(axis=1) - losses[:, early - params.around : early].mean(
+        axis=1
+    )
 
 
 @torch.no_grad()
@@ -76,5 +88,7 @@ def token_losses(
     for first in range(0, len(tokens), params.prompts_at_once):
         ids = subject.ids(tokens[first : first + params.prompts_at_once])
         logits = subject.logits(ids)[:, :-1].double()
-        found.append(torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu().numpy())
+        found.append(
+            torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu().numpy()
+        )
     return np.concatenate(found)

@@ -1,14 +1,16 @@
-"""Single sequences, for looking at: what every position attends to, resembles and predicts, layer by layer."""
+"""Single sequences, for looking at: what every position attends to, resembles and predicts, layer
+by layer.
+"""
 
 import re
 
 import numpy as np
 import torch
 
-from interp_core.hooks import capture
-from interp_core.models import Subject
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts, repeated_tokens
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from mamba_induction.data import Stimuli, vocabulary_of
 from mamba_induction.model import effective_rows, normed
 from mamba_induction.params import MambaInduction
@@ -16,10 +18,16 @@ from mamba_induction.params import MambaInduction
 TOP = 5  # predictions that are kept at each position
 
 
-def examples(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> list[tuple[str, Prompts, int]]:
-    """Family, prompts and row of each sequence: repeated random tokens, then (where there is text) natural repeats."""
+def examples(
+    subject: Subject, stimuli: Stimuli, params: MambaInduction
+) -> list[tuple[str, Prompts, int]]:
+    """Family, prompts and row of each sequence: repeated random tokens, then (where there is text)
+    natural repeats.
+    """
     rng = np.random.default_rng([params.seed, 6])
-    random = repeated_tokens(vocabulary_of(subject), period=params.example_period, n_prompts=params.examples, rng=rng)
+    random = repeated_tokens(
+        vocabulary_of(subject), period=params.example_period, n_prompts=params.examples, rng=rng
+    )
     chosen = [("repeated random tokens", random, row) for row in range(params.examples)]
     if stimuli.natural is not None:
         n = min(params.examples, len(stimuli.natural.tokens))
@@ -27,13 +35,16 @@ def examples(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> list
     return chosen
 
 
-def sequence_arrays(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> dict[str, np.ndarray]:
+def sequence_arrays(
+    subject: Subject, stimuli: Stimuli, params: MambaInduction
+) -> dict[str, np.ndarray]:
     """Arrays `<i>/<name>` of each example i.
 
-    family, words [position]; tokens; query, earlier, target of its copy operations; attention [layer, query, key] (rows
-    of effective attention, summing to 1); similarity [layer, position, position] (cosines of the residual stream);
-    norm [depth, position] of the residual stream; and of the next token at each depth: log_rank, probability [depth,
-    position]; entropy [depth, position]; top_ids, top_words, top_probability [position, TOP] of the output.
+    family, words [position]; tokens; query, earlier, target of its copy operations; attention
+    [layer, query, key] (rows of effective attention, summing to 1); similarity [layer, position,
+    position] (cosines of the residual stream); norm [depth, position] of the residual stream; and
+    of the next token at each depth: log_rank, probability [depth, position]; entropy [depth,
+    position]; top_ids, top_words, top_probability [position, TOP] of the output.
     """
     found: dict[str, np.ndarray] = {}
     for index, (family, prompts, row) in enumerate(examples(subject, stimuli, params)):
@@ -60,10 +71,14 @@ def _of_sequence(subject: Subject, tokens: np.ndarray) -> dict[str, np.ndarray]:
     with capture(subject, sites) as seen:
         every = torch.arange(length, device=ids.device)
         rows = effective_rows(subject, ids, torch.zeros_like(every), every)
-    attention = torch.stack([rows[layer] / rows[layer].sum(dim=1, keepdim=True) for layer in layers])
+    attention = torch.stack(
+        [rows[layer] / rows[layer].sum(dim=1, keepdim=True) for layer in layers]
+    )
     stream = torch.stack([seen[site][0] for site in sites]).float()
     unit = torch.nn.functional.normalize(stream[1:], dim=-1)
-    logits = subject.unembed(normed(subject, torch.stack([seen[site][0] for site in sites]))).double()[:, :-1]
+    logits = subject.unembed(
+        normed(subject, torch.stack([seen[site][0] for site in sites]))
+    ).double()[:, :-1]
     logp, target = logits.log_softmax(dim=-1), ids[0, 1:]
     at_target = target.expand(len(sites), -1)[..., None]
     rank = 1 + (logits > logits.gather(2, at_target)).sum(dim=-1)
@@ -85,6 +100,11 @@ def _of_sequence(subject: Subject, tokens: np.ndarray) -> dict[str, np.ndarray]:
 def _words(subject: Subject, ids: np.ndarray) -> np.ndarray:
     """Each id as text (spaces visible), or its number where the model has no tokenizer."""
     tokenizer = subject.tokenizer
-    decoded = [str(i) if tokenizer is None else str(tokenizer.decode([int(i)])) for i in ids.ravel()]
-    words = [re.sub("␣{3,}", lambda run: f"␣x{len(run[0])}", repr(word)[1:-1].replace(" ", "␣")) for word in decoded]
+    decoded = [
+        str(i) if tokenizer is None else str(tokenizer.decode([int(i)])) for i in ids.ravel()
+    ]
+    words = [
+        re.sub("␣{3,}", lambda run: f"␣x{len(run[0])}", repr(word)[1:-1].replace(" ", "␣"))
+        for word in decoded
+    ]
     return np.array(words).reshape(ids.shape)

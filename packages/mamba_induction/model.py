@@ -8,22 +8,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.hidden_attention import MixerCall, effective_attention, observing_mixers
 from interp_core.loading import load_model
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.models import AttentionRows, Subject
-from interp_core.native import NativeSubject
-from interp_core.sites import Site
-from interp_core.threads import use_threads
+from interp_core.mamba.hidden_attention import MixerCall, effective_attention, observing_mixers
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.models.native import NativeSubject
+from interp_core.models.sites import Site
+from interp_core.models.spec import ModelSpec, short_name, spec_of
+from interp_core.models.subject import AttentionRows, Subject
+from interp_core.training.threads import use_threads
 from mamba_induction.params import MambaInduction
 
 
 def load(name: str, known: Mapping[str, ModelSpec], params: MambaInduction) -> Subject:
-    """The model of this name, checked, on the device and in the type that params say. InputError for one that is
-    neither a Mamba nor a transformer that the core runs natively."""
+    """The model of this name, checked, on the device and in the type that params say.
+
+    InputError for one that is neither a Mamba nor a transformer that the core runs natively.
+    """
     use_threads(params.threads)
-    subject = load_model(spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype)
+    subject = load_model(
+        spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype
+    )
     if not isinstance(subject, NativeSubject):
         as_mamba(subject)
     return subject
@@ -34,8 +38,12 @@ def load_mamba(name: str, known: Mapping[str, ModelSpec], params: MambaInduction
     return as_mamba(load(name, known, params))
 
 
-def normed(subject: Subject, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """The final norm of a residual stream: what the unembedding would read if the model ended here (the logit lens)."""
+def normed(
+    subject: Subject, residual: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """The final norm of a residual stream: what the unembedding would read if the model ended here
+    (the logit lens).
+    """
     if isinstance(subject, NativeSubject):
         return subject.module(subject.architecture.final_norm)(residual)
     norm: Any = subject.model.get_submodule("backbone.norm_f")
@@ -57,10 +65,12 @@ def effective_rows(
     query: Int[Tensor, " entry"],
     layers: list[int] | None = None,
 ) -> dict[int, Float[Tensor, "entry key"]]:
-    """Effective attention E_l[i, j] by layer, for all keys (0 after the query): the norm of what token j's input adds
-    to the residual stream at i through the layer's sequence mixing, in the residual's units.
+    """Effective attention E_l[i, j] by layer, for all keys (0 after the query): the norm of what
+    token j's input adds to the residual stream at i through the layer's sequence mixing, in the
+    residual's units.
 
-    In a Mamba || W_out (SiLU(z_i) * alpha[:, i, j] * x_j) ||; in a transformer || sum_h A_h[i, j] W_O^h v_j^h ||.
+    In a Mamba || W_out (SiLU(z_i) * alpha[:, i, j] * x_j) ||; in a transformer || sum_h A_h[i, j]
+    W_O^h v_j^h ||.
     """
     found: dict[int, Tensor] = {}
     if isinstance(subject, MambaSubject):
@@ -74,7 +84,9 @@ def effective_rows(
         return found
 
     def of_attention(layer: int, rows: AttentionRows) -> None:
-        vectors = attended_vectors(subject, layer, rows, batch, query, torch.arange(ids.shape[1], device=ids.device))
+        vectors = attended_vectors(
+            subject, layer, rows, batch, query, torch.arange(ids.shape[1], device=ids.device)
+        )
         found[layer] = vectors.norm(dim=-1)
 
     with subject.observing(of_attention, layers):
@@ -90,16 +102,22 @@ def attended_vectors(
     query: Int[Tensor, " entry"],
     keys: Int[Tensor, " key"] | Int[Tensor, "key entry"],
 ) -> Float[Tensor, "entry key d_model"]:
-    """sum_h A_h[i, j] W_O^h v_j^h for each of some keys; zero after the query. Keys are the same for all queries, or
-    one row of them each."""
+    """sum_h A_h[i, j] W_O^h v_j^h for each of some keys; zero after the query.
+
+    Keys are the same for all queries, or one row of them each.
+    """
     of_each = keys[:, None].expand(-1, len(query)) if keys.ndim == 1 else keys
     seen = of_each <= query
     of_each = torch.minimum(of_each, query)
     weights = rows.entries(batch, query, of_each) * seen[..., None]
     values = torch.stack([rows.values(batch, key) for key in of_each])
-    return torch.einsum("keh,kehd,hdm->ekm", weights.float(), values.float(), subject.out_weights(layer))
+    return torch.einsum(
+        "keh,kehd,hdm->ekm", weights.float(), values.float(), subject.out_weights(layer)
+    )
 
 
 def no_tokenizer(subject: Subject) -> InputError:
     """What needs text cannot be asked of a model that comes without a tokenizer."""
-    return InputError(f"{subject.name} has no tokenizer: text cannot be given to it; save one beside its weights")
+    return InputError(
+        f"{subject.name} has no tokenizer: text cannot be given to it; save one beside its weights"
+    )

@@ -1,19 +1,40 @@
-"""Every knob of the study. A profile gives the values; each option of a command overrides the field of its name."""
+"""Every knob of the study.
+
+A profile gives the values; each option of a command overrides the field of its name.
+"""
 
 import importlib.metadata
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from interp_core.corpus import TextParams
 from interp_core.errors import InputError
-from interp_core.model_spec import Dtype
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.models.spec import Dtype
+from interp_core.stimuli.corpus import TextParams
 
-OFFSETS = (-1, 0, 1, 2, 3, 4)  # keys of the offset profile, counted from the earlier occurrence of the query's token
-PREFIX = (1, 2, 3)  # offsets of prefix matching: a convolution of four taps may move the token after it so far
+OFFSETS = (
+    -1,
+    0,
+    1,
+    2,
+    3,
+    4,
+)  # keys of the offset profile, counted from the earlier occurrence of the query's token
+PREFIX = (
+    1,
+    2,
+    3,
+)  # offsets of prefix matching: a convolution of four taps may move the token after it so far
 
 
 class MambaInduction(Params):
@@ -28,7 +49,9 @@ class MambaInduction(Params):
     prompts_at_once: PositiveInt  # prompts in one forward pass
 
     # Fine-tuning (the defaults of profile paper are the first version's)
-    dataset: TextParams  # text to fine-tune on; its held-out part is the real text of every analysis
+    dataset: (
+        TextParams  # text to fine-tune on; its held-out part is the real text of every analysis
+    )
     texts: PositiveInt  # documents to fine-tune on, from the start
     epochs: PositiveInt
     batch_size: PositiveInt  # documents computed together
@@ -46,24 +69,35 @@ class MambaInduction(Params):
 
     # Stimuli
     n_prompts: int = Field(ge=8)  # prompts of each family
-    period: int = Field(ge=8)  # tokens in one copy of the repeated random tokens; their scores are those of record
+    period: int = Field(
+        ge=8
+    )  # tokens in one copy of the repeated random tokens; their scores are those of record
     copies: int = Field(ge=2)  # of the segment where the loss is followed over repetitions
     periods: tuple[PositiveInt, ...] = Field(min_length=1)  # of accuracy by period
-    lags: tuple[PositiveInt, ...] = Field(min_length=1)  # tokens from query back to induction key, of spaced pairs
+    lags: tuple[PositiveInt, ...] = Field(
+        min_length=1
+    )  # tokens from query back to induction key, of spaced pairs
     n_pairs: int = Field(ge=2)  # pairs of a prompt of shuffled pairs
     text_length: int = Field(ge=12)  # tokens of a prompt of natural repeats, BOS included
     max_pairs: PositiveInt  # copy operations of such a prompt
     context: int = Field(ge=20)  # tokens of a window of real text, BOS included
-    early: float = Field(gt=0, lt=1)  # of the context: the in-context score is the loss at its end less that here
+    early: float = Field(
+        gt=0, lt=1
+    )  # of the context: the in-context score is the loss at its end less that here
     around: PositiveInt  # tokens over which these two losses are averaged
-    queries: PositiveInt  # copy operations a prompt, drawn at random, where whole rows of attention are computed
+    # copy operations a prompt, drawn at random, where whole rows of attention are computed
+    queries: PositiveInt
 
     # Intervals and tests
     bootstrap_resamples: PositiveInt = Field(ge=100)
     permutation_draws: PositiveInt = Field(ge=1000)
-    null_level: float = Field(gt=0, lt=0.5)  # family-wise level at which a layer's excess stands out
+    null_level: float = Field(
+        gt=0, lt=0.5
+    )  # family-wise level at which a layer's excess stands out
     smallest_excess: float = Field(ge=0, lt=1)  # smallest excess prefix matching that counts
-    recognised_quantile: float = Field(gt=0.5, lt=1)  # of the control's scores: above it, a repeat is recognised
+    recognised_quantile: float = Field(
+        gt=0.5, lt=1
+    )  # of the control's scores: above it, a repeat is recognised
 
     # Interventions
     causal_prompts: PositiveInt  # prompts in interventions
@@ -76,12 +110,20 @@ class MambaInduction(Params):
     @model_validator(mode="after")
     def _fits(self) -> "MambaInduction":
         if self.lags and max(self.lags) + 4 > self.context:
-            raise ValueError(f"lags: lag {max(self.lags)} needs context {max(self.lags) + 4}, got {self.context}")
+            raise ValueError(
+                f"lags: lag {max(self.lags)} needs context {max(self.lags) + 4}, got {self.context}"
+            )
         if self.n_prompts < len(self.lags):
-            raise ValueError(f"n_prompts: {self.n_prompts} prompts cannot cover {len(self.lags)} lags")
+            raise ValueError(
+                f"n_prompts: {self.n_prompts} prompts cannot cover {len(self.lags)} lags"
+            )
         if self.early * self.context < self.around:
-            raise ValueError(f"around: {self.around} tokens do not fit before {self.early:g} of the context")
-        needed = ceil(log2(4 / self.null_level))  # as sign_flip_threshold has it; said before anything is measured
+            raise ValueError(
+                f"around: {self.around} tokens do not fit before {self.early:g} of the context"
+            )
+        needed = ceil(
+            log2(4 / self.null_level)
+        )  # as sign_flip_threshold has it; said before anything is measured
         if self.n_prompts < needed or (1 + self.permutation_draws) * self.null_level < 1 - 1e-9:
             raise ValueError(
                 f"null_level: {self.null_level} needs n_prompts {needed} and permutation_draws "
@@ -91,7 +133,9 @@ class MambaInduction(Params):
 
 
 def dataset_of(given: str, profile: TextParams) -> dict[str, Any]:
-    """What a user's --dataset means: a file or folder, an installed package, or the profile's own hub data set."""
+    """What a user's --dataset means: a file or folder, an installed package, or the profile's own
+    hub data set.
+    """
     every = profile.validation_every
     if Path(given).exists():
         return {"path": {"path": Path(given).resolve()}, "validation_every": every}

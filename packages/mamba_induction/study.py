@@ -1,18 +1,19 @@
 """One call of a command: its settings, its models and where its files go.
 
-Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/mamba_induction. With
-any option of its own it is an experiment: it writes flat into `out` and takes the one model that was named, its
-fine-tuned version where `fine-tune` has put one into `out`, and a twin only where one was named.
+Called bare, a command is a stage of the pipeline: it takes the profile's models and writes
+data/mamba_induction. With any option of its own it is an experiment: it writes flat into `out` and
+takes the one model that was named, its fine-tuned version where `fine-tune` has put one into `out`,
+and a twin only where one was named.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp_core.artifacts import check_writable
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
+from interp_core.files.artifacts import check_writable
+from interp_core.files.params import project_root, read_section
+from interp_core.models.spec import ModelSpec, catalogue, short_name
 from mamba_induction.params import MambaInduction, dataset_of
 
 
@@ -42,7 +43,11 @@ class Run:
     def models(self) -> list[str]:
         """What is analysed: the Mamba, fine-tuned, and its twin."""
         tuned = [str(self.tuned)] if self.out is None or self.tuned.is_dir() else []
-        return [self.params.model, *tuned, *([] if self.params.twin is None else [self.params.twin])]
+        return [
+            self.params.model,
+            *tuned,
+            *([] if self.params.twin is None else [self.params.twin]),
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -55,7 +60,9 @@ class Run:
         return self.models[1] if self.models[1:2] == [str(self.tuned)] else self.models[0]
 
 
-def prepare(profile: str | None, out: Path | None, *, dataset: str | None = None, **overrides: Any) -> Run:
+def prepare(
+    profile: str | None, out: Path | None, *, dataset: str | None = None, **overrides: Any
+) -> Run:
     """Settings from the profile and the options given; any option makes it an experiment."""
     given = {key: value for key, value in overrides.items() if value is not None}
     known = catalogue(profile)

@@ -1,4 +1,6 @@
-"""Fine-tuning on text, with the core's loop and scan; the induction numbers are looked at on the way."""
+"""Fine-tuning on text, with the core's loop and scan; the induction numbers are looked at on the
+way.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,36 +12,51 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from interp_core.artifacts import array_sha256, file_sha256, replacing, save_json, save_weights
-from interp_core.batches import IGNORED, Batch
-from interp_core.checkpoints import fingerprint, scratch
 from interp_core.errors import InputError
-from interp_core.folders import check_replaceable, replacing_folder
-from interp_core.history import History, history_csv
-from interp_core.import_closure import code_of
-from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import Moment, train
+from interp_core.files.artifacts import (
+    array_sha256,
+    file_sha256,
+    replacing,
+    save_json,
+    save_weights,
+)
+from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.scores import copy_behaviour
-from interp_core.selective_scan import fast_scan
-from interp_core.tracking import announce, tracked_run
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.measures.scores import copy_behaviour
+from interp_core.pipeline.import_closure import code_of
+from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.checkpoints import fingerprint, scratch
+from interp_core.training.history import History, history_csv
+from interp_core.training.loop import Moment, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.tracking import announce, tracked_run
 from mamba_induction.data import Row, Stimuli, Texts
 from mamba_induction.measure_attention import offset_profiles, prefix_matching
 from mamba_induction.model import no_tokenizer
 from mamba_induction.params import MambaInduction
 
-KIND = "mamba_induction"  # folder under .scratch, group of the run, and what a tuned model records itself as
+# folder under .scratch, group of the run, and what a tuned model records itself as
+KIND = "mamba_induction"
 _NOT_OF_TRAINING = {
     *("model", "twin", "dataset", "device", "dtype", "prompts_at_once"),
-    *("bootstrap_resamples", "permutation_draws", "null_level", "smallest_excess", "recognised_quantile"),
+    *(
+        "bootstrap_resamples",
+        "permutation_draws",
+        "null_level",
+        "smallest_excess",
+        "recognised_quantile",
+    ),
     *("causal_prompts", "causal_draws", "examples", "example_period"),
 }
 
 
 @dataclass(frozen=True)
 class DocumentSource:
-    """Batches of documents, every epoch in another order; the batch of an update depends on (seed, step) alone."""
+    """Batches of documents, every epoch in another order; the batch of an update depends on (seed,
+    step) alone.
+    """
 
     rows: list[Row]
     size: int  # documents in an update
@@ -51,7 +68,9 @@ class DocumentSource:
         return -(-len(self.rows) // self.size)
 
     def __call__(self, step: int) -> Batch:
-        """Input ids, padded on the right, and labels: every token of a document counts, BOS and padding never do."""
+        """Input ids, padded on the right, and labels: every token of a document counts, BOS and
+        padding never do.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
         chosen = [self.rows[i] for i in order[place * self.size : (place + 1) * self.size]]
@@ -69,10 +88,15 @@ def padded(rows: list[Row]) -> Batch:
 
 
 def recipe_of(params: MambaInduction, documents: int) -> Recipe:
-    """The core's recipe for these settings and this many documents. InputError when they do not fit together."""
+    """The core's recipe for these settings and this many documents.
+
+    InputError when they do not fit together.
+    """
     steps = params.epochs * -(-documents // (params.batch_size * params.grad_accum))
     if params.warmup >= steps:
-        raise InputError(f"warmup: {params.warmup} updates are not less than all {steps}; use more --texts or --epochs")
+        raise InputError(
+            f"warmup: {params.warmup} updates are not less than all {steps}; use more --texts or --epochs"
+        )
     return Recipe(
         steps=steps,
         learning_rate=params.lr,
@@ -105,7 +129,9 @@ class Watch:
 
     @torch.no_grad()
     def __call__(self, moment: Moment) -> Mapping[str, float]:
-        """Perplexity of held-out documents, prefix matching of the best layer, accuracies of copying."""
+        """Perplexity of held-out documents, prefix matching of the best layer, accuracies of
+        copying.
+        """
         model: Any = moment.model
         subject = as_mamba(subject_of(model, name="model in training", bos=0, digest="in training"))
         asked = self.stimuli
@@ -119,7 +145,9 @@ class Watch:
         }
         try:
             profile = offset_profiles(subject, asked.repeated, self.params)
-            accuracy = {name: copy_behaviour(subject, prompts)[0] for name, prompts in families.items()}
+            accuracy = {
+                name: copy_behaviour(subject, prompts)[0] for name, prompts in families.items()
+            }
             loss = mean_loss(subject, self.held_out)
         finally:
             model.requires_grad_(requires_grad=True)
@@ -147,9 +175,14 @@ def _summed_loss(logits: Tensor, labels: Int[Tensor, "row position"]) -> Tensor:
     return nn.functional.cross_entropy(predicted, target, ignore_index=IGNORED, reduction="sum")
 
 
-def fine_tune(subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: MambaInduction, place: Path) -> History:
-    """Fine-tune the subject itself, in float32. Writes `place`, a Hugging Face directory
-    with training.json, and returns the history. Resumes; same settings, weights and threads, same bytes."""
+def fine_tune(
+    subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: MambaInduction, place: Path
+) -> History:
+    """Fine-tune the subject itself, in float32.
+
+    Writes `place`, a Hugging Face directory with training.json, and returns the history. Resumes;
+    same settings, weights and threads, same bytes.
+    """
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
     check_replaceable(place, kind=KIND, name=place.name)
@@ -189,8 +222,9 @@ def fine_tune(subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: Mam
 
 
 def _is_best(history: History) -> bool:
-    """Weights are kept where held-out text is predicted better than ever before: a diverged run has its last good ones,
-    and a large model does not fill the disk."""
+    """Weights are kept where held-out text is predicted better than ever before: a diverged run has
+    its last good ones, and a large model does not fill the disk.
+    """
     losses = [row["held_out_loss"] for row in history]
     return losses[-1] == min(losses)
 
@@ -200,12 +234,16 @@ def _write(subject: MambaSubject, history: History, settings: dict[str, Any], fo
     model: Any = subject.model
     model.config.dtype = "float32"
     model.config.save_pretrained(folder)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}  # tied ones share memory
+    weights = {
+        name: tensor.clone() for name, tensor in model.state_dict().items()
+    }  # tied ones share memory
     save_weights(folder / "model.safetensors", weights, {"format": "pt"})
     assert subject.tokenizer is not None
     subject.tokenizer.save_pretrained(folder)
     digest = file_sha256(folder / "model.safetensors")
-    save_json(folder / "training.json", {**settings, "final": history[-1], "weights_sha256": digest})
+    save_json(
+        folder / "training.json", {**settings, "final": history[-1], "weights_sha256": digest}
+    )
 
 
 def save_history(history: History, path: Path) -> None:

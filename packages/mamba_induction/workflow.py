@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from interp_core.artifacts import save_arrays, save_json
-from interp_core.model_spec import short_name
+from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.models.spec import short_name
 from mamba_induction.study import Run
 
 if TYPE_CHECKING:
-    from interp_core.models import Subject
+    from interp_core.models.subject import Subject
     from mamba_induction.data import Stimuli, Texts
 
 Arrays = dict[str, np.ndarray]
@@ -22,8 +22,10 @@ Report = dict[str, Any]
 
 
 def fine_tune(run: Run) -> Report:
-    """Fine-tune the Mamba on the data set: a Hugging Face directory, its history, and a report of first and last."""
-    from interp_core.corpus import read_documents
+    """Fine-tune the Mamba on the data set: a Hugging Face directory, its history, and a report of
+    first and last.
+    """
+    from interp_core.stimuli.corpus import read_documents
     from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load_mamba, no_tokenizer
     from mamba_induction.train import fine_tune as tune
@@ -46,7 +48,9 @@ def fine_tune(run: Run) -> Report:
     }
     save_json(run.place("metrics", "fine_tune") / "fine_tune.json", report)
     before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
-    click.echo(f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates")
+    click.echo(
+        f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates"
+    )
     return report
 
 
@@ -83,15 +87,21 @@ def gap(run: Run) -> None:
         report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
         for family, prompts in stimuli.families.items():
             found, described_as = gap_of_family(subject, prompts, bigrams, run.params)
-            saved |= {f"{family}/{name}": values.astype(np.float32) for name, values in found.items()}
+            saved |= {
+                f"{family}/{name}": values.astype(np.float32) for name, values in found.items()
+            }
             summaries = summarise(found, run.params)
-            scores = {name: described(interval, len(found[name])) for name, interval in summaries.items()}
+            scores = {
+                name: described(interval, len(found[name])) for name, interval in summaries.items()
+            }
             report[family] = described_as | {"scores": scores}
         save_arrays(run.place("scores", "gap") / f"gap_{subject.name}.npz", saved)
         save_json(run.place("metrics", "gap") / f"gap_{subject.name}.json", report)
         repeated = report["repeated"]["scores"]
         rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
-        click.echo(f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted {rates[1]:.3f}")
+        click.echo(
+            f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted {rates[1]:.3f}"
+        )
 
 
 def causal(run: Run) -> None:
@@ -103,9 +113,14 @@ def causal(run: Run) -> None:
         save_arrays(run.place("scores", "causal") / f"causal_{subject.name}.npz", arrays)
         save_json(run.place("metrics", "causal") / f"causal_{subject.name}.json", report)
         reads = report["reads"]["all"]
-        worst = min(reads, key=lambda offset: reads[offset]["accuracy"]["value"] if offset != "prefix" else 0)
+        worst = min(
+            reads,
+            key=lambda offset: reads[offset]["accuracy"]["value"] if offset != "prefix" else 0,
+        )
         cost = reads[worst]["accuracy"]["value"]
-        click.echo(f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} accuracy without)")
+        click.echo(
+            f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} accuracy without)"
+        )
 
 
 def figures(run: Run) -> None:
@@ -135,7 +150,7 @@ def run_all(run: Run) -> None:
 
 def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
     """Each model with its stimuli; without a tokenizer there is no real text, which is said."""
-    from interp_core.corpus import read_documents
+    from interp_core.stimuli.corpus import read_documents
     from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load
 
@@ -155,7 +170,9 @@ def _sentence(report: Report) -> str:
     error = report["reconstruction_error"]
     checked = "" if error is None else f"alpha x + D x is the model's own to {error:.1e}; "
     layers = report["null"]["trained"]["induction_layers"]
-    peaks = ", ".join(f"L{layer} at offset {report['peak_offset'][layer]['offset']}" for layer in layers)
+    peaks = ", ".join(
+        f"L{layer} at offset {report['peak_offset'][layer]['offset']}" for layer in layers
+    )
     accuracy = report["scores"]["accuracy_by_period"]["value"][0]
     found = f"induction in {peaks}" if layers else "no layer matches prefixes above its null"
     return f"{report['name']}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"

@@ -7,29 +7,55 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _OPTIONS: tuple[Decorator, ...] = (
     option("--model", metavar="M", help="A Mamba: a name of the profile, a directory, a hub id."),
     option("--transformer", metavar="M", help="What it is compared with; another Mamba will do."),
-    option("--own-tokens", is_flag=True, default=None, help="Compare models with different tokenizers all the same."),
-    option("--layer", type=int, help="The layer whose channels are all ablated exactly, in three ways."),
+    option(
+        "--own-tokens",
+        is_flag=True,
+        default=None,
+        help="Compare models with different tokenizers all the same.",
+    ),
+    option(
+        "--layer", type=int, help="The layer whose channels are all ablated exactly, in three ways."
+    ),
     option("--top-k", type=int, help="Units of a ranking that are named."),
     option("--text-limit", type=int, help="Texts that are read."),
     option("--text-length", type=int, help="Tokens of a text; longer ones are cut."),
-    option("--texts", type=click.Path(path_type=Path), help="A UTF-8 file (texts between blank lines) or a folder."),
+    option(
+        "--texts",
+        type=click.Path(path_type=Path),
+        help="A UTF-8 file (texts between blank lines) or a folder.",
+    ),
     option("--repeats", type=int, help="Rows of repeated random tokens beside the texts."),
-    option("--enable-attention", is_flag=True, default=None, help="`run` includes the attention neurons."),
+    option(
+        "--enable-attention",
+        is_flag=True,
+        default=None,
+        help="`run` includes the attention neurons.",
+    ),
     option(
         "--attention-methods",
         multiple=True,
         metavar="A...",
         help="attention_weighted, gradient_guided, rollout.",
     ),
-    option("--sparsity-layers", type=int, multiple=True, metavar="L...", help="Layers whose sparsity is measured."),
+    option(
+        "--sparsity-layers",
+        type=int,
+        multiple=True,
+        metavar="L...",
+        help="Layers whose sparsity is measured.",
+    ),
     option("--label-draws", type=int, help="Labels drawn for the Fisher estimate of KL."),
-    option("--least-agreement", type=float, help="Rank agreement below which a layer is computed exactly."),
+    option(
+        "--least-agreement",
+        type=float,
+        help="Rank agreement below which a layer is computed exactly.",
+    ),
     option("--bootstrap-resamples", type=int, help="Bootstrap draws."),
     option("--permutation-draws", type=int, help="Draws of randomisation tests."),
     option("--batch-size", type=int, help="Texts in one forward pass."),
@@ -37,14 +63,18 @@ _OPTIONS: tuple[Decorator, ...] = (
     option("--device", help="cpu, cuda, cuda:N or mps."),
     option("--dtype", help="float32, bfloat16 or float64."),
     option("--threads", type=int, help="CPU threads."),
-    option("--out", type=_FOLDER, help="Folder for arrays and JSON (default: outputs/mamba_neurons)."),
+    option(
+        "--out", type=_FOLDER, help="Folder for arrays and JSON (default: outputs/mamba_neurons)."
+    ),
     option("--plots-dir", "plots", type=_FOLDER, help="Folder for figures (default: OUT/plots)."),
     profile_option,
 )
 
 
 def _with_run(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options, and whose figures are drawn in an experiment."""
+    """A command that gets a prepared Run instead of its options, and whose figures are drawn in an
+    experiment.
+    """
 
     @wraps(command)
     def call(**options: Any) -> None:
@@ -68,12 +98,14 @@ def _draw(run: Any, command: str) -> None:
         figures.draw(command, run.names, run.place, run.plots)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 def main() -> None:
     """Which neurons of a Mamba matter, to what, and how few of them are enough?
 
-    Called without options a command is a stage of the pipeline (data/mamba_neurons). With options it is an experiment
-    of yours and writes into --out (default outputs/mamba_neurons).
+    Called without options a command is a stage of the pipeline (data/mamba_neurons). With options
+    it is an experiment of yours and writes into --out (default outputs/mamba_neurons).
     """
 
 
@@ -81,11 +113,12 @@ def main() -> None:
 @option("--save-results", is_flag=True, help="Write all reports into one file, results_M.json.")
 @_with_run
 def whole(run: Any, *, save_results: bool) -> None:
-    """The whole analysis: delta, causal, inter-layer, cross-layer, attention (--enable-attention), sparsity,
-    efficiency, compare, and their figures."""
+    """The whole analysis: delta, causal, inter-layer, cross-layer, attention (--enable-attention),
+    sparsity, efficiency, compare, and their figures.
+    """
     from dataclasses import replace
 
-    from interp_core.params import project_root
+    from interp_core.files.params import project_root
     from mamba_neurons import figures, workflow
 
     out = run.out or project_root() / "outputs" / "mamba_neurons"
@@ -99,7 +132,9 @@ def whole(run: Any, *, save_results: bool) -> None:
 @main.command()
 @_with_run
 def delta(run: Any) -> None:
-    """Delta-sensitive neurons: between- and within-text variance of dt, half-lives, selectivity: delta_M.json."""
+    """Delta-sensitive neurons: between- and within-text variance of dt, half-lives, selectivity:
+    delta_M.json.
+    """
     from mamba_neurons import workflow
 
     workflow.delta(run)
@@ -149,7 +184,9 @@ def attention(run: Any) -> None:
 @main.command()
 @_with_run
 def sparsity(run: Any) -> None:
-    """Population and lifetime sparsity, the seed's measures with their thresholds, kinds of neuron: sparsity_M.json."""
+    """Population and lifetime sparsity, the seed's measures with their thresholds, kinds of neuron:
+    sparsity_M.json.
+    """
     from mamba_neurons import workflow
 
     workflow.sparsity(run)
@@ -192,7 +229,7 @@ def all_figures(run: Any) -> None:
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.answers import write
+    from interp_core.console.answers import write
     from mamba_neurons.answers import answers as found
 
     write("mamba_neurons", found, out)

@@ -1,4 +1,6 @@
-"""What the models read: texts of people, then rows of repeated random tokens, as one padded array with its masks."""
+"""What the models read: texts of people, then rows of repeated random tokens, as one padded array
+with its masks.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +11,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from interp_core.artifacts import array_sha256, load_arrays
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.params import project_root
-from interp_core.stimuli import Vocabulary, repeated_tokens
+from interp_core.files.artifacts import array_sha256, load_arrays
+from interp_core.files.params import project_root
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from mamba_neurons.params import MambaNeurons
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Right-padded token ids. `counted` are the positions whose prediction of the next token is scored: all of a text
-    but its last, and of repeated tokens the copy operations alone, because nothing else there can be predicted."""
+    """Right-padded token ids.
+
+    `counted` are the positions whose prediction of the next token is scored: all of a text but its
+    last, and of repeated tokens the copy operations alone, because nothing else there can be
+    predicted.
+    """
 
     tokens: Int[np.ndarray, "text position"]
     lengths: Int[np.ndarray, " text"]
@@ -44,11 +50,17 @@ class Texts:
     def rows(self, chosen: slice | np.ndarray) -> "Texts":
         """Some of the texts, padded as before."""
         return Texts(
-            self.tokens[chosen], self.lengths[chosen], self.counted[chosen], self.repeated[chosen], self.truncated
+            self.tokens[chosen],
+            self.lengths[chosen],
+            self.counted[chosen],
+            self.repeated[chosen],
+            self.truncated,
         )
 
     def batches(self, size: int) -> list["Texts"]:
-        """The texts in order, `size` at a time; no batch of a single text, which would have no other to resample."""
+        """The texts in order, `size` at a time; no batch of a single text, which would have no
+        other to resample.
+        """
         n = len(self)
         starts = list(range(0, n, size))
         if len(starts) > 1 and n - starts[-1] == 1:
@@ -68,7 +80,10 @@ class Texts:
 
 
 def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
-    """The study's texts in the model's tokens. InputError when there are none, or too few for a statistic."""
+    """The study's texts in the model's tokens.
+
+    InputError when there are none, or too few for a statistic.
+    """
     documents = read_documents(params)[: params.text_limit]
     rows = encoded(subject, documents)
     truncated = sum(len(row) > params.text_length for row in rows)
@@ -88,7 +103,9 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
         rows += list(prompts.tokens)
         counted += list(queries)
         repeated[-params.repeats :] = True
-    needed = ceil(log2(4 / params.alpha))  # as sign_flip_threshold has it; said before anything is measured
+    needed = ceil(
+        log2(4 / params.alpha)
+    )  # as sign_flip_threshold has it; said before anything is measured
     if len(rows) < needed or len(rows) - params.repeats < 2:
         raise InputError(
             f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few for tests at "
@@ -97,11 +114,16 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
     tokens = np.full((len(rows), length), subject.bos, dtype=np.int64)
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row
-    return Texts(tokens, np.array([len(row) for row in rows]), np.stack(counted), repeated, truncated)
+    return Texts(
+        tokens, np.array([len(row) for row in rows]), np.stack(counted), repeated, truncated
+    )
 
 
 def read_documents(params: MambaNeurons) -> list[str]:
-    """The user's texts, or the held-out documents of data/corpus. InputError when there is not one."""
+    """The user's texts, or the held-out documents of data/corpus.
+
+    InputError when there is not one.
+    """
     found = _corpus_documents() if params.texts is None else _user_documents(params.texts)
     if not found:
         raise InputError(f"{params.texts or 'data/corpus'} holds no texts")
@@ -109,11 +131,16 @@ def read_documents(params: MambaNeurons) -> list[str]:
 
 
 def encoded(subject: Subject, documents: Sequence[str]) -> list[Int[np.ndarray, " position"]]:
-    """BOS and each document's tokens. InputError for a model without a tokenizer and for a text without tokens."""
+    """BOS and each document's tokens.
+
+    InputError for a model without a tokenizer and for a text without tokens.
+    """
     if subject.tokenizer is None:
         raise InputError(f"{subject.name} has no tokenizer to read texts with")
     tokenizer: Any = subject.tokenizer
-    rows = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in documents]
+    rows = [
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in documents
+    ]
     if empty := [index for index, row in enumerate(rows) if not row]:
         raise InputError(f"text {empty[0]} has no tokens: {documents[empty[0]][:40]!r}")
     return [np.array([subject.bos, *row]) for row in rows]
@@ -121,7 +148,9 @@ def encoded(subject: Subject, documents: Sequence[str]) -> list[Int[np.ndarray, 
 
 def same_tokens(first: Subject, second: Subject, documents: Sequence[str]) -> str | None:
     """None when both models read every document as the same ids; otherwise what differs first."""
-    for index, (ours, theirs) in enumerate(zip(encoded(first, documents), encoded(second, documents), strict=True)):
+    for index, (ours, theirs) in enumerate(
+        zip(encoded(first, documents), encoded(second, documents), strict=True)
+    ):
         if not np.array_equal(ours, theirs):
             n = min(len(ours), len(theirs))
             differing = np.flatnonzero(ours[:n] != theirs[:n])
@@ -130,7 +159,9 @@ def same_tokens(first: Subject, second: Subject, documents: Sequence[str]) -> st
     return None
 
 
-def token_classes(subject: Subject, ids: Int[np.ndarray, "*text"]) -> tuple[list[str], Int[np.ndarray, "*text"]]:
+def token_classes(
+    subject: Subject, ids: Int[np.ndarray, "*text"]
+) -> tuple[list[str], Int[np.ndarray, "*text"]]:
     """What kind of string each token is: names of the classes, and each token's index into them."""
     names = ["begin", "space", "word start", "word part", "digits", "punctuation", "other"]
     tokenizer: Any = subject.tokenizer
@@ -147,7 +178,11 @@ def token_classes(subject: Subject, ids: Int[np.ndarray, "*text"]) -> tuple[list
         elif core.isdigit():
             kind = "digits"
         else:
-            kind = "punctuation" if not any(c.isalnum() for c in core) and core.isprintable() else "other"
+            kind = (
+                "punctuation"
+                if not any(c.isalnum() for c in core) and core.isprintable()
+                else "other"
+            )
         kinds[token] = names.index(kind)
     return names, kinds[ids]
 
@@ -163,7 +198,11 @@ def _corpus_documents() -> list[str]:
 
 
 def _user_documents(path: Path) -> list[str]:
-    files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md")) if path.is_dir() else [path]
+    files = (
+        sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
+        if path.is_dir()
+        else [path]
+    )
     try:
         contents = [file.read_text(encoding="utf-8") for file in files]
     except FileNotFoundError:
@@ -178,5 +217,8 @@ def _vocabulary(subject: Subject) -> Vocabulary:
     tokenizer: Any = subject.tokenizer
     size = min(len(tokenizer), subject.vocab_size)
     return Vocabulary.of(
-        size, bos=subject.bos, pad=subject.bos, special=[i for i in tokenizer.all_special_ids if i < size]
+        size,
+        bos=subject.bos,
+        pad=subject.bos,
+        special=[i for i in tokenizer.all_special_ids if i < size],
     )

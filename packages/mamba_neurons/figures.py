@@ -6,14 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json
 from mamba_neurons import figures_activity, figures_causal
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 Place = Callable[[str, str], Path]  # ("scores" or "metrics", command) -> folder
 
-COMMANDS = ("delta", "causal", "inter_layer", "cross_layer", "attention", "sparsity", "efficiency", "compare")
+COMMANDS = (
+    "delta",
+    "causal",
+    "inter_layer",
+    "cross_layer",
+    "attention",
+    "sparsity",
+    "efficiency",
+    "compare",
+)
 _OF_THE_MAMBA = {
     "delta": (figures_activity.delta, figures_activity.half_lives),
     "causal": (figures_causal.ranked_effects, figures_causal.estimates),
@@ -24,8 +33,11 @@ _OF_THE_MAMBA = {
 
 
 def draw_all(names: Sequence[str], place: Place, folder: Path) -> list[Path]:
-    """Every figure of the commands that have run; returns the files written. A command without a folder of metrics has
-    not run. InputError names a file that is missing or damaged."""
+    """Every figure of the commands that have run; returns the files written.
+
+    A command without a folder of metrics has not run. InputError names a file that is missing or
+    damaged.
+    """
     written = []
     for command in COMMANDS:
         if place("metrics", command).is_dir():
@@ -37,7 +49,9 @@ def draw(command: str, names: Sequence[str], place: Place, folder: Path) -> list
     """The figures of one command for the models (the Mamba first), from the files that it wrote."""
     if command in _OF_THE_MAMBA:
         arrays, report = _read(command, names[0], place)
-        paths = [folder / f"{function.__name__}_{names[0]}.png" for function in _OF_THE_MAMBA[command]]
+        paths = [
+            folder / f"{function.__name__}_{names[0]}.png" for function in _OF_THE_MAMBA[command]
+        ]
         for function, path in zip(_OF_THE_MAMBA[command], paths, strict=True):
             function(arrays, report, names[0], path)
         return paths
@@ -51,7 +65,9 @@ def draw(command: str, names: Sequence[str], place: Place, folder: Path) -> list
             {name: report for name, (_, report) in found.items()}, folder / "efficiency.png"
         )
         return [folder / "efficiency.png"]
-    figures_activity.sparsity({name: report for name, (_, report) in found.items()}, folder / "sparsity.png")
+    figures_activity.sparsity(
+        {name: report for name, (_, report) in found.items()}, folder / "sparsity.png"
+    )
     figures_activity.lorenz(found, folder / "lorenz.png")
     return [folder / "sparsity.png", folder / "lorenz.png"]
 

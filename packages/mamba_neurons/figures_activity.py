@@ -43,7 +43,9 @@ _KINDS = {
 
 
 def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """Channels ranked by how much their step differs between texts, and by kind of token, beside what chance gives."""
+    """Channels ranked by how much their step differs between texts, and by kind of token, beside
+    what chance gives.
+    """
     layers = list(report["layers"])
     styles = model_styles([f"layer {layer}" for layer in layers])
     with drawing(path, width=9.6, height=5.0) as figure:
@@ -54,7 +56,9 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         ):
             for index, (label, style) in enumerate(styles.items()):
                 plot_ranked(axes, arrays, key, index, label, style)
-            axes.set(xlabel="rank of the channel", ylabel="share of the variance of dt", title=title)
+            axes.set(
+                xlabel="rank of the channel", ylabel="share of the variance of dt", title=title
+            )
         heading(figure, left, f"{name}: what the step size dt of a channel follows", columns=4)
         note(
             figure,
@@ -63,15 +67,27 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         )
 
 
-def plot_ranked(axes: Axes, arrays: Arrays, key: str, layer: int, label: str, style: LineStyle) -> None:
+def plot_ranked(
+    axes: Axes, arrays: Arrays, key: str, layer: int, label: str, style: LineStyle
+) -> None:
     """One layer's channels, largest first, with the family-wise threshold."""
     order = np.argsort(-arrays[key][layer], kind="stable")
     rank = np.arange(1.0, len(order) + 1)
     if f"{key}_low" in arrays:
-        band(axes, rank, arrays[f"{key}_low"][layer][order], arrays[f"{key}_high"][layer][order], colour=style.color)
-    axes.plot(rank, arrays[key][layer][order], color=style.color, linestyle=style.linestyle, label=label)
+        band(
+            axes,
+            rank,
+            arrays[f"{key}_low"][layer][order],
+            arrays[f"{key}_high"][layer][order],
+            colour=style.color,
+        )
+    axes.plot(
+        rank, arrays[key][layer][order], color=style.color, linestyle=style.linestyle, label=label
+    )
     threshold = float(arrays[f"{key}_null_threshold"][layer])
-    axes.axhline(threshold, color=NULL, linestyle=style.linestyle, linewidth=1.4, label=f"chance, {label}")
+    axes.axhline(
+        threshold, color=NULL, linestyle=style.linestyle, linewidth=1.4, label=f"chance, {label}"
+    )
 
 
 def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
@@ -82,9 +98,16 @@ def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     with drawing(path, width=2.4 + 3.8 * len(shown), height=5.0) as figure:
         panels, image = figure.subplots(1, len(shown), squeeze=False)[0], None
         for axes, layer in zip(panels, shown, strict=True):
-            by_length = np.sort(tau[layer], axis=1)[np.argsort(tau[layer].max(axis=1), kind="stable")]
+            by_length = np.sort(tau[layer], axis=1)[
+                np.argsort(tau[layer].max(axis=1), kind="stable")
+            ]
             image = axes.imshow(
-                by_length, origin="lower", aspect="auto", cmap="viridis", norm=scale, interpolation="nearest"
+                by_length,
+                origin="lower",
+                aspect="auto",
+                cmap="viridis",
+                norm=scale,
+                interpolation="nearest",
             )
             axes.set_title(f"layer {layer}", loc="left")
             axes.set_xlabel("state, by half-life")
@@ -95,18 +118,28 @@ def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
         figure.suptitle(f"{name}: how long states remember")
-        note(figure, "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the channel's mean step")
+        note(
+            figure,
+            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the channel's mean step",
+        )
 
 
 def sparsity(reports: Mapping[str, Report], path: Path) -> None:
-    """Population and lifetime measures of the neurons, by layer and model, and of the residual stream."""
+    """Population and lifetime measures of the neurons, by layer and model, and of the residual
+    stream.
+    """
     styles = model_styles(list(reports))
     with drawing(path, width=10.4, height=7.6) as figure:
         rows = figure.subplots(2, 2, sharex=True, sharey=True)
         for row, level in zip(rows, ("population", "lifetime"), strict=True):
             for axes, which in zip(row, ("neurons", "residual stream"), strict=True):
-                plot_measures(axes, reports, styles, level, "resid" if which == "residual stream" else None)
-                title = {"population": "over units at a token", "lifetime": "over tokens of a unit"}[level]
+                plot_measures(
+                    axes, reports, styles, level, "resid" if which == "residual stream" else None
+                )
+                title = {
+                    "population": "over units at a token",
+                    "lifetime": "over tokens of a unit",
+                }[level]
                 axes.set_title(f"{which}: {title}", loc="left")
         for axes in rows[1]:
             axes.set_xlabel("sparsity (0: all alike, 1: one has all)")
@@ -119,7 +152,11 @@ def sparsity(reports: Mapping[str, Report], path: Path) -> None:
 
 
 def plot_measures(
-    axes: Axes, reports: Mapping[str, Report], styles: Mapping[str, LineStyle], level: str, kind: str | None
+    axes: Axes,
+    reports: Mapping[str, Report],
+    styles: Mapping[str, LineStyle],
+    level: str,
+    kind: str | None,
 ) -> None:
     """A row for each measure; in it each model's layers from top to bottom."""
     slots = sum(len(report["layers"]) for report in reports.values()) + 1
@@ -134,7 +171,14 @@ def plot_measures(
                 if measure == "entropy":
                     value, ends = 1 - value, [1 - ends[1], 1 - ends[0]]
                 offset = (place + 1) / slots - 0.5
-                whisker(axes, value, y + offset, ends, colour=styles[name].color, marker=styles[name].marker)
+                whisker(
+                    axes,
+                    value,
+                    y + offset,
+                    ends,
+                    colour=styles[name].color,
+                    marker=styles[name].marker,
+                )
                 place += 1
     for name, style in styles.items():
         axes.plot([], [], style.marker, color=style.color, label=name)
@@ -146,11 +190,15 @@ def plot_measures(
 
 
 def lorenz(found: Mapping[str, tuple[Arrays, Report]], path: Path) -> None:
-    """Lorenz curves of |activation| over units at a token: the share that the lowest x of the units hold."""
+    """Lorenz curves of |activation| over units at a token: the share that the lowest x of the units
+    hold.
+    """
     with drawing(path, width=4.9 * len(found) + 0.4, height=5.2) as figure:
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for axes, (name, (arrays, report)) in zip(panels, found.items(), strict=True):
-            kinds = [kind for kind in _KINDS if any(kind in layer for layer in report["layers"].values())]
+            kinds = [
+                kind for kind in _KINDS if any(kind in layer for layer in report["layers"].values())
+            ]
             styles = model_styles(kinds)
             for kind in kinds:
                 layer = list(report["layers"])[-1]
@@ -173,7 +221,9 @@ def lorenz(found: Mapping[str, tuple[Arrays, Report]], path: Path) -> None:
 
 
 def compare(arrays: Arrays, report: Report, path: Path) -> None:
-    """Both models over relative depth: how the residual stream moves, and how sparse the neurons are."""
+    """Both models over relative depth: how the residual stream moves, and how sparse the neurons
+    are.
+    """
     names = {"first": report["first"], "second": report["second"]}
     styles = model_styles(list(names.values()))
     titles = {
@@ -190,20 +240,44 @@ def compare(arrays: Arrays, report: Report, path: Path) -> None:
             for which, name in names.items():
                 style = styles[name]
                 x = arrays["depth"]
-                band(axes, x, arrays[f"{which}/{key}_low"], arrays[f"{which}/{key}_high"], colour=style.color)
-                axes.plot(x, arrays[f"{which}/{key}_over_depth"], color=style.color, linestyle=style.linestyle)
+                band(
+                    axes,
+                    x,
+                    arrays[f"{which}/{key}_low"],
+                    arrays[f"{which}/{key}_high"],
+                    colour=style.color,
+                )
                 axes.plot(
-                    arrays[f"{which}/depth"], arrays[f"{which}/{key}"], style.marker, color=style.color, label=name
+                    x,
+                    arrays[f"{which}/{key}_over_depth"],
+                    color=style.color,
+                    linestyle=style.linestyle,
+                )
+                axes.plot(
+                    arrays[f"{which}/depth"],
+                    arrays[f"{which}/{key}"],
+                    style.marker,
+                    color=style.color,
+                    label=name,
                 )
             section = "dynamics" if key in report["dynamics"] else "sparsity"
             difference = report[section][key]["difference"]
             low, high = difference["ci"]
-            axes.set_title(f"{title}\n{difference['value']:+.2f} [{low:+.2f}, {high:+.2f}]", loc="left", color=INK)
+            axes.set_title(
+                f"{title}\n{difference['value']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                loc="left",
+                color=INK,
+            )
             if key == "update":
                 logarithmic(axes, "y")
         for axes in panels[1]:
             axes.set_xlabel("relative depth")
-        heading(figure, panels[0][0], f"{names['first']} beside {names['second']} on the same tokens", columns=2)
+        heading(
+            figure,
+            panels[0][0],
+            f"{names['first']} beside {names['second']} on the same tokens",
+            columns=2,
+        )
         note(
             figure,
             f"below each title: difference of the means over depth, first minus second, 95 % interval, paired by text, "

@@ -1,4 +1,6 @@
-"""Figures of interventions: ranked effects, estimates against exact effects, influence, curves of sets of neurons."""
+"""Figures of interventions: ranked effects, estimates against exact effects, influence, curves of
+sets of neurons.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from interp_core.plotting import ABLATED, GRID, INK, NULL, band, drawing, heading, interval_text, model_styles, note
+from interp_core.plotting import (
+    ABLATED,
+    GRID,
+    INK,
+    NULL,
+    band,
+    drawing,
+    heading,
+    interval_text,
+    model_styles,
+    note,
+)
 from mamba_neurons.figures_scales import logarithmic
 
 Arrays = Mapping[str, np.ndarray]
@@ -23,7 +36,9 @@ _METHODS = {
 
 
 def ranked_effects(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """Every channel of the layer, ranked by KL, in three ways; the best ones together beside random sets."""
+    """Every channel of the layer, ranked by KL, in three ways; the best ones together beside random
+    sets.
+    """
     layer, together = report["layer"], report["together"]
     with drawing(path, width=9.6, height=5.0) as figure:
         left, right = figure.subplots(1, 2)
@@ -54,7 +69,16 @@ def plot_ranked(axes: Axes, arrays: Arrays) -> None:
     axes.plot(rank, arrays["layer_mean_kl"][order], color=ABLATED, label="mean ablation", zorder=3)
     for kind, marker in (("zero", "."), ("resample", "x")):
         shown = np.maximum(arrays[f"layer_{kind}_kl"][order], floor)
-        axes.plot(rank, shown, marker, color=INK, markersize=3.5, alpha=0.55, label=f"{kind} ablation", zorder=2)
+        axes.plot(
+            rank,
+            shown,
+            marker,
+            color=INK,
+            markersize=3.5,
+            alpha=0.55,
+            label=f"{kind} ablation",
+            zorder=2,
+        )
     logarithmic(axes, "x", "y")
     axes.set(xlabel="rank of the channel", ylabel="KL from the clean predictions (nats)")
     axes.legend(loc="lower left")
@@ -74,10 +98,14 @@ def plot_together(axes: Axes, together: Report) -> None:
 
 
 def estimates(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """Estimated against exact effects of the calibration samples, by layer, for KL and for the change of loss."""
+    """Estimated against exact effects of the calibration samples, by layer, for KL and for the
+    change of loss.
+    """
     agreement = report["whole_model"]["agreement"]
     shown = (
-        agreement if len(agreement) <= 4 else [agreement[i] for i in np.linspace(0, len(agreement) - 1, 4).astype(int)]
+        agreement
+        if len(agreement) <= 4
+        else [agreement[i] for i in np.linspace(0, len(agreement) - 1, 4).astype(int)]
     )
     with drawing(path, width=1.4 + 4.0 * len(shown), height=8.6) as figure:
         panels = figure.subplots(2, len(shown), squeeze=False)
@@ -99,7 +127,10 @@ def plot_estimate(axes: Axes, arrays: Arrays, found: Report, measure: str) -> No
     """One layer's sample: estimate across, exact effect upwards."""
     layer = found["layer"]
     sample = arrays[f"sample_{layer}"]
-    estimate, exact = arrays[f"estimated_{measure}"][layer, sample], arrays[f"sample_{layer}_{measure}"]
+    estimate, exact = (
+        arrays[f"estimated_{measure}"][layer, sample],
+        arrays[f"sample_{layer}_{measure}"],
+    )
     both = np.concatenate([estimate, exact])
     if measure == "kl":
         ends = [max(float(both.min()) * 0.7, 1e-9), float(both.max()) * 1.4]
@@ -116,7 +147,9 @@ def plot_estimate(axes: Axes, arrays: Arrays, found: Report, measure: str) -> No
 
 
 def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """KL when the same residual dimension is ablated after each layer: the largest ones, and all of them."""
+    """KL when the same residual dimension is ablated after each layer: the largest ones, and all of
+    them.
+    """
     kl = arrays["kl"]
     layers = np.arange(float(len(kl)))
     with drawing(path, width=7.6, height=5.0) as figure:
@@ -125,13 +158,23 @@ def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         band(axes, layers, low, high, colour=NULL, label="central 95 % of all dimensions")
         for place, top in enumerate(report["top"]):
             label = f"the {len(report['top'])} largest on average" if place == 0 else None
-            axes.plot(layers, top["kl_by_layer"], "-", color=ABLATED, alpha=0.45, linewidth=1.4, label=label)
+            axes.plot(
+                layers,
+                top["kl_by_layer"],
+                "-",
+                color=ABLATED,
+                alpha=0.45,
+                linewidth=1.4,
+                label=label,
+            )
         axes.plot(layers, kl.mean(axis=1), "o--", color=INK, label="mean of all dimensions")
         logarithmic(axes, "y")
         axes.set(xlabel="layer after which the dimension is ablated", ylabel="KL (nats)")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_xlim(-0.3, len(kl) - 0.7)
-        heading(figure, axes, f"{name}: one dimension of the residual stream, layer by layer", columns=2)
+        heading(
+            figure, axes, f"{name}: one dimension of the residual stream, layer by layer", columns=2
+        )
         note(
             figure,
             f"mean ablation of each of {kl.shape[1]} dimensions, {report['texts']} texts and "
@@ -140,10 +183,14 @@ def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
 
 
 def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """How far the best channels of a layer move later channels, directly and in all, beside random channels; and how
-    much of what they do to the predictions goes through later layers."""
+    """How far the best channels of a layer move later channels, directly and in all, beside random
+    channels; and how much of what they do to the predictions goes through later layers.
+    """
     panels = {"total": "best, in all", "direct": "best, directly", "null": "random, in all"}
-    largest = max((float(np.nanmax(arrays[key])) for key in panels if np.isfinite(arrays[key]).any()), default=0.0)
+    largest = max(
+        (float(np.nanmax(arrays[key])) for key in panels if np.isfinite(arrays[key]).any()),
+        default=0.0,
+    )
     with drawing(path, width=12.4, height=5.2) as figure:
         *maps, right = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.35])
         image = None
@@ -152,7 +199,13 @@ def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
             axes.set_title(title, loc="left")
         maps[0].set_ylabel("layer of the ablated channels")
         assert image is not None
-        figure.colorbar(image, ax=maps, label="mean |change| (standard deviations)", location="bottom", aspect=40)
+        figure.colorbar(
+            image,
+            ax=maps,
+            label="mean |change| (standard deviations)",
+            location="bottom",
+            aspect=40,
+        )
         plot_direct(right, report["layers"])
         right.set_title("on the predictions", loc="left")
         figure.suptitle(f"{name}: influence of ablating one channel")
@@ -182,7 +235,9 @@ def plot_influence(axes: Axes, values: np.ndarray, largest: float) -> AxesImage:
 def plot_direct(axes: Axes, layers: Sequence[Report]) -> None:
     """KL of each best channel: the part that reaches the output directly against all of it."""
     styles = model_styles([f"layer {found['layer']}" for found in layers])
-    shown = [top[key] for found in layers for top in found["top"] for key in ("total_kl", "direct_kl")]
+    shown = [
+        top[key] for found in layers for top in found["top"] for key in ("total_kl", "direct_kl")
+    ]
     ends = [0.7 * max(min(shown), 1e-9), 1.4 * max(shown)]
     axes.plot(ends, ends, color=GRID, linewidth=1.5, zorder=1)
     for found, (label, style) in zip(layers, styles.items(), strict=True):
@@ -203,11 +258,16 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     with drawing(path, width=10.2, height=6.0) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, kind, title in zip(
-            panels, ("deletion", "insertion"), ("the first x ablated", "all but the first x ablated"), strict=True
+            panels,
+            ("deletion", "insertion"),
+            ("the first x ablated", "all but the first x ablated"),
+            strict=True,
         ):
             curves = faithful[kind]
             band(axes, x, curves["random"]["low"], curves["random"]["high"], colour=NULL)
-            axes.plot(x, curves["random"]["mean"], color=NULL, linestyle="--", label="random orders")
+            axes.plot(
+                x, curves["random"]["mean"], color=NULL, linestyle="--", label="random orders"
+            )
             for method in methods:
                 style = styles[method]
                 band(axes, x, curves[method]["low"], curves[method]["high"], colour=style.color)
@@ -226,7 +286,12 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
             axes.set_title(f"{kind}: {title}", loc="left")
         panels[0].set_ylabel("KL from the clean predictions (nats)")
-        heading(figure, panels[1], f"{name}: do the rankings of attention neurons say what matters?", columns=3)
+        heading(
+            figure,
+            panels[1],
+            f"{name}: do the rankings of attention neurons say what matters?",
+            columns=3,
+        )
         areas = {m: faithful["deletion"][m] for m in methods}
         said = "\n".join(
             f"{_METHODS[m]}: deletion {interval_text(areas[m]['area'], areas[m]['area_ci'])}, insertion "
@@ -249,16 +314,25 @@ def functional_curves(reports: Mapping[str, Report], path: Path) -> None:
         panels = figure.subplots(1, len(reports), sharey=True, squeeze=False)[0]
         for axes, (name, report) in zip(panels, reports.items(), strict=True):
             curve = report["functional"]
-            axes.axhline(curve["tolerance"], color=INK, linewidth=1, linestyle=":", label="tolerated")
+            axes.axhline(
+                curve["tolerance"], color=INK, linewidth=1, linestyle=":", label="tolerated"
+            )
             random, total = curve["random"], curve["neurons"]
             share = np.array(random["sizes"]) / total
             band(axes, share, random["low"], random["high"], colour=NULL)
-            axes.plot(share, random["mean"], "s--", color=NULL, markersize=4, label="random neurons kept")
+            axes.plot(
+                share, random["mean"], "s--", color=NULL, markersize=4, label="random neurons kept"
+            )
             share = np.array(curve["sizes"]) / total
             style = styles[name]
             band(axes, share, curve["low"], curve["high"], colour=ABLATED)
             axes.plot(
-                share, curve["rise"], color=ABLATED, marker=style.marker, markersize=4, label="strongest neurons kept"
+                share,
+                curve["rise"],
+                color=ABLATED,
+                marker=style.marker,
+                markersize=4,
+                label="strongest neurons kept",
             )
             axes.axvline(curve["enough_share"], color=INK, linewidth=1)
             axes.set_title(f"{name}: {curve['enough']} of {total} are enough", loc="left")

@@ -1,7 +1,9 @@
-"""The exact effect of ablating a unit: only the layers behind it run again, many units stacked in one batch.
+"""The exact effect of ablating a unit: only the layers behind it run again, many units stacked in
+one batch.
 
-Everything before a layer is as in the clean run, and a neuron writes along one direction. So its ablation is a change
-of the residual stream after its layer, and no part of the layer itself runs again.
+Everything before a layer is as in the clean run, and a neuron writes along one direction. So its
+ablation is a change of the residual stream after its layer, and no part of the layer itself runs
+again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.mamba import MambaSubject
+from interp_core.mamba.subject import MambaSubject
+from interp_core.mamba.suffix import Suffix
 from interp_core.progress import progress
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_divergence import Streamed, divergence
 from mamba_neurons.model import CleanRun, Model, clean_run, neuron_means
-from mamba_neurons.model_suffix import Suffix
 from mamba_neurons.params import MambaNeurons
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -27,7 +29,9 @@ ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
 
 @dataclass(frozen=True)
 class Effects:
-    """What ablating each unit does to the predictions of each text, mean over its scored positions, in nats."""
+    """What ablating each unit does to the predictions of each text, mean over its scored positions,
+    in nats.
+    """
 
     kl: Float[np.ndarray, "text unit"]  # KL(p || p with the unit ablated), never negative
     loss: Float[np.ndarray, "text unit"]  # change of the loss: positive where the unit helped
@@ -40,7 +44,9 @@ class Effects:
 
 @dataclass(frozen=True)
 class Scored:
-    """The clean predictions at the scored positions of a batch, and how to compare others with them."""
+    """The clean predictions at the scored positions of a batch, and how to compare others with
+    them.
+    """
 
     clean: CleanRun
     logits: Float[Tensor, "scored vocab"]
@@ -78,31 +84,44 @@ class Scored:
         hidden: Float[Tensor, "copies_batch position d_model"],
         reference: Float[Tensor, "batch position d_model"] | None = None,
     ) -> tuple[Float[Tensor, "copy text"], Float[Tensor, "copy text"]]:
-        """KL and change of loss of normed hidden states of several copies of the batch. `reference` are the clean ones
-        where the code that computed these rounds otherwise than the clean run did."""
+        """KL and change of loss of normed hidden states of several copies of the batch.
+
+        `reference` are the clean ones where the code that computed these rounds otherwise than the
+        clean run did.
+        """
         at = hidden.unflatten(0, (-1, len(self.clean.ids)))[:, self.clean.counted]
         if self.streamed is None:
-            kl, loss = divergence(self.clean.model.subject.unembed(at).float(), self.logits, self.p, self.target)
+            kl, loss = divergence(
+                self.clean.model.subject.unembed(at).float(), self.logits, self.p, self.target
+            )
         else:
-            kl, loss = self.streamed(at - (self.hidden if reference is None else reference)[self.clean.counted])
+            kl, loss = self.streamed(
+                at - (self.hidden if reference is None else reference)[self.clean.counted]
+            )
         return kl @ self.weights.T, loss @ self.weights.T
 
     @torch.no_grad()
     def of_changes(
         self, layer: int, changes: Float[Tensor, "unit text position d_model"]
     ) -> tuple[Float[Tensor, "unit text"], Float[Tensor, "unit text"]]:
-        """KL and change of loss when each of these is added to the residual stream after a layer; hooks fire."""
+        """KL and change of loss when each of these is added to the residual stream after a layer;
+        hooks fire.
+        """
         return self.compare(self.clean.rerun(layer + 1, self.clean.changed(layer + 1, changes)))
 
     def behind(self, layer: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """of_changes of this layer without hooks: a Mamba's layers on the CPU run on the study's own kernels."""
+        """of_changes of this layer without hooks: a Mamba's layers on the CPU run on the study's
+        own kernels.
+        """
         subject = self.clean.model.subject
         suffix = Suffix.of(subject) if isinstance(subject, MambaSubject) else None
         if suffix is None:
             return lambda changes: self.of_changes(layer, changes)
         clean = self.clean
         reference = suffix.run(clean.residual[layer + 1].clone(), layer + 1)
-        return lambda changes: self.compare(suffix.run(clean.changed(layer + 1, changes), layer + 1), reference)
+        return lambda changes: self.compare(
+            suffix.run(clean.changed(layer + 1, changes), layer + 1), reference
+        )
 
 
 def neuron_effects(
@@ -116,17 +135,32 @@ def neuron_effects(
     means: Float[Tensor, "layer neuron"] | None = None,
 ) -> Effects:
     """Exact effects of ablating each of these neurons of a layer, alone, at every position."""
-    means = neuron_means(model, texts, params.batch_size) if means is None and ablation == "mean" else means
+    means = (
+        neuron_means(model, texts, params.batch_size)
+        if means is None and ablation == "mean"
+        else means
+    )
     index = torch.as_tensor(list(neurons))
     directions = model.write_directions(layer)[index.to(model.subject.device)].to(model.precision)
 
     def changes(scored: Scored, batch: Texts) -> Change:
         activation = scored.clean.neurons[layer][..., index]
-        away = replacement(activation, ablation, None if means is None else means[layer][index], batch) - activation
+        away = (
+            replacement(activation, ablation, None if means is None else means[layer][index], batch)
+            - activation
+        )
         away = away.to(directions.dtype)
         return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
-    return effects(model, texts, layer, len(index), changes, params, label=f"{model.name}: layer {layer}, {ablation}")
+    return effects(
+        model,
+        texts,
+        layer,
+        len(index),
+        changes,
+        params,
+        label=f"{model.name}: layer {layer}, {ablation}",
+    )
 
 
 def set_effects(
@@ -147,7 +181,15 @@ def set_effects(
         away = means[layer] - scored.clean.neurons[layer]
         return lambda units: torch.stack([(away * row) @ directions for row in member[units]])
 
-    return effects(model, texts, layer, len(sets), changes, params, label=f"{model.name}: sets of layer {layer}")
+    return effects(
+        model,
+        texts,
+        layer,
+        len(sets),
+        changes,
+        params,
+        label=f"{model.name}: sets of layer {layer}",
+    )
 
 
 def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeurons) -> Effects:
@@ -169,7 +211,15 @@ def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeuron
 
         return change
 
-    return effects(model, texts, layer, len(mean), changes, params, label=f"{model.name}: residual after {layer}")
+    return effects(
+        model,
+        texts,
+        layer,
+        len(mean),
+        changes,
+        params,
+        label=f"{model.name}: residual after {layer}",
+    )
 
 
 Change = Callable[[slice], Float[Tensor, "unit text position d_model"]]  # of a slice of the units
@@ -185,7 +235,9 @@ def effects(
     *,
     label: str,
 ) -> Effects:
-    """Effects of `n_units` changes of the residual stream after a layer; `changes` prepares those of a batch."""
+    """Effects of `n_units` changes of the residual stream after a layer; `changes` prepares those
+    of a batch.
+    """
     kl, loss = np.empty((len(texts), n_units)), np.empty((len(texts), n_units))
     for rows, batch, scored in scored_batches(model, texts, params.batch_size, label=label):
         change, behind = changes(scored, batch), scored.behind(layer)
@@ -196,7 +248,9 @@ def effects(
     return Effects(kl, loss)
 
 
-def scored_batches(model: Model, texts: Texts, batch_size: int, *, label: str) -> Iterator[tuple[slice, Texts, Scored]]:
+def scored_batches(
+    model: Model, texts: Texts, batch_size: int, *, label: str
+) -> Iterator[tuple[slice, Texts, Scored]]:
     """Each batch of texts with its clean run, and which rows it is."""
     first = 0
     for batch in progress(texts.batches(batch_size), label, unit="batch"):
@@ -210,8 +264,9 @@ def replacement(
     means: Float[Tensor, " neuron"] | None,
     texts: Texts,
 ) -> Float[Tensor, "text position neuron"]:
-    """What an ablation puts in a neuron's place. resample takes the next text of the batch at the same position,
-    counted around where that text is shorter, so that padding is never a source."""
+    """What an ablation puts in a neuron's place. resample takes the next text of the batch at the
+    same position, counted around where that text is shorter, so that padding is never a source.
+    """
     if ablation == "zero":
         return torch.zeros_like(activation)
     if ablation == "mean":

@@ -1,5 +1,6 @@
-"""Causal neurons: every channel of one layer exactly, in three ways; every channel of the model by calibrated
-estimates; the best ones together against random sets."""
+"""Causal neurons: every channel of one layer exactly, in three ways; every channel of the model by
+calibrated estimates; the best ones together against random sets.
+"""
 
 from typing import Any
 
@@ -8,11 +9,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.hidden_attention import mixer_calls
-from interp_core.mamba import MambaSubject
-from interp_core.stats import mean_interval, percentile_interval, resampled_means, sign_flip_threshold, split_half_rank
+from interp_core.mamba.hidden_attention import mixer_calls
+from interp_core.mamba.subject import MambaSubject
+from interp_core.statistics.intervals import (
+    mean_interval,
+    percentile_interval,
+    resampled_means,
+    sign_flip_threshold,
+    split_half_rank,
+)
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene import ABLATIONS, Change, Effects, Scored, effects, neuron_effects, set_effects
+from mamba_neurons.intervene import (
+    ABLATIONS,
+    Change,
+    Effects,
+    Scored,
+    effects,
+    neuron_effects,
+    set_effects,
+)
 from mamba_neurons.intervene_estimates import WholeModel, rank_agreement, whole_model
 from mamba_neurons.measure_activity import states
 from mamba_neurons.model import Model, neuron_means
@@ -22,7 +37,9 @@ Arrays = dict[str, np.ndarray]
 Report = dict[str, Any]
 
 
-def causal(model: Model, texts: Texts, params: MambaNeurons, rng: np.random.Generator) -> tuple[Arrays, Report]:
+def causal(
+    model: Model, texts: Texts, params: MambaNeurons, rng: np.random.Generator
+) -> tuple[Arrays, Report]:
     """The whole of the command `causal` for a Mamba: arrays and report."""
     model.check_layer(params.layer)
     model.check_top_k(params.top_k)
@@ -35,7 +52,9 @@ def causal(model: Model, texts: Texts, params: MambaNeurons, rng: np.random.Gene
     whole = whole_model(model, texts, params, rng, also_exact=(params.layer,))
     by_kind["mean"] = Effects(whole.kl[:, params.layer], whole.loss[:, params.layer])
     sets, dose = joint_effects(model, texts, by_kind["mean"], params, rng)
-    of_states = state_effects(model, texts, params.layer, _best(by_kind["mean"], params.top_k), params)
+    of_states = state_effects(
+        model, texts, params.layer, _best(by_kind["mean"], params.top_k), params
+    )
     arrays = _layer_arrays(by_kind, params, rng) | _whole_arrays(whole) | sets
     arrays |= {"state_kl": of_states.mean_kl.reshape(-1, _n_states(model))}
     report = {
@@ -55,13 +74,16 @@ def causal(model: Model, texts: Texts, params: MambaNeurons, rng: np.random.Gene
 def joint_effects(
     model: Model, texts: Texts, single: Effects, params: MambaNeurons, rng: np.random.Generator
 ) -> tuple[Arrays, Report]:
-    """The best channels of the layer ablated together, ranked on every second text and judged on the others, against
-    random sets of as many channels of the layer."""
+    """The best channels of the layer ablated together, ranked on every second text and judged on
+    the others, against random sets of as many channels of the layer.
+    """
     rank_rows, rows = np.arange(len(texts))[::2], np.arange(len(texts))[1::2]
     order = np.argsort(-single.kl[rank_rows].mean(axis=0), kind="stable")
     doses = [k for k in params.dose_k if k <= len(order)]
     best = [order[:k].tolist() for k in doses]
-    random = [rng.permutation(len(order))[:k].tolist() for k in doses for _ in range(params.random_sets)]
+    random = [
+        rng.permutation(len(order))[:k].tolist() for k in doses for _ in range(params.random_sets)
+    ]
     means = neuron_means(model, texts, params.batch_size)
     found = set_effects(model, texts.rows(rows), params.layer, [*best, *random], params, means)
     interval = mean_interval(found.kl[:, : len(best)], rng, resamples=params.bootstrap_resamples)
@@ -88,8 +110,12 @@ def joint_effects(
     return {"together_random_kl": drawn}, report
 
 
-def state_effects(model: Model, texts: Texts, layer: int, channels: np.ndarray, params: MambaNeurons) -> Effects:
-    """Exact effects of mean-ablating what each state n of these channels gives to y: C_i[n] h_i[c, n] SiLU(z_i[c])."""
+def state_effects(
+    model: Model, texts: Texts, layer: int, channels: np.ndarray, params: MambaNeurons
+) -> Effects:
+    """Exact effects of mean-ablating what each state n of these channels gives to y: C_i[n] h_i[c,
+    n] SiLU(z_i[c]).
+    """
     subject = model.subject
     assert isinstance(subject, MambaSubject)
 
@@ -105,13 +131,25 @@ def state_effects(model: Model, texts: Texts, layer: int, channels: np.ndarray, 
         total = part if total is None else total + part
     assert total is not None
     mean = (total / n).to(model.precision)
-    directions = model.write_directions(layer).to(model.precision)[channels].repeat_interleave(_n_states(model), dim=0)
+    directions = (
+        model.write_directions(layer)
+        .to(model.precision)[channels]
+        .repeat_interleave(_n_states(model), dim=0)
+    )
 
     def changes(scored: Scored, batch: Texts) -> Change:
         away = (mean - given(batch)).to(mean.dtype)
         return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
-    return effects(model, texts, layer, len(mean), changes, params, label=f"{model.name}: states of layer {layer}")
+    return effects(
+        model,
+        texts,
+        layer,
+        len(mean),
+        changes,
+        params,
+        label=f"{model.name}: states of layer {layer}",
+    )
 
 
 def _n_states(model: Model) -> int:
@@ -123,7 +161,9 @@ def _best(single: Effects, k: int) -> np.ndarray:
     return np.argsort(-single.mean_kl, kind="stable")[:k]
 
 
-def _layer_arrays(by_kind: dict[str, Effects], params: MambaNeurons, rng: np.random.Generator) -> Arrays:
+def _layer_arrays(
+    by_kind: dict[str, Effects], params: MambaNeurons, rng: np.random.Generator
+) -> Arrays:
     arrays: Arrays = {}
     for kind, found in by_kind.items():
         for name, values in (("kl", found.kl), ("loss", found.loss)):
@@ -137,13 +177,23 @@ def _layer_arrays(by_kind: dict[str, Effects], params: MambaNeurons, rng: np.ran
 
 
 def _layer_report(
-    model: Model, by_kind: dict[str, Effects], texts: Texts, params: MambaNeurons, rng: np.random.Generator
+    model: Model,
+    by_kind: dict[str, Effects],
+    texts: Texts,
+    params: MambaNeurons,
+    rng: np.random.Generator,
 ) -> Report:
-    """One layer, exactly: each ablation's totals and stability, and the best channels by KL under mean ablation."""
+    """One layer, exactly: each ablation's totals and stability, and the best channels by KL under
+    mean ablation.
+    """
     of_mean = by_kind["mean"]
     interval = mean_interval(of_mean.kl, rng, resamples=params.bootstrap_resamples)
-    hurt = sign_flip_threshold(of_mean.loss, rng, alpha=params.alpha, draws=params.permutation_draws)
-    helped = sign_flip_threshold(-of_mean.loss, rng, alpha=params.alpha, draws=params.permutation_draws)
+    hurt = sign_flip_threshold(
+        of_mean.loss, rng, alpha=params.alpha, draws=params.permutation_draws
+    )
+    helped = sign_flip_threshold(
+        -of_mean.loss, rng, alpha=params.alpha, draws=params.permutation_draws
+    )
     kinds = {
         kind: {
             "mean_kl": float(found.kl.mean()),
@@ -159,7 +209,11 @@ def _layer_report(
             "neuron": f"L{params.layer}C{c}",
             "kl": interval.value[c],
             "kl_ci": [interval.low[c], interval.high[c]],
-            **{f"kl_{kind}": float(found.mean_kl[c]) for kind, found in by_kind.items() if kind != "mean"},
+            **{
+                f"kl_{kind}": float(found.mean_kl[c])
+                for kind, found in by_kind.items()
+                if kind != "mean"
+            },
             "loss": float(of_mean.loss[:, c].mean()),
             "loss_on_texts": float(of_mean.loss[~repeated, c].mean()),
             "loss_on_repeats": float(of_mean.loss[repeated, c].mean()) if repeated.any() else None,
@@ -178,8 +232,13 @@ def _layer_report(
 
 def _whole_arrays(whole: WholeModel) -> Arrays:
     samples = {f"sample_{layer}": found.sample for layer, found in enumerate(whole.calibrations)}
-    exact = {f"sample_{layer}_kl": found.exact.mean_kl for layer, found in enumerate(whole.calibrations)}
-    losses = {f"sample_{layer}_loss": found.exact.loss.mean(axis=0) for layer, found in enumerate(whole.calibrations)}
+    exact = {
+        f"sample_{layer}_kl": found.exact.mean_kl for layer, found in enumerate(whole.calibrations)
+    }
+    losses = {
+        f"sample_{layer}_loss": found.exact.loss.mean(axis=0)
+        for layer, found in enumerate(whole.calibrations)
+    }
     return {
         "kl": whole.mean_kl,
         "loss": whole.loss.mean(axis=0),
@@ -193,7 +252,9 @@ def _whole_arrays(whole: WholeModel) -> Arrays:
 
 
 def _whole_report(whole: WholeModel, params: MambaNeurons, rng: np.random.Generator) -> Report:
-    """Agreement of the estimates by layer, which layers were computed exactly, and the model's best channels."""
+    """Agreement of the estimates by layer, which layers were computed exactly, and the model's best
+    channels.
+    """
     best = whole.top(params.top_k)
     draws = resampled_means(whole.kl, rng, resamples=params.bootstrap_resamples)
     interval = percentile_interval(whole.mean_kl, draws)
@@ -211,7 +272,10 @@ def _whole_report(whole: WholeModel, params: MambaNeurons, rng: np.random.Genera
             {
                 "neuron": f"L{layer}C{channel}",
                 "kl": float(whole.mean_kl[layer, channel]),
-                "kl_ci": [float(interval.low[layer, channel]), float(interval.high[layer, channel])],
+                "kl_ci": [
+                    float(interval.low[layer, channel]),
+                    float(interval.high[layer, channel]),
+                ],
                 "loss": float(whole.loss[:, layer, channel].mean()),
                 "exact": bool(whole.exact[layer, channel]),
             }

@@ -1,9 +1,11 @@
-"""Effects of all neurons of a model from a few backward passes, calibrated by layer, and exact where that fails.
+"""Effects of all neurons of a model from a few backward passes, calibrated by layer, and exact
+where that fails.
 
-With g the gradient by a neuron's activations and a its activations, replacing them by their mean changes the loss by
-sum (mean a - a) g to first order. KL has no first-order term: it is (1/2) E[(g . (a - mean a))^2] to second order, with
-the labels of g drawn from the model's own predictions (the Fisher information). Labels of different positions are
-independent and their scores have mean zero, so one backward pass of their sum serves all positions of a text.
+With g the gradient by a neuron's activations and a its activations, replacing them by their mean
+changes the loss by sum (mean a - a) g to first order. KL has no first-order term: it is (1/2) E[(g
+. (a - mean a))^2] to second order, with the labels of g drawn from the model's own predictions (the
+Fisher information). Labels of different positions are independent and their scores have mean zero,
+so one backward pass of their sum serves all positions of a text.
 """
 
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ class Gradients:
 
     neurons: list[Float[Tensor, "text position neuron"]]
     of_loss: list[Float[Tensor, "text position neuron"]]  # of the text's summed loss
-    of_labels: list[list[Float[Tensor, "text position neuron"]]]  # of the summed log p of drawn labels, by draw
+    of_labels: list[
+        list[Float[Tensor, "text position neuron"]]
+    ]  # of the summed log p of drawn labels, by draw
 
 
 @torch.enable_grad()
@@ -90,16 +94,25 @@ def estimate_all(
 ) -> Estimates:
     """Signed first-order change of loss and Fisher's second-order KL of every neuron of the model."""
     kl, loss = [], []
-    for batch in progress(texts.batches(params.batch_size), f"{model.name}: estimates", unit="batch"):
+    for batch in progress(
+        texts.batches(params.batch_size), f"{model.name}: estimates", unit="batch"
+    ):
         found = gradients(model, batch, draws=params.label_draws, generator=generator)
         scored = torch.as_tensor(batch.counted.sum(axis=1), device=means.device)
         away = [mean - neurons for mean, neurons in zip(means, found.neurons, strict=True)]
-        first = torch.stack([(a * g).sum(dim=1) for a, g in zip(away, found.of_loss, strict=True)], dim=1)
+        first = torch.stack(
+            [(a * g).sum(dim=1) for a, g in zip(away, found.of_loss, strict=True)], dim=1
+        )
         loss.append((first / scored[:, None, None]).double().cpu().numpy())
         squares = torch.zeros_like(first)
         for draw in found.of_labels:
-            squares += torch.stack([(a * g).sum(dim=1) for a, g in zip(away, draw, strict=True)], dim=1) ** 2
-        kl.append((squares / (2 * params.label_draws * scored[:, None, None])).double().cpu().numpy())
+            squares += (
+                torch.stack([(a * g).sum(dim=1) for a, g in zip(away, draw, strict=True)], dim=1)
+                ** 2
+            )
+        kl.append(
+            (squares / (2 * params.label_draws * scored[:, None, None])).double().cpu().numpy()
+        )
     return Estimates(np.concatenate(kl), np.concatenate(loss))
 
 
@@ -146,8 +159,9 @@ def rank_agreement(first: Float[np.ndarray, " unit"], second: Float[np.ndarray, 
 
 @dataclass(frozen=True)
 class WholeModel:
-    """The effect of mean-ablating every neuron of a model: exact where `exact` says so, else the estimate, KL scaled by
-    its layer's factor."""
+    """The effect of mean-ablating every neuron of a model: exact where `exact` says so, else the
+    estimate, KL scaled by its layer's factor.
+    """
 
     kl: Float[np.ndarray, "text layer neuron"]
     loss: Float[np.ndarray, "text layer neuron"]
@@ -164,7 +178,10 @@ class WholeModel:
     def top(self, k: int) -> list[tuple[int, int]]:
         """The k neurons (layer, neuron) with the largest KL."""
         flat = np.argsort(-self.mean_kl, axis=None, kind="stable")[:k]
-        return [(int(place) // self.mean_kl.shape[1], int(place) % self.mean_kl.shape[1]) for place in flat]
+        return [
+            (int(place) // self.mean_kl.shape[1], int(place) % self.mean_kl.shape[1])
+            for place in flat
+        ]
 
 
 def whole_model(
@@ -177,12 +194,17 @@ def whole_model(
     also_exact: tuple[int, ...] = (),
     top_k: int | None = None,
 ) -> WholeModel:
-    """Estimates for all neurons; layers whose rank agreement in one of `measures` is below least_agreement, and those
-    in `also_exact`, exactly; the best candidates of the rest exactly, until the top_k hold no estimate."""
+    """Estimates for all neurons; layers whose rank agreement in one of `measures` is below
+    least_agreement, and those in `also_exact`, exactly; the best candidates of the rest exactly,
+    until the top_k hold no estimate.
+    """
     means = neuron_means(model, texts, params.batch_size)
     generator = torch.Generator(device=model.subject.device).manual_seed(int(rng.integers(2**62)))
     estimates = estimate_all(model, texts, params, means=means, generator=generator)
-    calibrations = [calibrate(model, texts, layer, estimates, params, rng, means) for layer in range(model.n_layers)]
+    calibrations = [
+        calibrate(model, texts, layer, estimates, params, rng, means)
+        for layer in range(model.n_layers)
+    ]
     factors = np.array([found.factor for found in calibrations])
     whole = WholeModel(
         kl=estimates.kl * factors[:, None],
@@ -205,7 +227,9 @@ def whole_model(
     return whole
 
 
-def _settle_top(model: Model, texts: Texts, whole: WholeModel, top_k: int, params: MambaNeurons, means: Tensor) -> None:
+def _settle_top(
+    model: Model, texts: Texts, whole: WholeModel, top_k: int, params: MambaNeurons, means: Tensor
+) -> None:
     """Compute the best candidates exactly, again and again, until none of them is an estimate."""
     wide = min(round(params.candidates * top_k), whole.exact.size)
     while True:
@@ -217,12 +241,22 @@ def _settle_top(model: Model, texts: Texts, whole: WholeModel, top_k: int, param
 
 
 def _make_exact(
-    model: Model, texts: Texts, whole: WholeModel, wanted: np.ndarray, params: MambaNeurons, means: Tensor
+    model: Model,
+    texts: Texts,
+    whole: WholeModel,
+    wanted: np.ndarray,
+    params: MambaNeurons,
+    means: Tensor,
 ) -> None:
     for layer in range(model.n_layers):
         missing = np.flatnonzero(wanted[layer] & ~whole.exact[layer])
         if len(missing):
-            _put(whole, layer, missing, neuron_effects(model, texts, layer, missing.tolist(), params, means=means))
+            _put(
+                whole,
+                layer,
+                missing,
+                neuron_effects(model, texts, layer, missing.tolist(), params, means=means),
+            )
 
 
 def _put(whole: WholeModel, layer: int, neurons: np.ndarray, exact: Effects) -> None:

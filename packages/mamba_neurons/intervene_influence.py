@@ -1,4 +1,6 @@
-"""Influence: what one residual dimension is worth layer by layer, and what ablating a neuron does to later neurons."""
+"""Influence: what one residual dimension is worth layer by layer, and what ablating a neuron does
+to later neurons.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.selective_scan import fast_scan
-from interp_core.stats import mean_interval, percentile_interval, resampled_means, split_half_rank
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.statistics.intervals import (
+    mean_interval,
+    percentile_interval,
+    resampled_means,
+    split_half_rank,
+)
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import replacement, residual_effects, scored_batches
 from mamba_neurons.intervene_estimates import rank_agreement
@@ -25,7 +32,8 @@ def inter_layer(
     kl = np.stack([effects.kl for effects in found], axis=1)
     interval = mean_interval(kl, rng, resamples=params.bootstrap_resamples)
     by_layer = percentile_interval(
-        interval.value.mean(axis=1), resampled_means(kl, rng, resamples=params.bootstrap_resamples).mean(axis=2)
+        interval.value.mean(axis=1),
+        resampled_means(kl, rng, resamples=params.bootstrap_resamples).mean(axis=2),
     )
     top = np.argsort(-interval.value.mean(axis=0), kind="stable")[: params.top_k]
     report = {
@@ -40,7 +48,9 @@ def inter_layer(
             }
             for layer in range(model.n_layers)
         ],
-        "rank_correlation": [[rank_agreement(a, b) for b in interval.value] for a in interval.value],
+        "rank_correlation": [
+            [rank_agreement(a, b) for b in interval.value] for a in interval.value
+        ],
         "top": [{"dimension": int(d), "kl_by_layer": interval.value[:, d]} for d in top],
         **texts.described(),
     }
@@ -49,10 +59,14 @@ def inter_layer(
 
 
 @torch.no_grad()
-def neuron_spread(model: Model, texts: Texts, params: MambaNeurons) -> Float[Tensor, "layer neuron"]:
+def neuron_spread(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> Float[Tensor, "layer neuron"]:
     """Each neuron's standard deviation over all tokens: the unit in which influence is measured."""
     n = int(texts.lengths.sum())
-    sums = torch.zeros(2, model.n_layers, model.n_neurons, dtype=torch.float64, device=model.subject.device)
+    sums = torch.zeros(
+        2, model.n_layers, model.n_neurons, dtype=torch.float64, device=model.subject.device
+    )
     for batch in texts.batches(params.batch_size):
         real = torch.as_tensor(batch.real, device=sums.device)
         for layer, neurons in enumerate(clean_run(model, batch).neurons):
@@ -73,10 +87,12 @@ def influence_of(
     means: Float[Tensor, "layer neuron"],
     spread: Float[Tensor, "layer neuron"],
 ) -> dict[str, np.ndarray]:
-    """Mean over tokens of |change| of every later neuron, in its own standard deviations, when a source is ablated.
+    """Mean over tokens of |change| of every later neuron, in its own standard deviations, when a
+    source is ablated.
 
-    `total` and `direct` [source, later layer, neuron]: direct leaves the layers between as they were, so that only what
-    the source itself wrote arrives. `total_kl` and `direct_kl` [source]: the same for the predictions.
+    `total` and `direct` [source, later layer, neuron]: direct leaves the layers between as they
+    were, so that only what the source itself wrote arrives. `total_kl` and `direct_kl` [source]:
+    the same for the predictions.
     """
     later = range(layer + 1, model.n_layers)
     total, direct = (np.zeros((len(sources), len(later), model.n_neurons)) for _ in range(2))
@@ -94,9 +110,13 @@ def influence_of(
             units = slice(first, min(first + params.stack, len(sources)))
             change = torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
             found: dict[int, Tensor] = {}
-            with model.edited({to: (lambda a, to=to, found=found: found.__setitem__(to, a)) for to in later}):
+            with model.edited(
+                {to: (lambda a, to=to, found=found: found.__setitem__(to, a)) for to in later}
+            ):
                 effects = scored.of_changes(layer, change)[0]
-            straight = scored.compare(clean.rerun(model.n_layers, clean.changed(model.n_layers, change)))[0]
+            straight = scored.compare(
+                clean.rerun(model.n_layers, clean.changed(model.n_layers, change))
+            )[0]
             kl[0, units] += effects.sum(dim=1).double().cpu().numpy()
             kl[1, units] += straight.sum(dim=1).double().cpu().numpy()
             for place, to in enumerate(later):
@@ -104,7 +124,12 @@ def influence_of(
                 for into, neurons in ((total, found[to]), (direct, alone)):
                     into[units, place] += _moved(neurons, clean.neurons[to], real, spread[to])
     n = int(texts.lengths.sum())
-    return {"total": total / n, "direct": direct / n, "total_kl": kl[0] / len(texts), "direct_kl": kl[1] / len(texts)}
+    return {
+        "total": total / n,
+        "direct": direct / n,
+        "total_kl": kl[0] / len(texts),
+        "direct_kl": kl[1] / len(texts),
+    }
 
 
 def block_neurons(
@@ -118,19 +143,31 @@ def block_neurons(
     return seen[0]
 
 
-def _moved(neurons: Tensor, clean: Tensor, real: Tensor, spread: Tensor) -> Float[np.ndarray, "source neuron"]:
-    """Sum over tokens of |change| in standard deviations; a neuron that never moves cannot be moved."""
+def _moved(
+    neurons: Tensor, clean: Tensor, real: Tensor, spread: Tensor
+) -> Float[np.ndarray, "source neuron"]:
+    """Sum over tokens of |change| in standard deviations; a neuron that never moves cannot be
+    moved.
+    """
     change = (neurons.unflatten(0, (-1, len(clean))) - clean).abs()[:, real]
     unit = torch.where(spread > 0, spread, torch.inf)
     return (change.double().sum(dim=1) / unit).cpu().numpy()
 
 
 def cross_layer(
-    model: Model, texts: Texts, kl: Float[np.ndarray, "layer neuron"], params: MambaNeurons, rng: np.random.Generator
+    model: Model,
+    texts: Texts,
+    kl: Float[np.ndarray, "layer neuron"],
+    params: MambaNeurons,
+    rng: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The top_k neurons of each layer by KL and their influence on all later neurons, against random neurons of the
-    same layer (the shuffled-unit null)."""
-    means, spread = neuron_means(model, texts, params.batch_size), neuron_spread(model, texts, params)
+    """The top_k neurons of each layer by KL and their influence on all later neurons, against
+    random neurons of the same layer (the shuffled-unit null).
+    """
+    means, spread = (
+        neuron_means(model, texts, params.batch_size),
+        neuron_spread(model, texts, params),
+    )
     n = model.n_layers
     aggregate = {name: np.full((n, n), np.nan) for name in ("total", "direct", "null", "p")}
     arrays: dict[str, np.ndarray] = {}
@@ -141,8 +178,12 @@ def cross_layer(
         others = rng.permutation(rest)[: params.null_units] if len(rest) > params.top_k else rest
         both = np.concatenate([top, others])
         found = influence_of(model, texts, layer, both.tolist(), params, means=means, spread=spread)
-        arrays |= {f"{layer}/{name}": values[: len(top)] for name, values in found.items()} | {f"{layer}/top": top}
-        by_source = {name: found[name].mean(axis=2) for name in ("total", "direct")}  # [source, later layer]
+        arrays |= {f"{layer}/{name}": values[: len(top)] for name, values in found.items()} | {
+            f"{layer}/top": top
+        }
+        by_source = {
+            name: found[name].mean(axis=2) for name in ("total", "direct")
+        }  # [source, later layer]
         null = _null_means(by_source["total"][len(top) :], len(top), params.permutation_draws, rng)
         for place, to in enumerate(range(layer + 1, n)):
             for name, values in by_source.items():
@@ -153,7 +194,12 @@ def cross_layer(
         layers.append(_layer_report(layer, top, found))
     report = {name: _without_nan(values) for name, values in aggregate.items()}
     arrays |= aggregate
-    return arrays, {"influence": report, "layers": layers, "null_units": params.null_units, **texts.described()}
+    return arrays, {
+        "influence": report,
+        "layers": layers,
+        "null_units": params.null_units,
+        **texts.described(),
+    }
 
 
 def _null_means(
@@ -163,11 +209,18 @@ def _null_means(
     if len(values) == 0:
         return np.empty((0, values.shape[1]))
     size = min(k, len(values))
-    return np.stack([values[rng.choice(len(values), size=size, replace=False)].mean(axis=0) for _ in range(draws)])
+    return np.stack(
+        [
+            values[rng.choice(len(values), size=size, replace=False)].mean(axis=0)
+            for _ in range(draws)
+        ]
+    )
 
 
 def _layer_report(layer: int, top: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The top neurons of one layer: their KL, total and direct, and the later neuron that each moves most."""
+    """The top neurons of one layer: their KL, total and direct, and the later neuron that each
+    moves most.
+    """
     k = len(top)
     threshold = None
     if found["total"].shape[1] and len(found["total"]) > k:
@@ -180,8 +233,13 @@ def _layer_report(layer: int, top: np.ndarray, found: dict[str, np.ndarray]) -> 
             "direct_kl": found["direct_kl"][place],
         }
         if found["total"].shape[1]:
-            to, unit = np.unravel_index(int(found["total"][place].argmax()), found["total"][place].shape)
-            entry |= {"moves_most": f"L{layer + 1 + int(to)}C{unit}", "by": found["total"][place, to, unit]}
+            to, unit = np.unravel_index(
+                int(found["total"][place].argmax()), found["total"][place].shape
+            )
+            entry |= {
+                "moves_most": f"L{layer + 1 + int(to)}C{unit}",
+                "by": found["total"][place, to, unit],
+            }
         units.append(entry)
     null = {"total_kl": _mean(found["total_kl"][k:]), "direct_kl": _mean(found["direct_kl"][k:])}
     return {"layer": layer, "top": units, "largest_move_of_random_95": threshold, "random": null}

@@ -12,13 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.hidden_attention import MixerCall, mixer_calls
-from interp_core.mamba import MambaSubject
+from interp_core.mamba.hidden_attention import MixerCall, mixer_calls
+from interp_core.mamba.subject import MambaSubject
 from interp_core.progress import progress
 from mamba_neurons.data import Texts
 from mamba_neurons.model import Model, clean_run
 
-KINDS = {True: ("inner", "gate", "state", "resid"), False: ("mlp", "resid")}  # of a Mamba, of a transformer
+KINDS = {
+    True: ("inner", "gate", "state", "resid"),
+    False: ("mlp", "resid"),
+}  # of a Mamba, of a transformer
 
 
 def neuron_kind(model: Model) -> str:
@@ -30,12 +33,17 @@ def neuron_kind(model: Model) -> str:
 def activations(
     model: Model, texts: Texts, layers: Sequence[int], kinds: Sequence[str], batch_size: int
 ) -> Iterator[tuple[int, dict[tuple[str, int], Float[np.ndarray, "token unit"]]]]:
-    """Index of each text and its activations by (kind, layer), padding left out. InputError for a kind that the model
-    does not have, a layer that is not there, or activations that are not numbers."""
+    """Index of each text and its activations by (kind, layer), padding left out.
+
+    InputError for a kind that the model does not have, a layer that is not there, or activations
+    that are not numbers.
+    """
     for layer in layers:
         model.check_layer(layer)
     if unknown := [kind for kind in kinds if kind not in KINDS[model.is_mamba]]:
-        raise InputError(f"{model.name} has no units of kind {unknown[0]}; it has {', '.join(KINDS[model.is_mamba])}")
+        raise InputError(
+            f"{model.name} has no units of kind {unknown[0]}; it has {', '.join(KINDS[model.is_mamba])}"
+        )
     row = 0
     for batch in progress(texts.batches(batch_size), f"{model.name}: activations", unit="batch"):
         clean = clean_run(model, batch)

@@ -1,4 +1,5 @@
-"""Attention neurons: inner channels ranked by three methods on exact hidden attention alpha (Ali et al. 2024).
+"""Attention neurons: inner channels ranked by three methods on exact hidden attention alpha (Ali et
+al. 2024).
 
     attention_weighted  E_i sum_j |alpha[c, i, j] x_j[c]| |gate_i[c]|      how much attended input the channel writes
     gradient_guided     E_i sum_j |alpha[c, i, j] dL/dalpha[c, i, j]|      how much the loss feels of it
@@ -17,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.hidden_attention import MixerCall, attention_matrices, mixer_calls
-from interp_core.mamba import MambaSubject
+from interp_core.mamba.hidden_attention import MixerCall, attention_matrices, mixer_calls
+from interp_core.mamba.subject import MambaSubject
 from interp_core.progress import progress
-from interp_core.stats import effective_number, mean_interval, split_half_rank
+from interp_core.statistics.intervals import effective_number, mean_interval, split_half_rank
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene_estimates import gradients
 from mamba_neurons.model import Model
@@ -43,22 +44,32 @@ class LayerAttention:
         return cls(alpha, reach, call.gate[0, :length])
 
 
-def row_normalised(mean: Float[Tensor, "*channel query key"]) -> Float[Tensor, "*channel query key"]:
-    """rownorm(|mean alpha| + I): a layer's attention with its residual stream, rows sum to 1 (Abnar & Zuidema 2020)."""
+def row_normalised(
+    mean: Float[Tensor, "*channel query key"],
+) -> Float[Tensor, "*channel query key"]:
+    """rownorm(|mean alpha| + I): a layer's attention with its residual stream, rows sum to 1 (Abnar
+    & Zuidema 2020).
+    """
     with_self = mean.abs() + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
     return with_self / with_self.sum(dim=-1, keepdim=True)
 
 
 def rollout(alphas: Sequence[Float[Tensor, "_ query key"]]) -> Float[Tensor, "query key"]:
-    """prod_l rownorm(|mean_c alpha_l| + I), the first layer rightmost: how much of each token reaches each position."""
+    """prod_l rownorm(|mean_c alpha_l| + I), the first layer rightmost: how much of each token
+    reaches each position.
+    """
     product = torch.eye(alphas[0].shape[-1], dtype=alphas[0].dtype, device=alphas[0].device)
     for alpha in alphas:
         product = row_normalised(alpha.mean(dim=0)) @ product
     return product
 
 
-def rollout_changes(alphas: Sequence[Float[Tensor, "_ query key"]]) -> Float[Tensor, "layer channel"]:
-    """Mean over queries of the total variation between the rollout and the rollout without one channel, in [0, 1]."""
+def rollout_changes(
+    alphas: Sequence[Float[Tensor, "_ query key"]],
+) -> Float[Tensor, "layer channel"]:
+    """Mean over queries of the total variation between the rollout and the rollout without one
+    channel, in [0, 1].
+    """
     steps = [row_normalised(alpha.mean(dim=0)) for alpha in alphas]
     eye = torch.eye(steps[0].shape[-1], dtype=steps[0].dtype, device=steps[0].device)
     changes = []
@@ -78,8 +89,12 @@ def rollout_changes(alphas: Sequence[Float[Tensor, "_ query key"]]) -> Float[Ten
 @torch.no_grad()
 def importances(
     model: Model, texts: Texts, params: MambaNeurons
-) -> tuple[dict[str, Float[np.ndarray, "text layer channel"]], Float[np.ndarray, "layer position position"]]:
-    """Every method's importance of every channel, by text, and what neurons write: E |gated y| under `activation`."""
+) -> tuple[
+    dict[str, Float[np.ndarray, "text layer channel"]], Float[np.ndarray, "layer position position"]
+]:
+    """Every method's importance of every channel, by text, and what neurons write: E |gated y|
+    under `activation`.
+    """
     subject = model.subject
     assert isinstance(subject, MambaSubject)
     methods = params.attention_methods
@@ -88,7 +103,9 @@ def importances(
     length = int(texts.lengths.max())
     maps, seen = np.zeros((model.n_layers, length, length)), np.zeros((length, length))
     row = 0
-    for batch in progress(texts.batches(params.batch_size), f"{model.name}: hidden attention", unit="batch"):
+    for batch in progress(
+        texts.batches(params.batch_size), f"{model.name}: hidden attention", unit="batch"
+    ):
         calls = mixer_calls(subject, subject.ids(batch.tokens))
         slopes = None
         if "gradient_guided" in methods:
@@ -101,11 +118,19 @@ def importances(
                 written = calls[layer].gated_y[index, :size].double().abs()
                 found["activation"][row, layer] = written.mean(dim=0).cpu().numpy()
                 if "attention_weighted" in methods:
-                    found["attention_weighted"][row, layer] = (reach * gate).mean(dim=0).cpu().numpy()
+                    found["attention_weighted"][row, layer] = (
+                        (reach * gate).mean(dim=0).cpu().numpy()
+                    )
                 if slopes is not None:
-                    slope = slopes[layer][index, :size].double().abs() / int(batch.counted[index].sum())
-                    found["gradient_guided"][row, layer] = (reach * gate * slope).mean(dim=0).cpu().numpy()
-                maps[layer, :size, :size] += row_normalised(attention.alpha.mean(dim=0)).double().cpu().numpy()
+                    slope = slopes[layer][index, :size].double().abs() / int(
+                        batch.counted[index].sum()
+                    )
+                    found["gradient_guided"][row, layer] = (
+                        (reach * gate * slope).mean(dim=0).cpu().numpy()
+                    )
+                maps[layer, :size, :size] += (
+                    row_normalised(attention.alpha.mean(dim=0)).double().cpu().numpy()
+                )
             if "rollout" in methods:
                 changes = rollout_changes([attention.alpha for attention in layers])
                 found["rollout"][row] = changes.double().cpu().numpy()
@@ -115,7 +140,9 @@ def importances(
 
 
 def attention_summary(
-    found: dict[str, Float[np.ndarray, "text layer channel"]], params: MambaNeurons, rng: np.random.Generator
+    found: dict[str, Float[np.ndarray, "text layer channel"]],
+    params: MambaNeurons,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """The keys that earlier users read: mamba_neurons and analysis_results, by method and layer."""
     neurons: dict[str, Any] = {}
@@ -124,11 +151,16 @@ def attention_summary(
     for method in params.attention_methods:
         importance = found[method].mean(axis=0)
         neurons[method] = {
-            str(layer): {"neuron_activations": activation[layer], "neuron_importance": importance[layer]}
+            str(layer): {
+                "neuron_activations": activation[layer],
+                "neuron_importance": importance[layer],
+            }
             for layer in range(len(importance))
         }
         analysis[method] = {
-            str(layer): _layer_summary(found[method][:, layer], activation[layer], layer, params, rng)
+            str(layer): _layer_summary(
+                found[method][:, layer], activation[layer], layer, params, rng
+            )
             for layer in range(len(importance))
         }
     return {"mamba_neurons": neurons, "analysis_results": analysis}

@@ -1,5 +1,7 @@
-"""A Mamba beside a transformer on the same tokens: how the residual stream moves from layer to layer, how sparse the
-neurons are, how many are active; over relative depth, with intervals of differences paired by text."""
+"""A Mamba beside a transformer on the same tokens: how the residual stream moves from layer to
+layer, how sparse the neurons are, how many are active; over relative depth, with intervals of
+differences paired by text.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp_core.stats import percentile_interval, resampled_means
+from interp_core.statistics.intervals import percentile_interval, resampled_means
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import Scored
 from mamba_neurons.measure_activity import activations, neuron_kind
@@ -43,9 +45,13 @@ class Measured:
 
 
 @torch.no_grad()
-def layer_dynamics(model: Model, texts: Texts, params: MambaNeurons) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """By text and layer, mean over tokens: `update` ||r' - r|| / ||r||; `turn` 1 - cos(r, r'); `lens_kl` KL from the
-    final predictions to those read off after the layer (nats, scored positions). And each text's loss."""
+def layer_dynamics(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """By text and layer, mean over tokens: `update` ||r' - r|| / ||r||; `turn` 1 - cos(r, r');
+    `lens_kl` KL from the final predictions to those read off after the layer (nats, scored
+    positions). And each text's loss.
+    """
     found = {name: np.zeros((len(texts), model.n_layers)) for name in DYNAMICS}
     losses, row = [], 0
     for batch in texts.batches(params.batch_size):
@@ -89,10 +95,15 @@ def measure(model: Model, texts: Texts, params: MambaNeurons) -> Measured:
 
 
 def seeds_efficiency(measured: Measured, params: MambaNeurons) -> dict[str, Any]:
-    """The keys that earlier users read. A neuron is active unless it is dead (root mean square at most dead_share of
-    its layer's median); mean_sparsity is the share of |activation| below the model's fixed threshold."""
+    """The keys that earlier users read.
+
+    A neuron is active unless it is dead (root mean square at most dead_share of its layer's
+    median); mean_sparsity is the share of |activation| below the model's fixed threshold.
+    """
     active, variances, below = 0, [], []
-    which = (params.mamba_threshold, params.transformer_threshold).index(threshold_of(measured.model, params))
+    which = (params.mamba_threshold, params.transformer_threshold).index(
+        threshold_of(measured.model, params)
+    )
     for stream in measured.streams:
         assert stream.lifetime is not None
         size = stream.lifetime.root_mean_square
@@ -110,31 +121,46 @@ def seeds_efficiency(measured: Measured, params: MambaNeurons) -> dict[str, Any]
     }
 
 
-def over_depth(values: Float[np.ndarray, "*text layer"], depth: Float[np.ndarray, " layer"]) -> np.ndarray:
-    """Values of layers read off at the relative depths of GRID, flat beyond the first and last layer's middle."""
+def over_depth(
+    values: Float[np.ndarray, "*text layer"], depth: Float[np.ndarray, " layer"]
+) -> np.ndarray:
+    """Values of layers read off at the relative depths of GRID, flat beyond the first and last
+    layer's middle.
+    """
     flat = values.reshape(-1, values.shape[-1])
-    return np.stack([np.interp(GRID, depth, row) for row in flat]).reshape(*values.shape[:-1], len(GRID))
+    return np.stack([np.interp(GRID, depth, row) for row in flat]).reshape(
+        *values.shape[:-1], len(GRID)
+    )
 
 
 def compare(
     first: Measured, second: Measured, params: MambaNeurons, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Differences first - second of every measure, mean over relative depth, bootstrapped over texts in pairs."""
+    """Differences first - second of every measure, mean over relative depth, bootstrapped over
+    texts in pairs.
+    """
     arrays: dict[str, np.ndarray] = {}
     sections: dict[str, Any] = {}
     for title in ("dynamics", "sparsity"):
         ours, theirs = getattr(first, title), getattr(second, title)
         sections[title] = {}
         for name in ours:
-            both = [over_depth(v, m.depth) for v, m in ((ours[name], first), (theirs[name], second))]
+            both = [
+                over_depth(v, m.depth) for v, m in ((ours[name], first), (theirs[name], second))
+            ]
             means = [values.mean(axis=1) for values in both]
             sections[title][name] = _difference(means[0], means[1], rng, params)
-            for which, values, by_layer in zip(("first", "second"), both, (ours[name], theirs[name]), strict=True):
+            for which, values, by_layer in zip(
+                ("first", "second"), both, (ours[name], theirs[name]), strict=True
+            ):
                 arrays[f"{which}/{name}"] = by_layer.mean(axis=0)
                 draws = resampled_means(values, rng, resamples=params.bootstrap_resamples)
                 interval = percentile_interval(values.mean(axis=0), draws)
                 arrays[f"{which}/{name}_over_depth"] = interval.value
-                arrays[f"{which}/{name}_low"], arrays[f"{which}/{name}_high"] = interval.low, interval.high
+                arrays[f"{which}/{name}_low"], arrays[f"{which}/{name}_high"] = (
+                    interval.low,
+                    interval.high,
+                )
     arrays |= {"depth": GRID, "first/depth": first.depth, "second/depth": second.depth}
     report = {
         "first": first.model.name,
@@ -148,10 +174,15 @@ def compare(
 
 
 def _difference(
-    ours: Float[np.ndarray, " text"], theirs: Float[np.ndarray, " text"], rng: np.random.Generator, params: MambaNeurons
+    ours: Float[np.ndarray, " text"],
+    theirs: Float[np.ndarray, " text"],
+    rng: np.random.Generator,
+    params: MambaNeurons,
 ) -> dict[str, Any]:
     both = np.stack([ours, theirs, ours - theirs], axis=1)
-    interval = percentile_interval(both.mean(axis=0), resampled_means(both, rng, resamples=params.bootstrap_resamples))
+    interval = percentile_interval(
+        both.mean(axis=0), resampled_means(both, rng, resamples=params.bootstrap_resamples)
+    )
     return {
         name: {"value": interval.value[i], "ci": [interval.low[i], interval.high[i]]}
         for i, name in enumerate(("first", "second", "difference"))
@@ -159,10 +190,17 @@ def _difference(
 
 
 def _below(measured: Measured, params: MambaNeurons) -> dict[str, Any]:
-    """Share of |activation| below each fixed threshold, and the root mean square that it should be read against."""
+    """Share of |activation| below each fixed threshold, and the root mean square that it should be
+    read against.
+    """
     shares = [np.average(np.array(s.below), axis=0, weights=s.tokens) for s in measured.streams]
     sizes = [
-        float(np.sqrt((s.lifetime.root_mean_square**2).mean())) for s in measured.streams if s.lifetime is not None
+        float(np.sqrt((s.lifetime.root_mean_square**2).mean()))
+        for s in measured.streams
+        if s.lifetime is not None
     ]
     names = (f"{params.mamba_threshold:g}", f"{params.transformer_threshold:g}")
-    return {**dict(zip(names, np.mean(shares, axis=0).tolist(), strict=True)), "root_mean_square_by_layer": sizes}
+    return {
+        **dict(zip(names, np.mean(shares, axis=0).tolist(), strict=True)),
+        "root_mean_square_by_layer": sizes,
+    }

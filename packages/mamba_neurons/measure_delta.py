@@ -1,7 +1,8 @@
-"""Delta: how each inner channel's step size varies between and within texts, with kinds of token, and how long its
-states remember.
+"""Delta: how each inner channel's step size varies between and within texts, with kinds of token,
+and how long its states remember.
 
-dt (after softplus) decides how much of a token a channel writes and how fast its states forget (Gu & Dao 2023).
+dt (after softplus) decides how much of a token a channel writes and how fast its states forget (Gu
+& Dao 2023).
 """
 
 from dataclasses import dataclass
@@ -13,9 +14,14 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from interp_core.hidden_attention import mixer_calls
-from interp_core.mamba import MambaSubject
-from interp_core.stats import max_test, percentile_interval, resampled_means, split_half_rank
+from interp_core.mamba.hidden_attention import mixer_calls
+from interp_core.mamba.subject import MambaSubject
+from interp_core.statistics.intervals import (
+    max_test,
+    percentile_interval,
+    resampled_means,
+    split_half_rank,
+)
 from mamba_neurons.data import Texts, token_classes
 from mamba_neurons.params import MambaNeurons
 
@@ -33,14 +39,18 @@ class StepSizes:
         """Tokens of each text."""
         return np.bincount(self.text)
 
-    def by_text(self, values: Float[np.ndarray, "token channel"]) -> Float[np.ndarray, "text channel"]:
+    def by_text(
+        self, values: Float[np.ndarray, "token channel"]
+    ) -> Float[np.ndarray, "text channel"]:
         """Means over each text's tokens."""
         starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
         return np.add.reduceat(values.astype(np.float64), starts, axis=0) / self.sizes[:, None]
 
 
 @torch.no_grad()
-def step_sizes(subject: MambaSubject, texts: Texts, layers: list[int], batch_size: int) -> dict[int, StepSizes]:
+def step_sizes(
+    subject: MambaSubject, texts: Texts, layers: list[int], batch_size: int
+) -> dict[int, StepSizes]:
     """dt of these layers on all texts."""
     parts: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
     matrices: dict[int, np.ndarray] = {}
@@ -50,26 +60,34 @@ def step_sizes(subject: MambaSubject, texts: Texts, layers: list[int], batch_siz
             parts[layer].append(calls[layer].dt.float().cpu().numpy()[batch.real])
             matrices[layer] = calls[layer].A.double().cpu().numpy()
     text = np.repeat(np.arange(len(texts)), texts.lengths)
-    return {layer: StepSizes(np.concatenate(parts[layer]), text, matrices[layer]) for layer in layers}
+    return {
+        layer: StepSizes(np.concatenate(parts[layer]), text, matrices[layer]) for layer in layers
+    }
 
 
 def shares(
     mean: Float[np.ndarray, "*draw text channel"], within: Float[np.ndarray, "*draw text channel"]
 ) -> np.ndarray:
-    """v / (v + w): between-text variance of the text means over it and the mean within-text variance, in [0, 1]; 0 for
-    a channel that does not vary."""
+    """v / (v + w): between-text variance of the text means over it and the mean within-text
+    variance, in [0, 1]; 0 for a channel that does not vary.
+    """
     between = mean.var(axis=-2)
     total = between + within.mean(axis=-2)
     return np.divide(between, total, out=np.zeros_like(total), where=total > 0)
 
 
 def half_lives(steps: StepSizes) -> Float[np.ndarray, "channel state"]:
-    """ln 2 / (E dt |A|): tokens after which half of what a state was written is left, at the channel's mean step."""
+    """ln 2 / (E dt |A|): tokens after which half of what a state was written is left, at the
+    channel's mean step.
+    """
     return np.log(2) / (steps.dt.mean(axis=0, dtype=np.float64)[:, None] * np.abs(steps.A))
 
 
 def delta_layer(
-    steps: StepSizes, classes: Int[np.ndarray, " token"], params: MambaNeurons, rng: np.random.Generator
+    steps: StepSizes,
+    classes: Int[np.ndarray, " token"],
+    params: MambaNeurons,
+    rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Every channel's numbers of one layer, as named arrays."""
     mean = steps.by_text(steps.dt)
@@ -98,14 +116,19 @@ def delta_layer(
     }
 
 
-def share_null(steps: StepSizes, draws: int, rng: np.random.Generator) -> Float[np.ndarray, " draw"]:
-    """Largest share over channels when tokens are dealt to texts at random: no text differs from another."""
+def share_null(
+    steps: StepSizes, draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, " draw"]:
+    """Largest share over channels when tokens are dealt to texts at random: no text differs from
+    another.
+    """
     largest = np.empty(draws)
     total = steps.dt.var(axis=0, dtype=np.float64)
     total[total == 0] = np.inf
     for draw in range(draws):
         mean = steps.by_text(steps.dt[rng.permutation(len(steps.dt))])
-        # With tokens exchanged the total variance stays, and the within-text part is what is left of it.
+        # With tokens exchanged the total variance stays, and the within-text part is what is left
+        # of it.
         sizes = steps.sizes / steps.sizes.sum()
         grand = sizes @ mean
         largest[draw] = float(((sizes @ (mean - grand) ** 2) / total).max())
@@ -115,8 +138,10 @@ def share_null(steps: StepSizes, draws: int, rng: np.random.Generator) -> Float[
 def explained(
     values: Float[np.ndarray, "token channel"], group: Int[np.ndarray, " token"]
 ) -> Float[np.ndarray, " channel"]:
-    """Share of a channel's variance that the token's group explains, adjusted for the number of groups: about 0 when
-    groups mean nothing, 1 when they say all, 0 for a channel that does not vary."""
+    """Share of a channel's variance that the token's group explains, adjusted for the number of
+    groups: about 0 when groups mean nothing, 1 when they say all, 0 for a channel that does not
+    vary.
+    """
     return _adjusted(*_standardised(values), group)
 
 
@@ -127,10 +152,13 @@ def explained_null(
     draws: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " draw"]:
-    """Largest explained share over channels when the groups are dealt to kinds (token types, say) at random: tokens of
-    one kind stay together, as they do in the observed groups."""
+    """Largest explained share over channels when the groups are dealt to kinds (token types, say)
+    at random: tokens of one kind stay together, as they do in the observed groups.
+    """
     standard, varies = _standardised(values)
-    return np.array([_adjusted(standard, varies, rng.permutation(group_of)[kind]).max() for _ in range(draws)])
+    return np.array(
+        [_adjusted(standard, varies, rng.permutation(group_of)[kind]).max() for _ in range(draws)]
+    )
 
 
 def _standardised(
@@ -144,7 +172,9 @@ def _standardised(
 
 
 def _adjusted(
-    standard: Float[np.ndarray, "token channel"], varies: Bool[np.ndarray, " channel"], group: Int[np.ndarray, " token"]
+    standard: Float[np.ndarray, "token channel"],
+    varies: Bool[np.ndarray, " channel"],
+    group: Int[np.ndarray, " token"],
 ) -> Float[np.ndarray, " channel"]:
     n = len(group)
     names, index = np.unique(group, return_inverse=True)
@@ -163,13 +193,17 @@ def split_half_share(
     rng: np.random.Generator,
     splits: int,
 ) -> float:
-    """How well the ranking of channels by share repeats in the other half of the texts: Spearman, averaged over splits,
-    stepped up to all texts (Spearman-Brown)."""
+    """How well the ranking of channels by share repeats in the other half of the texts: Spearman,
+    averaged over splits, stepped up to all texts (Spearman-Brown).
+    """
     n = len(mean)
     found = []
     for _ in range(splits):
         order = rng.permutation(n)
-        ranks = [rankdata(shares(mean[half], within[half])) for half in (order[: n // 2], order[n // 2 :])]
+        ranks = [
+            rankdata(shares(mean[half], within[half]))
+            for half in (order[: n // 2], order[n // 2 :])
+        ]
         found.append(np.corrcoef(*ranks)[0, 1])
     correlation = float(np.mean(found))
     return 2 * correlation / (1 + correlation)
@@ -191,10 +225,15 @@ def delta(
         found = delta_layer(of_layer, classes, params, rng)
         null = explained_null(of_layer.dt, class_of_type, kind, params.permutation_draws, rng)
         tested = max_test(found["selectivity"], null, alpha=params.alpha)
-        found |= {"selectivity_p": tested.p, "selectivity_null_threshold": np.array(tested.threshold)}
+        found |= {
+            "selectivity_p": tested.p,
+            "selectivity_null_threshold": np.array(tested.threshold),
+        }
         found["class_mean_dt"] = np.stack(
             [
-                of_layer.dt[classes == c].mean(axis=0) if (classes == c).any() else np.full(subject.d_inner, np.nan)
+                of_layer.dt[classes == c].mean(axis=0)
+                if (classes == c).any()
+                else np.full(subject.d_inner, np.nan)
                 for c in range(len(names))
             ]
         )
@@ -210,7 +249,9 @@ def _summary(
     """What a layer's arrays say, in numbers that a person reads."""
     top = np.argsort(-found["share"], kind="stable")[: params.top_k]
     tau = found["half_life"]
-    means = resampled_means(found["text_mean_dt"], rng, resamples=params.bootstrap_resamples).mean(axis=1)
+    means = resampled_means(found["text_mean_dt"], rng, resamples=params.bootstrap_resamples).mean(
+        axis=1
+    )
     interval = percentile_interval(found["mean_dt"].mean(), means)
     return {
         "mean_dt": float(interval.value),
@@ -224,9 +265,13 @@ def _summary(
         "half_life_quartiles": np.quantile(tau, [0.25, 0.5, 0.75]),
         "longest_half_life_quartiles": np.quantile(tau.max(axis=1), [0.25, 0.5, 0.75]),
         "split_half": {
-            "share": split_half_share(found["text_mean_dt"], found["text_within_variance"], rng, params.splits),
+            "share": split_half_share(
+                found["text_mean_dt"], found["text_within_variance"], rng, params.splits
+            ),
             "mean_dt": split_half_rank(found["text_mean_dt"], rng, splits=params.splits),
-            "within_variance": split_half_rank(found["text_within_variance"], rng, splits=params.splits),
+            "within_variance": split_half_rank(
+                found["text_within_variance"], rng, splits=params.splits
+            ),
         },
         "top": [
             {

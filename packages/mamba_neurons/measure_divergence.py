@@ -1,4 +1,6 @@
-"""How far predictions moved: KL from the clean ones and the change of the loss, from logits or from hidden states."""
+"""How far predictions moved: KL from the clean ones and the change of the loss, from logits or from
+hidden states.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.selective_scan import backend_for
+from interp_core.mamba.selective_scan import backend_for
 
 WORDS = 1024  # of the vocabulary at a time: their logits stay in the cache
 LARGEST = 80.0  # exp of more leaves float32
@@ -20,8 +22,9 @@ def divergence(
 ) -> tuple[Float[Tensor, "copy scored"], Float[Tensor, "copy scored"]]:
     """KL(p || softmax(logits)) and the change of the target's loss, nats; `logits` is overwritten.
 
-    With d the difference of logits and x = d - E_p d, KL = log E_p exp(x) = log1p(E_p[exp(x) - 1 - x]): a mean of terms
-    that are not negative, exact where a difference of entropies would be rounding noise.
+    With d the difference of logits and x = d - E_p d, KL = log E_p exp(x) = log1p(E_p[exp(x) - 1 -
+    x]): a mean of terms that are not negative, exact where a difference of entropies would be
+    rounding noise.
     """
     d = logits.sub_(clean)
     at_target = d.gather(-1, target.expand(len(d), -1)[..., None])[..., 0]
@@ -29,7 +32,9 @@ def divergence(
     x = d.sub_(mean[..., None])
     excess = torch.expm1(x).sub_(x)
     kl = torch.einsum("csv,sv->cs", excess, p).clamp_min_(0).log1p_()
-    if not bool(torch.isfinite(kl).all()):  # exp overflows where logits moved by more than 88: there KL is large
+    if not bool(
+        torch.isfinite(kl).all()
+    ):  # exp overflows where logits moved by more than 88: there KL is large
         beyond = ~torch.isfinite(kl)
         kl[beyond] = torch.logsumexp(x + clean.log_softmax(dim=-1), dim=-1)[beyond]
     return kl, kl + mean - at_target
@@ -39,8 +44,9 @@ def divergence(
 class Streamed:
     """The same from changes of hidden states, a few words of the vocabulary at a time.
 
-    Logits are linear in the hidden state, so E_p d and the target's d need one product with a vector each, and d itself
-    is the unembedding of the change: no logits are kept, and small changes do not drown in large logits.
+    Logits are linear in the hidden state, so E_p d and the target's d need one product with a
+    vector each, and d itself is the unembedding of the change: no logits are kept, and small
+    changes do not drown in large logits.
     """
 
     weight: Float[Tensor, "vocab d_model"]
@@ -51,7 +57,11 @@ class Streamed:
 
     @classmethod
     def of(
-        cls, head: torch.nn.Module, logits: Float[Tensor, "scored vocab"], p: Tensor, target: Int[Tensor, " scored"]
+        cls,
+        head: torch.nn.Module,
+        logits: Float[Tensor, "scored vocab"],
+        p: Tensor,
+        target: Int[Tensor, " scored"],
     ) -> "Streamed | None":
         """None where its kernel cannot run: another device or type, or no Numba."""
         weight = head.get_parameter("weight").detach()
@@ -63,7 +73,7 @@ class Streamed:
         self, change: Float[Tensor, "copy scored d_model"]
     ) -> tuple[Float[Tensor, "copy scored"], Float[Tensor, "copy scored"]]:
         """KL and change of the target's loss, nats, of these changes of the normed hidden states."""
-        from mamba_neurons.model_kernels import add_excess
+        from interp_core.mamba.suffix_kernels import add_excess
 
         mean = torch.einsum("csd,sd->cs", change, self.expected)
         total, largest = torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(mean)
@@ -79,5 +89,7 @@ class Streamed:
         for copy, place in torch.nonzero(largest > LARGEST).tolist():
             one = slice(place, place + 1)
             logits = self.logits[one] + change[copy, one] @ self.weight.T
-            kl[copy, place] = divergence(logits[None], self.logits[one], self.p[one], self.target[one])[0][0, 0]
+            kl[copy, place] = divergence(
+                logits[None], self.logits[one], self.p[one], self.target[one]
+            )[0][0, 0]
         return kl, kl + mean - torch.einsum("csd,sd->cs", change, self.weight[self.target])

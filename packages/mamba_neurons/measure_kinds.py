@@ -1,12 +1,15 @@
-"""Kinds of neuron: dead ones, token detectors, positional ones. A neuron is a detector when the token's id explains
-most of its variance, positional when the place does; both more than for ids, or places, dealt at random."""
+"""Kinds of neuron: dead ones, token detectors, positional ones.
+
+A neuron is a detector when the token's id explains most of its variance, positional when the place
+does; both more than for ids, or places, dealt at random.
+"""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp_core.stats import max_test
+from interp_core.statistics.intervals import max_test
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_activity import activations
 from mamba_neurons.measure_delta import explained, explained_null
@@ -31,15 +34,23 @@ def kinds_of_layer(
         tested = max_test(share, null, alpha=params.alpha)
         found[f"{name}_share"] = share
         found[f"{name}_p"] = tested.p
-        found[f"{name}_units"] = (share >= params.explained_share) & (tested.p <= params.alpha) & ~dead
+        found[f"{name}_units"] = (
+            (share >= params.explained_share) & (tested.p <= params.alpha) & ~dead
+        )
     return found
 
 
 def kinds(
-    model: Model, texts: Texts, layers: list[int], kind: str, params: MambaNeurons, rng: np.random.Generator
+    model: Model,
+    texts: Texts,
+    layers: list[int],
+    kind: str,
+    params: MambaNeurons,
+    rng: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays [layer, unit] and counts by layer, on the texts of people alone; BOS is left out, which is a token and a
-    place at once."""
+    """Arrays [layer, unit] and counts by layer, on the texts of people alone; BOS is left out,
+    which is a token and a place at once.
+    """
     people = texts.rows(~texts.repeated)
     inside = people.real.copy()
     inside[:, 0] = False
@@ -49,7 +60,10 @@ def kinds(
     for _, found in activations(model, people, layers, [kind], params.batch_size):
         for layer in layers:
             parts[layer].append(found[kind, layer][1:].astype(np.float32))
-    by_layer = [kinds_of_layer(np.concatenate(parts[layer]), token, position, params, rng) for layer in layers]
+    by_layer = [
+        kinds_of_layer(np.concatenate(parts[layer]), token, position, params, rng)
+        for layer in layers
+    ]
     report = {
         str(layer): {
             "units": len(found["dead"]),

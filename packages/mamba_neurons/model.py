@@ -1,4 +1,6 @@
-"""A model as this study sees it: neurons of a layer, what they write, and the layers behind them run again."""
+"""A model as this study sees it: neurons of a layer, what they write, and the layers behind them
+run again.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,17 +13,18 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.loading import load_model
-from interp_core.mamba import MambaSubject
-from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.models import Subject
-from interp_core.native import NativeSubject, hooked
-from interp_core.recording import Recording, recording
-from interp_core.sites import Site
-from interp_core.threads import use_threads
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.native import NativeSubject, hooked
+from interp_core.models.recording import Recording, recording
+from interp_core.models.sites import Site
+from interp_core.models.spec import ModelSpec, short_name, spec_of
+from interp_core.models.subject import Subject
+from interp_core.training.threads import use_threads
 from mamba_neurons.data import Texts
 from mamba_neurons.params import MambaNeurons
 
-# The module whose input are a transformer's neurons: the MLP's activations, which this projection writes out.
+# The module whose input are a transformer's neurons: the MLP's activations, which this projection
+# writes out.
 MLP_OUT = {
     "gpt_neox": "gpt_neox.layers.{layer}.mlp.dense_4h_to_h",
     "gpt2": "transformer.h.{layer}.mlp.c_proj",
@@ -33,14 +36,20 @@ MLP_OUT = {
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A subject with its neurons: in a Mamba the gated inner channels (gated y), in a transformer the activations of
-    the MLP. Both are what the layer's last projection reads, so that each writes along one direction."""
+    """A subject with its neurons: in a Mamba the gated inner channels (gated y), in a transformer
+    the activations of the MLP. Both are what the layer's last projection reads, so that each writes
+    along one direction.
+    """
 
     subject: Subject
 
     def __post_init__(self) -> None:
-        if not self.is_mamba and not (isinstance(self.subject, NativeSubject) and self._kind in MLP_OUT):
-            raise InputError(f"{self.subject.name} is a {self._kind}: neurons are known in {', '.join(MLP_OUT)}, mamba")
+        if not self.is_mamba and not (
+            isinstance(self.subject, NativeSubject) and self._kind in MLP_OUT
+        ):
+            raise InputError(
+                f"{self.subject.name} is a {self._kind}: neurons are known in {', '.join(MLP_OUT)}, mamba"
+            )
 
     @property
     def _kind(self) -> str:
@@ -74,11 +83,17 @@ class Model:
 
     @property
     def precision(self) -> torch.dtype:
-        """What changes of the residual stream are computed in: the model's type, float32 where that has less."""
+        """What changes of the residual stream are computed in: the model's type, float32 where that
+        has less.
+        """
         return torch.promote_types(self.write_directions(0).dtype, torch.float32)
 
-    def attach(self, layer: int, function: Callable[[Tensor], Tensor | None]) -> AbstractContextManager[None]:
-        """Call `function` with the layer's neurons [batch, position, neuron]; what it returns takes their place."""
+    def attach(
+        self, layer: int, function: Callable[[Tensor], Tensor | None]
+    ) -> AbstractContextManager[None]:
+        """Call `function` with the layer's neurons [batch, position, neuron]; what it returns takes
+        their place.
+        """
         if self.is_mamba:
             return self.subject.attach(Site(layer, "mixer.gated_y"), function)
         return hooked(self.subject.model.get_submodule(self._out_path(layer)), "input", function)
@@ -94,15 +109,21 @@ class Model:
     def check_layer(self, layer: int) -> None:
         """InputError for a layer that is not there."""
         if not 0 <= layer < self.n_layers:
-            raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no layer {layer}")
+            raise InputError(
+                f"{self.name} has layers 0 to {self.n_layers - 1}; there is no layer {layer}"
+            )
 
     def check_top_k(self, top_k: int) -> None:
         """InputError when a layer has fewer neurons."""
         if top_k > self.n_neurons:
-            raise InputError(f"top_k: {top_k} is more than the {self.n_neurons} neurons of a layer of {self.name}")
+            raise InputError(
+                f"top_k: {top_k} is more than the {self.n_neurons} neurons of a layer of {self.name}"
+            )
 
     def _out_path(self, layer: int) -> str:
-        return (f"backbone.layers.{layer}.mixer.out_proj" if self.is_mamba else MLP_OUT[self._kind]).format(layer=layer)
+        return (
+            f"backbone.layers.{layer}.mixer.out_proj" if self.is_mamba else MLP_OUT[self._kind]
+        ).format(layer=layer)
 
 
 @dataclass(frozen=True)
@@ -127,14 +148,17 @@ class CleanRun:
     def rerun(
         self, first: int, residual: Float[Tensor, "copies_batch position d_model"]
     ) -> Float[Tensor, "copies_batch position d_model"]:
-        """Normed hidden states when the residual stream before block `first` is this one; the batch may hold several
-        copies of the clean one."""
+        """Normed hidden states when the residual stream before block `first` is this one; the batch
+        may hold several copies of the clean one.
+        """
         subject = self.model.subject
         if isinstance(subject, MambaSubject):
             return subject.suffix(residual, first)
         assert isinstance(subject, NativeSubject)
         assert self.record is not None
-        return subject.module(subject.architecture.final_norm)(self.record.run(subject, first, residual))
+        return subject.module(subject.architecture.final_norm)(
+            self.record.run(subject, first, residual)
+        )
 
 
 @torch.no_grad()
@@ -147,7 +171,9 @@ def clean_run(model: Model, texts: Texts) -> CleanRun:
     record: Recording | None = None
     with ExitStack() as stack:
         for layer in range(model.n_layers):
-            stack.enter_context(model.attach(layer, lambda a, layer=layer: neurons.__setitem__(layer, a)))
+            stack.enter_context(
+                model.attach(layer, lambda a, layer=layer: neurons.__setitem__(layer, a))
+            )
         if isinstance(subject, NativeSubject):
             record = stack.enter_context(recording(subject))
         else:
@@ -156,7 +182,9 @@ def clean_run(model: Model, texts: Texts) -> CleanRun:
     residual = residual if record is None else record.inputs
     for layer in range(model.n_layers):
         if not bool(torch.isfinite(neurons[layer]).all()):
-            raise InputError(f"{model.name}: layer {layer} has activations that are not numbers on these texts")
+            raise InputError(
+                f"{model.name}: layer {layer} has activations that are not numbers on these texts"
+            )
     return CleanRun(
         model,
         ids,
@@ -171,20 +199,30 @@ def _keep_residual(subject: Subject, residual: dict[int, Tensor], stack: ExitSta
     last = subject.n_layers - 1
     for layer in range(subject.n_layers):
         site = Site(layer, "resid_pre")
-        stack.enter_context(subject.attach(site, lambda a, layer=layer: residual.__setitem__(layer, a)))
-    stack.enter_context(subject.attach(Site(last, "resid_post"), lambda a: residual.__setitem__(last + 1, a)))
+        stack.enter_context(
+            subject.attach(site, lambda a, layer=layer: residual.__setitem__(layer, a))
+        )
+    stack.enter_context(
+        subject.attach(Site(last, "resid_post"), lambda a: residual.__setitem__(last + 1, a))
+    )
 
 
 def load(name: str, known: Mapping[str, ModelSpec], params: MambaNeurons) -> Model:
     """The model of this name, checked, on the device and in the type that params say."""
     use_threads(params.threads)
-    return Model(load_model(spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype))
+    return Model(
+        load_model(
+            spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype
+        )
+    )
 
 
 @torch.no_grad()
 def neuron_means(model: Model, texts: Texts, batch_size: int) -> Float[Tensor, "layer neuron"]:
     """Each neuron's mean over all tokens of all texts: what mean ablation puts in its place."""
-    total = torch.zeros(model.n_layers, model.n_neurons, dtype=torch.float64, device=model.subject.device)
+    total = torch.zeros(
+        model.n_layers, model.n_neurons, dtype=torch.float64, device=model.subject.device
+    )
     for batch in texts.batches(batch_size):
         clean = clean_run(model, batch)
         real = torch.as_tensor(batch.real, device=total.device)

@@ -1,12 +1,15 @@
-"""Every knob of the study. A profile gives the values; each option of a command overrides the field of its name."""
+"""Every knob of the study.
+
+A profile gives the values; each option of a command overrides the field of its name.
+"""
 
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from interp_core.model_spec import Dtype
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.models.spec import Dtype
 
 Method = Literal["attention_weighted", "gradient_guided", "rollout"]
 
@@ -20,12 +23,16 @@ class MambaNeurons(Params):
     device: str = "cpu"
     dtype: Dtype = "float32"
     threads: PositiveInt  # CPU threads of torch
-    batch_size: int = Field(ge=2)  # texts in one forward pass; resampling takes from another text of the batch
+    batch_size: int = Field(
+        ge=2
+    )  # texts in one forward pass; resampling takes from another text of the batch
     stack: PositiveInt  # ablated units in one re-run of a suffix
     seed: NonNegativeInt
 
     # Texts
-    texts: Path | None = None  # a UTF-8 file or folder of the user's; null: held-out documents of data/corpus
+    texts: Path | None = (
+        None  # a UTF-8 file or folder of the user's; null: held-out documents of data/corpus
+    )
     text_limit: PositiveInt  # texts that are read
     text_length: PositiveInt = Field(ge=8)  # tokens of a text, BOS included; longer ones are cut
     repeats: NonNegativeInt  # rows of repeated random tokens beside them
@@ -38,27 +45,40 @@ class MambaNeurons(Params):
     attention_methods: tuple[Method, ...] = Field(min_length=1)
 
     # Causal effects
-    calibration_channels: int = Field(ge=8)  # random channels of a layer that estimates are compared with exactly
-    least_agreement: float = Field(ge=0, le=1)  # rank correlation below which a layer is computed exactly
+    calibration_channels: int = Field(
+        ge=8
+    )  # random channels of a layer that estimates are compared with exactly
+    least_agreement: float = Field(
+        ge=0, le=1
+    )  # rank correlation below which a layer is computed exactly
     label_draws: PositiveInt  # labels drawn from the model's predictions for the Fisher estimate
-    candidates: PositiveFloat = Field(ge=1)  # times top_k: channels of the best estimates whose effects are exact
+    candidates: PositiveFloat = Field(
+        ge=1
+    )  # times top_k: channels of the best estimates whose effects are exact
     dose_k: tuple[PositiveInt, ...] = Field(min_length=1)  # best channels ablated together
     random_sets: PositiveInt  # random sets of as many channels of the layer
     null_units: PositiveInt  # random channels a layer whose influence is the null of the top_k's
 
     # Sparsity
     sparsity_layers: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    near_zero: PositiveFloat  # share of a layer's root mean square below which an activation counts as near zero
+    # share of a layer's root mean square below which an activation counts as near zero
+    near_zero: PositiveFloat
     mamba_threshold: PositiveFloat  # the seed's fixed threshold on |activation|
     transformer_threshold: PositiveFloat
     percentiles: tuple[float, ...] = Field(min_length=1)  # of the neurons' variances
     target_sparsity: float = Field(gt=0, lt=1)  # what the optimal threshold aims at
     text_groups: int = Field(ge=4)  # blocks of texts that lifetime measures are resampled by
-    dead_share: PositiveFloat  # share of the layer's median root mean square below which a neuron is dead
-    explained_share: float = Field(gt=0, lt=1)  # of variance: a token detector's by the token, a positional's by place
+    dead_share: (
+        PositiveFloat  # share of the layer's median root mean square below which a neuron is dead
+    )
+    explained_share: float = Field(
+        gt=0, lt=1
+    )  # of variance: a token detector's by the token, a positional's by place
 
     # Curves
-    fractions: tuple[float, ...] = Field(min_length=2)  # of every layer's channels, deleted or inserted
+    fractions: tuple[float, ...] = Field(
+        min_length=2
+    )  # of every layer's channels, deleted or inserted
     random_orders: PositiveInt  # random orders of the channels
     loss_tolerance: PositiveFloat  # relative rise of the loss that a kept set of channels may cost
     loss_points: PositiveInt = Field(

@@ -1,7 +1,8 @@
 """One call of a command: its settings, its models and where its files go.
 
-Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/mamba_neurons. With any
-option of its own it is an experiment: it writes flat into `out`, and its figures into `plots`.
+Called bare, a command is a stage of the pipeline: it takes the profile's models and writes
+data/mamba_neurons. With any option of its own it is an experiment: it writes flat into `out`, and
+its figures into `plots`.
 """
 
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import check_writable, save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
+from interp_core.files.artifacts import check_writable, save_arrays, save_json
+from interp_core.files.params import project_root, read_section
+from interp_core.models.spec import ModelSpec, catalogue, short_name
 from mamba_neurons.params import MambaNeurons
 
 Arrays = dict[str, np.ndarray]
@@ -55,15 +56,21 @@ class Run:
         return np.random.default_rng([self.params.seed, purpose])
 
 
-def prepare(profile: str | None, out: Path | None, plots: Path | None = None, **overrides: Any) -> Run:
+def prepare(
+    profile: str | None, out: Path | None, plots: Path | None = None, **overrides: Any
+) -> Run:
     """Settings from the profile and the options given; any option makes it an experiment."""
     given = {key: value for key, value in overrides.items() if value not in (None, ())}
     if out is None and (given or profile is not None or plots is not None):
         out = Path("outputs") / "mamba_neurons"
     params = read_section("mamba_neurons", MambaNeurons, profile, **given)
     if short_name(params.model) == short_name(params.transformer):
-        raise InputError(f"two models would write files of the name {short_name(params.model)}: rename a folder")
+        raise InputError(
+            f"two models would write files of the name {short_name(params.model)}: rename a folder"
+        )
     if out is not None:
         check_writable(out)
-    figures = plots or (project_root() / "data" / "mamba_neurons" / "figures" if out is None else out / "plots")
+    figures = plots or (
+        project_root() / "data" / "mamba_neurons" / "figures" if out is None else out / "plots"
+    )
     return Run(params, catalogue(profile), out, figures, both=out is None or "transformer" in given)

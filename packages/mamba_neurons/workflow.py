@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import short_name
+from interp_core.files.artifacts import load_arrays, load_json, save_json
+from interp_core.models.spec import short_name
 from mamba_neurons.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def delta(run: Run) -> tuple[Arrays, Report]:
     """Step sizes, half-lives and selectivity of every inner channel."""
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.measure_delta import delta as measure
 
     model, texts = _model_and_texts(run, run.params.model)
@@ -40,7 +40,7 @@ def delta(run: Run) -> tuple[Arrays, Report]:
 
 def causal(run: Run) -> tuple[Arrays, Report]:
     """Effects of every channel: one layer exactly in three ways, the model by calibrated estimates."""
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_channels import causal as measure
 
     model, texts = _model_and_texts(run, run.params.model)
@@ -74,7 +74,7 @@ def inter_layer(run: Run) -> tuple[Arrays, Report]:
 
 def cross_layer(run: Run) -> tuple[Arrays, Report]:
     """What the best channels of each layer do to later channels, against random channels."""
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_influence import cross_layer as measure
 
     model, texts = _model_and_texts(run, run.params.model)
@@ -93,8 +93,8 @@ def cross_layer(run: Run) -> tuple[Arrays, Report]:
 
 def attention(run: Run) -> tuple[Arrays, Report]:
     """Attention neurons by the chosen methods, and how faithful each is."""
-    from interp_core.hidden_attention import reconstruction_error
-    from interp_core.mamba import as_mamba
+    from interp_core.mamba.hidden_attention import reconstruction_error
+    from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_curves import faithfulness, halves
     from mamba_neurons.intervene_estimates import fisher_order
     from mamba_neurons.measure_attention import attention_summary, importances
@@ -128,7 +128,9 @@ def attention(run: Run) -> tuple[Arrays, Report]:
 
 
 def sparsity(run: Run) -> dict[str, tuple[Arrays, Report]]:
-    """Population and lifetime sparsity of every kind of unit, with the seed's measures beside; kinds of neuron."""
+    """Population and lifetime sparsity of every kind of unit, with the seed's measures beside;
+    kinds of neuron.
+    """
     from mamba_neurons.measure_activity import KINDS, activations, neuron_kind
     from mamba_neurons.measure_kinds import kinds
     from mamba_neurons.measure_sparsity import stream_all, summarise
@@ -165,8 +167,14 @@ def sparsity(run: Run) -> dict[str, tuple[Arrays, Report]]:
         for layer in layers:
             found = report["layers"][str(layer)][neuron_kind(model)]
             gini, p50 = found["population"]["gini"], found["percentile"].get("p50")
-            said = "" if p50 is None else f"; P50 threshold {p50['threshold']:.3g} (its sparsity is .5 by construction)"
-            click.echo(f"{model.name} layer {layer}: Gini {gini['value']:.3f} over neurons at a token{said}")
+            said = (
+                ""
+                if p50 is None
+                else f"; P50 threshold {p50['threshold']:.3g} (its sparsity is .5 by construction)"
+            )
+            click.echo(
+                f"{model.name} layer {layer}: Gini {gini['value']:.3f} over neurons at a token{said}"
+            )
         results[model.name] = (arrays, report)
     return results
 
@@ -183,11 +191,16 @@ def efficiency(run: Run) -> dict[str, tuple[Arrays, Report]]:
         rank_rows, rows = halves(texts)
         whole = whole_model(model, texts.rows(rank_rows), run.params, run.rng(9), measures=("kl",))
         means = neuron_means(model, texts, run.params.batch_size)
-        curve = functional_curve(model, texts.rows(rows), whole.mean_kl, run.params, means, run.rng(10))
+        curve = functional_curve(
+            model, texts.rows(rows), whole.mean_kl, run.params, means, run.rng(10)
+        )
         report = {
             **seeds_efficiency(measure(model, texts, run.params), run.params),
             "functional": curve,
-            "ranked_by": {"exact_layers": whole.exact_layers, "agreement": [c.agreement for c in whole.calibrations]},
+            "ranked_by": {
+                "exact_layers": whole.exact_layers,
+                "agreement": [c.agreement for c in whole.calibrations],
+            },
             **texts.described(),
         }
         arrays = {"kl": whole.mean_kl}
@@ -217,9 +230,16 @@ def compare(run: Run) -> tuple[Arrays, Report]:
             "do not compare; choose a pair that shares one, or say --own-tokens"
         )
     ours, theirs = (load_texts(model.subject, params) for model in (first, second))
-    arrays, report = measure(of_one(first, ours, params), of_one(second, theirs, params), params, run.rng(11))
+    arrays, report = measure(
+        of_one(first, ours, params), of_one(second, theirs, params), params, run.rng(11)
+    )
     report |= {"same_tokens": differ is None, **ours.described()}
-    run.save("compare", f"{first.name}_{second.name}", {"model_hash": first.subject.hash, **report}, arrays)
+    run.save(
+        "compare",
+        f"{first.name}_{second.name}",
+        {"model_hash": first.subject.hash, **report},
+        arrays,
+    )
     gini = report["sparsity"]["gini"]["difference"]
     click.echo(
         f"{first.name} - {second.name}: Gini {gini['value']:+.3f} [{gini['ci'][0]:+.3f}, {gini['ci'][1]:+.3f}], "
@@ -237,7 +257,10 @@ def figures(run: Run) -> None:
 
 def whole_run(run: Run, *, save_results: bool) -> None:
     """Every part in turn, its figures, and with save_results one JSON with all of it."""
-    results: Report = {"model": short_name(run.params.model), "transformer": short_name(run.params.transformer)}
+    results: Report = {
+        "model": short_name(run.params.model),
+        "transformer": short_name(run.params.transformer),
+    }
     for command in (delta, causal, inter_layer, cross_layer):
         results[command.__name__] = command(run)[1]
     if run.params.enable_attention:
@@ -267,12 +290,16 @@ def _model_and_texts(run: Run, name: str) -> "tuple[Model, Texts]":
         model.check_top_k(run.params.top_k)
     texts = load_texts(model.subject, run.params)
     if texts.truncated and run.out is not None:
-        click.echo(f"{model.name}: {texts.truncated} texts are longer than {texts.tokens.shape[1]} tokens and were cut")
+        click.echo(
+            f"{model.name}: {texts.truncated} texts are longer than {texts.tokens.shape[1]} tokens and were cut"
+        )
     return model, texts
 
 
 def _causal_of(run: Run, model: "Model", texts: "Texts") -> Arrays:
-    """The arrays that `causal` wrote; an experiment without them, or with those of other settings, makes them first."""
+    """The arrays that `causal` wrote; an experiment without them, or with those of other settings,
+    makes them first.
+    """
     path = run.place("scores", "causal") / f"causal_{model.name}.npz"
     record = run.place("metrics", "causal") / f"causal_{model.name}.json"
     if run.out is not None:
@@ -284,7 +311,9 @@ def _causal_of(run: Run, model: "Model", texts: "Texts") -> Arrays:
 
 def _fingerprint(run: Run, model: "Model", texts: "Texts") -> str:
     """What causal effects depend on."""
-    settings = run.params.model_dump(mode="json", exclude={"transformer", "enable_attention", "attention_methods"})
+    settings = run.params.model_dump(
+        mode="json", exclude={"transformer", "enable_attention", "attention_methods"}
+    )
     content = json.dumps([model.subject.hash, texts.sha256, settings], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -7,42 +7,74 @@ from typing import Any
 
 import click
 
-from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import Decorator, Group, option, profile_option, study_option
 
 _OPTIONS: tuple[Decorator, ...] = (
     option(
-        "--models", "models", multiple=True, metavar="M...", help="Models: names of the profile, directories, hub ids."
+        "--models",
+        "models",
+        multiple=True,
+        metavar="M...",
+        help="Models: names of the profile, directories, hub ids.",
     ),
     option("--model", "model", metavar="M", help="One model."),
-    option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for scores, JSON and figures."),
+    option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for scores, JSON and figures.",
+    ),
     profile_option,
     option("--device", help="cpu, cuda, cuda:N or mps."),
     option("--dtype", help="float32, bfloat16 or float64."),
     option("--threads", type=int, help="CPU threads."),
     option("--batch-size", type=int, help="Prompts in one forward pass."),
     option("--seed", type=int, help="Seed of every random choice."),
-    option("--seq-len", type=int, help="Tokens in a prompt of spaced pairs, names and natural repeats."),
+    option(
+        "--seq-len", type=int, help="Tokens in a prompt of spaced pairs, names and natural repeats."
+    ),
     option("--n-sequences", type=int, help="Prompts of each family."),
     option("--period", type=int, help="Tokens in one copy of the repeated random tokens."),
-    option("--lag-values", type=int, multiple=True, metavar="L...", help="Lags of spaced pairs, in tokens."),
+    option(
+        "--lag-values",
+        type=int,
+        multiple=True,
+        metavar="L...",
+        help="Lags of spaced pairs, in tokens.",
+    ),
     option("--split-lag", type=int, help="Lags up to this one are short."),
     option(
-        "--task-types", multiple=True, metavar="T...", help="Families: spaced_pairs (ABAB), names, natural_repeats."
+        "--task-types",
+        multiple=True,
+        metavar="T...",
+        help="Families: spaced_pairs (ABAB), names, natural_repeats.",
     ),
     option("--profile-mode", help="mean, top_quantile or count."),
-    option("--high-score-quantile", type=float, help="Quantile of a layer's heads for mode top_quantile."),
+    option(
+        "--high-score-quantile",
+        type=float,
+        help="Quantile of a layer's heads for mode top_quantile.",
+    ),
     option("--bootstrap-resamples", type=int, help="Bootstrap draws."),
     option("--permutation-draws", type=int, help="Draws of randomisation tests."),
-    option("--equivalence-margin", type=float, help="Relative depth within which two sizes count as the same."),
+    option(
+        "--equivalence-margin",
+        type=float,
+        help="Relative depth within which two sizes count as the same.",
+    ),
     option("--causal-top-k", type=int, help="Best heads ablated together."),
     option("--topk", "causal_top_k", type=int, help="The same as --causal-top-k."),
     option("--causal-random-k", type=int, help="Heads in a random control set."),
     option("--causal-draws", type=int, help="Layer-matched random sets."),
     option("--causal-sequences", type=int, help="Prompts in interventions and emergence."),
     option(
-        "--revisions", multiple=True, metavar="R...", help="Hub branches of training checkpoints, such as step1000."
+        "--revisions",
+        multiple=True,
+        metavar="R...",
+        help="Hub branches of training checkpoints, such as step1000.",
     ),
-    option("--memory-saver", is_flag=True, help="Accepted: one layer at a time is what always happens."),
+    option(
+        "--memory-saver", is_flag=True, help="Accepted: one layer at a time is what always happens."
+    ),
     option("--print-prompts", is_flag=True, help="Print two prompts of each family and stop."),
 )
 
@@ -51,7 +83,9 @@ _READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "com
 
 
 def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options; in an experiment its scores are there first."""
+    """A command that gets a prepared Run instead of its options; in an experiment its scores are
+    there first.
+    """
 
     @wraps(command)
     def call(**options: Any) -> None:
@@ -77,19 +111,23 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
     return with_options
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 def main() -> None:
     """Do induction heads sit at a stable relative depth across model sizes?
 
-    Called without options a command is a stage of the pipeline (data/pythia_topology). With options it is an experiment
-    of yours and writes into --out (default outputs/pythia_topology).
+    Called without options a command is a stage of the pipeline (data/pythia_topology). With options
+    it is an experiment of yours and writes into --out (default outputs/pythia_topology).
     """
 
 
 @main.command()
 @_with_run
 def profile(run: Any) -> None:
-    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json, heatmap_M.png, profile_M.png."""
+    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json, heatmap_M.png,
+    profile_M.png.
+    """
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.profile(run).items():
@@ -154,7 +192,9 @@ def lagbuckets(run: Any) -> None:
 @main.command()
 @_with_run
 def causal(run: Any) -> None:
-    """Ablate the best heads against layer-matched random ones: causal_M.json, causal_delta.png, dose_M.png."""
+    """Ablate the best heads against layer-matched random ones: causal_M.json, causal_delta.png,
+    dose_M.png.
+    """
     from pythia_topology import workflow
 
     found = workflow.causal(run)
@@ -190,7 +230,9 @@ def emergence(run: Any) -> None:
     if run.out:
         from pythia_topology import figures
 
-        figures.draw_emergence({name: (report, arrays) for name, (arrays, report) in found.items()}, run.out)
+        figures.draw_emergence(
+            {name: (report, arrays) for name, (arrays, report) in found.items()}, run.out
+        )
 
 
 @main.command("figures")
@@ -206,7 +248,7 @@ def all_figures(run: Any) -> None:
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.answers import write
+    from interp_core.console.answers import write
     from pythia_topology.answers import answers as found
 
     write("pythia_topology", found, out)

@@ -1,4 +1,6 @@
-"""The stimuli of the study for one model: the same token ids for every model that shares a tokenizer."""
+"""The stimuli of the study for one model: the same token ids for every model that shares a
+tokenizer.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,25 +10,30 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from interp_core.artifacts import file_sha256, load_arrays
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.params import project_root
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens, spaced_pairs
-from interp_core.text_stimuli import names, natural_repeats
+from interp_core.files.artifacts import file_sha256, load_arrays
+from interp_core.files.params import project_root
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens, spaced_pairs
+from interp_core.stimuli.text import names, natural_repeats
 from pythia_topology.params import PythiaTopology
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Real text as the model's token ids, and how often each id occurs (None for another tokenizer's corpus)."""
+    """Real text as the model's token ids, and how often each id occurs (None for another
+    tokenizer's corpus).
+    """
 
     validation: Integer[np.ndarray, " token"]
     counts: Integer[np.ndarray, " vocab"] | None
 
 
 def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
-    """Prompts by family, `repeated_tokens` first. InputError when they do not fit the model or its vocabulary."""
+    """Prompts by family, `repeated_tokens` first.
+
+    InputError when they do not fit the model or its vocabulary.
+    """
     corpus = load_corpus(subject, params)
     vocabulary = vocabulary_of(subject, params, corpus)
     n = params.n_sequences
@@ -49,7 +56,9 @@ def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
             )
         elif family == "names":
             tokenizer = _tokenizer(subject, family)
-            built[family] = names(tokenizer, vocabulary, length=params.seq_len, n_prompts=n, rng=rng)
+            built[family] = names(
+                tokenizer, vocabulary, length=params.seq_len, n_prompts=n, rng=rng
+            )
         elif family == "natural_repeats":
             built[family] = natural_repeats(
                 _text(corpus, family).validation,
@@ -68,19 +77,29 @@ def prompts_sha256(prompts: dict[str, Prompts]) -> str:
 
 
 def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | None) -> Vocabulary:
-    """Ids that random prompts may use: the tokenizer's without special ones, without the most and the least frequent
-    where the corpus is known."""
+    """Ids that random prompts may use: the tokenizer's without special ones, without the most and
+    the least frequent where the corpus is known.
+    """
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
     special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
     counts = None if corpus is None or corpus.counts is None else corpus.counts[:size]
     return Vocabulary.of(
-        size, bos=subject.bos, pad=subject.bos, special=special, counts=counts, excluded_share=params.excluded_share
+        size,
+        bos=subject.bos,
+        pad=subject.bos,
+        special=special,
+        counts=counts,
+        excluded_share=params.excluded_share,
     )
 
 
-def text_windows(subject: Subject, params: PythiaTopology, *, n: int) -> Integer[np.ndarray, "prompt position"]:
-    """BOS and seq_len - 1 tokens of real text, windows drawn without overlap, for what should not change."""
+def text_windows(
+    subject: Subject, params: PythiaTopology, *, n: int
+) -> Integer[np.ndarray, "prompt position"]:
+    """BOS and seq_len - 1 tokens of real text, windows drawn without overlap, for what should not
+    change.
+    """
     corpus = load_corpus(subject, params)
     if corpus is None:
         raise InputError(
@@ -100,7 +119,8 @@ def text_windows(subject: Subject, params: PythiaTopology, *, n: int) -> Integer
 
 
 def load_corpus(subject: Subject, params: PythiaTopology) -> Corpus | None:
-    """data/corpus in the model's ids: as stored where the tokenizer is the corpus's, else decoded and encoded again.
+    """data/corpus in the model's ids: as stored where the tokenizer is the corpus's, else decoded
+    and encoded again.
 
     None when there is no corpus or the model has no tokenizer.
     """
@@ -110,13 +130,21 @@ def load_corpus(subject: Subject, params: PythiaTopology) -> Corpus | None:
     arrays = load_arrays(folder / "tokens.npz")
     if _same_tokenizer(subject.tokenizer, folder / "tokenizer.json"):
         return Corpus(arrays["validation"], arrays["counts"])
-    return Corpus(_encode_again(arrays["validation"], folder / "tokenizer.json", subject.tokenizer, params), None)
+    return Corpus(
+        _encode_again(arrays["validation"], folder / "tokenizer.json", subject.tokenizer, params),
+        None,
+    )
 
 
 def _encode_again(
-    stream: Integer[np.ndarray, " token"], tokenizer_file: Path, tokenizer: Any, params: PythiaTopology
+    stream: Integer[np.ndarray, " token"],
+    tokenizer_file: Path,
+    tokenizer: Any,
+    params: PythiaTopology,
 ) -> Integer[np.ndarray, " encoded"]:
-    """Byte-level tokens decode without loss, so one text serves every model; only as much as the study needs."""
+    """Byte-level tokens decode without loss, so one text serves every model; only as much as the
+    study needs.
+    """
     from tokenizers import Tokenizer
 
     enough = 40 * params.n_sequences * params.seq_len
@@ -132,7 +160,9 @@ def _same_tokenizer(tokenizer: Any, file: Path) -> bool:
 
 def _tokenizer(subject: Subject, family: str) -> Any:
     if subject.tokenizer is None:
-        raise InputError(f"{subject.name} has no tokenizer, which {family} needs: leave it out with --task_types")
+        raise InputError(
+            f"{subject.name} has no tokenizer, which {family} needs: leave it out with --task_types"
+        )
     return subject.tokenizer
 
 

@@ -6,28 +6,40 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import load_arrays, load_json
-from pythia_topology import figures_causal, figures_circuits, figures_depth, figures_heads, figures_training
+from interp_core.files.artifacts import load_arrays, load_json
+from pythia_topology import (
+    figures_causal,
+    figures_circuits,
+    figures_depth,
+    figures_heads,
+    figures_training,
+)
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 
 
 def draw_all(models: Sequence[str], folder: Path) -> list[Path]:
-    """Every figure of the commands that have run, for the named models, into folder/figures; returns the files written.
+    """Every figure of the commands that have run, for the named models, into folder/figures;
+    returns the files written.
 
-    Reads folder/scores/<command>/*.npz and folder/metrics/<command>/*.json. A command without a folder of metrics has
-    not run; within a folder every model's file must be there. InputError names what is missing or damaged.
+    Reads folder/scores/<command>/*.npz and folder/metrics/<command>/*.json. A command without a
+    folder of metrics has not run; within a folder every model's file must be there. InputError
+    names what is missing or damaged.
     """
     metrics, out = folder / "metrics", folder / "figures"
-    scores = {name: load_arrays(folder / "scores" / "profile" / f"scores_{name}.npz") for name in models}
+    scores = {
+        name: load_arrays(folder / "scores" / "profile" / f"scores_{name}.npz") for name in models
+    }
     written: list[Path] = []
     for name in models:
         profile = load_json(metrics / "profile" / f"profile_{name}.json")
         written += draw_profile(scores[name], profile, name, out)
     for command, stem in (("crosssize", "cross_size"), ("multisize", "multi_size")):
         if (metrics / command).is_dir():
-            written += draw_crosssize(load_json(metrics / command / f"{stem}.json"), out / f"{stem}_overlay.png")
+            written += draw_crosssize(
+                load_json(metrics / command / f"{stem}.json"), out / f"{stem}_overlay.png"
+            )
     for name, report in _reports(folder, "nulls", models, stem="nulls").items():
         written += draw_nulls(report, scores[name], name, out)
     if lags := _reports(folder, "lagbuckets", models, stem="lags"):
@@ -38,9 +50,13 @@ def draw_all(models: Sequence[str], folder: Path) -> list[Path]:
             written += draw_dose(report, name, out)
             written += draw_single_heads(report, _arrays(folder, "causal", name), name, out)
     for name, report in _reports(folder, "composition", models, stem="composition").items():
-        written += draw_composition(report, _arrays(folder, "composition", name), scores[name], name, out)
+        written += draw_composition(
+            report, _arrays(folder, "composition", name), scores[name], name, out
+        )
     if emerged := _reports(folder, "emergence", models, stem="emergence"):
-        both = {name: (report, _arrays(folder, "emergence", name)) for name, report in emerged.items()}
+        both = {
+            name: (report, _arrays(folder, "emergence", name)) for name, report in emerged.items()
+        }
         written += draw_emergence(both, out)
     return written
 
@@ -48,7 +64,11 @@ def draw_all(models: Sequence[str], folder: Path) -> list[Path]:
 def _reports(folder: Path, command: str, models: Sequence[str], *, stem: str) -> dict[str, Report]:
     """One command's reports by model; empty when it has not run."""
     place = folder / "metrics" / command
-    return {name: load_json(place / f"{stem}_{name}.json") for name in models} if place.is_dir() else {}
+    return (
+        {name: load_json(place / f"{stem}_{name}.json") for name in models}
+        if place.is_dir()
+        else {}
+    )
 
 
 def _arrays(folder: Path, command: str, name: str) -> Arrays:
@@ -57,7 +77,9 @@ def _arrays(folder: Path, command: str, name: str) -> Arrays:
 
 def draw_profile(scores: Arrays, profile: Report, name: str, folder: Path) -> list[Path]:
     """heatmap_<name>.png, profile_<name>.png and scores_<name>.png."""
-    heatmap, profiled, table = (folder / f"{kind}_{name}.png" for kind in ("heatmap", "profile", "scores"))
+    heatmap, profiled, table = (
+        folder / f"{kind}_{name}.png" for kind in ("heatmap", "profile", "scores")
+    )
     figures_heads.heatmap(scores, profile, name, heatmap)
     figures_depth.layer_profile(scores, profile, name, profiled)
     figures_heads.score_table(scores, profile, name, table)
@@ -112,7 +134,9 @@ def draw_emergence(by_model: Mapping[str, tuple[Report, Arrays]], folder: Path) 
     return [path]
 
 
-def draw_composition(composition: Report, arrays: Arrays, scores: Arrays, name: str, folder: Path) -> list[Path]:
+def draw_composition(
+    composition: Report, arrays: Arrays, scores: Arrays, name: str, folder: Path
+) -> list[Path]:
     """composition_<name>.png; scores say which heads look one token back or are induction heads."""
     path = folder / f"composition_{name}.png"
     figures_circuits.composition(composition, arrays, scores, name, path)

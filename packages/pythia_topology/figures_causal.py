@@ -1,4 +1,6 @@
-"""What copying needs: the best heads ablated, always beside layer-matched random heads; how the effect grows with k."""
+"""What copying needs: the best heads ablated, always beside layer-matched random heads; how the
+effect grows with k.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +9,18 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from interp_core.plotting import ABLATED, GRID, INK, NULL, STRIPE, band, drawing, heading, note, whisker
+from interp_core.plotting import (
+    ABLATED,
+    GRID,
+    INK,
+    NULL,
+    STRIPE,
+    band,
+    drawing,
+    heading,
+    note,
+    whisker,
+)
 
 _ABLATIONS = {
     "zero": "zero",
@@ -19,8 +32,9 @@ _TEXT = "mean, on text\nwithout repeats"
 
 
 def causal_delta(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """For each model: change of second-copy accuracy and loss when the best heads are ablated, in four ways, and when
-    as many random heads of the same layers are."""
+    """For each model: change of second-copy accuracy and loss when the best heads are ablated, in
+    four ways, and when as many random heads of the same layers are.
+    """
     with drawing(path, width=9.6, height=1.9 + 3.0 * len(reports)) as figure:
         rows = figure.subplots(len(reports), 2, sharex="col", sharey="row", squeeze=False)
         for (left, right), (name, report) in zip(rows, reports.items(), strict=True):
@@ -31,7 +45,9 @@ def causal_delta(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             right.set_title(f"p = {p:.2g}, n = {report['n']} prompts", loc="right")
         rows[-1][0].set_xlabel("change of second-copy accuracy\n(percentage points)")
         rows[-1][1].set_xlabel("change of loss\n(nats)")
-        heading(figure, rows[0][1], "Ablating the heads with the most excess prefix matching", columns=2)
+        heading(
+            figure, rows[0][1], "Ablating the heads with the most excess prefix matching", columns=2
+        )
         draws = sorted({report["draws"] for report in reports.values()})
         note(
             figure,
@@ -41,7 +57,9 @@ def causal_delta(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def plot_changes(axes: Axes, report: Mapping[str, Any], measure: str) -> None:
-    """Each way of ablating on its row: the best heads with their interval, random heads with their central 95 %."""
+    """Each way of ablating on its row: the best heads with their interval, random heads with their
+    central 95 %.
+    """
     factor = 100.0 if measure == "accuracy" else 1.0
     rows = {label: report["ablations"][key][measure] for key, label in _ABLATIONS.items()}
     rows[_TEXT] = report["specificity"] if measure == "loss" else None
@@ -50,7 +68,15 @@ def plot_changes(axes: Axes, report: Mapping[str, Any], measure: str) -> None:
         if y % 2:
             axes.axhspan(y - 0.5, y + 0.5, color=STRIPE, linewidth=0, zorder=0)
         if change is None:
-            axes.text(0.5, y, "(loss only)", transform=axes.get_yaxis_transform(), ha="center", va="center", color=NULL)
+            axes.text(
+                0.5,
+                y,
+                "(loss only)",
+                transform=axes.get_yaxis_transform(),
+                ha="center",
+                va="center",
+                color=NULL,
+            )
             continue
         spread = [factor * change["random_low"], factor * change["random_high"]]
         whisker(axes, factor * change["random_mean"], y + 0.16, spread, colour=NULL, marker="s")
@@ -67,7 +93,9 @@ def plot_changes(axes: Axes, report: Mapping[str, Any], measure: str) -> None:
 
 
 def dose(report: Mapping[str, Any], name: str, path: Path) -> None:
-    """Change of accuracy and loss against the number of heads ablated, beside random heads and a whole layer."""
+    """Change of accuracy and loss against the number of heads ablated, beside random heads and a
+    whole layer.
+    """
     with drawing(path, width=9.6, height=4.9) as figure:
         panels = figure.subplots(1, 2)
         for axes, measure, unit in (
@@ -95,7 +123,9 @@ def plot_dose(axes: Axes, doses: Mapping[str, Any], measure: str) -> None:
     axes.plot(k, curve["random_mean"], "s--", color=NULL, label="random heads")
     band(axes, k, curve["top_low"], curve["top_high"], colour=ABLATED)
     axes.plot(k, curve["top"], "o-", color=ABLATED, label="top heads")
-    axes.axhline(factor * whole[measure], color=INK, linestyle=":", label=f"all of layer {whole['layer']}")
+    axes.axhline(
+        factor * whole[measure], color=INK, linestyle=":", label=f"all of layer {whole['layer']}"
+    )
     axes.set_xticks(k, [str(number) for number in doses["k"]])
 
 

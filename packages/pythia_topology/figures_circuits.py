@@ -1,4 +1,6 @@
-"""Which earlier heads feed induction heads' keys: composition by weights, and what removing the path does."""
+"""Which earlier heads feed induction heads' keys: composition by weights, and what removing the
+path does.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,19 +30,31 @@ from interp_core.plotting import (
 
 
 def composition(
-    report: Mapping[str, Any], arrays: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray], name: str, path: Path
+    report: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    name: str,
+    path: Path,
 ) -> None:
-    """Left: z-score of every earlier head's K-composition with every later head. Right: change of the reader's prefix
-    matching when the writer is removed from its keys only, for the strongest pairs and for random ones."""
+    """Left: z-score of every earlier head's K-composition with every later head.
+
+    Right: change of the reader's prefix matching when the writer is removed from its keys only, for
+    the strongest pairs and for random ones.
+    """
     with drawing(path, width=12.0, height=6.6) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         image = plot_z(
-            left, arrays["z"], writers=scores["previous_token"] > 0.5, readers=scores["excess_prefix_matching"] > 0.5
+            left,
+            arrays["z"],
+            writers=scores["previous_token"] > 0.5,
+            readers=scores["excess_prefix_matching"] > 0.5,
         )
         bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.85)
         bar.set_label("z against random orientations (sd)")
         strength = "" if report["z_max"] is None else f": largest z {report['z_max']:.1f}"
-        share = "" if report["share_above_2"] is None else f", {report['share_above_2']:.0%} above 2"
+        share = (
+            "" if report["share_above_2"] is None else f", {report['share_above_2']:.0%} above 2"
+        )
         left.set_title(f"K-composition{strength}{share}")
         plot_paths(right, report["pairs"], report["random_pairs"])
         figure.suptitle("\n".join(wrap(f"{name}: {report['verdict']}", 95)), fontsize=12.5)
@@ -58,16 +72,24 @@ def plot_z(
     writers: Bool[np.ndarray, "writer_layer writer"],
     readers: Bool[np.ndarray, "reader_layer reader"],
 ) -> AxesImage:
-    """Writers upwards, readers to the right, by layer; a pair whose writer is in no earlier layer is grey. Arrows
-    point at the chosen writers and readers."""
+    """Writers upwards, readers to the right, by layer; a pair whose writer is in no earlier layer
+    is grey. Arrows point at the chosen writers and readers.
+    """
     layers, heads = z.shape[:2]
     layer = np.repeat(np.arange(layers), heads)
-    flat = np.where(layer[:, None] < layer[None, :], z.reshape(layers * heads, layers * heads), np.nan)
+    flat = np.where(
+        layer[:, None] < layer[None, :], z.reshape(layers * heads, layers * heads), np.nan
+    )
     colours = colormaps[DIVERGING].with_extremes(bad=GRID)
-    image = axes.imshow(flat, origin="lower", cmap=colours, norm=centred(flat, least=4.0), interpolation="nearest")
+    image = axes.imshow(
+        flat, origin="lower", cmap=colours, norm=centred(flat, least=4.0), interpolation="nearest"
+    )
     middles = np.arange(layers) * heads + (heads - 1) / 2
     named = range(0, layers, max(1, layers // 8))
-    for ticks, labels in ((axes.set_xticks, axes.set_xticklabels), (axes.set_yticks, axes.set_yticklabels)):
+    for ticks, labels in (
+        (axes.set_xticks, axes.set_xticklabels),
+        (axes.set_yticks, axes.set_yticklabels),
+    ):
         ticks([float(middles[i]) for i in named])
         labels([str(i) for i in named])
     for edge in np.arange(1, layers) * heads - 0.5:
@@ -75,14 +97,20 @@ def plot_z(
         axes.axhline(edge, color="white", linewidth=0.8 if layers <= 12 else 0.3)
     rows, columns = np.flatnonzero(writers), np.flatnonzero(readers)
     beside, under = axes.get_yaxis_transform(), axes.get_xaxis_transform()
-    axes.plot(np.full(len(rows), -0.014), rows, ">", color=PREVIOUS_TOKEN, transform=beside, clip_on=False)
-    axes.plot(columns, np.full(len(columns), -0.014), "^", color=INDUCTION, transform=under, clip_on=False)
+    axes.plot(
+        np.full(len(rows), -0.014), rows, ">", color=PREVIOUS_TOKEN, transform=beside, clip_on=False
+    )
+    axes.plot(
+        columns, np.full(len(columns), -0.014), "^", color=INDUCTION, transform=under, clip_on=False
+    )
     axes.tick_params(length=0, pad=9)
     axes.set(xlabel="reader: layer (heads in order)", ylabel="writer: layer (heads in order)")
     return image
 
 
-def plot_paths(axes: Axes, pairs: Sequence[Mapping[str, Any]], random_pairs: Sequence[Mapping[str, Any]]) -> None:
+def plot_paths(
+    axes: Axes, pairs: Sequence[Mapping[str, Any]], random_pairs: Sequence[Mapping[str, Any]]
+) -> None:
     """The strongest pairs above, random pairs below them; zero means that the path does not matter."""
     axes.axvline(0, color=INK, linewidth=1)
     rows = [(pair, ABLATED, "o") for pair in pairs] + [(pair, NULL, "s") for pair in random_pairs]
@@ -90,7 +118,11 @@ def plot_paths(axes: Axes, pairs: Sequence[Mapping[str, Any]], random_pairs: Seq
         patching = pair["path_patching"]
         whisker(axes, patching["change"], float(y), patching["ci"], colour=colour, marker=marker)
     size = 11 if len(rows) <= 16 else 8
-    axes.set_yticks(range(len(rows)), [f"{pair['writer']} → {pair['reader']}" for pair, _, _ in rows], fontsize=size)
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{pair['writer']} → {pair['reader']}" for pair, _, _ in rows],
+        fontsize=size,
+    )
     axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     axes.margins(x=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5))

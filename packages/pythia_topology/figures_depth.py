@@ -1,4 +1,6 @@
-"""Where induction heads sit: layer profiles on relative depth, across sizes, across lags, and against their nulls."""
+"""Where induction heads sit: layer profiles on relative depth, across sizes, across lags, and
+against their nulls.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +35,9 @@ _MODES = {
 }
 
 
-def layer_profile(scores: Mapping[str, np.ndarray], profile: Mapping[str, Any], name: str, path: Path) -> None:
+def layer_profile(
+    scores: Mapping[str, np.ndarray], profile: Mapping[str, Any], name: str, path: Path
+) -> None:
     """A model's layer profile with its 95 % band, peak and 16-84 % band, above every single head."""
     with drawing(path, width=8.0, height=5.4) as figure:
         axes = figure.add_subplot()
@@ -58,15 +62,21 @@ def plot_layer_profile(axes: Axes, excess: np.ndarray, profile: Mapping[str, Any
     band(axes, depth, profile["per_layer_low"], profile["per_layer_high"], colour=INDUCTION)
     axes.plot(depth, profile["per_layer"], "o-", color=INDUCTION, label="layer profile")
     if profile["peak_layer"] is not None:
-        axes.axvline(profile["peak_rel"], color=INK, linestyle=(0, (5, 1.5)), linewidth=1.6, label="peak")
+        axes.axvline(
+            profile["peak_rel"], color=INK, linestyle=(0, (5, 1.5)), linewidth=1.6, label="peak"
+        )
         low, high = band_ends(profile["per_layer"])
-        axes.axvspan(low, high, color=MASS, alpha=0.25, linewidth=0, zorder=0, label="16-84 % of the mass")
+        axes.axvspan(
+            low, high, color=MASS, alpha=0.25, linewidth=0, zorder=0, label="16-84 % of the mass"
+        )
     axes.set(xlim=(0, 1), xlabel=DEPTH, ylabel=_MODES[profile["mode"]])
     _room(axes, profile["mode"])
 
 
 def shape_text(profile: Mapping[str, Any]) -> str:
-    """`4 induction heads, peak at 0.58 [0.58, 0.75], bandwidth 0.21 [0.17, 0.33]`, or that there are none."""
+    """`4 induction heads, peak at 0.58 [0.58, 0.75], bandwidth 0.21 [0.17, 0.33]`, or that there
+    are none.
+    """
     if profile["peak_layer"] is None:
         return str(profile["verdict"])
     peak = interval_text(profile["peak_rel"], profile["peak_rel_ci"])
@@ -75,7 +85,9 @@ def shape_text(profile: Mapping[str, Any]) -> str:
 
 
 def band_ends(per_layer: list[float]) -> tuple[float, float]:
-    """Relative depths below which 16 % and 84 % of the profile's mass lie; their distance is the file's bandwidth."""
+    """Relative depths below which 16 % and 84 % of the profile's mass lie; their distance is the
+    file's bandwidth.
+    """
     mass = np.clip(per_layer, 0, None)
     below = np.concatenate([[0.0], np.cumsum(mass)]) / mass.sum()
     low, high = np.interp([0.16, 0.84], below, np.linspace(0, 1, len(below)))
@@ -104,18 +116,32 @@ def cross_size(crosssize: Mapping[str, Any], path: Path) -> None:
 def plot_overlay(axes: Axes, models: Mapping[str, Mapping[str, Any]], mode: str) -> None:
     """Each model's profile at its own layers; a tick on the axis marks its centre of mass."""
     axes.axhline(0, color=NULL, linestyle="--", linewidth=1.5)
-    for (name, model), look in zip(models.items(), model_styles(list(models)).values(), strict=True):
-        band(axes, model["depth"], model["per_layer_low"], model["per_layer_high"], colour=look.color)
+    for (name, model), look in zip(
+        models.items(), model_styles(list(models)).values(), strict=True
+    ):
+        band(
+            axes, model["depth"], model["per_layer_low"], model["per_layer_high"], colour=look.color
+        )
         centre = model["centre_of_mass"]
-        _line(axes, model["depth"], model["per_layer"], look, label=f"{name}: {_centre_text(model)}")
+        _line(
+            axes, model["depth"], model["per_layer"], look, label=f"{name}: {_centre_text(model)}"
+        )
         if centre is not None:
-            axes.plot([centre, centre], [0, 0.06], color=look.color, linewidth=4, transform=axes.get_xaxis_transform())
+            axes.plot(
+                [centre, centre],
+                [0, 0.06],
+                color=look.color,
+                linewidth=4,
+                transform=axes.get_xaxis_transform(),
+            )
     axes.set(xlim=(0, 1), xlabel=DEPTH, ylabel=_MODES[mode])
     _room(axes, mode)
 
 
 def _centre_text(model: Mapping[str, Any]) -> str:
-    """Relative centre of mass and, since few layers are a coarse grid, the layer of the peak; or that there is none."""
+    """Relative centre of mass and, since few layers are a coarse grid, the layer of the peak; or
+    that there is none.
+    """
     if model["centre_of_mass"] is None:
         return str(model["verdict"])
     layers = model["n_layers"]
@@ -125,7 +151,9 @@ def _centre_text(model: Mapping[str, Any]) -> str:
 
 
 def plot_equivalence(axes: Axes, pairs: list[Mapping[str, Any]], margin: float) -> None:
-    """The difference of each pair's centres of mass against the margin within which they count as the same."""
+    """The difference of each pair's centres of mass against the margin within which they count as
+    the same.
+    """
     axes.axvspan(-margin, margin, color=GRID, linewidth=0)
     axes.axvline(0, color=INK, linewidth=1)
     reach = 1.6 * margin
@@ -133,13 +161,31 @@ def plot_equivalence(axes: Axes, pairs: list[Mapping[str, Any]], margin: float) 
         centre = pair["centre_of_mass"]
         if centre is not None:
             axes.plot(centre["ci"], [y, y], color=INDUCTION, linewidth=1.8)
-            axes.plot(centre["ci_equivalence"], [y, y], color=INDUCTION, linewidth=6, alpha=0.5, solid_capstyle="butt")
+            axes.plot(
+                centre["ci_equivalence"],
+                [y, y],
+                color=INDUCTION,
+                linewidth=6,
+                alpha=0.5,
+                solid_capstyle="butt",
+            )
             axes.plot([centre["difference"]], [y], "o", color=INDUCTION)
             reach = max(reach, 1.1 * max(abs(end) for end in centre["ci"]))
-        axes.text(1.015, y, pair["verdict"], transform=axes.get_yaxis_transform(), va="center", fontsize=11)
-    axes.set_yticks(range(len(pairs)), [f"{pair['models'][1]} − {pair['models'][0]}" for pair in pairs])
+        axes.text(
+            1.015,
+            y,
+            pair["verdict"],
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=11,
+        )
+    axes.set_yticks(
+        range(len(pairs)), [f"{pair['models'][1]} − {pair['models'][0]}" for pair in pairs]
+    )
     axes.set(
-        xlim=(-reach, reach), ylim=(len(pairs) - 0.4, -0.6), xlabel="difference of centres of mass (relative depth)"
+        xlim=(-reach, reach),
+        ylim=(len(pairs) - 0.4, -0.6),
+        xlabel="difference of centres of mass (relative depth)",
     )
 
 
@@ -153,7 +199,8 @@ def lag_profiles(lags: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         rows[-1].set_xlabel(DEPTH)
         heading(figure, rows[0], "Layer profile over short and long lags", columns=2)
         counts = [
-            f"{_span({report['buckets'][bucket]['n'] for report in lags.values()})} {bucket}" for bucket in _BUCKETS
+            f"{_span({report['buckets'][bucket]['n'] for report in lags.values()})} {bucket}"
+            for bucket in _BUCKETS
         ]
         note(
             figure,
@@ -171,7 +218,11 @@ def plot_lags(axes: Axes, report: Mapping[str, Any]) -> None:
     for bucket, (colour, marker, dashes) in _BUCKETS.items():
         part = report["buckets"][bucket]
         band(axes, report["depth"], part["per_layer_low"], part["per_layer_high"], colour=colour)
-        span = f"{min(part['lags'])} to {max(part['lags'])}" if len(part["lags"]) > 1 else str(part["lags"][0])
+        span = (
+            f"{min(part['lags'])} to {max(part['lags'])}"
+            if len(part["lags"]) > 1
+            else str(part["lags"][0])
+        )
         look = LineStyle(colour, marker, dashes)
         _line(axes, report["depth"], part["per_layer"], look, label=f"{bucket}: {span} tokens back")
         if part["centre_of_mass"] is not None:
@@ -184,13 +235,21 @@ def shift_text(report: Mapping[str, Any]) -> str:
     """How far the centre moves from short to long lags, with interval and p."""
     shift = report["centre_of_mass_shift"]
     if shift is None:
-        return "no induction heads" if report["n_induction_heads"] == 0 else "no mass in one of the buckets"
+        return (
+            "no induction heads"
+            if report["n_induction_heads"] == 0
+            else "no mass in one of the buckets"
+        )
     low, high = shift["ci"]
     return f"centre moves by {shift['value']:+.3f} [{low:+.3f}, {high:+.3f}], p = {shift['p']:.2g}"
 
 
-def nulls(report: Mapping[str, Any], scores: Mapping[str, np.ndarray], name: str, path: Path) -> None:
-    """What could make the profile by chance: heads dealt to layers at random, wrong antecedents, no training."""
+def nulls(
+    report: Mapping[str, Any], scores: Mapping[str, np.ndarray], name: str, path: Path
+) -> None:
+    """What could make the profile by chance: heads dealt to layers at random, wrong antecedents, no
+    training.
+    """
     with drawing(path, width=12.0, height=5.0) as figure:
         density, shuffled, untrained = figure.subplots(1, 3)
         plot_density(density, report["permute_summary"])
@@ -199,11 +258,15 @@ def nulls(report: Mapping[str, Any], scores: Mapping[str, np.ndarray], name: str
         shuffled.axhline(report["shuffled_summary"]["null_max_hi"], color=NULL, linestyle=":")
         shuffled.set(ylabel="prefix matching (attention)", title="Wrong antecedents")
         if report["untrained_summary"] is None:
-            untrained.text(0.5, 0.5, "no untrained model", transform=untrained.transAxes, ha="center")
+            untrained.text(
+                0.5, 0.5, "no untrained model", transform=untrained.transAxes, ha="center"
+            )
             untrained.set_axis_off()
         else:
             fresh = scores["untrained/excess_prefix_matching"].mean(axis=0)
-            plot_against(untrained, scores["excess_prefix_matching"], fresh, label="untrained model")
+            plot_against(
+                untrained, scores["excess_prefix_matching"], fresh, label="untrained model"
+            )
             untrained.axhline(report["untrained_summary"]["max"], color=NULL, linestyle=":")
             untrained.set(ylabel="excess prefix matching (attention)", title="Before any training")
         figure.suptitle(f"{name}: {report['verdict']}, against three nulls")
@@ -222,8 +285,12 @@ def plot_density(axes: Axes, permuted: Mapping[str, Any]) -> None:
     band(axes, ends, low, high, colour=NULL, label="chance")
     axes.plot(ends, permuted["mean"], "--", color=NULL)
     axes.plot(depth, permuted["observed_density"], "o-", color=INDUCTION, label="observed")
-    axes.set(xlim=(0, 1), ylim=(-0.03, 1.25), xlabel="relative depth", ylabel="share of a layer's heads")
-    axes.set_title(f"Top {1 - permuted['q']:.0%} of heads by layer\nfullest layer: p = {permuted['p_max']:.2g}")
+    axes.set(
+        xlim=(0, 1), ylim=(-0.03, 1.25), xlabel="relative depth", ylabel="share of a layer's heads"
+    )
+    axes.set_title(
+        f"Top {1 - permuted['q']:.0%} of heads by layer\nfullest layer: p = {permuted['p_max']:.2g}"
+    )
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.legend(loc="upper left", ncols=2)
 
@@ -237,15 +304,34 @@ def plot_against(axes: Axes, observed: np.ndarray, null: np.ndarray, *, label: s
     axes.legend(loc="upper left")
 
 
-def _heads(axes: Axes, values: np.ndarray, *, colour: str, label: str, marker: str = "o", aside: float = 0.0) -> None:
+def _heads(
+    axes: Axes,
+    values: np.ndarray,
+    *,
+    colour: str,
+    label: str,
+    marker: str = "o",
+    aside: float = 0.0,
+) -> None:
     """A point for each head at its layer's depth, `aside` by that many layers."""
     depth = np.repeat(_depth(len(values)) + aside / len(values), values.shape[1])
     size = 6 if values.size <= 64 else 4
-    axes.plot(depth, values.ravel(), marker, color=colour, alpha=0.55, markersize=size, markeredgewidth=0, label=label)
+    axes.plot(
+        depth,
+        values.ravel(),
+        marker,
+        color=colour,
+        alpha=0.55,
+        markersize=size,
+        markeredgewidth=0,
+        label=label,
+    )
 
 
 def _room(axes: Axes, mode: str, *, head: float = 0.0) -> None:
-    """A y axis long enough that noise looks like noise; `head`: share of it left free above, for a legend."""
+    """A y axis long enough that noise looks like noise; `head`: share of it left free above, for a
+    legend.
+    """
     low, high = axes.get_ylim()
     low, high = min(low, -0.02), max(high, 1.2 if mode == "count" else 0.2)
     axes.set_ylim(low, high + head * (high - low))
@@ -254,7 +340,15 @@ def _room(axes: Axes, mode: str, *, head: float = 0.0) -> None:
 
 def _line(axes: Axes, x: list[float], y: list[float], look: LineStyle, *, label: str) -> None:
     size = 6.5 if len(x) <= 12 else 4
-    axes.plot(x, y, color=look.color, marker=look.marker, markersize=size, linestyle=look.linestyle, label=label)
+    axes.plot(
+        x,
+        y,
+        color=look.color,
+        marker=look.marker,
+        markersize=size,
+        linestyle=look.linestyle,
+        label=label,
+    )
 
 
 def _depth(n_layers: int) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Maps of every head: excess prefix matching, all scores side by side, and what ablating each head alone does."""
+"""Maps of every head: excess prefix matching, all scores side by side, and what ablating each head
+alone does.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,8 @@ from interp_core.plotting import (
     shades,
 )
 
-# score, title, unit, and a share's colour or, for a signed score, the least magnitude that its colours reach
+# score, title, unit, and a share's colour or, for a signed score, the least magnitude that its
+# colours reach
 _PANELS: tuple[tuple[str, str, str, str | float], ...] = (
     ("prefix_matching", "Prefix matching", "attention", INDUCTION),
     ("excess_prefix_matching", "Excess prefix matching", "attention", 1.0),
@@ -61,22 +64,35 @@ def head_mask(names: Sequence[str], shape: tuple[int, ...]) -> Bool[np.ndarray, 
     return mask
 
 
-def heatmap(scores: Mapping[str, np.ndarray], profile: Mapping[str, Any], name: str, path: Path) -> None:
+def heatmap(
+    scores: Mapping[str, np.ndarray], profile: Mapping[str, Any], name: str, path: Path
+) -> None:
     """Excess prefix matching of every head; heads that stand out of the null have a frame."""
     excess = scores["excess_prefix_matching"]
     layers = len(excess)
     with drawing(path, width=7.6, height=min(8.5, 2.9 + 0.42 * max(layers, 4))) as figure:
         axes = figure.add_subplot()
         plot_heatmap(axes, excess, head_mask(profile["induction_heads"], excess.shape))
-        axes.set_title(f"{name}: attention to what followed the earlier occurrence,\nabove chance, for every head")
+        axes.set_title(
+            f"{name}: attention to what followed the earlier occurrence,\nabove chance, for every head"
+        )
         low, high = scores["excess_prefix_matching_low"], scores["excess_prefix_matching_high"]
         half = float(np.median(high - low)) / 2
         count = profile["n_induction_heads"]
-        found = "no induction heads" if count == 0 else f"framed: {count} induction heads above the null"
-        note(figure, f"{found} · n = {profile['n']} prompts\n95 % intervals over prompts, median width ± {half:.2g}")
+        found = (
+            "no induction heads"
+            if count == 0
+            else f"framed: {count} induction heads above the null"
+        )
+        note(
+            figure,
+            f"{found} · n = {profile['n']} prompts\n95 % intervals over prompts, median width ± {half:.2g}",
+        )
 
 
-def plot_heatmap(axes: Axes, excess: Float[np.ndarray, "layer head"], marked: Bool[np.ndarray, "layer head"]) -> None:
+def plot_heatmap(
+    axes: Axes, excess: Float[np.ndarray, "layer head"], marked: Bool[np.ndarray, "layer head"]
+) -> None:
     """The map alone; cells of small models carry their number."""
     scale = centred(excess, least=1.0)
     image = head_map(axes, excess, scale=scale, colours=DIVERGING, marked=marked)
@@ -87,23 +103,40 @@ def plot_heatmap(axes: Axes, excess: Float[np.ndarray, "layer head"], marked: Bo
         for (layer, head), value in np.ndenumerate(excess):
             dark = abs(value) > 0.6 * float(scale.vmax or 1.0)
             text = f"{value:.2f}".replace("-0.00", "0.00")
-            axes.text(head, layer, text, ha="center", va="center", fontsize=11, color="white" if dark else INK)
+            axes.text(
+                head,
+                layer,
+                text,
+                ha="center",
+                va="center",
+                fontsize=11,
+                color="white" if dark else INK,
+            )
 
 
-def score_table(scores: Mapping[str, np.ndarray], profile: Mapping[str, Any], name: str, path: Path) -> None:
+def score_table(
+    scores: Mapping[str, np.ndarray], profile: Mapping[str, Any], name: str, path: Path
+) -> None:
     """All scores on repeated random tokens side by side, each with its strongest head."""
     with drawing(path, width=11.5, height=7.0) as figure:
         grid = figure.subplots(2, 4, sharex=True, sharey=True)
         for axes, (score, title, unit, shown) in zip(grid.flat, _PANELS, strict=True):
             values = scores[score]
-            interval = [scores[f"{score}_low"], scores[f"{score}_high"]] if f"{score}_low" in scores else None
+            interval = (
+                [scores[f"{score}_low"], scores[f"{score}_high"]]
+                if f"{score}_low" in scores
+                else None
+            )
             plot_score(axes, values, title=title, unit=unit, shown=shown, interval=interval)
         for axes in grid[1]:
             axes.set_xlabel("head")
         for axes in grid[:, 0]:
             axes.set_ylabel("layer")
         figure.suptitle(f"{name}: scores of every head on repeated random tokens")
-        note(figure, f"below each title: the strongest head [95 % interval over prompts] · n = {profile['n']} prompts")
+        note(
+            figure,
+            f"below each title: the strongest head [95 % interval over prompts] · n = {profile['n']} prompts",
+        )
 
 
 def plot_score(
@@ -116,25 +149,41 @@ def plot_score(
     interval: Sequence[Float[np.ndarray, "layer head"]] | None,
 ) -> None:
     """One score; a share of attention runs from 0 to 1, a signed score diverges around zero."""
-    scale: Normalize = Normalize(0.0, 1.0) if isinstance(shown, str) else centred(values, least=shown)
+    scale: Normalize = (
+        Normalize(0.0, 1.0) if isinstance(shown, str) else centred(values, least=shown)
+    )
     colours: str | Colormap = shades(shown) if isinstance(shown, str) else DIVERGING
     image = head_map(axes, values, scale=scale, colours=colours)
     layer, head = (int(i) for i in np.unravel_index(int(np.nanargmax(values)), values.shape))
     best = float(values[layer, head])
-    text = f"{best:.2f}" if interval is None else interval_text(best, [float(end[layer, head]) for end in interval])
+    text = (
+        f"{best:.2f}"
+        if interval is None
+        else interval_text(best, [float(end[layer, head]) for end in interval])
+    )
     axes.set_title(f"{title}\n{head_name(layer, head)} {text}", fontsize=11.5)
-    bar = _figure(axes).colorbar(image, ax=axes, orientation="horizontal", pad=0.02, aspect=16, shrink=0.9)
+    bar = _figure(axes).colorbar(
+        image, ax=axes, orientation="horizontal", pad=0.02, aspect=16, shrink=0.9
+    )
     bar.set_label(unit, fontsize=11)
     bar.ax.locator_params(nbins=3)
 
 
-def single_heads(causal: Mapping[str, Any], arrays: Mapping[str, np.ndarray], name: str, path: Path) -> None:
-    """What ablating each head alone does to the loss on the second copy, and how well a first-order estimate agrees."""
+def single_heads(
+    causal: Mapping[str, Any], arrays: Mapping[str, np.ndarray], name: str, path: Path
+) -> None:
+    """What ablating each head alone does to the loss on the second copy, and how well a first-order
+    estimate agrees.
+    """
     with drawing(path, width=10.5, height=4.9) as figure:
         left, right = figure.subplots(1, 2)
         effect = arrays["loss_effect"]
         image = head_map(
-            left, -effect, scale=centred(effect), colours=DIVERGING, marked=head_mask(causal["top_heads"], effect.shape)
+            left,
+            -effect,
+            scale=centred(effect),
+            colours=DIVERGING,
+            marked=head_mask(causal["top_heads"], effect.shape),
         )
         left.set(xlabel="head", ylabel="layer", title="Mean ablation of one head")
         bar = figure.colorbar(image, ax=left, pad=0.02)
@@ -148,7 +197,10 @@ def single_heads(causal: Mapping[str, Any], arrays: Mapping[str, np.ndarray], na
 
 
 def plot_agreement(
-    axes: Axes, exact: Float[np.ndarray, "layer head"], estimate: Float[np.ndarray, "layer head"], agreement: float
+    axes: Axes,
+    exact: Float[np.ndarray, "layer head"],
+    estimate: Float[np.ndarray, "layer head"],
+    agreement: float,
 ) -> None:
     """First-order estimates against exact effects, with the line on which both are equal."""
     both = np.concatenate([exact.ravel(), estimate.ravel()])
@@ -156,7 +208,12 @@ def plot_agreement(
     axes.plot(exact.ravel(), estimate.ravel(), "o", color=COPYING, alpha=0.7, label="a head")
     span = max(float(np.ptp(both)), 1e-6)
     limits = (float(both.min()) - 0.06 * span, float(both.max()) + 0.06 * span)
-    axes.set(xlim=limits, ylim=limits, xlabel="exact change of loss (nats)", ylabel="first-order estimate (nats)")
+    axes.set(
+        xlim=limits,
+        ylim=limits,
+        xlabel="exact change of loss (nats)",
+        ylabel="first-order estimate (nats)",
+    )
     axes.set_title(f"Rank agreement (Spearman) {agreement:.2f}")
     axes.legend(loc="upper left")
 

@@ -1,4 +1,6 @@
-"""Which heads copying needs: the best ones ablated against layer-matched random heads, in dose, and elsewhere."""
+"""Which heads copying needs: the best ones ablated against layer-matched random heads, in dose, and
+elsewhere.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +9,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 
-from interp_core.ablation import Ablation, Effects, Head, ablation_effects, first_order_effects
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Pairs, Prompts
+from interp_core.measures.ablation import (
+    Ablation,
+    Effects,
+    Head,
+    ablation_effects,
+    first_order_effects,
+)
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Pairs, Prompts
 from pythia_topology.data import text_windows
 from pythia_topology.params import PythiaTopology
 
@@ -22,18 +30,28 @@ def causal(
     excess: Float[np.ndarray, "layer head"],
     params: PythiaTopology,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The report and the arrays of causal_<name>: heads ranked by excess prefix matching, ablated on repeated tokens.
+    """The report and the arrays of causal_<name>: heads ranked by excess prefix matching, ablated
+    on repeated tokens.
 
-    Every change is against the clean model on the same prompts: loss in nats, accuracy as a share of the targets.
+    Every change is against the clean model on the same prompts: loss in nats, accuracy as a share
+    of the targets.
     """
     check_sizes(subject, params)
     text = text_windows(subject, params, n=params.causal_sequences)
     ranked = rank_heads(excess)
     rng = np.random.default_rng([params.seed, 3])
-    draws = random_sets(ranked[: params.causal_top_k], excess.shape, params.causal_random_k, params.causal_draws, rng)
+    draws = random_sets(
+        ranked[: params.causal_top_k],
+        excess.shape,
+        params.causal_random_k,
+        params.causal_draws,
+        rng,
+    )
     used = first_prompts(prompts, params.causal_sequences)
     ablations = {
-        name: _against_random(subject, used, ranked[: params.causal_top_k], draws, how, frozen, params, name)
+        name: _against_random(
+            subject, used, ranked[: params.causal_top_k], draws, how, frozen, params, name
+        )
         for name, how, frozen in _ABLATIONS
     }
     effects, arrays = _every_head(subject, used, params)
@@ -89,7 +107,10 @@ def check_sizes(subject: Subject, params: PythiaTopology) -> None:
 def rank_heads(excess: Float[np.ndarray, "layer head"]) -> list[Head]:
     """All heads, the one with the highest score first; ties by layer and head."""
     order = np.argsort(-excess, axis=None, kind="stable")
-    return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, excess.shape), strict=True)]
+    return [
+        (int(layer), int(head))
+        for layer, head in zip(*np.unravel_index(order, excess.shape), strict=True)
+    ]
 
 
 def head_name(head: Head) -> str:
@@ -100,14 +121,17 @@ def head_name(head: Head) -> str:
 def random_sets(
     top: Sequence[Head], shape: tuple[int, ...], k: int, draws: int, rng: np.random.Generator
 ) -> list[list[Head]]:
-    """`draws` sets of k heads outside `top`, each matched to a top head by layer: from its own layer while heads are
-    left there, else from the nearest layers (ties at random)."""
+    """`draws` sets of k heads outside `top`, each matched to a top head by layer: from its own
+    layer while heads are left there, else from the nearest layers (ties at random).
+    """
     free = np.ones(shape, dtype=bool)
     free[tuple(np.transpose(list(top)))] = False
     return [_matched([top[i % len(top)][0] for i in range(k)], free, rng) for _ in range(draws)]
 
 
-def _matched(layers: Sequence[int], free: Bool[np.ndarray, "layer head"], rng: np.random.Generator) -> list[Head]:
+def _matched(
+    layers: Sequence[int], free: Bool[np.ndarray, "layer head"], rng: np.random.Generator
+) -> list[Head]:
     left = free.copy()
     chosen = []
     for layer in layers:
@@ -155,7 +179,12 @@ def _effects(
         label=f"{subject.name}: {label}",
     )
     index = [distinct.index(tuple(heads)) for heads in sets]
-    return Effects(effects.loss[:, index], effects.accuracy[:, index], effects.clean_loss, effects.clean_accuracy)
+    return Effects(
+        effects.loss[:, index],
+        effects.accuracy[:, index],
+        effects.clean_loss,
+        effects.clean_accuracy,
+    )
 
 
 def _against_random(
@@ -168,7 +197,9 @@ def _against_random(
     params: PythiaTopology,
     label: str,
 ) -> dict[str, dict[str, Any]]:
-    effects = _effects(subject, prompts, [list(top), *draws], params, f"{label} ablation", how=how, frozen=frozen)
+    effects = _effects(
+        subject, prompts, [list(top), *draws], params, f"{label} ablation", how=how, frozen=frozen
+    )
     rng = np.random.default_rng([params.seed, 4])
     return {
         "accuracy": _change(effects.accuracy, effects.clean_accuracy, rng, params, worse=-1),
@@ -184,8 +215,9 @@ def _change(
     *,
     worse: int,
 ) -> dict[str, Any]:
-    """The first set's mean change with its interval over prompts, the others' mean and central 95 %, and the share of
-    them that is at least as harmful, p = (1 + hits) / (1 + draws)."""
+    """The first set's mean change with its interval over prompts, the others' mean and central 95
+    %, and the share of them that is at least as harmful, p = (1 + hits) / (1 + draws).
+    """
     change = values - clean[:, None]
     top = mean_interval(change[:, 0], rng, resamples=params.bootstrap_resamples)
     random = change[:, 1:].mean(axis=0)
@@ -206,7 +238,11 @@ def _verdict(main: Mapping[str, Mapping[str, Any]], draws: int) -> str:
     loss, accuracy = main["loss"], main["accuracy"]
     what = f"ablating the top heads changes loss by {loss['top']:+.2f} nats and accuracy by {accuracy['top']:+.2f}"
     against = f"{draws} layer-matched random sets: {loss['random_mean']:+.2f} and {accuracy['random_mean']:+.2f}"
-    word = "copying needs them" if loss["p"] <= 0.05 and loss["top_ci"][0] > 0 else "no more than random heads"
+    word = (
+        "copying needs them"
+        if loss["p"] <= 0.05 and loss["top_ci"][0] > 0
+        else "no more than random heads"
+    )
     return f"{word}: {what}; {against}"
 
 
@@ -228,9 +264,15 @@ def _every_head(
 
 
 def _dose(
-    subject: Subject, prompts: Prompts, ranked: Sequence[Head], shape: tuple[int, ...], params: PythiaTopology
+    subject: Subject,
+    prompts: Prompts,
+    ranked: Sequence[Head],
+    shape: tuple[int, ...],
+    params: PythiaTopology,
 ) -> dict[str, Any]:
-    """The k best heads for growing k, each with layer-matched random sets of k, and the best head's whole layer."""
+    """The k best heads for growing k, each with layer-matched random sets of k, and the best head's
+    whole layer.
+    """
     rng = np.random.default_rng([params.seed, 5])
     doses = [k for k in params.dose_k if 2 * k <= shape[0] * shape[1]]
     few = max(20, params.causal_draws // 4)
@@ -253,7 +295,10 @@ def _dose(
             "top": [change["top"] for change in changes],
             "top_low": [change["top_ci"][0] for change in changes],
             "top_high": [change["top_ci"][1] for change in changes],
-            **{key: [change[key] for change in changes] for key in ("random_mean", "random_low", "random_high")},
+            **{
+                key: [change[key] for change in changes]
+                for key in ("random_mean", "random_low", "random_high")
+            },
         }
         report["whole_layer"][name] = float((values[:, -1] - clean).mean())
     return report
@@ -266,17 +311,26 @@ def _specificity(
     draws: Sequence[Sequence[Head]],
     params: PythiaTopology,
 ) -> dict[str, Any]:
-    """Change of loss on real text where the current token did not occur before: induction has nothing to say there."""
+    """Change of loss on real text where the current token did not occur before: induction has
+    nothing to say there.
+    """
     effects = _effects(
-        subject, without_repeats(tokens, subject.bos), [list(top), *draws], params, "text without repeats"
+        subject,
+        without_repeats(tokens, subject.bos),
+        [list(top), *draws],
+        params,
+        "text without repeats",
     )
-    change = _change(effects.loss, effects.clean_loss, np.random.default_rng([params.seed, 6]), params, worse=1)
+    change = _change(
+        effects.loss, effects.clean_loss, np.random.default_rng([params.seed, 6]), params, worse=1
+    )
     change["clean_loss"] = change.pop("clean")
     return {"n": len(tokens), **change}
 
 
 def without_repeats(tokens: np.ndarray, bos: int) -> Prompts:
-    """Text windows whose queries are the tokens that did not occur before in their window; nothing can be copied.
+    """Text windows whose queries are the tokens that did not occur before in their window; nothing
+    can be copied.
 
     `earlier` of these pairs means nothing and is set to 0: only queries and targets are used.
     """
@@ -285,4 +339,6 @@ def without_repeats(tokens: np.ndarray, bos: int) -> Prompts:
     before[:, -1] = True  # the last token has no target
     batch, query = np.nonzero(~before & (tokens != bos))
     pairs = Pairs(batch, query, np.zeros_like(query), tokens[batch, query + 1])
-    return Prompts("text_without_repeats", tokens, tokens, pairs, np.full(len(tokens), tokens.shape[1]))
+    return Prompts(
+        "text_without_repeats", tokens, tokens, pairs, np.full(len(tokens), tokens.shape[1])
+    )

@@ -1,4 +1,6 @@
-"""K-composition of earlier heads into later ones: from weights as a z-score, confirmed by path patching."""
+"""K-composition of earlier heads into later ones: from weights as a z-score, confirmed by path
+patching.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.ablation import Head
-from interp_core.circuits import Composition, k_composition
-from interp_core.hooks import capture, intervene
-from interp_core.models import AttentionRows, Subject
+from interp_core.measures.ablation import Head
+from interp_core.measures.circuits import Composition, k_composition
+from interp_core.models.hooks import capture, intervene
+from interp_core.models.sites import Site
+from interp_core.models.subject import AttentionRows, Subject
 from interp_core.progress import progress
-from interp_core.sites import Site
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Prompts
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.intervene import first_prompts, head_name, rank_heads
 from pythia_topology.params import PythiaTopology
 
@@ -23,17 +25,24 @@ Pair = tuple[Head, Head]  # writer, reader
 
 
 def composition(
-    subject: Subject, prompts: Prompts, excess: Float[np.ndarray, "layer head"], params: PythiaTopology
+    subject: Subject,
+    prompts: Prompts,
+    excess: Float[np.ndarray, "layer head"],
+    params: PythiaTopology,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The report and arrays of composition_<name>.
 
-    For the best induction heads as readers, the writers with the highest z are path patched: the writer's output is
-    replaced by its mean in the reader's KEY input only, and the reader's prefix matching is measured again. As many
-    random writers of the same layers, for the same readers, are the control.
+    For the best induction heads as readers, the writers with the highest z are path patched: the
+    writer's output is replaced by its mean in the reader's KEY input only, and the reader's prefix
+    matching is measured again. As many random writers of the same layers, for the same readers, are
+    the control.
     """
     generator = torch.Generator().manual_seed(params.seed)
     circuit = k_composition(
-        subject, distances=params.composition_distances, draws=params.composition_draws, generator=generator
+        subject,
+        distances=params.composition_distances,
+        draws=params.composition_draws,
+        generator=generator,
     )
     arrays = {"score": circuit.score.astype(np.float32), "z": circuit.z.astype(np.float32)}
     top, control = _chosen_pairs(circuit, excess, params)
@@ -62,18 +71,24 @@ def composition(
 def path_patching(
     subject: Subject, prompts: Prompts, pairs: Sequence[Pair], *, batch_size: int
 ) -> Float[np.ndarray, "prompt pair"]:
-    """Change of each reader's prefix matching (attention, in [-1, 1]) when the writer's output, less its mean over
-    prompts and positions, is taken out of what the reader's keys are computed from, and out of nothing else."""
+    """Change of each reader's prefix matching (attention, in [-1, 1]) when the writer's output,
+    less its mean over prompts and positions, is taken out of what the reader's keys are computed
+    from, and out of nothing else.
+    """
     if not pairs:
         return np.empty((len(prompts.tokens), 0))
     sites = [Site(layer, "attn.z") for layer in sorted({writer[0] for writer, _ in pairs})]
     means = _means(subject, prompts, sites, batch_size)
     parts = []
     for first in progress(
-        list(range(0, len(prompts.tokens), batch_size)), f"{subject.name}: path patching", unit="batch"
+        list(range(0, len(prompts.tokens), batch_size)),
+        f"{subject.name}: path patching",
+        unit="batch",
     ):
         ids = subject.ids(prompts.tokens[first : first + batch_size])
-        rows = np.flatnonzero((prompts.pairs.batch >= first) & (prompts.pairs.batch < first + len(ids)))
+        rows = np.flatnonzero(
+            (prompts.pairs.batch >= first) & (prompts.pairs.batch < first + len(ids))
+        )
         entries = _Entries.of(prompts, rows, first, ids)
         with capture(subject, sites) as clean:
             subject.trunk(ids)
@@ -114,22 +129,32 @@ class _Entries:
     def of(cls, prompts: Prompts, rows: np.ndarray, first: int, ids: Tensor) -> "_Entries":
         pairs = prompts.pairs
         columns = (pairs.batch[rows] - first, pairs.query[rows], pairs.induction_key[rows])
-        return cls(*(torch.as_tensor(column, device=ids.device) for column in columns), n_prompts=len(ids))
+        return cls(
+            *(torch.as_tensor(column, device=ids.device) for column in columns), n_prompts=len(ids)
+        )
 
     def attention(self, subject: Subject, ids: Tensor, reader: Head) -> Float[Tensor, " prompt"]:
         """Mean prefix matching of one head by prompt; interventions in force apply."""
         found: list[Tensor] = []
 
         def observe(layer: int, rows: AttentionRows) -> None:
-            found.append(rows.entries(self.where, self.query, self.key[None])[0, :, reader[1]].double())
+            found.append(
+                rows.entries(self.where, self.query, self.key[None])[0, :, reader[1]].double()
+            )
 
         with subject.observing(observe, [reader[0]]):
             subject.trunk(ids)
-        sums = torch.zeros(self.n_prompts, dtype=torch.float64, device=ids.device).index_add(0, self.where, found[0])
+        sums = torch.zeros(self.n_prompts, dtype=torch.float64, device=ids.device).index_add(
+            0, self.where, found[0]
+        )
         return sums / torch.bincount(self.where, minlength=self.n_prompts)
 
     def attention_with_keys(
-        self, subject: Subject, ids: Tensor, reader: Head, written: Float[Tensor, "batch position d_model"]
+        self,
+        subject: Subject,
+        ids: Tensor,
+        reader: Head,
+        written: Float[Tensor, "batch position d_model"],
     ) -> Float[Tensor, " prompt"]:
         """The same when the reader's keys come from a residual stream without `written`."""
         layer, head = reader
@@ -152,7 +177,9 @@ class _Entries:
 def _chosen_pairs(
     circuit: Composition, excess: Float[np.ndarray, "layer head"], params: PythiaTopology
 ) -> tuple[list[Pair], list[Pair]]:
-    """The pairs with the highest z into the best induction heads, and as many other writers of the same layers."""
+    """The pairs with the highest z into the best induction heads, and as many other writers of the
+    same layers.
+    """
     readers = [head for head in rank_heads(excess) if head[0] > 0][: max(1, params.causal_top_k)]
     scored = [
         (circuit.z[layer, head, reader[0], reader[1]], ((layer, head), reader))
@@ -197,7 +224,9 @@ def _ordered(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to((layers[:, None] < layers)[:, None, :, None], shape)
 
 
-def _verdict(top: Sequence[dict[str, Any]], random: Sequence[dict[str, Any]], *, least: float) -> str:
+def _verdict(
+    top: Sequence[dict[str, Any]], random: Sequence[dict[str, Any]], *, least: float
+) -> str:
     if not top:
         return "no pair of heads can compose: one layer"
     strongest = min(top, key=lambda pair: pair["path_patching"]["change"])

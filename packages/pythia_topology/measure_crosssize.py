@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp_core.errors import InputError
-from interp_core.stats import (
+from interp_core.statistics.intervals import (
     equivalence_from_draws,
     hierarchical_bootstrap,
     percentile_interval,
@@ -57,9 +57,9 @@ def crosssize_summary(
     resamples: int,
     grid_points: int,
 ) -> dict[str, Any]:
-    """The cross-size file's content: every model's curve over relative depth, every pair's distance and
-    equivalence, and one verdict. `margin`: largest difference of relative depth that counts as the same, in
-    (0, 1).
+    """The cross-size file's content: every model's curve over relative depth, every pair's distance
+    and equivalence, and one verdict. `margin`: largest difference of relative depth that counts as
+    the same, in (0, 1).
 
     The overall verdict needs no correction for several pairs: "equivalent" only if every pair is
     (intersection-union). `wasserstein_p_adjusted` controls the false discovery rate over pairs.
@@ -69,9 +69,13 @@ def crosssize_summary(
         raise InputError(f"comparing sizes needs at least two models, got {len(models)}")
     measured = []
     for name, heads in models.items():
-        verdict = find_induction_heads(heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect)
+        verdict = find_induction_heads(
+            heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect
+        )
         above = max(verdict.test.threshold, smallest_effect)
-        measured.append(_measure(name, heads, verdict, rng, mode=mode, q=q, above=above, resamples=resamples))
+        measured.append(
+            _measure(name, heads, verdict, rng, mode=mode, q=q, above=above, resamples=resamples)
+        )
     pairs = [
         _compare(first, second, rng, margin=margin, alpha=equivalence_alpha, draws=draws)
         for first, second in combinations(measured, 2)
@@ -109,12 +113,22 @@ def _measure(
         resamples=resamples,
         statistic=lambda means: layer_profile(means, mode=mode, q=q, threshold=above),
     )
-    return _Model(name, len(excess), verdict, head_means, profile, drawn, profile_shape(profile), profile_shape(drawn))
+    return _Model(
+        name,
+        len(excess),
+        verdict,
+        head_means,
+        profile,
+        drawn,
+        profile_shape(profile),
+        profile_shape(drawn),
+    )
 
 
 def _curve(model: _Model, grid_points: int) -> dict[str, Any]:
-    """A model's profile at its own layers and, interpolated linearly (constant beyond the first and the last
-    layer's middle), on the common grid of relative depth."""
+    """A model's profile at its own layers and, interpolated linearly (constant beyond the first and
+    the last layer's middle), on the common grid of relative depth.
+    """
     depth, grid = relative_depth(len(model.profile)), np.linspace(0, 1, grid_points)
     interval = percentile_interval(model.profile, model.drawn)
     known = model.verdict.n > 0 and bool(np.isfinite(model.shape.centre_of_mass))
@@ -132,38 +146,57 @@ def _curve(model: _Model, grid_points: int) -> dict[str, Any]:
         "curve_high": np.interp(grid, depth, interval.high).tolist(),
     }
     for name in ("centre_of_mass", "peak_rel", "bandwidth"):
-        found = percentile_interval(getattr(model.shape, name), getattr(model.shape_draws, name)) if known else None
+        found = (
+            percentile_interval(getattr(model.shape, name), getattr(model.shape_draws, name))
+            if known
+            else None
+        )
         entries[name] = float(found.value) if found else None
         entries[f"{name}_ci"] = [float(found.low), float(found.high)] if found else None
     return entries
 
 
 def _compare(
-    first: _Model, second: _Model, rng: np.random.Generator, *, margin: float, alpha: float, draws: int
+    first: _Model,
+    second: _Model,
+    rng: np.random.Generator,
+    *,
+    margin: float,
+    alpha: float,
+    draws: int,
 ) -> dict[str, Any]:
-    """One pair: Wasserstein-1 between the depths of excess attention, heads as units, and TOST of centre and
-    peak."""
+    """One pair: Wasserstein-1 between the depths of excess attention, heads as units, and TOST of
+    centre and peak.
+    """
     entries: dict[str, Any] = {"models": [first.name, second.name]}
     without = [model.name for model in (first, second) if model.verdict.n == 0]
     if without:
         nothing = ("wasserstein_1", "wasserstein_p", "centre_of_mass", "peak_rel")
-        return entries | dict.fromkeys(nothing) | {"verdict": f"not decided: no induction heads in {without[0]}"}
+        return (
+            entries
+            | dict.fromkeys(nothing)
+            | {"verdict": f"not decided: no induction heads in {without[0]}"}
+        )
     distance = wasserstein_1(*_depths(first), *_depths(second), rng, draws=draws)
     centre, peak = (
-        _difference(first, second, name, margin=margin, alpha=alpha) for name in ("centre_of_mass", "peak_rel")
+        _difference(first, second, name, margin=margin, alpha=alpha)
+        for name in ("centre_of_mass", "peak_rel")
     )
     return entries | {
         "wasserstein_1": distance.value,
         "wasserstein_p": distance.p,
         "centre_of_mass": centre,
         "peak_rel": peak,
-        "verdict": pair_verdict(equivalent=centre["equivalent"], interval=centre["ci"], margin=margin),
+        "verdict": pair_verdict(
+            equivalent=centre["equivalent"], interval=centre["ci"], margin=margin
+        ),
     }
 
 
 def pair_verdict(*, equivalent: bool, interval: list[float], margin: float) -> str:
-    """Equivalent when TOST says so; different when the 95 % interval of the difference excludes zero; else
-    open."""
+    """Equivalent when TOST says so; different when the 95 % interval of the difference excludes
+    zero; else open.
+    """
     if equivalent:
         return f"equivalent within {margin:g}"
     return "different" if interval[0] > 0 or interval[1] < 0 else "not decided"
@@ -175,7 +208,9 @@ def _depths(model: _Model) -> tuple[Float[np.ndarray, " unit"], Float[np.ndarray
     return depth, np.clip(model.excess, 0, None).ravel()
 
 
-def _difference(first: _Model, second: _Model, name: str, *, margin: float, alpha: float) -> dict[str, Any]:
+def _difference(
+    first: _Model, second: _Model, name: str, *, margin: float, alpha: float
+) -> dict[str, Any]:
     """Second minus first with its 95 % interval, and TOST; the two models' draws are independent."""
     observed = float(getattr(second.shape, name) - getattr(first.shape, name))
     drawn = getattr(second.shape_draws, name) - getattr(first.shape_draws, name)
@@ -193,7 +228,9 @@ def _difference(first: _Model, second: _Model, name: str, *, margin: float, alph
 def _adjust(pairs: list[dict[str, Any]]) -> None:
     """Add the Wasserstein p adjusted over pairs (Benjamini and Hochberg)."""
     tested = [pair for pair in pairs if pair["wasserstein_p"] is not None]
-    adjusted = stats.false_discovery_control([pair["wasserstein_p"] for pair in tested]) if tested else []
+    adjusted = (
+        stats.false_discovery_control([pair["wasserstein_p"] for pair in tested]) if tested else []
+    )
     for pair in pairs:
         pair["wasserstein_p_adjusted"] = None
     for pair, p in zip(tested, adjusted, strict=True):

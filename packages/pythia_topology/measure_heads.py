@@ -4,25 +4,27 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from interp_core.circuits import copying_eigenvalues
 from interp_core.loading import random_like
-from interp_core.models import Subject
-from interp_core.scores import attention_keys, score_heads
-from interp_core.stats import mean_interval
-from interp_core.stimuli import Prompts, shuffled_antecedents
+from interp_core.measures.circuits import copying_eigenvalues
+from interp_core.measures.scores import attention_keys, score_heads
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import mean_interval
+from interp_core.stimuli.prompts import Prompts, shuffled_antecedents
 from pythia_topology.params import PythiaTopology
 
 WITH_INTERVAL = ("prefix_matching", "excess_prefix_matching", "duplicate_token", "previous_token")
 PER_PROMPT = ("prefix_matching", "duplicate_token", "previous_token", "bos")
 
 
-def score_arrays(subject: Subject, stimuli: Mapping[str, Prompts], params: PythiaTopology) -> dict[str, np.ndarray]:
-    """Named arrays, float32: summaries [layer, head] (with `_low` and `_high`), and per prompt under
-    `prompts/`.
+def score_arrays(
+    subject: Subject, stimuli: Mapping[str, Prompts], params: PythiaTopology
+) -> dict[str, np.ndarray]:
+    """Named arrays, float32: summaries [layer, head] (with `_low` and `_high`), and per prompt
+    under `prompts/`.
 
-    Those of repeated random tokens carry no prefix; other families' are `<family>/<score>`. `copying` is the
-    OV circuit's, from weights alone. `untrained/excess_prefix_matching` is the same architecture with random
-    weights.
+    Those of repeated random tokens carry no prefix; other families' are `<family>/<score>`.
+    `copying` is the OV circuit's, from weights alone. `untrained/excess_prefix_matching` is the
+    same architecture with random weights.
     """
     arrays: dict[str, np.ndarray] = {}
     for family, prompts in stimuli.items():
@@ -37,15 +39,21 @@ def score_arrays(subject: Subject, stimuli: Mapping[str, Prompts], params: Pythi
     untrained = random_like(subject, seed=params.seed)
     scores = _of_family(untrained, stimuli["repeated_tokens"], params)
     arrays["untrained/excess_prefix_matching"] = _excess(scores)
-    return {name: values.astype(np.float32) if values.dtype.kind == "f" else values for name, values in arrays.items()}
+    return {
+        name: values.astype(np.float32) if values.dtype.kind == "f" else values
+        for name, values in arrays.items()
+    }
 
 
 def _of_family(subject: Subject, prompts: Prompts, params: PythiaTopology) -> dict[str, np.ndarray]:
-    """Per prompt: attention to the standard keys and to shuffled antecedents, contributions, behaviour; and
-    the same attention on the control prompts, where nothing was there to copy."""
+    """Per prompt: attention to the standard keys and to shuffled antecedents, contributions,
+    behaviour; and the same attention on the control prompts, where nothing was there to copy.
+    """
     rng = np.random.default_rng([params.seed, 1])
     wrong = shuffled_antecedents(prompts.pairs, prompts.lengths, rng, params.shuffled_draws)
-    keys = attention_keys(prompts.pairs) | {f"shuffled {draw}": key for draw, key in enumerate(wrong)}
+    keys = attention_keys(prompts.pairs) | {
+        f"shuffled {draw}": key for draw, key in enumerate(wrong)
+    }
     label = f"{subject.name}: {prompts.family.replace('_', ' ')}"
     found = score_heads(
         subject,
@@ -66,10 +74,15 @@ def _of_family(subject: Subject, prompts: Prompts, params: PythiaTopology) -> di
         behaviour=True,
         label=f"{label}, control",
     )
-    scores = {name: found.heads[name] for name in (*PER_PROMPT, "direct_logit_attribution", "copying_empirical")}
+    scores = {
+        name: found.heads[name]
+        for name in (*PER_PROMPT, "direct_logit_attribution", "copying_empirical")
+    }
     return scores | {
         "prefix_matching_control": control.heads["prefix_matching"],
-        "shuffled": np.stack([found.heads[f"shuffled {draw}"] for draw in range(params.shuffled_draws)]),
+        "shuffled": np.stack(
+            [found.heads[f"shuffled {draw}"] for draw in range(params.shuffled_draws)]
+        ),
         "accuracy": found.accuracy,
         "loss": found.loss,
         "control_accuracy": control.accuracy,
@@ -78,8 +91,9 @@ def _of_family(subject: Subject, prompts: Prompts, params: PythiaTopology) -> di
 
 
 def _excess(scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Attention to the token after the earlier occurrence, minus attention to the same position where it
-    follows nothing that occurred before: position and lag are matched exactly."""
+    """Attention to the token after the earlier occurrence, minus attention to the same position
+    where it follows nothing that occurred before: position and lag are matched exactly.
+    """
     return scores["prefix_matching"] - scores["prefix_matching_control"]
 
 
@@ -89,7 +103,11 @@ def _summaries(scores: Mapping[str, np.ndarray], params: PythiaTopology) -> dict
     summaries = {}
     for name in WITH_INTERVAL:
         interval = mean_interval(by_prompt[name], rng, resamples=params.bootstrap_resamples)
-        summaries |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        summaries |= {
+            name: interval.value,
+            f"{name}_low": interval.low,
+            f"{name}_high": interval.high,
+        }
     for name in ("bos", "direct_logit_attribution", "copying_empirical"):
         summaries[name] = by_prompt[name].mean(axis=0, dtype=np.float64)
     return summaries

@@ -1,4 +1,7 @@
-"""Do long copies use later layers than short ones? Layer profiles by lag, and the shift of their centre."""
+"""Do long copies use later layers than short ones?
+
+Layer profiles by lag, and the shift of their centre.
+"""
 
 from typing import Any
 
@@ -6,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp_core.errors import InputError
-from interp_core.stats import percentile_interval, resampled_heads, resampled_means
+from interp_core.statistics.intervals import percentile_interval, resampled_heads, resampled_means
 from pythia_topology.measure_layer_profile import (
     HeadEvidence,
     check_mode,
@@ -31,18 +34,22 @@ def lags_summary(
     smallest_effect: float,
     resamples: int,
 ) -> dict[str, Any]:
-    """The lag file's content: profiles of each lag and of the buckets short (lag <= split) and long, and the
-    shift of the centre of mass, long minus short, in relative depth, with its interval and the p of
-    exchanging prompts between the buckets. In a draw both buckets get the same resampled heads. The verdict
-    on heads is from all prompts.
+    """The lag file's content: profiles of each lag and of the buckets short (lag <= split) and
+    long, and the shift of the centre of mass, long minus short, in relative depth, with its
+    interval and the p of exchanging prompts between the buckets. In a draw both buckets get the
+    same resampled heads. The verdict on heads is from all prompts.
 
     InputError when all lags lie on one side of the split.
     """
     check_mode(mode, q)
     long = lag > split
     if long.all() or not long.any():
-        raise InputError(f"the split {split} leaves a bucket empty: the lags are {np.unique(lag).tolist()}")
-    verdict = find_induction_heads(heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect)
+        raise InputError(
+            f"the split {split} leaves a bucket empty: the lags are {np.unique(lag).tolist()}"
+        )
+    verdict = find_induction_heads(
+        heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect
+    )
     above = max(verdict.test.threshold, smallest_effect)
     excess = heads.excess
     drawn_heads = resampled_heads(excess.shape[1], excess.shape[2], rng, resamples=resamples)
@@ -51,7 +58,9 @@ def lags_summary(
         chosen: Bool[np.ndarray, " prompt"],
     ) -> tuple[Float[np.ndarray, " layer"], Float[np.ndarray, "draw layer"]]:
         means = resampled_means(excess[chosen], rng, resamples=resamples)
-        drawn = layer_profile(np.take_along_axis(means, drawn_heads, axis=2), mode=mode, q=q, threshold=above)
+        drawn = layer_profile(
+            np.take_along_axis(means, drawn_heads, axis=2), mode=mode, q=q, threshold=above
+        )
         return layer_profile(excess[chosen].mean(axis=0), mode=mode, q=q, threshold=above), drawn
 
     known = verdict.n > 0
@@ -74,10 +83,16 @@ def lags_summary(
             for name in buckets
         },
         "per_lag": [
-            {"lag": int(value), "n": int((lag == value).sum()), **_entries(*profiles(lag == value), known=known)}
+            {
+                "lag": int(value),
+                "n": int((lag == value).sum()),
+                **_entries(*profiles(lag == value), known=known),
+            }
             for value in np.unique(lag)
         ],
-        "centre_of_mass_shift": _shift(buckets, excess, long, rng, mode=mode, q=q, above=above, draws=draws)
+        "centre_of_mass_shift": _shift(
+            buckets, excess, long, rng, mode=mode, q=q, above=above, draws=draws
+        )
         if known
         else None,
     }
@@ -107,7 +122,10 @@ def _shift(
     draws: int,
 ) -> dict[str, Any] | None:
     """Long minus short centre of mass; None where a bucket's profile has no mass."""
-    centres = {name: [profile_shape(part).centre_of_mass for part in both] for name, both in buckets.items()}
+    centres = {
+        name: [profile_shape(part).centre_of_mass for part in both]
+        for name, both in buckets.items()
+    }
     observed = float(centres["long"][0] - centres["short"][0])
     if not np.isfinite(observed):
         return None

@@ -1,10 +1,10 @@
-"""Where a model's induction heads sit: layer profiles, their peak, centre and bandwidth, and whether there
-are any.
+"""Where a model's induction heads sit: layer profiles, their peak, centre and bandwidth, and
+whether there are any.
 
-Two nulls are subtracted from prefix matching A[t, s + 1], for they answer different questions. EXCESS: minus the same
-place in the control prompt, whose antecedent was replaced, so that position and lag are matched exactly; its sign
-flips give the test. OVER SHUFFLED: minus attention to wrong antecedents of the same prompt, so that a head that looks
-at all repeated places alike scores zero.
+Two nulls are subtracted from prefix matching A[t, s + 1], for they answer different questions.
+EXCESS: minus the same place in the control prompt, whose antecedent was replaced, so that position
+and lag are matched exactly; its sign flips give the test. OVER SHUFFLED: minus attention to wrong
+antecedents of the same prompt, so that a head that looks at all repeated places alike scores zero.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp_core.errors import InputError
-from interp_core.stats import (
+from interp_core.statistics.intervals import (
     MaxTest,
     effective_number,
     hierarchical_bootstrap,
@@ -29,8 +29,9 @@ Mode = Literal["mean", "top_quantile", "count"]
 
 @dataclass(frozen=True)
 class HeadEvidence:
-    """One model's prefix matching on one family of prompts: on the prompts, on their controls, and at
-    shuffled antecedents; attention shares in [0, 1]."""
+    """One model's prefix matching on one family of prompts: on the prompts, on their controls, and
+    at shuffled antecedents; attention shares in [0, 1].
+    """
 
     prefix_matching: Float[np.ndarray, "prompt layer head"]
     control: Float[np.ndarray, "prompt layer head"]
@@ -44,7 +45,9 @@ class HeadEvidence:
     @property
     def over_shuffled(self) -> Float[np.ndarray, "prompt layer head"]:
         """Prefix matching minus attention to shuffled antecedents of the same prompt, in [-1, 1]."""
-        return self.prefix_matching.astype(np.float64) - self.shuffled.mean(axis=0, dtype=np.float64)
+        return self.prefix_matching.astype(np.float64) - self.shuffled.mean(
+            axis=0, dtype=np.float64
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class Shape:
 
     peak_layer: Int[np.ndarray, "*draw"]  # index of the highest layer
     peak_rel: Float[np.ndarray, "*draw"]  # its relative depth, (l + 0.5) / L
-    peak_parabolic_rel: Float[np.ndarray, "*draw"]  # vertex of the parabola through the peak and its neighbours
+    peak_parabolic_rel: Float[
+        np.ndarray, "*draw"
+    ]  # vertex of the parabola through the peak and its neighbours
     centre_of_mass: Float[np.ndarray, "*draw"]  # mean relative depth of the mass
     bandwidth: Float[np.ndarray, "*draw"]  # relative depth that holds the mass from 16 % to 84 %
     effective_layers: Float[np.ndarray, "*draw"]  # exp(entropy) of the mass over layers
@@ -76,10 +81,15 @@ class Shape:
 
 def evidence(arrays: Mapping[str, np.ndarray], family: str) -> HeadEvidence:
     """The per-prompt scores of a family from a scores file. InputError when the file lacks one."""
-    names = [f"prompts/{family}/{score}" for score in ("prefix_matching", "prefix_matching_control", "shuffled")]
+    names = [
+        f"prompts/{family}/{score}"
+        for score in ("prefix_matching", "prefix_matching_control", "shuffled")
+    ]
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise InputError(f"the scores hold no array `{missing[0]}`: compute them anew with family {family}")
+        raise InputError(
+            f"the scores hold no array `{missing[0]}`: compute them anew with family {family}"
+        )
     return HeadEvidence(*(arrays[name] for name in names))
 
 
@@ -91,8 +101,10 @@ def relative_depth(n_layers: int) -> Float[np.ndarray, " layer"]:
 def layer_profile(
     scores: Float[np.ndarray, "*draw layer head"], *, mode: str, q: float, threshold: float = np.inf
 ) -> Float[np.ndarray, "*draw layer"]:
-    """One number a layer: the mean of its heads; the mean of its heads at or above their q-quantile; or the
-    count of heads above `threshold`. InputError for an unknown mode or a q outside (0, 1)."""
+    """One number a layer: the mean of its heads; the mean of its heads at or above their
+    q-quantile; or the count of heads above `threshold`. InputError for an unknown mode or a q
+    outside (0, 1).
+    """
     check_mode(mode, q)
     if mode == "mean":
         return scores.mean(axis=-1)
@@ -111,8 +123,9 @@ def check_mode(mode: str, q: float) -> None:
 
 
 def profile_shape(profile: Float[np.ndarray, "*draw layer"]) -> Shape:
-    """Peak, centre and width of profiles whose null was already subtracted; what lies below zero has no
-    mass."""
+    """Peak, centre and width of profiles whose null was already subtracted; what lies below zero
+    has no mass.
+    """
     n_layers = profile.shape[-1]
     mass = np.clip(profile, 0, None)
     total = mass.sum(axis=-1)
@@ -123,7 +136,9 @@ def profile_shape(profile: Float[np.ndarray, "*draw layer"]) -> Shape:
     return Shape(
         peak_layer=np.asarray(peak),
         peak_rel=np.where(empty, np.nan, (peak + 0.5) / n_layers),
-        peak_parabolic_rel=np.where(empty, np.nan, (peak + _parabolic_offset(profile, peak) + 0.5) / n_layers),
+        peak_parabolic_rel=np.where(
+            empty, np.nan, (peak + _parabolic_offset(profile, peak) + 0.5) / n_layers
+        ),
         centre_of_mass=np.asarray(centre),
         bandwidth=np.where(empty, np.nan, _mass_quantile(mass, 0.84) - _mass_quantile(mass, 0.16)),
         effective_layers=effective_number(mass),
@@ -131,11 +146,17 @@ def profile_shape(profile: Float[np.ndarray, "*draw layer"]) -> Shape:
 
 
 def find_induction_heads(
-    heads: HeadEvidence, rng: np.random.Generator, *, alpha: float, draws: int, smallest_effect: float
+    heads: HeadEvidence,
+    rng: np.random.Generator,
+    *,
+    alpha: float,
+    draws: int,
+    smallest_effect: float,
 ) -> Verdict:
-    """Heads whose prefix matching exceeds the control's by more than the null's 1 - alpha quantile of the
-    maximum over heads, and which exceed control and shuffled antecedents by at least `smallest_effect`
-    (attention share)."""
+    """Heads whose prefix matching exceeds the control's by more than the null's 1 - alpha quantile
+    of the maximum over heads, and which exceed control and shuffled antecedents by at least
+    `smallest_effect` (attention share).
+    """
     excess = heads.excess.mean(axis=0)
     test = sign_flip_threshold(heads.excess, rng, alpha=alpha, draws=draws)
     effect = np.minimum(excess, heads.over_shuffled.mean(axis=0))
@@ -145,7 +166,9 @@ def find_induction_heads(
     return Verdict(heads=found, test=test, words=words)
 
 
-def head_labels(chosen: Bool[np.ndarray, "layer head"], by: Float[np.ndarray, "layer head"]) -> list[str]:
+def head_labels(
+    chosen: Bool[np.ndarray, "layer head"], by: Float[np.ndarray, "layer head"]
+) -> list[str]:
     """Labels as L5H1 of the chosen heads, the highest score first."""
     places = sorted(zip(*np.nonzero(chosen), strict=True), key=lambda place: -by[place])
     return [f"L{layer}H{head}" for layer, head in places]
@@ -163,11 +186,16 @@ def layer_profile_summary(
     resamples: int,
     splits: int,
 ) -> dict[str, Any]:
-    """The profile file's content. Profiles are of excess prefix matching (in mode `count`: heads above the
-    null's threshold); `*_low`, `*_high` and `*_ci` are 95 % hierarchical bootstrap intervals. Where no head
-    is an induction head, everything that describes a peak or a band is None."""
+    """The profile file's content.
+
+    Profiles are of excess prefix matching (in mode `count`: heads above the null's threshold);
+    `*_low`, `*_high` and `*_ci` are 95 % hierarchical bootstrap intervals. Where no head is an
+    induction head, everything that describes a peak or a band is None.
+    """
     check_mode(mode, q)
-    verdict = find_induction_heads(heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect)
+    verdict = find_induction_heads(
+        heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect
+    )
     above = max(verdict.test.threshold, smallest_effect)
     excess = heads.excess
     head_means = excess.mean(axis=0)
@@ -207,25 +235,31 @@ def layer_profile_summary(
 def shape_entries(
     profile: Float[np.ndarray, " layer"], drawn: Float[np.ndarray, "draw layer"], *, known: bool
 ) -> dict[str, Any]:
-    """The shape of a profile as JSON entries with intervals; all None where there are no induction heads to
-    describe or the profile has no mass. `bootstrap_without_mass`: share of draws that had none (they are left
-    out)."""
+    """The shape of a profile as JSON entries with intervals; all None where there are no induction
+    heads to describe or the profile has no mass. `bootstrap_without_mass`: share of draws that had
+    none (they are left out).
+    """
     shape, draws = profile_shape(profile), profile_shape(drawn)
     names = ("peak_rel", "peak_parabolic_rel", "centre_of_mass", "bandwidth", "effective_layers")
     known = known and bool(np.isfinite(shape.peak_rel))
     entries: dict[str, Any] = {"peak_layer": int(shape.peak_layer) if known else None}
     for name in names:
-        interval = percentile_interval(getattr(shape, name), getattr(draws, name)) if known else None
+        interval = (
+            percentile_interval(getattr(shape, name), getattr(draws, name)) if known else None
+        )
         entries[name] = float(interval.value) if interval else None
         entries[f"{name}_ci"] = [float(interval.low), float(interval.high)] if interval else None
-    return entries | {"bootstrap_without_mass": float(np.isnan(draws.peak_rel).mean()) if known else None}
+    return entries | {
+        "bootstrap_without_mass": float(np.isnan(draws.peak_rel).mean()) if known else None
+    }
 
 
 def _parabolic_offset(
     profile: Float[np.ndarray, "*draw layer"], peak: Int[np.ndarray, "*draw"] | np.integer
 ) -> Float[np.ndarray, "*draw"]:
-    """From the highest layer to the vertex of the parabola through it and its neighbours, in layers, within
-    +-0.5; 0 at the first and the last layer."""
+    """From the highest layer to the vertex of the parabola through it and its neighbours, in
+    layers, within +-0.5; 0 at the first and the last layer.
+    """
     last = profile.shape[-1] - 1
 
     def at(layer: Any) -> Float[np.ndarray, "*draw"]:
@@ -238,9 +272,12 @@ def _parabolic_offset(
     return np.asarray(np.where(inner, 0.5 * (below - above) / np.where(inner, curvature, 1.0), 0.0))
 
 
-def _mass_quantile(mass: Float[np.ndarray, "*draw layer"], share: float) -> Float[np.ndarray, "*draw"]:
-    """Relative depth below which `share` of the mass lies, each layer's mass spread evenly over its 1 / L of
-    depth."""
+def _mass_quantile(
+    mass: Float[np.ndarray, "*draw layer"], share: float
+) -> Float[np.ndarray, "*draw"]:
+    """Relative depth below which `share` of the mass lies, each layer's mass spread evenly over its
+    1 / L of depth.
+    """
     n_layers = mass.shape[-1]
     below = np.cumsum(mass, axis=-1)
     wanted = share * below[..., -1:]

@@ -1,5 +1,6 @@
-"""What the layer profile would look like by chance: heads permuted over layers, antecedents shuffled, no
-training."""
+"""What the layer profile would look like by chance: heads permuted over layers, antecedents
+shuffled, no training.
+"""
 
 from fractions import Fraction
 from math import comb
@@ -9,7 +10,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from interp_core.stats import hierarchical_bootstrap, max_test, percentile_interval, sign_flip_threshold
+from interp_core.statistics.intervals import (
+    hierarchical_bootstrap,
+    max_test,
+    percentile_interval,
+    sign_flip_threshold,
+)
 from pythia_topology.measure_layer_profile import (
     HeadEvidence,
     check_mode,
@@ -32,11 +38,14 @@ def nulls_summary(
     smallest_effect: float,
     resamples: int,
 ) -> dict[str, Any]:
-    """The nulls file's content: density of high-scoring heads a layer against the exact head permutation,
-    shuffled antecedents, an untrained model of the same shape (None where there is none), and the bootstrap
-    of peak and band."""
+    """The nulls file's content: density of high-scoring heads a layer against the exact head
+    permutation, shuffled antecedents, an untrained model of the same shape (None where there is
+    none), and the bootstrap of peak and band.
+    """
     check_mode(mode, q)
-    verdict = find_induction_heads(heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect)
+    verdict = find_induction_heads(
+        heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect
+    )
     permuted = head_permutation(heads.excess.mean(axis=0), q=q)
     drawn = hierarchical_bootstrap(
         heads.excess,
@@ -64,8 +73,9 @@ def nulls_summary(
 
 
 def peak_and_band(drawn: Float[np.ndarray, "draw layer"], *, known: bool) -> dict[str, Any]:
-    """Bootstrap mean and 95 % interval of the peak's relative depth and of the bandwidth; None where there
-    are no induction heads to describe."""
+    """Bootstrap mean and 95 % interval of the peak's relative depth and of the bandwidth; None
+    where there are no induction heads to describe.
+    """
     shape = profile_shape(drawn)
     entries: dict[str, Any] = {"resamples": len(drawn)}
     for name, values in (("peak_rel", shape.peak_rel), ("bandwidth", shape.bandwidth)):
@@ -77,11 +87,13 @@ def peak_and_band(drawn: Float[np.ndarray, "draw layer"], *, known: bool) -> dic
 
 
 def head_permutation(scores: Float[np.ndarray, "layer head"], *, q: float) -> dict[str, Any]:
-    """Are high-scoring heads (at or above the q-quantile of all heads) denser in some layers than chance?
+    """Are high-scoring heads (at or above the q-quantile of all heads) denser in some layers than
+    chance?
 
-    Density is the share of a layer's heads. Null: the same heads dealt to layers at random; each layer is
-    then hypergeometric (`mean`, `lo`, `hi` a layer, 95 %), the fullest layer's distribution is counted
-    exactly. `p_layer` is family-wise (against the fullest layer), `p_max` is the fullest layer's.
+    Density is the share of a layer's heads. Null: the same heads dealt to layers at random; each
+    layer is then hypergeometric (`mean`, `lo`, `hi` a layer, 95 %), the fullest layer's
+    distribution is counted exactly. `p_layer` is family-wise (against the fullest layer), `p_max`
+    is the fullest layer's.
     """
     n_layers, n_heads = scores.shape
     threshold = float(np.quantile(scores, q))
@@ -105,7 +117,8 @@ def head_permutation(scores: Float[np.ndarray, "layer head"], *, q: float) -> di
 def fullest_layer_p(
     counts: Int[np.ndarray, " layer"], *, n_layers: int, n_heads: int, high: int
 ) -> Float[np.ndarray, " layer"]:
-    """P(the fullest of the layers holds at least this many of the `high` heads), exact, for each count.
+    """P(the fullest of the layers holds at least this many of the `high` heads), exact, for each
+    count.
 
     The ways to deal `high` heads so that no layer gets more than m are the coefficient of x^high in
     (sum_{j <= m} C(n_heads, j) x^j)^n_layers.
@@ -126,9 +139,9 @@ def shuffled_antecedent_null(
 ) -> dict[str, Any]:
     """Prefix matching of the true antecedents against wrong ones of the same prompts.
 
-    `p_head` [layer][head] and `p_max`: against the maximum over heads of each shuffle, so no smaller than 1 /
-    (1 + shuffles). `n_above` and `threshold` are the sharper test: sign flips over prompts of true minus
-    shuffled, maximum over heads, at alpha.
+    `p_head` [layer][head] and `p_max`: against the maximum over heads of each shuffle, so no
+    smaller than 1 / (1 + shuffles). `n_above` and `threshold` are the sharper test: sign flips over
+    prompts of true minus shuffled, maximum over heads, at alpha.
     """
     observed = heads.prefix_matching.mean(axis=0, dtype=np.float64)
     shuffled = heads.shuffled.mean(axis=1, dtype=np.float64)  # [draw, layer, head]
@@ -159,12 +172,15 @@ def untrained_null(
     *,
     smallest_effect: float,
 ) -> dict[str, Any]:
-    """Excess prefix matching of the trained heads against those of the same architecture before training.
+    """Excess prefix matching of the trained heads against those of the same architecture before
+    training.
 
-    `p_best_head`: share of untrained heads that score at least as high as the best trained one, (1 + hits) /
-    (1 + n).
+    `p_best_head`: share of untrained heads that score at least as high as the best trained one, (1
+    + hits) / (1 + n).
     """
-    trained, untrained = (values.mean(axis=0, dtype=np.float64) for values in (excess, untrained_excess))
+    trained, untrained = (
+        values.mean(axis=0, dtype=np.float64) for values in (excess, untrained_excess)
+    )
     hits = int((untrained >= trained.max()).sum())
     return {
         "n": len(untrained_excess),

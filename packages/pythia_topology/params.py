@@ -1,12 +1,15 @@
-"""Every knob of the study. A profile gives the values; each option of a command overrides the field of its name."""
+"""Every knob of the study.
+
+A profile gives the values; each option of a command overrides the field of its name.
+"""
 
 from math import ceil, log2
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from interp_core.model_spec import Dtype
-from interp_core.params import Params
+from interp_core.files.params import Params
+from interp_core.models.spec import Dtype
 
 Family = Literal["repeated_tokens", "spaced_pairs", "names", "natural_repeats"]
 _SEED_NAMES = {"ABAB": "spaced_pairs", "NAMES": "names"}
@@ -15,7 +18,9 @@ _SEED_NAMES = {"ABAB": "spaced_pairs", "NAMES": "names"}
 class PythiaTopology(Params):
     """The section `pythia_topology` of a profile."""
 
-    models: tuple[str, ...] = Field(min_length=1)  # names of the profile's `models`, directories, or hub ids
+    models: tuple[str, ...] = Field(
+        min_length=1
+    )  # names of the profile's `models`, directories, or hub ids
     device: str = "cpu"
     dtype: Dtype = "float32"
     threads: PositiveInt  # CPU threads of torch
@@ -23,14 +28,22 @@ class PythiaTopology(Params):
     seed: NonNegativeInt
 
     # Stimuli
-    seq_len: PositiveInt  # tokens in a prompt of spaced pairs, names and natural repeats, BOS included
+    seq_len: (
+        PositiveInt  # tokens in a prompt of spaced pairs, names and natural repeats, BOS included
+    )
     n_sequences: PositiveInt = Field(ge=8)  # prompts of each family
     period: PositiveInt = Field(ge=2)  # tokens in one copy of the repeated random tokens
-    lag_values: tuple[PositiveInt, ...] = Field(min_length=1)  # spaced pairs: tokens from query back to induction key
+    lag_values: tuple[PositiveInt, ...] = Field(
+        min_length=1
+    )  # spaced pairs: tokens from query back to induction key
     split_lag: PositiveInt  # lags up to this one are short, the others long
-    task_types: tuple[Family, ...] = Field(min_length=1)  # families beside repeated_tokens, which always runs
+    task_types: tuple[Family, ...] = Field(
+        min_length=1
+    )  # families beside repeated_tokens, which always runs
     max_pairs: PositiveInt  # copy operations of a natural-repeats prompt
-    excluded_share: float = Field(ge=0, lt=0.5)  # share of most and of least frequent ids left out of random prompts
+    excluded_share: float = Field(
+        ge=0, lt=0.5
+    )  # share of most and of least frequent ids left out of random prompts
 
     # Layer profile and its nulls
     profile_mode: Literal["mean", "top_quantile", "count"]  # what a layer's heads are summarised by
@@ -38,9 +51,15 @@ class PythiaTopology(Params):
     bootstrap_resamples: PositiveInt = Field(ge=100)
     permutation_draws: PositiveInt = Field(ge=1000)
     shuffled_draws: PositiveInt  # wrong antecedents per copy operation
-    null_level: float = Field(gt=0, lt=0.5)  # family-wise level at which a head stands out of the null
-    smallest_excess: float = Field(ge=0, lt=1)  # smallest excess prefix matching that counts as an induction head
-    equivalence_margin: float = Field(gt=0, lt=1)  # relative depth within which two sizes count as the same
+    null_level: float = Field(
+        gt=0, lt=0.5
+    )  # family-wise level at which a head stands out of the null
+    smallest_excess: float = Field(
+        ge=0, lt=1
+    )  # smallest excess prefix matching that counts as an induction head
+    equivalence_margin: float = Field(
+        gt=0, lt=1
+    )  # relative depth within which two sizes count as the same
 
     # Interventions
     causal_top_k: PositiveInt  # heads ablated together
@@ -54,17 +73,24 @@ class PythiaTopology(Params):
     composition_draws: PositiveInt = Field(ge=10)  # random orientations of the z-score
     path_pairs: PositiveInt  # pairs of heads confirmed by path patching, and as many random ones
 
-    # Emergence: hub branches of training checkpoints, such as step1000; models trained here have files instead
+    # Emergence: hub branches of training checkpoints, such as step1000; models trained here have
+    # files instead
     revisions: tuple[str, ...]
 
     @field_validator("task_types", mode="before")
     @classmethod
     def _names_of_earlier_versions(cls, values: object) -> object:
-        return [_SEED_NAMES.get(str(value), value) for value in values] if isinstance(values, list | tuple) else values
+        return (
+            [_SEED_NAMES.get(str(value), value) for value in values]
+            if isinstance(values, list | tuple)
+            else values
+        )
 
     @model_validator(mode="after")
     def _tests_can_reach_their_level(self) -> "PythiaTopology":
-        needed = ceil(log2(4 / self.null_level))  # as sign_flip_threshold has it; said before anything is measured
+        needed = ceil(
+            log2(4 / self.null_level)
+        )  # as sign_flip_threshold has it; said before anything is measured
         if self.n_sequences < needed:
             raise ValueError(
                 f"n_sequences: {self.n_sequences} prompts are too few for a test at null_level {self.null_level}: use "

@@ -1,8 +1,8 @@
 """One call of a command: its settings, its models and where its files go.
 
-Called bare, a command is a stage of the pipeline: it takes the profile's models and writes data/pythia_topology. With
-any option of its own it is an experiment: it writes flat into `out`, and what it needs and does not find there it
-computes first.
+Called bare, a command is a stage of the pipeline: it takes the profile's models and writes
+data/pythia_topology. With any option of its own it is an experiment: it writes flat into `out`, and
+what it needs and does not find there it computes first.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from interp_core.artifacts import save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import ModelSpec, catalogue, short_name
-from interp_core.params import project_root, read_section
+from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.files.params import project_root, read_section
+from interp_core.models.spec import ModelSpec, catalogue, short_name
 from pythia_topology.params import PythiaTopology
 
 Arrays = dict[str, np.ndarray]
@@ -56,5 +56,7 @@ def prepare(profile: str | None, out: Path | None, **overrides: Any) -> Run:
     params = read_section("pythia_topology", PythiaTopology, profile, **given)
     run = Run(params, catalogue(profile), out)
     if again := sorted({name for name in run.names if run.names.count(name) > 1}):
-        raise InputError(f"two models would write files of the name {again[0]}: rename a folder, or use two --out")
+        raise InputError(
+            f"two models would write files of the name {again[0]}: rename a folder, or use two --out"
+        )
     return run

@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from interp_core.artifacts import check_writable, load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
-from interp_core.model_spec import short_name
-from interp_core.params import project_root
+from interp_core.files.artifacts import (
+    check_writable,
+    load_arrays,
+    load_json,
+    save_arrays,
+    save_json,
+)
+from interp_core.files.params import project_root
+from interp_core.models.spec import short_name
 from pythia_topology.study import Arrays, Report, Run
 
 if TYPE_CHECKING:
-    from interp_core.models import Subject
-    from interp_core.stimuli import Prompts
+    from interp_core.models.subject import Subject
+    from interp_core.stimuli.prompts import Prompts
 
 
 def profile(run: Run) -> dict[str, tuple[Arrays, Report]]:
-    """Scores and layer profile of each model; those that an experiment's folder already has are not measured again."""
+    """Scores and layer profile of each model; those that an experiment's folder already has are not
+    measured again.
+    """
     found = {}
     for model, name in zip(run.params.models, run.names, strict=True):
         if _is_measured(run, model):
-            found[name] = (_scores(run, model), load_json(run.place("metrics", "profile") / f"profile_{name}.json"))
+            found[name] = (
+                _scores(run, model),
+                load_json(run.place("metrics", "profile") / f"profile_{name}.json"),
+            )
             click.echo(f"{name}: measured before, {_sentence(found[name][1])}")
         else:
             found[name] = _measure(run, model)
@@ -32,17 +43,22 @@ def profile(run: Run) -> dict[str, tuple[Arrays, Report]]:
 
 
 def ensure_scores(run: Run) -> None:
-    """Measure the models of an experiment whose scores are not in its folder for these weights and settings."""
+    """Measure the models of an experiment whose scores are not in its folder for these weights and
+    settings.
+    """
     for model in run.params.models:
         if not _is_measured(run, model):
             _measure(run, model)
 
 
 def check_request(run: Run, command: str) -> None:
-    """InputError for what a command cannot do with these settings, or where it cannot write, before anything is
-    measured."""
+    """InputError for what a command cannot do with these settings, or where it cannot write, before
+    anything is measured.
+    """
     if command == "crosssize" and run.out is not None and len(run.params.models) != 2:
-        raise InputError(f"crosssize compares two models, got {len(run.params.models)}; multisize takes any number")
+        raise InputError(
+            f"crosssize compares two models, got {len(run.params.models)}; multisize takes any number"
+        )
     if command == "lagbuckets" and "spaced_pairs" not in run.params.task_types:
         raise InputError("lagbuckets needs the family spaced_pairs: add it to --task-types")
     if run.out is not None:
@@ -63,20 +79,26 @@ def nulls(run: Run) -> dict[str, tuple[Arrays, Report]]:
         report = {"name": name, "seed": run.params.seed, **report}
         save_json(run.place("metrics", "nulls") / f"nulls_{name}.json", report)
         best = report["permute_summary"]["p_max"]
-        click.echo(f"{name}: {report['verdict']}; heads denser in one layer than dealt at random: p = {best:.3g}")
+        click.echo(
+            f"{name}: {report['verdict']}; heads denser in one layer than dealt at random: p = {best:.3g}"
+        )
         found[name] = (arrays, report)
     return found
 
 
 def crosssize(run: Run, *, several: bool = False) -> Report:
-    """Depth profiles of two models (or several: any number), their differences and their equivalence."""
+    """Depth profiles of two models (or several: any number), their differences and their
+    equivalence.
+    """
     from pythia_topology.measure_crosssize import crosssize_summary
     from pythia_topology.measure_layer_profile import evidence
 
     if not several and len(run.params.models) != 2:  # a stage: the smallest and the largest
         ends = (run.params.models[0], run.params.models[-1])
         run = replace(run, params=run.params.model_copy(update={"models": ends}))
-    models = {name: _scores(run, model) for model, name in zip(run.params.models, run.names, strict=True)}
+    models = {
+        name: _scores(run, model) for model, name in zip(run.params.models, run.names, strict=True)
+    }
     report = crosssize_summary(
         {name: evidence(arrays, "repeated_tokens") for name, arrays in models.items()},
         run.rng(11),
@@ -149,7 +171,7 @@ def composition(run: Run) -> dict[str, tuple[Arrays, Report, Arrays]]:
 
 def emergence(run: Run) -> dict[str, tuple[Arrays, Report]]:
     """When copying, induction heads and previous-token heads form, over training checkpoints."""
-    from interp_core.model_spec import spec_of
+    from interp_core.models.spec import spec_of
     from pythia_topology.intervene import first_prompts
     from pythia_topology.measure_emergence import emergence as emerge
 
@@ -172,7 +194,9 @@ def figures(run: Run) -> None:
 
 
 def print_prompts(run: Run) -> None:
-    """The first two prompts of each family, as text where the model has a tokenizer, without running the model."""
+    """The first two prompts of each family, as text where the model has a tokenizer, without
+    running the model.
+    """
     from pythia_topology.data import stimuli
     from pythia_topology.model import load
 
@@ -181,13 +205,17 @@ def print_prompts(run: Run) -> None:
         for family, prompts in stimuli(subject, run.params).items():
             for row, length in zip(prompts.tokens[:2], prompts.lengths[:2], strict=True):
                 ids = row[:length].tolist()
-                text = repr(subject.tokenizer.decode(ids)) if subject.tokenizer is not None else " ".join(map(str, ids))
+                text = (
+                    repr(subject.tokenizer.decode(ids))
+                    if subject.tokenizer is not None
+                    else " ".join(map(str, ids))
+                )
                 click.echo(f"{subject.name} {family}: {text}")
 
 
 def _measure(run: Run, model: str) -> tuple[Arrays, Report]:
     """Score one model and write its scores and profile."""
-    from interp_core.stats import mean_interval
+    from interp_core.statistics.intervals import mean_interval
     from pythia_topology.data import prompts_sha256, stimuli
     from pythia_topology.measure_heads import score_arrays
     from pythia_topology.measure_layer_profile import evidence, layer_profile_summary
@@ -197,11 +225,15 @@ def _measure(run: Run, model: str) -> tuple[Arrays, Report]:
     name = subject.name
     prompts = stimuli(subject, run.params)
     arrays = score_arrays(subject, prompts, run.params)
-    summary = layer_profile_summary(evidence(arrays, "repeated_tokens"), run.rng(13), splits=100, **_test_settings(run))
+    summary = layer_profile_summary(
+        evidence(arrays, "repeated_tokens"), run.rng(13), splits=100, **_test_settings(run)
+    )
     behaviour = {}
     for family, of_family in prompts.items():
         accuracy = mean_interval(
-            arrays[f"prompts/{family}/accuracy"], run.rng(14), resamples=run.params.bootstrap_resamples
+            arrays[f"prompts/{family}/accuracy"],
+            run.rng(14),
+            resamples=run.params.bootstrap_resamples,
         )
         behaviour[family] = {
             "n": len(of_family.tokens),
@@ -232,14 +264,18 @@ def _measure(run: Run, model: str) -> tuple[Arrays, Report]:
 
 
 def _is_measured(run: Run, model: str) -> bool:
-    """Whether an experiment's folder has the scores of this model for its weights and these settings."""
+    """Whether an experiment's folder has the scores of this model for its weights and these
+    settings.
+    """
     from pythia_topology.model import fingerprint
 
     name = short_name(model)
     if run.out is None or not (run.out / f"scores_{name}.npz").is_file():
         return False
     record = run.out / f"profile_{name}.json"
-    return record.is_file() and load_json(record).get("fingerprint") == fingerprint(model, run.known, run.params)
+    return record.is_file() and load_json(record).get("fingerprint") == fingerprint(
+        model, run.known, run.params
+    )
 
 
 def _scores(run: Run, model: str) -> Arrays:

@@ -1,1 +1,3 @@
-"""The core of Induction Lab: models, activations, stimuli, scores, circuits and statistics shared by every study."""
+"""The core of Induction Lab: models, activations, stimuli, scores, circuits and statistics shared
+by every study.
+"""

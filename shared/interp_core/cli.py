@@ -1,104 +1,152 @@
-"""What every command shares: options in both spellings, lists after one option, one-line errors. Imports only click."""
+"""The command `induction-lab`: what all studies share, made from a profile.
 
-import errno
-import sys
+Imports nothing heavy before it runs.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from interp_core import processor
-from interp_core.errors import InputError
+from interp_core.console.options import Decorator, Group, option, profile_option
 
-# What is wrong with a disk or a folder, not with the program.
-_OF_THE_MACHINE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group(cls=Group)
+def main() -> None:
+    """Induction Lab: the corpus and the reference models that the studies share."""
+
+
+@main.command()
+@profile_option
+@option(
+    "--out", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Folder to write."
 )
+@option("--max-characters", type=int, help="Use only this much text.")
+def corpus(profile: str | None, out: Path, max_characters: int | None) -> None:
+    """Text to tokens: tokenizer.json, tokens.npz and corpus.json."""
+    from interp_core.files.params import read_section
+    from interp_core.stimuli.corpus import CorpusParams, build
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-class Command(click.Command):
-    """A command whose repeatable options take several values in a row: `--models a b` is `--models a --models b`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        repeatable = {
-            name
-            for p in self.params
-            if isinstance(p, click.Option) and p.multiple
-            for name in (*p.opts, *p.secondary_opts)
-        }
-        spread: list[str] = []
-        current: str | None = None
-        fresh = False
-        for arg in args:
-            if arg.startswith("--"):
-                name, _, value = arg.partition("=")
-                current = name if name in repeatable else None
-                fresh = current is not None and not value
-                spread.append(arg)
-            elif current is not None and not fresh and not arg.startswith("-"):
-                spread += [current, arg]
-            else:
-                fresh = False
-                spread.append(arg)
-        return super().parse_args(ctx, spread)
+    summary = build(
+        read_section("corpus", CorpusParams, profile, max_characters=max_characters), out
+    )
+    tokens = summary["tokens"]
+    click.echo(f"{out}: {tokens['train']} training and {tokens['validation']} held-out tokens")
 
 
-class Group(click.Group):
-    """A group whose commands compute with the same instructions everywhere (processor.py), and report bad input in one
-    line with exit code 2."""
+def _trains(models: str, history: str) -> Decorator:
+    """The options of a command that trains a section's models into these folders."""
+    options = (
+        profile_option,
+        option("--models", multiple=True, help="Train only these of the profile's models."),
+        option(
+            "--corpus",
+            type=_FOLDER,
+            default=Path("data/corpus"),
+            show_default=True,
+            help="Corpus to read.",
+        ),
+        option(
+            "--out",
+            type=_FOLDER,
+            default=Path(models),
+            show_default=True,
+            help="Folder to write models to.",
+        ),
+        option(
+            "--history",
+            type=_FOLDER,
+            default=Path(history),
+            show_default=True,
+            help="Folder for CSV histories.",
+        ),
+        option("--seed", type=int, help="Seed of weights and batches."),
+        option("--processes", type=int, help="Models trained at once."),
+    )
 
-    command_class = Command
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for one in reversed(options):
+            command = one(command)
+        return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        # Before the command's body imports PyTorch and NumPy: they look at their environment only then.
-        if (differs := processor.settle()) is not None:
-            click.echo(f"note: {differs}", err=True)
-
-        try:
-            return super().invoke(ctx)
-        except InputError as problem:
-            fail(str(problem))
-        except click.UsageError as problem:
-            see = f" (see {problem.ctx.command_path} --help)" if problem.ctx is not None else ""
-            fail(problem.format_message() + see)
-        except OSError as problem:
-            if problem.errno not in _OF_THE_MACHINE:
-                raise
-            fail(f"cannot write {problem.filename or 'the output'}: {problem.strerror}")
-        except KeyboardInterrupt:
-            click.echo("interrupted: the same command continues from the last saved state", err=True)
-            sys.exit(130)
-
-
-def fail(message: str) -> None:
-    """Print one line and leave with exit code 2."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(2)
-
-
-def option(name: str, *args: Any, **attributes: Any) -> Decorator:
-    """A click option that is also accepted with underscores: option("--seq-len") takes --seq_len too."""
-    spellings = [name]
-    if (underscored := "--" + name[2:].replace("-", "_")) != name:
-        spellings.append(underscored)
-    return click.option(*spellings, *args, **attributes)
+    return add
 
 
-profile_option = option("--profile", help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's).")
-study_option = option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the study, with its metrics (default: data/STUDY).",
+@main.command()
+@_trains("data/models", "data/training")
+def models(
+    profile: str | None,
+    models: tuple[str, ...],
+    corpus: Path,
+    out: Path,
+    history: Path,
+    **given: int | None,
+) -> None:
+    """Train the reference models; a training that was stopped goes on where it was."""
+    from interp_core.files.params import read_section
+    from interp_core.training.reference_models import Places, ReferenceModels, train_all
+
+    params = read_section("reference_models", ReferenceModels, profile, **given)
+    train_all(params, Places(corpus, out, history), only=models)
+
+
+@main.command("mamba-models")
+@_trains("data/mamba_models", "data/mamba_training")
+def mamba_models(
+    profile: str | None,
+    models: tuple[str, ...],
+    corpus: Path,
+    out: Path,
+    history: Path,
+    **given: int | None,
+) -> None:
+    """Train the Mamba and its transformer twin; a training that was stopped goes on where it was."""
+    from interp_core.files.params import read_section
+    from interp_core.training.mamba_models import MambaModels, train_all
+    from interp_core.training.reference_models import Places
+
+    params = read_section("mamba_models", MambaModels, profile, **given)
+    train_all(params, Places(corpus, out, history), only=models)
+
+
+@main.command()
+@option(
+    "--compare", is_flag=True, help="Write nothing; print every number beside git's last commit."
 )
+def answers(compare: bool) -> None:
+    """The headline numbers of all studies into data/answers.json, DVC's metrics."""
+    from interp_core.console.answers import merge, of_studies
+    from interp_core.files.params import project_root
+
+    data = project_root() / "data"
+
+    if not compare:
+        merge(data)
+        return
+
+    from interp_core.console.answers_table import committed, table
+
+    yours = of_studies(data)
+    click.echo("\n".join(table(yours, committed(data, list(yours)))))
+
+
+@main.command()
+@option(
+    "--check", is_flag=True, help="Write nothing; an error when a file is not what is declared."
+)
+def stages(*, check: bool) -> None:
+    """Write what is derived of dvc.yaml and the profiles; for those who change the code."""
+    from interp_core.files.params import project_root
+    from interp_core.pipeline import stages as derived
+
+    if check:
+        derived.check(project_root())
+        return
+    for path in derived.write(project_root()):
+        click.echo(f"{path.relative_to(project_root())}: written")
+
+
+if __name__ == "__main__":
+    main()

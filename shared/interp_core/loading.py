@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
-from interp_core.mamba import MambaSubject
-from interp_core.model_spec import Dtype, ModelSpec
-from interp_core.models import Subject
-from interp_core.native import NativeSubject
-from interp_core.sites import ARCHITECTURES
+from interp_core.files.artifacts import file_sha256
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.sites import ARCHITECTURES
+from interp_core.models.spec import Dtype, ModelSpec
+from interp_core.models.subject import Subject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,11 +24,15 @@ HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
-def load_model(spec: ModelSpec, *, name: str, device: str = "cpu", dtype: Dtype = "float32") -> Subject:
-    """A model ready for study, in evaluation mode, checked: weights finite, tokenizer and vocabulary fit.
+def load_model(
+    spec: ModelSpec, *, name: str, device: str = "cpu", dtype: Dtype = "float32"
+) -> Subject:
+    """A model ready for study, in evaluation mode, checked: weights finite, tokenizer and
+    vocabulary fit.
 
-    InputError (one line) for an unreachable hub, a directory without weights, damaged weights, not-a-number weights,
-    a tokenizer with more ids than the model embeds, or a device that is not there.
+    InputError (one line) for an unreachable hub, a directory without weights, damaged weights,
+    not-a-number weights, a tokenizer with more ids than the model embeds, or a device that is not
+    there.
     """
     _check_device(device)
     if spec.source == "random":
@@ -51,7 +55,9 @@ def subject_of(
     bos: int | None = None,
     digest: str | None = None,
 ) -> Subject:
-    """A Subject of a Hugging Face causal language model in memory: native where its architecture is known."""
+    """A Subject of a Hugging Face causal language model in memory: native where its architecture is
+    known.
+    """
     if bos is None:
         bos = getattr(tokenizer, "bos_token_id", None) if tokenizer is not None else None
         bos = model.config.bos_token_id if bos is None else bos
@@ -59,7 +65,7 @@ def subject_of(
         bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
     kind: type[Subject] = MambaSubject if model.config.model_type == "mamba" else NativeSubject
     if kind is NativeSubject and not _is_native(model.config):
-        from interp_core.bridge import BridgeSubject
+        from interp_core.models.lens import BridgeSubject
 
         kind = BridgeSubject
     model.eval().requires_grad_(requires_grad=False)
@@ -67,7 +73,9 @@ def subject_of(
 
 
 def _is_native(config: Any) -> bool:
-    sliding = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+    sliding = getattr(config, "use_sliding_window", True) and getattr(
+        config, "sliding_window", None
+    )
     return config.model_type in ARCHITECTURES and not sliding
 
 
@@ -77,7 +85,9 @@ def random_like(subject: Subject, *, seed: int) -> Subject:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(subject.config, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            subject.config, dtype=torch.float32, trust_remote_code=False
+        )
     model = _placed(model, str(subject.device), next(subject.model.parameters()).dtype)
     return subject_of(model, subject.tokenizer, name=f"{subject.name} untrained", bos=subject.bos)
 
@@ -89,15 +99,21 @@ def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype) -> Subject:
     try:
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     except (KeyError, ValueError) as problem:
-        raise InputError(f"{name}: `config` needs a model_type that transformers knows: {problem}") from None
+        raise InputError(
+            f"{name}: `config` needs a model_type that transformers knows: {problem}"
+        ) from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
     return subject_of(_placed(model, device), None, name=name)
 
 
 def _hub_folder(spec: ModelSpec) -> Path:
-    """The snapshot of a hub model, from the cache if it is there; one quick question tells whether the hub answers."""
+    """The snapshot of a hub model, from the cache if it is there; one quick question tells whether
+    the hub answers.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -110,7 +126,9 @@ def _hub_folder(spec: ModelSpec) -> Path:
     assert spec.repo is not None
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        cached = snapshot_download(spec.repo, revision=spec.revision, allow_patterns=wanted, local_files_only=True)
+        cached = snapshot_download(
+            spec.repo, revision=spec.revision, allow_patterns=wanted, local_files_only=True
+        )
         if any(Path(cached).glob("*.safetensors")):
             return Path(cached)
     except (LocalEntryNotFoundError, FileNotFoundError):
@@ -121,7 +139,9 @@ def _hub_folder(spec: ModelSpec) -> Path:
     except RevisionNotFoundError:
         raise InputError(f"{spec.repo} has no revision {spec.revision} on the hub") from None
     except (RepositoryNotFoundError, HfHubHTTPError) as problem:
-        raise InputError(f"{spec.repo} at {spec.revision}: the hub refused: {str(problem).splitlines()[0]}") from None
+        raise InputError(
+            f"{spec.repo} at {spec.revision}: the hub refused: {str(problem).splitlines()[0]}"
+        ) from None
     except (OSError, HTTPError):
         raise InputError(
             f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot be reached; "
@@ -149,13 +169,18 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the weight files. Hub caches name large files by their hash: one that is not its name is damaged."""
+    """SHA-256 of the weight files.
+
+    Hub caches name large files by their hash: one that is not its name is damaged.
+    """
     digest = hashlib.sha256()
     for path in _weight_files(folder):
         of_file = file_sha256(path)
         stored = path.resolve().name
         if re.fullmatch(r"[0-9a-f]{64}", stored) and stored != of_file:
-            raise InputError(f"{path} is damaged: its SHA-256 is not {stored[:12]}…; delete it and fetch it again")
+            raise InputError(
+                f"{path} is damaged: its SHA-256 is not {stored[:12]}…; delete it and fetch it again"
+            )
         digest.update(of_file.encode())
     return digest.hexdigest()
 
@@ -188,20 +213,29 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
             dtype=getattr(torch, dtype),
             local_files_only=True,
             output_loading_info=True,
-            trust_remote_code=False,  # unset, transformers asks on standard input, and a "y" runs the folder's code
+            # unset, transformers asks on standard input, and a "y" runs the folder's code
+            trust_remote_code=False,
         )
     except SafetensorError as problem:
-        raise InputError(f"{folder}: the weights are damaged ({problem}): fetch or train the model again") from None
+        raise InputError(
+            f"{folder}: the weights are damaged ({problem}): fetch or train the model again"
+        ) from None
     except (ValueError, KeyError, OSError, RuntimeError) as problem:
         reason = _own_code(problem) or _first_line(problem)
-        raise InputError(f"{folder}: not a causal language model that can be loaded: {reason}") from None
+        raise InputError(
+            f"{folder}: not a causal language model that can be loaded: {reason}"
+        ) from None
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
-        raise InputError(f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} first")
+        raise InputError(
+            f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} first"
+        )
     return model
 
 
-def _placed(model: "PreTrainedModel", device: str, dtype: torch.dtype | None = None) -> "PreTrainedModel":
+def _placed(
+    model: "PreTrainedModel", device: str, dtype: torch.dtype | None = None
+) -> "PreTrainedModel":
     torch.nn.Module.to(model, torch.device(device), dtype)
     return model
 
@@ -220,7 +254,10 @@ def _own_code(problem: Exception) -> str | None:
 def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     from transformers import AutoTokenizer
 
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")):
+    if not any(
+        (folder / file).is_file()
+        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+    ):
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -234,7 +271,9 @@ def _check_device(device: str) -> None:
     if kind not in ("cpu", "cuda", "mps"):
         raise InputError(f"unknown device {device}: cpu, cuda, cuda:N or mps")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for, but torch sees no CUDA device; use --device cpu")
+        raise InputError(
+            "device cuda was asked for, but torch sees no CUDA device; use --device cpu"
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError("device mps was asked for, but torch sees none; use --device cpu")
 
@@ -245,7 +284,9 @@ def _check_weights(model: "PreTrainedModel", name: str) -> None:
             raise InputError(f"{name}: weight {key} holds numbers that are not finite")
 
 
-def _check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", name: str) -> None:
+def _check_vocabulary(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", name: str
+) -> None:
     if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
         raise InputError(
             f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds {model.config.vocab_size}: no fit"

@@ -1,7 +1,8 @@
-"""How every figure looks: colours with one meaning in all studies, sizes that stay readable at half size, fixed bytes.
+"""How every figure looks: colours with one meaning in all studies, sizes that stay readable at half
+size, fixed bytes.
 
-Colours are Okabe and Ito's (2008), told apart by colour-blind readers. Figures are made without pyplot, so nothing
-depends on a display, on a user's matplotlibrc or on what was drawn before.
+Colours are Okabe and Ito's (2008), told apart by colour-blind readers. Figures are made without
+pyplot, so nothing depends on a display, on a user's matplotlibrc or on what was drawn before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,10 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from interp_core.artifacts import replacing
+from interp_core.files.artifacts import replacing
 
-INDUCTION = "#0072B2"  # heads that look at the token after the earlier occurrence; positive on diverging maps
+# heads that look at the token after the earlier occurrence; positive on diverging maps
+INDUCTION = "#0072B2"
 DUPLICATE_TOKEN = "#CC79A7"  # heads that look at the earlier occurrence itself
 PREVIOUS_TOKEN = "#E69F00"  # heads that look one token back
 COPYING = "#009E73"  # behaviour of the whole model: accuracy and loss where it can copy
@@ -71,14 +73,17 @@ _STYLE = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib's own defaults with this project's sizes and fonts, whatever the user's settings are."""
+    """Matplotlib's own defaults with this project's sizes and fonts, whatever the user's settings
+    are.
+    """
     with style.context(["default", _STYLE]):
         yield
 
 
 @contextmanager
 def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
-    """An empty figure, in inches, that is written to `path` as PNG when the block ends without an error.
+    """An empty figure, in inches, that is written to `path` as PNG when the block ends without an
+    error.
 
     Equal drawings give equal bytes: no date and no version of the software is written.
     """
@@ -87,7 +92,8 @@ def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
         FigureCanvasAgg(figure)
         yield figure
 
-        # Laid out here: savefig finds the same layout by drawing the whole figure once more, a fifth of its time.
+        # Laid out here: savefig finds the same layout by drawing the whole figure once more, a
+        # fifth of its time.
         layout = figure.get_layout_engine()
         assert layout is not None
         layout.execute(figure)
@@ -121,14 +127,17 @@ def model_styles(names: Sequence[str]) -> dict[str, LineStyle]:
 
 
 def shades(colour: str) -> Colormap:
-    """White at zero, `colour` in the middle, nearly black at the top: a share of something that has this colour."""
+    """White at zero, `colour` in the middle, nearly black at the top: a share of something that has
+    this colour.
+    """
     dark = tuple(0.35 * part for part in to_rgb(colour))
     return LinearSegmentedColormap.from_list(f"white to {colour}", ["#FFFFFF", colour, dark])
 
 
 def centred(values: Float[np.ndarray, "..."], *, least: float = 1e-9) -> Normalize:
-    """The scale of a diverging map: the same distance below zero as above, reaching the largest finite magnitude, and
-    `least` in any case, so that noise looks like noise."""
+    """The scale of a diverging map: the same distance below zero as above, reaching the largest
+    finite magnitude, and `least` in any case, so that noise looks like noise.
+    """
     limit = max(least, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
     return Normalize(-limit, limit)
 
@@ -142,13 +151,17 @@ def head_map(
     marked: Bool[np.ndarray, "layer head"] | None = None,
 ) -> AxesImage:
     """A cell for each head, layer 0 at the bottom; marked heads have a frame."""
-    image = axes.imshow(values, origin="lower", aspect="auto", cmap=colours, norm=scale, interpolation="nearest")
+    image = axes.imshow(
+        values, origin="lower", aspect="auto", cmap=colours, norm=scale, interpolation="nearest"
+    )
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.spines[["top", "right"]].set_visible(True)
     if marked is not None:
         for layer, head in np.argwhere(marked):
-            axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2.2))
+            axes.add_patch(
+                Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2.2)
+            )
     return image
 
 
@@ -165,7 +178,9 @@ def band(
     axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0, label=label)
 
 
-def whisker(axes: Axes, value: float, y: float, interval: Sequence[float], *, colour: str, marker: str = "o") -> None:
+def whisker(
+    axes: Axes, value: float, y: float, interval: Sequence[float], *, colour: str, marker: str = "o"
+) -> None:
     """A point with its interval, lying on row y."""
     axes.plot(list(interval), [y, y], color=colour, linewidth=3, solid_capstyle="butt", alpha=0.55)
     axes.plot([value], [y], marker=marker, color=colour, linestyle="none", markersize=8)
@@ -177,7 +192,9 @@ def interval_text(value: float, interval: Sequence[float], digits: int = 2) -> s
 
 
 def heading(figure: Figure, axes: Axes, title: str, *, columns: int) -> None:
-    """The figure's title with the legend of `axes` below it, above all panels; entries in `columns`."""
+    """The figure's title with the legend of `axes` below it, above all panels; entries in
+    `columns`.
+    """
     handles, labels = axes.get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside upper center", title=title, ncols=columns)
     legend.get_title().set(fontsize=13.5, multialignment="center")

@@ -1,12 +1,14 @@
-"""Which instructions the numerical libraries use: the same ones, and so the same bytes, on every x86-64 with AVX2.
+"""Which instructions the numerical libraries use: the same ones, and so the same bytes, on every
+x86-64 with AVX2.
 
-PyTorch, MKL, oneDNN, OpenBLAS, NumPy and Numba each look at the processor and choose kernels for it; sums are then
-taken in another order, and a training amplifies that. Here they are told to choose as on a processor with AVX2 and
-nothing newer. They read their environment while they are loaded, so a command calls `settle` before it imports them.
+PyTorch, MKL, oneDNN, OpenBLAS, NumPy and Numba each look at the processor and choose kernels for
+it; sums are then taken in another order, and a training amplifies that. Here they are told to
+choose as on a processor with AVX2 and nothing newer. They read their environment while they are
+loaded, so a command calls `settle` before it imports them.
 
-MKL also asks who made the processor: it obeys MKL_CBWR only on Intel's. `settle` answers that question for it.
-INDUCTION_LAB_CPU=native leaves every choice to the libraries. `python -m interp_core.processor PROGRAM ...` runs any
-other program so. Imports nothing heavy.
+MKL also asks who made the processor: it obeys MKL_CBWR only on Intel's. `settle` answers that
+question for it. INDUCTION_LAB_CPU=native leaves every choice to the libraries. `python -m
+interp_core.processor PROGRAM ...` runs any other program so. Imports nothing heavy.
 """
 
 import ctypes
@@ -36,9 +38,12 @@ Instructions = Literal["avx2", "native"]
 
 
 def settle() -> str | None:
-    """Choose the instructions for this process and those it starts. Call it before torch, NumPy or Numba are loaded.
+    """Choose the instructions for this process and those it starts.
 
-    Returns None, or one line that says why numbers will differ in the last digits from those of other machines.
+    Call it before torch, NumPy or Numba are loaded.
+
+    Returns None, or one line that says why numbers will differ in the last digits from those of
+    other machines.
     """
     if _native():
         return None
@@ -61,7 +66,9 @@ def settle() -> str | None:
 
 
 def instructions() -> Instructions:
-    """What this process computes with: "avx2" on every machine alike, or "native", this processor's own choice."""
+    """What this process computes with: "avx2" on every machine alike, or "native", this processor's
+    own choice.
+    """
     pinned = all(os.environ.get(name) == value for name, value in PINNED.items())
     return "avx2" if pinned and not _native() and _unfit() is None else "native"
 
@@ -81,7 +88,9 @@ def _unfit() -> str | None:
 
 
 class _AfterTorch(MetaPathFinder):
-    """Answers MKL's question as soon as PyTorch, which contains it, is loaded: before its first product."""
+    """Answers MKL's question as soon as PyTorch, which contains it, is loaded: before its first
+    product.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -108,7 +117,8 @@ class _Answering(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # The module must look as if nobody had stood in between: pickling and inspection read its loader.
+        # The module must look as if nobody had stood in between: pickling and inspection read its
+        # loader.
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
@@ -118,9 +128,9 @@ class _Answering(Loader):
 def _answer_mkl() -> None:
     """Let MKL take its AVX2 kernels on every maker's processor.
 
-    `mkl_serv_intel_cpu_true` compares the maker's name with "GenuineIntel" once and keeps the answer in a variable.
-    Its first instructions read that variable, so they say where it is; where they are not the known ones, nothing is
-    written. Says so when MKL does not follow.
+    `mkl_serv_intel_cpu_true` compares the maker's name with "GenuineIntel" once and keeps the
+    answer in a variable. Its first instructions read that variable, so they say where it is; where
+    they are not the known ones, nothing is written. Says so when MKL does not follow.
     """
     library = Path(sys.modules["torch"].__path__[0]) / "lib" / "libtorch_cpu.so"
     torch_cpu = ctypes.CDLL(str(library))
@@ -129,7 +139,9 @@ def _answer_mkl() -> None:
         asks = ctypes.cast(torch_cpu.mkl_serv_intel_cpu_true, ctypes.c_void_p).value
         branch = torch_cpu.mkl_serv_cbwr_get
     except AttributeError:
-        _say("this PyTorch was built without MKL: numbers will differ in the last digits from the committed ones")
+        _say(
+            "this PyTorch was built without MKL: numbers will differ in the last digits from the committed ones"
+        )
         return
 
     assert asks is not None
@@ -141,7 +153,9 @@ def _answer_mkl() -> None:
         ctypes.c_int32.from_address(asks + 6 + distance).value = 1
 
     if branch(1) != _MKL_AVX2:
-        _say("MKL chooses its own kernels here: numbers will differ in the last digits from the committed ones")
+        _say(
+            "MKL chooses its own kernels here: numbers will differ in the last digits from the committed ones"
+        )
 
 
 def _say(line: str) -> None:

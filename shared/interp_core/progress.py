@@ -1,4 +1,6 @@
-"""Progress bars on standard error, shown once work has lasted three seconds, silent when that is no terminal."""
+"""Progress bars on standard error, shown once work has lasted three seconds, silent when that is no
+terminal.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +13,15 @@ T = TypeVar("T")
 DELAY = 3  # seconds of work before a bar appears
 
 
-def progress(items: Iterable[T], label: str, *, unit: str = "step", total: int | None = None) -> Iterator[T]:
-    """Yield `items` under a bar with count and remaining time; `total` is for items that have no length."""
-    yield from tqdm(items, desc=label, unit=unit, total=total, disable=None, delay=DELAY, leave=False)
+def progress(
+    items: Iterable[T], label: str, *, unit: str = "step", total: int | None = None
+) -> Iterator[T]:
+    """Yield `items` under a bar with count and remaining time; `total` is for items that have no
+    length.
+    """
+    yield from tqdm(
+        items, desc=label, unit=unit, total=total, disable=None, delay=DELAY, leave=False
+    )
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,18 @@ class Bar:
 
 @contextmanager
 def training_bar(steps: int, label: str, done: int = 0, position: int = 0) -> Iterator[Bar]:
-    """A bar over `steps`, of which `done` lie behind; `position` is its line below others that run at once."""
+    """A bar over `steps`, of which `done` lie behind; `position` is its line below others that run
+    at once.
+    """
     bar = tqdm(
-        desc=label, total=steps, initial=done, unit="step", position=position, disable=None, delay=DELAY, leave=True
+        desc=label,
+        total=steps,
+        initial=done,
+        unit="step",
+        position=position,
+        disable=None,
+        delay=DELAY,
+        leave=True,
     )
     with bar:
         yield Bar(bar)

@@ -1,4 +1,5 @@
-"""Import this first, before torch and NumPy, for the numbers that the commands give (see processor.py).
+"""Import this first, before torch and NumPy, for the numbers that the commands give (see
+processor.py).
 
 For notebooks and scripts; commands do it themselves.
 """

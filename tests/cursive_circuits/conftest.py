@@ -11,8 +11,8 @@ from cursive_circuits.data_script import Script, write_bank
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.params import CursiveCircuits, Statistics
 from cursive_circuits.run_directory import Trained
-from interp_core.artifacts import file_sha256
-from interp_core.params import read_section
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.params import read_section
 from small_strokes import ALPHABET, random_model
 from small_study import call, write_profile
 
@@ -51,7 +51,14 @@ def words(items: list[Item], tokens: Tokens) -> Words:
 
 @pytest.fixture(scope="session")
 def tests() -> Statistics:
-    return Statistics(resamples=200, draws=999, level=0.01, smallest_excess=0.05, smallest_loss=0.05, needed_level=0.05)
+    return Statistics(
+        resamples=200,
+        draws=999,
+        level=0.01,
+        smallest_excess=0.05,
+        smallest_loss=0.05,
+        needed_level=0.05,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ import yaml
 
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
-from interp_core.artifacts import load_arrays
 from interp_core.errors import InputError
-from interp_core.params import profile_path
+from interp_core.files.artifacts import load_arrays
+from interp_core.files.params import profile_path
 from small_study import call
 
 COMMANDS = (
@@ -41,9 +41,7 @@ def refused(*arguments: str) -> str:
 
 
 def test_help_needs_no_torch_and_no_profile() -> None:
-    program = (
-        "import sys; from cursive_circuits import cli; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
-    )
+    program = "import sys; from cursive_circuits import cli; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
     for command in COMMANDS:
         assert call(command, "--help").exit_code == 0
@@ -63,9 +61,27 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
     families = json.loads((out / "metrics" / "heads" / "handwriting.json").read_text())["families"]
     assert len(families) == 5
     drawn = {path.name for path in (out / "figures").iterdir()}
-    wanted = {"samples", "alignment", "excess", "scores", "gain", "qk", "ov", "circle", "kernel", "characters"}
+    wanted = {
+        "samples",
+        "alignment",
+        "excess",
+        "scores",
+        "gain",
+        "qk",
+        "ov",
+        "circle",
+        "kernel",
+        "characters",
+    }
     assert {f"{kind}_handwriting.png" for kind in wanted} <= drawn
-    assert {"ablation.png", "paths.png", "offsets.png", "training.png", "ink.html", "redrawn_control.png"} <= drawn
+    assert {
+        "ablation.png",
+        "paths.png",
+        "offsets.png",
+        "training.png",
+        "ink.html",
+        "redrawn_control.png",
+    } <= drawn
 
 
 def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
@@ -77,10 +93,14 @@ def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
     query = 2 * (len(content["strokes"]) - 1) + 1
     shown = dict(map(tuple, content["self"][1][0][query]))
     pattern = arrays["self"][1, 0, arrays["position"][-1]]
-    assert shown == {int(t): round(100 * float(pattern[t])) for t in np.flatnonzero(np.rint(100 * pattern))}
+    assert shown == {
+        int(t): round(100 * float(pattern[t])) for t in np.flatnonzero(np.rint(100 * pattern))
+    }
 
 
-def test_a_study_starts_at_a_run_directory_and_figures_repeat_byte_for_byte(whole: Path, tmp_path: Path) -> None:
+def test_a_study_starts_at_a_run_directory_and_figures_repeat_byte_for_byte(
+    whole: Path, tmp_path: Path
+) -> None:
     for kind in ("metrics", "scores"):  # of one command, so that its figures alone are drawn
         shutil.copytree(whole / "out" / kind / "ablate", tmp_path / kind / "ablate")
     done = call("figures", "--profile", str(whole / "mine.yaml"), "--out", str(tmp_path))
@@ -113,13 +133,17 @@ def test_one_text_is_written_to_one_picture(whole: Path) -> None:
         (("heads", "--model", "nowhere.pt"), "learned positions"),
     ],
 )
-def test_bad_input_is_one_line_that_helps(arguments: tuple[str, ...], message: str, whole: Path) -> None:
+def test_bad_input_is_one_line_that_helps(
+    arguments: tuple[str, ...], message: str, whole: Path
+) -> None:
     place = ("--profile", str(whole / "mine.yaml"), "--out", str(whole / "out"))
     assert message in refused(*arguments, *place)
 
 
 def test_commands_say_what_must_run_before_them(tmp_path: Path) -> None:
-    assert "`cursive-circuits train` writes one" in refused("heads", "--profile", "smoke", "--out", str(tmp_path))
+    assert "`cursive-circuits train` writes one" in refused(
+        "heads", "--profile", "smoke", "--out", str(tmp_path)
+    )
     assert "`cursive-circuits prepare` writes" in refused(
         "train", "--profile", "smoke", "--out", str(tmp_path), "--only", "handwriting"
     )

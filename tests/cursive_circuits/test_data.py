@@ -25,21 +25,27 @@ from cursive_circuits.data_tiled import Drill, DrilledRows, TiledRows
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.measure_bank import bank_report
 from cursive_circuits.params import CursiveCircuits
-from interp_core.artifacts import file_sha256
-from interp_core.batches import IGNORED
 from interp_core.errors import InputError
-from interp_core.params import read_section
-from interp_core.stimuli import oracle
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.params import read_section
+from interp_core.stimuli.prompts import oracle
+from interp_core.training.batches import IGNORED
 from small_strokes import ALPHABET
 
 SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6)
-TOKENS = Tokens(directions=72, radii=32, smallest_radius=0.02, largest_radius=0.4, origin=(0.0, 0.6))
+TOKENS = Tokens(
+    directions=72, radii=32, smallest_radius=0.02, largest_radius=0.4, origin=(0.0, 0.6)
+)
 coordinates = st.floats(-3, 3, allow_nan=False, width=32)
 
 
-@given(arrays(np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=coordinates), st.data())
+@given(
+    arrays(np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=coordinates), st.data()
+)
 @settings(max_examples=60)
-def test_any_strokes_become_pairs_and_come_back_to_within_a_bin(plane: np.ndarray, data: st.DataObject) -> None:
+def test_any_strokes_become_pairs_and_come_back_to_within_a_bin(
+    plane: np.ndarray, data: st.DataObject
+) -> None:
     pen = data.draw(arrays(np.float64, len(plane), elements=st.sampled_from([0.0, 1.0])))
     points = np.column_stack([plane, pen])
     ids = TOKENS.encode(points)
@@ -49,7 +55,9 @@ def test_any_strokes_become_pairs_and_come_back_to_within_a_bin(plane: np.ndarra
     (decoded,) = TOKENS.decode(TOKENS.row([ids]))
     ends = np.flatnonzero([last for _, _, _, last in TOKENS.steps(points)])
     far = np.linalg.norm(decoded[ends, :2] - points[:, :2], axis=1)
-    assert far.max() < 0.03  # half a direction and half a radius of the longest step, wherever the word ends
+    assert (
+        far.max() < 0.03
+    )  # half a direction and half a radius of the longest step, wherever the word ends
     np.testing.assert_array_equal(decoded[ends, 2], pen)
 
 
@@ -67,18 +75,26 @@ def test_the_default_bank_is_the_same_every_time_and_written_by_several_hands(
     again = list(write_bank(script))
     assert all(np.array_equal(a.points, b.points) for a, b in zip(items, again, strict=True))
     assert len({item.author for item in items}) >= 3
-    assert all(item.letters is not None and max(item.letters) == len(item.text) - 1 for item in items)
+    assert all(
+        item.letters is not None and max(item.letters) == len(item.text) - 1 for item in items
+    )
     slants = {}
     for item in items:
         down = np.diff(item.points[:, :2], axis=0)[item.points[1:, 2] == 1]
-        slants.setdefault(item.author, []).append((down[:, 0] * down[:, 1]).sum() / (down[:, 1] ** 2).sum())
+        slants.setdefault(item.author, []).append(
+            (down[:, 0] * down[:, 1]).sum() / (down[:, 1] ** 2).sum()
+        )
     means = [np.mean(values) for values in slants.values()]
-    assert np.ptp(means) > 2 * np.std(slants[items[0].author]) / np.sqrt(len(slants[items[0].author]))
+    assert np.ptp(means) > 2 * np.std(slants[items[0].author]) / np.sqrt(
+        len(slants[items[0].author])
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["laptop", "long", "paper"])
-def test_every_profiles_bank_is_large_enough_fits_its_model_and_does_not_drift(profile: str) -> None:
+def test_every_profiles_bank_is_large_enough_fits_its_model_and_does_not_drift(
+    profile: str,
+) -> None:
     settings = read_section("cursive_circuits", CursiveCircuits, profile)
     context = settings.configurations[settings.handwriting.configuration].context
     report = bank_report(list(write_bank(settings.bank.script)), settings.tokens, context)
@@ -102,7 +118,9 @@ def test_an_alphabet_that_is_too_small_is_named(script: Script) -> None:
 
 
 @pytest.mark.parametrize("name", ["bank.zip", "bank.json"])
-def test_a_bank_comes_back_and_its_bytes_are_the_same(name: str, items: list[Item], tmp_path: Path) -> None:
+def test_a_bank_comes_back_and_its_bytes_are_the_same(
+    name: str, items: list[Item], tmp_path: Path
+) -> None:
     path = tmp_path / name
     if name.endswith(".zip"):
         save_bank(path, items)
@@ -110,7 +128,11 @@ def test_a_bank_comes_back_and_its_bytes_are_the_same(name: str, items: list[Ite
         save_bank(path, items)
         assert file_sha256(path) == before
     else:
-        path.write_text(json.dumps([{"metadata": item.metadata, "points": item.points.tolist()} for item in items]))
+        path.write_text(
+            json.dumps(
+                [{"metadata": item.metadata, "points": item.points.tolist()} for item in items]
+            )
+        )
     loaded = load_bank(path, alphabet=ALPHABET, sha256=file_sha256(path))
     for item, found in zip(items, loaded, strict=True):
         np.testing.assert_array_equal(item.points, found.points)
@@ -118,7 +140,10 @@ def test_a_bank_comes_back_and_its_bytes_are_the_same(name: str, items: list[Ite
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    item = {"metadata": {"author": "a", "asciiSequence": "ab"}, "points": [[0.0, 0.0, 0], [0.1, 0.1, 1]]}
+    item = {
+        "metadata": {"author": "a", "asciiSequence": "ab"},
+        "points": [[0.0, 0.0, 0], [0.1, 0.1, 1]],
+    }
     return item | changes
 
 
@@ -135,8 +160,16 @@ def entry(**changes: Any) -> dict[str, Any]:
         (json.dumps([entry(points=[[0, 0, 2]])]), "pen must be 0 or 1"),
         (json.dumps([entry(metadata={"author": "a", "asciiSequence": " "})]), "empty word"),
         (json.dumps([entry(metadata={"author": 3, "asciiSequence": "ab"})]), "must be texts"),
-        (json.dumps([entry(metadata={"author": "a", "asciiSequence": "aB3"})]), "'3' in 1 words, 'B' in 1 words"),
-        (json.dumps([entry(metadata={"author": "a", "asciiSequence": "ab", "letterIndex": [0, 2]})]), "letterIndex"),
+        (
+            json.dumps([entry(metadata={"author": "a", "asciiSequence": "aB3"})]),
+            "'3' in 1 words, 'B' in 1 words",
+        ),
+        (
+            json.dumps(
+                [entry(metadata={"author": "a", "asciiSequence": "ab", "letterIndex": [0, 2]})]
+            ),
+            "letterIndex",
+        ),
     ],
 )
 def test_a_bank_that_is_wrong_says_where(content: str, message: str, tmp_path: Path) -> None:
@@ -158,7 +191,12 @@ def zipped(path: Path, names: list[str], content: bytes = b"[]") -> Path:
         (lambda path: zipped(path, ["../bank.json"]), "outside its own folder"),
         (lambda path: zipped(path, ["/etc/bank.json"]), "outside its own folder"),
         (lambda path: zipped(path, ["a.json", "b.json"]), "exactly one .json"),
-        (lambda path: path.write_bytes(zipped(path, ["bank.json"], b"[1]" * 999).read_bytes()[:60]), "is damaged"),
+        (
+            lambda path: path.write_bytes(
+                zipped(path, ["bank.json"], b"[1]" * 999).read_bytes()[:60]
+            ),
+            "is damaged",
+        ),
     ],
 )
 def test_an_archive_that_is_not_trusted_is_refused(
@@ -169,7 +207,9 @@ def test_an_archive_that_is_not_trusted_is_refused(
         load_bank(tmp_path / "bank.zip", alphabet=ALPHABET)
 
 
-def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = zipped(tmp_path / "bank.zip", ["bank.json"], b" " * 4_000_000)
     monkeypatch.setattr("cursive_circuits.data_bank.LARGEST", 3_000_000)
     with pytest.raises(InputError, match="unpacks to 4,000,000 bytes"):
@@ -196,7 +236,9 @@ def served(items: list[Item], tmp_path: Path) -> Iterator[tuple[str, Path]]:
     folder = tmp_path / "served"
     folder.mkdir()
     save_bank(folder / "bank.zip", items[:3])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))
+    )
     thread = Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", folder / "bank.zip"
@@ -229,7 +271,9 @@ def test_a_hash_that_a_file_is_called_by_is_a_hash(sha256: str) -> None:
         Source(path="https://example.org/bank.zip", sha256=sha256)
 
 
-def test_no_spelling_is_on_both_sides_of_the_split(items: list[Item], tokens: Tokens, section: CursiveCircuits) -> None:
+def test_no_spelling_is_on_both_sides_of_the_split(
+    items: list[Item], tokens: Tokens, section: CursiveCircuits
+) -> None:
     training, held_out = Words.split(items, tokens, ALPHABET, section.bank.split)
     assert not {item.text for item in training.items} & {item.text for item in held_out.items}
     assert len(training.items) + len(held_out.items) == len(items)
@@ -252,11 +296,18 @@ def test_training_rows_are_a_function_of_the_step_and_predict_strokes_alone(
     assert (labels[ids < words.tokens.pad] != IGNORED).all()
 
 
-def test_without_augmentation_a_word_is_as_its_writer_wrote_it(items: list[Item], section: CursiveCircuits) -> None:
-    plain = section.handwriting.mixture.model_copy(update={"jitter": 0.0, "slant": 0.0, "stretch": 0.0})
+def test_without_augmentation_a_word_is_as_its_writer_wrote_it(
+    items: list[Item], section: CursiveCircuits
+) -> None:
+    plain = section.handwriting.mixture.model_copy(
+        update={"jitter": 0.0, "slant": 0.0, "stretch": 0.0}
+    )
     rng = np.random.default_rng(0)
     np.testing.assert_allclose(augmented(items[0].points, plain, rng), items[0].points, atol=1e-12)
-    assert np.abs(augmented(items[0].points, section.handwriting.mixture, rng) - items[0].points).max() > 1e-4
+    assert (
+        np.abs(augmented(items[0].points, section.handwriting.mixture, rng) - items[0].points).max()
+        > 1e-4
+    )
 
 
 def test_every_copied_token_of_the_control_was_there_before_and_no_other_recurs(
@@ -268,22 +319,33 @@ def test_every_copied_token_of_the_control_was_there_before_and_no_other_recurs(
         places = np.flatnonzero(label != IGNORED)
         assert len(places)
         for place in places:
-            before = [t for t in range(3, place) if row[t] == row[place] and row[t - 1] == row[place - 1]]
+            before = [
+                t for t in range(3, place) if row[t] == row[place] and row[t - 1] == row[place - 1]
+            ]
             assert before
         first = [t for t in range(2, len(row)) if row[t] not in row[2:t]]
         again = sorted({*range(2, len(row))} - {*first})
-        assert {*again} - {*places} <= {t for t in again if row[t] < tokens.directions}  # a copy's first direction
+        assert {*again} - {*places} <= {
+            t for t in again if row[t] < tokens.directions
+        }  # a copy's first direction
 
 
-def test_rows_of_the_control_that_have_an_order_follow_it(tokens: Tokens, section: CursiveCircuits) -> None:
-    changed = section.control.tiled.model_copy(update={"ordered": 0.999999, "order": 0.8, "pairs": 200})
+def test_rows_of_the_control_that_have_an_order_follow_it(
+    tokens: Tokens, section: CursiveCircuits
+) -> None:
+    changed = section.control.tiled.model_copy(
+        update={"ordered": 0.999999, "order": 0.8, "pairs": 200}
+    )
     ids, labels = (part.numpy() for part in TiledRows(tokens, changed, 64, 0)(3))
     assert (labels[:, 4:] == ids[:, 4:]).all()
     assert (labels[:, :4] == IGNORED).all()
     strokes = ids[:, 2:].reshape(64, 200, 2)
     for slot in (0, 1):
         before, after = strokes[:, :-1, slot].ravel(), strokes[:, 1:, slot].ravel()
-        likeliest = [np.bincount(after[before == token]).max() / (before == token).sum() for token in np.unique(before)]
+        likeliest = [
+            np.bincount(after[before == token]).max() / (before == token).sum()
+            for token in np.unique(before)
+        ]
         assert np.mean(likeliest) == pytest.approx(0.8, abs=0.03)
 
 
@@ -318,7 +380,9 @@ def test_every_family_has_right_answers_and_its_control_has_none(name: str, word
     np.testing.assert_array_equal(control[pairs.batch, pairs.query + 1], pairs.target)
     assert (pairs.query % 2 == pairs.earlier % 2).all()
     if name != "other_writer":
-        np.testing.assert_array_equal(tokens[pairs.batch, pairs.earlier], tokens[pairs.batch, pairs.query])
+        np.testing.assert_array_equal(
+            tokens[pairs.batch, pairs.earlier], tokens[pairs.batch, pairs.query]
+        )
         np.testing.assert_array_equal(tokens[pairs.batch, pairs.earlier + 1], pairs.target)
         kept = (control[pairs.batch, pairs.earlier + 1] == pairs.target) & (
             control[pairs.batch, pairs.earlier] == tokens[pairs.batch, pairs.query]
@@ -329,7 +393,10 @@ def test_every_family_has_right_answers_and_its_control_has_none(name: str, word
 
 
 def test_texts_match_mismatch_or_are_none(words: Words) -> None:
-    same, wrong = (family(name, words, n=8, seed=1, settings=SIZES) for name in ("same_text", "mismatched_text"))
+    same, wrong = (
+        family(name, words, n=8, seed=1, settings=SIZES)
+        for name in ("same_text", "mismatched_text")
+    )
     for stimuli, equal in ((same, True), (wrong, False)):
         halves = []
         for row in stimuli.text:

@@ -1,4 +1,6 @@
-"""The model against plain formulas, its cache, its circuits as bilinear forms, and public checkpoints."""
+"""The model against plain formulas, its cache, its circuits as bilinear forms, and public
+checkpoints.
+"""
 
 import json
 from pathlib import Path
@@ -33,8 +35,8 @@ from cursive_circuits.model_sampling import sample
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, open_run, save_run
-from interp_core.artifacts import save_weights
 from interp_core.errors import InputError
+from interp_core.files.artifacts import save_weights
 from small_strokes import ALPHABET, random_model
 
 POSITIONS = ("rotary", "learned")
@@ -68,7 +70,9 @@ def test_the_bilinear_form_gives_the_models_scores_for_every_head(
                     angles = distance_angles(model, query - key) if kind == "self" else None
                     form = compute_QK_circuit(*get_QK_matrices(model, layer, head, kind), angles)
                     ours = torch.einsum("bi,ij,bj->b", x[:, query], form, other[:, key])
-                    torch.testing.assert_close(ours, scores[:, head, query, key], atol=2e-5, rtol=1e-5)
+                    torch.testing.assert_close(
+                        ours, scores[:, head, query, key], atol=2e-5, rtol=1e-5
+                    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,10 +87,14 @@ def test_values_through_w_o_are_what_each_head_adds(
     for layer in range(model.n_layers):
         found, attention = seen[layer, kind], model.attention(layer, kind)
         norm = model.layers[layer].self_norm
-        source = with_one((found.read - norm.bias) / norm.weight) if kind == "self" else with_one(memory)
+        source = (
+            with_one((found.read - norm.bias) / norm.weight) if kind == "self" else with_one(memory)
+        )
         pattern = found.call.pattern()
         parts = [
-            pattern[:, head] @ source @ compute_OV_circuit(*get_VO_matrices(model, layer, head, kind))
+            pattern[:, head]
+            @ source
+            @ compute_OV_circuit(*get_VO_matrices(model, layer, head, kind))
             for head in range(model.n_heads)
         ]
         for head, part in enumerate(parts):
@@ -100,7 +108,9 @@ def test_slices_along_the_wrong_axis_are_far_off(tokens: Tokens) -> None:
     model = random_model(tokens)
     d, attention, block = model.d_head, model.attention(0, "self"), model.layers[0]
     right, _ = get_QK_matrices(model, 0, 1)
-    wrong = attention.q.weight[:, d : 2 * d]  # columns of nn.Linear's weight, as earlier versions took
+    wrong = attention.q.weight[
+        :, d : 2 * d
+    ]  # columns of nn.Linear's weight, as earlier versions took
     assert (block.self_norm.weight[:, None] * wrong - right[:-1]).abs().max() > 0.1
     _, out = get_VO_matrices(model, 0, 1)
     assert (attention.out.weight[d : 2 * d] - out).abs().max() > 0.1
@@ -116,7 +126,9 @@ def test_a_cache_gives_the_logits_of_the_whole_row(
     with torch.no_grad():
         whole = model(ids, text).logits
         steps = [model(ids[:, :5], text, cache=cache).logits]
-        steps += [model(ids[:, t : t + 1], text, cache=cache).logits for t in range(5, ids.shape[1])]
+        steps += [
+            model(ids[:, t : t + 1], text, cache=cache).logits for t in range(5, ids.shape[1])
+        ]
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
@@ -147,12 +159,16 @@ def test_losses_by_kind_add_up(trained: Trained, words: Words, section: CursiveC
     assert (found["pen"][radius] > 0).all()
 
 
-def test_sampled_rows_keep_their_slots_and_repeat_with_their_seed(trained: Trained, words: Words) -> None:
+def test_sampled_rows_keep_their_slots_and_repeat_with_their_seed(
+    trained: Trained, words: Words
+) -> None:
     text = torch.from_numpy(np.stack([words.text(["abc"]), words.text(["xyz"])]))
 
     def drawn() -> list[np.ndarray]:
         generator = torch.Generator().manual_seed(4)
-        return sample(trained.model, trained.tokens, text, temperature=1.0, longest=41, generator=generator)
+        return sample(
+            trained.model, trained.tokens, text, temperature=1.0, longest=41, generator=generator
+        )
 
     rows = drawn()
     for row, again in zip(rows, drawn(), strict=True):
@@ -161,7 +177,14 @@ def test_sampled_rows_keep_their_slots_and_repeat_with_their_seed(trained: Train
         assert (strokes[::2] < trained.tokens.directions).all()
         assert (strokes[1::2] >= trained.tokens.directions).all()
     with pytest.raises(InputError, match="temperature"):
-        sample(trained.model, trained.tokens, text, temperature=0.0, longest=4, generator=torch.Generator())
+        sample(
+            trained.model,
+            trained.tokens,
+            text,
+            temperature=0.0,
+            longest=4,
+            generator=torch.Generator(),
+        )
 
 
 def test_a_cosine_of_the_angle_has_its_whole_power_at_its_frequency() -> None:
@@ -170,7 +193,9 @@ def test_a_cosine_of_the_angle_has_its_whole_power_at_its_frequency() -> None:
     spectrum = angular_spectrum(scores)
     assert spectrum[4] == pytest.approx(1.0)
     assert np.delete(spectrum, 4).max() < 1e-9
-    mixed = scores + np.cos(5 * angle)[:, None]  # a part that depends on the query alone is no function of the angle
+    mixed = (
+        scores + np.cos(5 * angle)[:, None]
+    )  # a part that depends on the query alone is no function of the angle
     assert angular_spectrum(mixed)[4] < 1
     kernel = radius_kernel(np.subtract.outer(np.arange(6.0), np.arange(6.0)))
     np.testing.assert_allclose(kernel, -np.arange(-5.0, 6.0))
@@ -194,7 +219,9 @@ def test_token_bases_show_a_head_that_copies(trained: Trained, tokens: Tokens) -
 
 def test_random_matrices_compose_by_one_over_root_d_not_zero() -> None:
     generator = torch.Generator().manual_seed(0)
-    scores = [get_composition_score(*torch.randn(2, 64, 64, generator=generator)) for _ in range(10)]
+    scores = [
+        get_composition_score(*torch.randn(2, 64, 64, generator=generator)) for _ in range(10)
+    ]
     assert np.mean(scores) == pytest.approx(64**-0.5, rel=0.05)
 
 
@@ -210,12 +237,19 @@ def test_patterns_of_the_notebook_are_rows_of_attention(
 def as_public(model: CursiveTransformer) -> dict[str, Tensor]:
     """The model under the public names, with the masks that such checkpoints hold."""
     ours = model.state_dict()
-    found = {name: torch.cat([ours[part] for part in parts]) for name, parts in public_names(model.shape).items()}
+    found = {
+        name: torch.cat([ours[part] for part in parts])
+        for name, parts in public_names(model.shape).items()
+    }
     mask = torch.ones(1, 1, 4, 4).tril()
-    return found | {f"transformer.h.{layer}.attn.bias": mask.clone() for layer in range(model.n_layers)}
+    return found | {
+        f"transformer.h.{layer}.attn.bias": mask.clone() for layer in range(model.n_layers)
+    }
 
 
-def public_logits(w: dict[str, Tensor], ids: Tensor, text: Tensor, layers: int, heads: int) -> Tensor:
+def public_logits(
+    w: dict[str, Tensor], ids: Tensor, text: Tensor, layers: int, heads: int
+) -> Tensor:
     """A public checkpoint run by hand, straight from its names."""
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -251,7 +285,9 @@ def test_a_public_checkpoint_loads_strictly_and_runs_as_its_names_say(
 ) -> None:
     model = random_model(tokens, positions="learned", mask_padding=False)
     public, path = as_public(model), tmp_path / f"checkpoint{suffix}"
-    save_weights(path, public) if suffix == ".safetensors" else torch.save({"model_state_dict": public}, path)
+    save_weights(path, public) if suffix == ".safetensors" else torch.save(
+        {"model_state_dict": public}, path
+    )
     sizes = {"vocabulary": tokens.size, "alphabet": len(ALPHABET)}
     loaded = load_public(path, model.shape, **sizes)
     ids, text = torch.randint(tokens.size, (2, 9)), torch.randint(len(ALPHABET), (2, 5))
@@ -272,7 +308,10 @@ def test_a_public_checkpoint_loads_strictly_and_runs_as_its_names_say(
             lambda public: public.update({"transformer.wte.weight": torch.ones(525, 16)}),
             "embed.weight is \\[525, 16\\]",
         ),
-        (lambda public: public.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4)}), "not a causal mask"),
+        (
+            lambda public: public.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4)}),
+            "not a causal mask",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
@@ -284,21 +323,32 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
     change(public)
     save_weights(tmp_path / "c.safetensors", public)
     with pytest.raises(InputError, match=message):
-        load_public(tmp_path / "c.safetensors", model.shape, vocabulary=tokens.size, alphabet=len(ALPHABET))
+        load_public(
+            tmp_path / "c.safetensors", model.shape, vocabulary=tokens.size, alphabet=len(ALPHABET)
+        )
 
 
 def test_a_checkpoint_is_called_by_its_file_and_dots_are_the_names() -> None:
     files = ("run-1.4.pt", "run-1.7.safetensors", "run-1.4", "run.ckpt")
-    assert [checkpoint_stem(Path("/home/me") / file) for file in files] == ["run-1.4", "run-1.7", "run-1.4", "run"]
+    assert [checkpoint_stem(Path("/home/me") / file) for file in files] == [
+        "run-1.4",
+        "run-1.7",
+        "run-1.4",
+        "run",
+    ]
 
 
-def test_a_run_that_is_called_as_a_place_elsewhere_is_refused(tokens: Tokens, tmp_path: Path) -> None:
+def test_a_run_that_is_called_as_a_place_elsewhere_is_refused(
+    tokens: Tokens, tmp_path: Path
+) -> None:
     run = tmp_path / "control"
     save_run(run, Trained("control", random_model(tokens), tokens, ALPHABET), [], {})
     assert open_run(run).name == "control"
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"name": "../../thesis"}))
-    with pytest.raises(InputError, match=r"config.json: name: '../../thesis' becomes a file's name"):
+    with pytest.raises(
+        InputError, match=r"config.json: name: '../../thesis' becomes a file's name"
+    ):
         open_run(run)
 
 
@@ -308,7 +358,12 @@ def test_a_file_with_code_in_it_is_no_checkpoint(tokens: Tokens, tmp_path: Path)
     with pytest.raises(InputError, match="no checkpoint of plain tensors"):
         load_public(tmp_path / "c.pt", model.shape, vocabulary=tokens.size, alphabet=len(ALPHABET))
     with pytest.raises(InputError, match="learned positions"):
-        load_public(tmp_path / "c.pt", random_model(tokens).shape, vocabulary=tokens.size, alphabet=len(ALPHABET))
+        load_public(
+            tmp_path / "c.pt",
+            random_model(tokens).shape,
+            vocabulary=tokens.size,
+            alphabet=len(ALPHABET),
+        )
 
 
 def test_rows_and_texts_that_do_not_fit_are_refused(trained: Trained) -> None:

@@ -1,4 +1,6 @@
-"""The tools on a circuit that we know: they find it, name its parts, and break it where it can be broken."""
+"""The tools on a circuit that we know: they find it, name its parts, and break it where it can be
+broken.
+"""
 
 import numpy as np
 import pytest
@@ -28,11 +30,18 @@ def stimuli() -> Stimuli:
 def test_the_induction_head_is_found_at_both_slots_and_nothing_else_is(
     model: Trained, stimuli: Stimuli, tests: Statistics
 ) -> None:
-    arrays, report = head_report(attention_scores(model, stimuli, batch_size=10), tests, np.random.default_rng(0))
+    arrays, report = head_report(
+        attention_scores(model, stimuli, batch_size=10), tests, np.random.default_rng(0)
+    )
     assert report["induction_heads"] == [str(INDUCTION)]
     assert report["relays"] == []
     assert (report["anywhere"]["head"], report["anywhere"]["offset"]) == (str(INDUCTION), 1)
-    for score in ("prefix_matching", "prefix_matching_direction", "prefix_matching_radius", "next_pair"):
+    for score in (
+        "prefix_matching",
+        "prefix_matching_direction",
+        "prefix_matching_radius",
+        "next_pair",
+    ):
         assert report["largest"][score]["head"] == str(INDUCTION)
         assert arrays[score][1, 0] > 0.85
     assert report["largest"]["previous_token"]["head"] == str(PREVIOUS)
@@ -42,15 +51,21 @@ def test_the_induction_head_is_found_at_both_slots_and_nothing_else_is(
     assert profile[5] > 0.85
 
 
-def test_shuffled_pairs_before_the_second_copy_leave_nothing_to_find(model: Trained, tests: Statistics) -> None:
+def test_shuffled_pairs_before_the_second_copy_leave_nothing_to_find(
+    model: Trained, tests: Statistics
+) -> None:
     stimuli = synthetic(TOKENS, pairs=7, n=24, rng=np.random.default_rng(3))
     prompts = stimuli.prompts
     swapped = Stimuli(
-        type(prompts)(prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths),
+        type(prompts)(
+            prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths
+        ),
         stimuli.text,
         stimuli.control_text,
     )
-    _, report = head_report(attention_scores(model, swapped, batch_size=24), tests, np.random.default_rng(0))
+    _, report = head_report(
+        attention_scores(model, swapped, batch_size=24), tests, np.random.default_rng(0)
+    )
     assert report["induction_heads"] == []
 
 
@@ -64,10 +79,18 @@ def test_copying_needs_the_circuit_and_nothing_else(model: Trained, stimuli: Sti
         assert bool(without[0] - clean[0] > 1.0) is needed, head
 
 
-def test_the_verdict_needs_matching_and_harm(model: Trained, stimuli: Stimuli, tests: Statistics) -> None:
-    settings = Interventions(prompts=24, top=1, draws=30, dose=(1,), dose_draws=2, readers=1, path_prompts=8, seed=0)
-    arrays, heads = head_report(attention_scores(model, stimuli, batch_size=24), tests, np.random.default_rng(0))
-    alone, report = ablation_report(model, stimuli, arrays["excess"], settings, tests, batch_size=24)
+def test_the_verdict_needs_matching_and_harm(
+    model: Trained, stimuli: Stimuli, tests: Statistics
+) -> None:
+    settings = Interventions(
+        prompts=24, top=1, draws=30, dose=(1,), dose_draws=2, readers=1, path_prompts=8, seed=0
+    )
+    arrays, heads = head_report(
+        attention_scores(model, stimuli, batch_size=24), tests, np.random.default_rng(0)
+    )
+    alone, report = ablation_report(
+        model, stimuli, arrays["excess"], settings, tests, batch_size=24
+    )
     assert report["top"] == [str(INDUCTION)]
     assert alone["alone"][1, 0, 0, 0] > 1.0
     assert np.abs(alone["alone"][:, 1]).max() < 1e-4  # cross-attention writes nothing
@@ -103,11 +126,18 @@ def test_z_scores_of_random_models_are_calibrated() -> None:
     z = []
     for seed in range(6):
         arrays, _ = compositions(
-            random_model(TOKENS, seed=seed, layers=3, d_model=32, heads=4), distances=(1, 5), draws=40, seed=seed
+            random_model(TOKENS, seed=seed, layers=3, d_model=32, heads=4),
+            distances=(1, 5),
+            draws=40,
+            seed=seed,
         )
         for name, values in arrays.items():
             if name.endswith("_z"):
-                z.append(np.concatenate([values[a, :, b].ravel() for a in range(3) for b in range(a + 1, 3)]))
+                z.append(
+                    np.concatenate(
+                        [values[a, :, b].ravel() for a in range(3) for b in range(a + 1, 3)]
+                    )
+                )
     inside = np.mean(np.abs(np.concatenate(z)) < 2)
     assert 0.93 < inside < 0.98
 
@@ -118,6 +148,9 @@ def test_taking_nothing_out_changes_nothing(model: Trained, stimuli: Stimuli) ->
         whole = model.model(ids).logits
         with model.model.reading({(INDUCTION, "k"): torch.zeros(*ids.shape, model.model.d_model)}):
             same = model.model(ids).logits
-        with pytest.raises(KeyError), model.model.replacing({INDUCTION._replace(number=9): torch.zeros(1)}):
+        with (
+            pytest.raises(KeyError),
+            model.model.replacing({INDUCTION._replace(number=9): torch.zeros(1)}),
+        ):
             pass
     torch.testing.assert_close(whole, same)

@@ -11,11 +11,13 @@ import pytest
 import wandb
 
 from cursive_circuits.data_bank import Item, save_bank
-from interp_core.artifacts import load_json
+from interp_core.files.artifacts import load_json
 from small_study import call, write_profile
 
 STEPS = 40
-SOURCES = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("packages", "shared"))
+SOURCES = os.pathsep.join(
+    str(Path(__file__).parents[2] / folder) for folder in ("packages", "shared")
+)
 
 
 @pytest.fixture
@@ -24,7 +26,12 @@ def project(items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "params.yaml").write_text("profile: small\n")
     (tmp_path / "profiles").mkdir()
     write_profile(
-        tmp_path / "profiles" / "small.yaml", None, steps=STEPS, warmup=2, checkpoint_every=20, save_seconds=0
+        tmp_path / "profiles" / "small.yaml",
+        None,
+        steps=STEPS,
+        warmup=2,
+        checkpoint_every=20,
+        save_seconds=0,
     )
     for name in ("killed", "untouched"):
         save_bank(tmp_path / name / "bank" / "bank.zip", items)
@@ -55,15 +62,20 @@ def test_after_kill_9_the_same_command_ends_with_the_same_bytes(model: str, proj
     assert call(*arguments, "killed").exit_code == 0
     assert call(*arguments, "untouched").exit_code == 0
     assert trained(project / "killed", model) == trained(project / "untouched", model)
-    assert load_json(project / "killed" / "runs" / model / "history.json")["rows"][-1]["step"] == STEPS
+    assert (
+        load_json(project / "killed" / "runs" / model / "history.json")["rows"][-1]["step"] == STEPS
+    )
     assert list((project / ".scratch" / "cursive_circuits").iterdir()) == []
 
 
 def test_samples_reach_the_run_as_pictures(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    profile = write_profile(project / "profiles" / "short.yaml", None, steps=4, warmup=1, checkpoint_every=4)
+    profile = write_profile(
+        project / "profiles" / "short.yaml", None, steps=4, warmup=1, checkpoint_every=4
+    )
     done = call("train", "--profile", str(profile), "--only", "handwriting", "--out", "untouched")
-    wandb.teardown()  # as at the end of a program: wandb's service writes the last files when it stops
+    # as at the end of a program: wandb's service writes the last files when it stops
+    wandb.teardown()
     assert done.exit_code == 0, done.output
     pictures = list(project.glob("wandb/offline-run-*/files/media/images/sample_0_*.png"))
     assert len(pictures) == 1

@@ -8,14 +8,16 @@ import pytest
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.train import train_run
-from interp_core.params import read_section
+from interp_core.files.params import read_section
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of this process: tests that run side by side train the same runs, each in a scratch of its own."""
+    """A project of this process: tests that run side by side train the same runs, each in a scratch
+    of its own.
+    """
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copytree(ROOT / "profiles", folder / "profiles")
@@ -35,7 +37,9 @@ def section(project: Path) -> EigenPhase:
 
 
 @pytest.fixture(scope="session")
-def small_run(section: EigenPhase, project: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def small_run(
+    section: EigenPhase, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
     """Thirty steps with the Hessian looked at every ten."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:

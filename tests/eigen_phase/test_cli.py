@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from eigen_phase.cli import main
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
-from interp_core.params import profile_path
+from interp_core.files.params import profile_path
 
 SMALL = ["--profile", "smoke", "--num-steps", "10", "--track-top-k-eigenvalues", "0"]
 
@@ -80,22 +80,43 @@ def test_each_option_reaches_the_run_and_changes_it(
 
 def test_one_run_from_training_to_figures(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = ("--profile", "smoke", "--num_steps", "30", "--track_top_k_eigenvalues", "2", "--out", str(out))
+    settings = (
+        "--profile",
+        "smoke",
+        "--num_steps",
+        "30",
+        "--track_top_k_eigenvalues",
+        "2",
+        "--out",
+        str(out),
+    )
     done = call("run", *settings)
     assert done.exit_code == 0, done.output
     figures = {file.name for file in (out / "figures").iterdir()}
-    assert {"phase.png", "heads.png", "patterns.png", "eigenvalues.png", "alignment.png", "density.png"} <= figures
+    assert {
+        "phase.png",
+        "heads.png",
+        "patterns.png",
+        "eigenvalues.png",
+        "alignment.png",
+        "density.png",
+    } <= figures
     assert RunDirectory.open(out).history["eigenvalues"].shape[1] == 2
     assert (out / "curvature.npz").exists()
 
-    # All of that is the run's own, and goes with it; a file of the user's, and a run of another name, stay.
+    # All of that is the run's own, and goes with it; a file of the user's, and a run of another
+    # name, stay.
     assert call("train", *settings).exit_code == 0
     assert not (out / "curvature.npz").exists()
     assert not (out / "figures").exists()
-    assert "holds tiled-s0 of eigen_phase, not tiled-s1 of eigen_phase" in refused("train", *settings, "--seed", "1")
+    assert "holds tiled-s0 of eigen_phase, not tiled-s1 of eigen_phase" in refused(
+        "train", *settings, "--seed", "1"
+    )
     (out / "figures").mkdir()
     (out / "figures" / "mine.png").write_text("mine")
-    assert "holds figures/mine.png, which its files.json does not list" in refused("train", *settings)
+    assert "holds figures/mine.png, which its files.json does not list" in refused(
+        "train", *settings
+    )
 
 
 def test_commands_read_run_directories(small_run: RunDirectory, tmp_path: Path) -> None:
@@ -106,7 +127,10 @@ def test_commands_read_run_directories(small_run: RunDirectory, tmp_path: Path) 
     assert str(copy / "figures" / "phase.png") in done.output
     done = call("transition", str(copy), "--profile", "smoke", "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
-    assert "transition" in json.loads((tmp_path / "transition.json").read_text())["runs"]["tiled-s0"]["verdict"]
+    assert (
+        "transition"
+        in json.loads((tmp_path / "transition.json").read_text())["runs"]["tiled-s0"]["verdict"]
+    )
     done = call("curvature", str(copy), "--profile", "smoke")
     assert done.exit_code == 0, done.output
     assert "trace" in done.output
@@ -125,8 +149,12 @@ def test_a_whole_study_in_a_folder_of_its_own(
     done = call("run", "--profile", str(alone), "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert time.monotonic() - started < 300
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {*section.runs, ".writable"} - {".writable"}
-    assert {path.name for path in (tmp_path / "control_runs").iterdir()} == set(section.control_runs)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {*section.runs, ".writable"} - {
+        ".writable"
+    }
+    assert {path.name for path in (tmp_path / "control_runs").iterdir()} == set(
+        section.control_runs
+    )
     report = json.loads((tmp_path / "metrics" / "controls" / "controls.json").read_text())
     assert report["runs"]["unrepeated-s0"]["verdict"] == "no transition"
     assert (tmp_path / "figures" / "controls.png").exists()
@@ -147,13 +175,19 @@ def test_a_whole_study_in_a_folder_of_its_own(
         (("--learning_rate", "-1"), "--learning-rate: "),
     ],
 )
-def test_bad_input_is_one_line_that_helps(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    assert message in refused("train", "--profile", "smoke", *arguments, "--out", str(tmp_path / "run"))
+def test_bad_input_is_one_line_that_helps(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    assert message in refused(
+        "train", "--profile", "smoke", *arguments, "--out", str(tmp_path / "run")
+    )
 
 
 def test_directories_that_are_no_runs_are_named(tmp_path: Path) -> None:
     assert "not a run directory" in refused("visualize", str(tmp_path), "--profile", "smoke")
-    assert "not a run directory" in refused("curvature", "--profile", "smoke", "--out", str(tmp_path))
+    assert "not a run directory" in refused(
+        "curvature", "--profile", "smoke", "--out", str(tmp_path)
+    )
     (tmp_path / "notes.txt").write_text("mine")
     assert "holds notes.txt and no files.json" in refused("train", *SMALL, "--out", str(tmp_path))
     assert (tmp_path / "notes.txt").exists()

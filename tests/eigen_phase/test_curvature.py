@@ -16,8 +16,8 @@ from eigen_phase.measure_curvature import (
 )
 from eigen_phase.model import Transformer
 from eigen_phase.model_attention import causal_attention
-from interp_core.batches import IGNORED
 from interp_core.errors import InputError
+from interp_core.training.batches import IGNORED
 from tiny_transformer import dense, some_batch, tiny
 
 DOUBLE = torch.float64
@@ -32,7 +32,9 @@ def explicit_hessian(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
         parts = vector.split([p.numel() for p in weights.values()])
         named = {n: part.view_as(p) for (n, p), part in zip(weights.items(), parts, strict=True)}
         logits = torch.func.functional_call(model, named, (ids,)).logits[:, :-1]
-        return functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        return functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+        )
 
     found = torch.autograd.functional.hessian(loss, flat)
     assert isinstance(found, Tensor)
@@ -51,7 +53,9 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return scores.masked_fill(ahead, -torch.inf).softmax(-1) @ value
 
 
-def test_products_are_those_of_the_explicit_hessian(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_those_of_the_explicit_hessian(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids, labels = some_batch()
     with model.explicit_attention():
         found = dense(next_token_hessian(model, ids, labels, micro_batch=6))
@@ -66,7 +70,10 @@ def test_products_are_those_of_the_explicit_hessian(model: Transformer, monkeypa
 
 def test_written_out_attention_has_the_derivatives_of_the_plain_one() -> None:
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(2, 2, 5, 4, dtype=DOUBLE, generator=generator).requires_grad_() for _ in range(3)]
+    inputs = [
+        torch.randn(2, 2, 5, 4, dtype=DOUBLE, generator=generator).requires_grad_()
+        for _ in range(3)
+    ]
     torch.testing.assert_close(causal_attention(*inputs), plain_attention(*inputs))
     assert torch.autograd.gradcheck(causal_attention, inputs)
     assert torch.autograd.gradgradcheck(causal_attention, inputs)
@@ -84,7 +91,8 @@ def test_micro_batches_add_up_to_the_batch(micro_batch: int) -> None:
         torch.testing.assert_close(parts(vector), whole(vector))
         gauss_newton = next_token_gauss_newton(model, ids, labels, micro_batch=6)
         torch.testing.assert_close(
-            next_token_gauss_newton(model, ids, labels, micro_batch=micro_batch)(vector), gauss_newton(vector)
+            next_token_gauss_newton(model, ids, labels, micro_batch=micro_batch)(vector),
+            gauss_newton(vector),
         )
     logits = model(ids).logits[:, :-1].flatten(0, 1)
     loss = functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED)
@@ -126,7 +134,11 @@ def test_a_quadratic_has_its_own_matrix() -> None:
     matrix = torch.tensor([[3.0, 1.0], [1.0, -2.0]], dtype=DOUBLE)
     point: Any = nn.ParameterList([nn.Parameter(torch.tensor([0.5, -1.0], dtype=DOUBLE))])
     operator = Hessian(
-        point, (torch.zeros(1),), loss_sum=lambda *_: 0.5 * point[0] @ matrix @ point[0], divisor=1.0, micro_batch=1
+        point,
+        (torch.zeros(1),),
+        loss_sum=lambda *_: 0.5 * point[0] @ matrix @ point[0],
+        divisor=1.0,
+        micro_batch=1,
     )
     torch.testing.assert_close(dense(operator), matrix)
     torch.testing.assert_close(operator.gradient, matrix @ point[0].detach())
@@ -137,7 +149,11 @@ def test_linear_regression_has_the_second_moment_of_its_inputs() -> None:
     x, y = torch.randn(40, 3, dtype=DOUBLE), torch.randn(40, 1, dtype=DOUBLE)
     model = nn.Linear(3, 1, bias=False, dtype=DOUBLE)
     operator = Hessian(
-        model, (x, y), loss_sum=lambda m, b: 0.5 * (m(b[0]) - b[1]).square().sum(), divisor=40.0, micro_batch=7
+        model,
+        (x, y),
+        loss_sum=lambda m, b: 0.5 * (m(b[0]) - b[1]).square().sum(),
+        divisor=40.0,
+        micro_batch=7,
     )
     torch.testing.assert_close(dense(operator), x.T @ x / 40)
 
@@ -174,15 +190,21 @@ def test_adams_preconditioner_scales_rows_and_columns() -> None:
         moment = torch.rand(operator.size, dtype=DOUBLE)
         scaled = adam_preconditioned(operator, moment, step=3, beta=0.9, epsilon=1e-8)
         scale = 1 / (torch.sqrt(moment / (1 - 0.9**3)) + 1e-8)
-        torch.testing.assert_close(dense(scaled), torch.diag(scale.sqrt()) @ dense(operator) @ torch.diag(scale.sqrt()))
+        torch.testing.assert_close(
+            dense(scaled), torch.diag(scale.sqrt()) @ dense(operator) @ torch.diag(scale.sqrt())
+        )
     with pytest.raises(InputError, match="before its first update"):
         adam_preconditioned(operator, moment, step=0, beta=0.9, epsilon=1e-8)
 
 
 def test_dropout_is_off() -> None:
-    model = nn.Sequential(nn.Linear(3, 3, dtype=DOUBLE), nn.Dropout(0.5), nn.Linear(3, 1, dtype=DOUBLE)).train()
+    model = nn.Sequential(
+        nn.Linear(3, 3, dtype=DOUBLE), nn.Dropout(0.5), nn.Linear(3, 1, dtype=DOUBLE)
+    ).train()
     x = torch.randn(4, 3, dtype=DOUBLE)
-    operator = Hessian(model, (x,), loss_sum=lambda m, b: m(b[0]).square().sum(), divisor=4.0, micro_batch=4)
+    operator = Hessian(
+        model, (x,), loss_sum=lambda m, b: m(b[0]).square().sum(), divisor=4.0, micro_batch=4
+    )
     vector = torch.randn(operator.size, dtype=DOUBLE)
     torch.testing.assert_close(operator(vector), operator(vector), rtol=0, atol=0)
     assert operator.loss == pytest.approx(float(model[2](model[0](x)).square().sum() / 4))

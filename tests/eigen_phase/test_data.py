@@ -1,4 +1,6 @@
-"""Rows with repeats: their flags against a brute-force reading, the oracle and the floor against enumeration."""
+"""Rows with repeats: their flags against a brute-force reading, the oracle and the floor against
+enumeration.
+"""
 
 from itertools import product
 from math import log
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 
 from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
 from eigen_phase.data_oracle import ceiling, entropy_floor, oracle, tiled_posterior
-from interp_core.batches import IGNORED
+from interp_core.training.batches import IGNORED
 
 KINDS = ("tiled", "placed", "unrepeated", "fixed_distance")
 
@@ -75,7 +77,9 @@ def brute_flags(rows: Sequences) -> np.ndarray:
     for r, t in product(range(len(rows)), range(1, rows.ids.shape[1])):
         here, before = rows.source[r, t], rows.source[r, t - 1]
         flags[r, t] = here >= 1 and before >= 0 and here == before + 1
-    if (rows.copy == 0).any():  # placed: a copy's first token is never flagged, even right behind another copy
+    if (
+        rows.copy == 0
+    ).any():  # placed: a copy's first token is never flagged, even right behind another copy
         flags &= ~adjacent(rows)
     return flags
 
@@ -89,10 +93,14 @@ def adjacent(rows: Sequences) -> np.ndarray:
 
 def test_on_distinct_tokens_the_oracle_is_right_exactly_where_the_flags_are() -> None:
     tiled = rows_of("tiled", 1000, vocab_size=100000)
-    np.testing.assert_array_equal(oracle(tiled.ids)[:, 1:] == tiled.ids[:, 1:], tiled.predictable[:, 1:])
+    np.testing.assert_array_equal(
+        oracle(tiled.ids)[:, 1:] == tiled.ids[:, 1:], tiled.predictable[:, 1:]
+    )
     placed = rows_of("placed", 1000, vocab_size=100000, seq_length=64)
     right = oracle(placed.ids) == placed.ids
-    assert right[placed.predictable].mean() > 0.97  # beyond a pattern's end its next copy is followed by something else
+    assert (
+        right[placed.predictable].mean() > 0.97
+    )  # beyond a pattern's end its next copy is followed by something else
     assert not right[placed.source < 0].any()
 
 
@@ -130,7 +138,9 @@ def test_pairs_point_where_an_induction_head_looks() -> None:
     rows = rows_of("placed", 50)
     pairs = rows.pairs
     assert len(pairs) == rows.predictable.sum()
-    np.testing.assert_array_equal(rows.ids[pairs.batch, pairs.query], rows.ids[pairs.batch, pairs.duplicate_key])
+    np.testing.assert_array_equal(
+        rows.ids[pairs.batch, pairs.query], rows.ids[pairs.batch, pairs.duplicate_key]
+    )
     np.testing.assert_array_equal(rows.ids[pairs.batch, pairs.induction_key], pairs.target)
     np.testing.assert_array_equal(rows.ids[pairs.batch, pairs.query + 1], pairs.target)
 
@@ -208,20 +218,37 @@ def test_the_floor_of_the_masked_loss_is_higher() -> None:
     masked, _ = entropy_floor(rows, settings("tiled", leave_out_predictable=True))
     assert exact
     assert floor < masked < log(50) + 0.01
-    assert entropy_floor(rows_of("unrepeated"), settings("unrepeated")) == (pytest.approx(log(50)), True)
+    assert entropy_floor(rows_of("unrepeated"), settings("unrepeated")) == (
+        pytest.approx(log(50)),
+        True,
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("placed", {"pattern_length": (2, 40)}, "a pattern of 40 tokens is longer than the sequence of 32"),
-        ("placed", {"seq_length": 18}, "2 copies of a pattern of 10 tokens do not fit into a sequence of 18"),
-        ("placed", {"placements": (1, 3)}, "placements must be two numbers in order, the first at least 2"),
+        (
+            "placed",
+            {"pattern_length": (2, 40)},
+            "a pattern of 40 tokens is longer than the sequence of 32",
+        ),
+        (
+            "placed",
+            {"seq_length": 18},
+            "2 copies of a pattern of 10 tokens do not fit into a sequence of 18",
+        ),
+        (
+            "placed",
+            {"placements": (1, 3)},
+            "placements must be two numbers in order, the first at least 2",
+        ),
         ("tiled", {"period": (9, 4)}, "period must be two numbers in order"),
         ("tiled", {"period": (4, 31)}, "leaves nothing to repeat"),
         ("fixed_distance", {"fixed_distance": 31}, "fixed_distance must be from 2 to 30"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_words(kind: str, changes: dict[str, object], message: str) -> None:
+def test_what_does_not_fit_is_refused_in_words(
+    kind: str, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(kind, **changes)

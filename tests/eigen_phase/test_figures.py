@@ -1,4 +1,6 @@
-"""Figures of finished runs: every kind of run is drawn, equal numbers give equal bytes, words agree with reports."""
+"""Figures of finished runs: every kind of run is drawn, equal numbers give equal bytes, words agree
+with reports.
+"""
 
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from eigen_phase.measure_transition import transition_report
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory, write_run
 from interp_core.errors import InputError
-from interp_core.history import History
+from interp_core.training.history import History
 
 TURNED = {"verdict": "transition", "midpoint": 15.0, "sentence": "transition at step 15"}
 FLAT = {"verdict": "no transition", "midpoint": None, "sentence": "no transition: .1 to .1"}
@@ -31,7 +33,9 @@ def xs(line: Line2D) -> np.ndarray:
     return np.asarray(line.get_xdata(), dtype=float)
 
 
-def with_history(run: RunDirectory, place: Path, history: History, *, diverged: str | None = None) -> RunDirectory:
+def with_history(
+    run: RunDirectory, place: Path, history: History, *, diverged: str | None = None
+) -> RunDirectory:
     """A run like another one with other rows."""
     write_run(
         place,
@@ -52,14 +56,22 @@ def test_a_run_is_drawn_whole_and_twice_the_same(
 ) -> None:
     arrays = attention_patterns(small_run)
     files = draw_run(small_run, tmp_path / "one", found=found, arrays=arrays)
-    assert [file.stem for file in files] == ["phase", "heads", "patterns", "eigenvalues", "alignment"]
+    assert [file.stem for file in files] == [
+        "phase",
+        "heads",
+        "patterns",
+        "eigenvalues",
+        "alignment",
+    ]
     again = draw_run(small_run, tmp_path / "two", found=found, arrays=arrays)
     for file, other in zip(files, again, strict=True):
         assert inked(file) > 0.02
         assert file.read_bytes() == other.read_bytes()
 
 
-def test_a_run_without_curvature_has_no_panels_for_it(small_run: RunDirectory, tmp_path: Path) -> None:
+def test_a_run_without_curvature_has_no_panels_for_it(
+    small_run: RunDirectory, tmp_path: Path
+) -> None:
     names = (
         "eigenvalues",
         "residuals",
@@ -85,7 +97,9 @@ def test_a_diverged_run_is_drawn_up_to_there_and_says_so(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(figures_run, "note", lambda _, text: said.append(text))
-    run = with_history(small_run, tmp_path / "run", small_run.rows[:5], diverged="the loss is nan at step 9")
+    run = with_history(
+        small_run, tmp_path / "run", small_run.rows[:5], diverged="the loss is nan at step 9"
+    )
     draw_run(run, tmp_path / "figures", found=FLAT, arrays={})
     assert all("the loss is nan at step 9" in text for text in said)
 
@@ -97,15 +111,29 @@ def test_the_transition_is_marked_where_the_report_has_it(
     monkeypatch.setattr(figures_run, "note", lambda figure, _: seen.append(figure))
     figures_run.phase(small_run, TURNED, tmp_path / "phase.png")
     for axes in seen[0].axes:
-        assert any(np.allclose(xs(line), 15.0) for line in axes.lines if line.get_linestyle() == "--")
-    drawn = {round(float(v), 6) for line in seen[0].axes[1].lines for v in np.asarray(line.get_ydata(), dtype=float)}
+        assert any(
+            np.allclose(xs(line), 15.0) for line in axes.lines if line.get_linestyle() == "--"
+        )
+    drawn = {
+        round(float(v), 6)
+        for line in seen[0].axes[1].lines
+        for v in np.asarray(line.get_ydata(), dtype=float)
+    }
     assert {round(float(v), 6) for v in small_run.history["pattern_accuracy"]} <= drawn
 
 
-def test_leads_and_lags_are_drawn_at_their_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leads_and_lags_are_drawn_at_their_ratios(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[Figure, str]] = []
     monkeypatch.setattr(figures_seeds, "note", lambda figure, text: seen.append((figure, text)))
-    lag = {"event": "midpoint", "n": 5, "of": 5, "lag": {"value": 0.7, "ci": [0.6, 0.8]}, "verdict": "leads"}
+    lag = {
+        "event": "midpoint",
+        "n": 5,
+        "of": 5,
+        "lag": {"value": 0.7, "ci": [0.6, 0.8]},
+        "verdict": "leads",
+    }
     alone = {"event": "peak", "n": 1, "of": 5, "lag": {"value": 1.2, "ci": None}}
     none = {"event": None, "n": 0, "of": 5, "lag": None}
     report = {"lags": {"held_out_loss": lag, "top_eigenvalue": alone, "persistence": none}}
@@ -113,7 +141,10 @@ def test_leads_and_lags_are_drawn_at_their_ratios(tmp_path: Path, monkeypatch: p
     figure, text = seen[0]
     assert "no step, peak or trough in any seed: persistence" in text
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["top eigenvalue", "held out loss"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "top eigenvalue",
+        "held out loss",
+    ]
     points = {round(float(xs(line)[0]), 3) for line in axes.lines if len(xs(line)) == 1}
     assert points == {0.7, 1.2}
 
@@ -138,6 +169,10 @@ def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
         draw_all(tmp_path)
 
 
-def test_the_report_of_a_real_run_has_what_figures_read(section: EigenPhase, small_run: RunDirectory) -> None:
-    found = transition_report([small_run], section.transition, np.random.default_rng(0))["runs"][small_run.name]
+def test_the_report_of_a_real_run_has_what_figures_read(
+    section: EigenPhase, small_run: RunDirectory
+) -> None:
+    found = transition_report([small_run], section.transition, np.random.default_rng(0))["runs"][
+        small_run.name
+    ]
     assert {"verdict", "sentence", "midpoint"} <= found.keys()

@@ -18,10 +18,16 @@ from interp_core.errors import InputError
 def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
     section: EigenPhase, small_run: RunDirectory
 ) -> None:
-    settings = section.controls.model_copy(update={"subspace_start": 0.9, "subspace_steps": 10, "subspace_refresh": 5})
+    settings = section.controls.model_copy(
+        update={"subspace_start": 0.9, "subspace_steps": 10, "subspace_refresh": 5}
+    )
     assert start_step(small_run, 0.9) == 30
     early = small_run.__class__(small_run.folder, small_run.config, small_run.training)
-    early.__dict__["eigenvector_steps"] = [0, 10, 20]  # so that the run's own steps from 20 to 30 are known
+    early.__dict__["eigenvector_steps"] = [
+        0,
+        10,
+        20,
+    ]  # so that the run's own steps from 20 to 30 are known
     arrays, report = subspace_arms(early, settings)
     assert report["start"] == 20
     rows = small_run.history["step"].tolist()
@@ -76,24 +82,32 @@ def test_a_clamped_head_that_comes_early_is_called_earlier() -> None:
     assert found["verdict"].startswith("earlier")
     assert found["ratio"] == pytest.approx(np.exp(np.mean(np.log(np.array(clamped) / free))))
     assert found["ci"][0] < found["ratio"] < found["ci"][1] < 1
-    noisy = clamped_against_free(_runs([300.0, 280.0, 330.0, 300.0]), _runs([290.0, 310.0, 300.0, 305.0]))
+    noisy = clamped_against_free(
+        _runs([300.0, 280.0, 330.0, 300.0]), _runs([290.0, 310.0, 300.0, 305.0])
+    )
     assert noisy["verdict"].startswith("no difference shown")
     few = clamped_against_free(_runs([200.0, None, None]), _runs([300.0, 310.0, None]))
     assert "only 1 pairs" in few["verdict"]
     assert few["left_out"] == [1, 2]
 
 
-def test_the_landscape_of_a_run_agrees_with_what_it_tracked(section: EigenPhase, small_run: RunDirectory) -> None:
+def test_the_landscape_of_a_run_agrees_with_what_it_tracked(
+    section: EigenPhase, small_run: RunDirectory
+) -> None:
     settings = section.spectrum.model_copy(
         update={"probe_sizes": (small_run.training.probe_sequences,), "trace_products": 3 * 2000}
     )
     settings = settings.model_copy(update={"trace_products": 60, "density_probes": 20})
     arrays, report = landscape(small_run, settings)
     rows = [small_run.history["step"].tolist().index(step) for step in arrays["step"]]
-    np.testing.assert_allclose(arrays["probe_top"][:, 0], small_run.history["top_eigenvalue"][rows], rtol=5e-3)
+    np.testing.assert_allclose(
+        arrays["probe_top"][:, 0], small_run.history["top_eigenvalue"][rows], rtol=5e-3
+    )
     width = arrays["grid"][1] - arrays["grid"][0]
     np.testing.assert_allclose(arrays["density"].sum(axis=1) * width, 1.0, atol=0.02)
-    mean = (arrays["density"] * arrays["grid"]).sum(axis=1) * width * small_run.training.n_parameters
+    mean = (
+        (arrays["density"] * arrays["grid"]).sum(axis=1) * width * small_run.training.n_parameters
+    )
     tolerance = 5 * arrays["trace_error"] + 0.3 * np.abs(arrays["trace"]) + 5
     assert (np.abs(mean - arrays["trace"]) < tolerance).all()
     assert (arrays["gauss_newton"] > 0).all()

@@ -11,7 +11,7 @@ from eigen_phase.measure_heads import attention_scores, behaviour, heads
 from eigen_phase.model import Transformer
 from eigen_phase.model_shape import Shape
 from eigen_phase.params import Training
-from interp_core.circuits import copying_eigenvalues, matching_eigenvalues
+from interp_core.measures.circuits import copying_eigenvalues, matching_eigenvalues
 
 VOCABULARY, LENGTH = 12, 24
 
@@ -36,8 +36,11 @@ def tokens(rows: int = 5, seed: int = 0) -> Tensor:
 
 
 def distinct_rows(n: int = 16) -> Sequences:
-    """Tiled segments of distinct tokens: one earlier occurrence of each. The second token's copy is not counted: no
-    head can look before position 0, so what lies there looks like its own antecedent."""
+    """Tiled segments of distinct tokens: one earlier occurrence of each.
+
+    The second token's copy is not counted: no head can look before position 0, so what lies there
+    looks like its own antecedent.
+    """
     rng = np.random.default_rng(0)
     segments = np.stack([rng.permutation(VOCABULARY) for _ in range(n)])
     ids = np.tile(segments, (1, 2))
@@ -46,7 +49,9 @@ def distinct_rows(n: int = 16) -> Sequences:
     return Sequences(ids, source, source >= 2, position // VOCABULARY + 1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"mlp_ratio": 2}, {"clamp_previous_token": True}, {"n_layers": 1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mlp_ratio": 2}, {"clamp_previous_token": True}, {"n_layers": 1}]
+)
 def test_fused_and_explicit_attention_give_the_same_logits(changes: dict[str, object]) -> None:
     model = Transformer(shape(**changes), seed=3)
     fused = model(tokens()).logits
@@ -75,7 +80,10 @@ def test_patterns_are_what_the_heads_really_use() -> None:
 
 def test_the_clamped_head_looks_one_token_back_and_the_others_are_free() -> None:
     ids = tokens()
-    clamped, free = Transformer(shape(clamp_previous_token=True), seed=3), Transformer(shape(), seed=3)
+    clamped, free = (
+        Transformer(shape(clamp_previous_token=True), seed=3),
+        Transformer(shape(), seed=3),
+    )
     pattern = clamped.patterns(ids)[0]
     for query in range(1, LENGTH):
         assert (pattern[:, 0, query, query - 1] == 1).all()
@@ -113,7 +121,10 @@ def test_rotated_queries_give_the_scores_of_that_distance(distance: int) -> None
     key = torch.einsum("btd,hde->bhte", normed, weights.W_K)
     scores = torch.einsum("bhe,bhe->bh", query[:, :, 20], key[:, :, 20 - distance]) / 32**0.5
     pattern = model.patterns(ids)[0]
-    anchor = torch.einsum("bhe,bhe->bh", _turned(model, weights.W_Q, normed, 20), key[:, :, 20]) / 32**0.5
+    anchor = (
+        torch.einsum("bhe,bhe->bh", _turned(model, weights.W_Q, normed, 20), key[:, :, 20])
+        / 32**0.5
+    )
     ratio = torch.log(pattern[:, :, 20, 20 - distance] / pattern[:, :, 20, 20])
     torch.testing.assert_close(scores - anchor, ratio, rtol=1e-3, atol=1e-4)
 
@@ -134,7 +145,9 @@ def test_every_parameter_learns_and_is_counted() -> None:
 
 def test_weights_come_from_the_seed_alone() -> None:
     first, again, other = (Transformer(shape(), seed=seed) for seed in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)
+    )
     assert not torch.equal(first.embed.weight, other.embed.weight)
 
 
@@ -158,12 +171,16 @@ def test_copying_and_matching_are_those_of_the_dense_vocabulary_matrices() -> No
             full = ov @ (model.unembed.weight * model.norm.weight).T.double()
             assert copying[layer, head] == pytest.approx(dense_positivity(full.detach()), abs=1e-8)
             queries, keys = (read @ w.weight[part].T.double() for w in (attention.q, attention.k))
-            assert matching[layer, head] == pytest.approx(dense_positivity((queries @ keys.T).detach()), abs=1e-8)
+            assert matching[layer, head] == pytest.approx(
+                dense_positivity((queries @ keys.T).detach()), abs=1e-8
+            )
 
 
 def induction_circuit() -> Transformer:
-    """L0H0 is clamped one token back and writes what it read into a second room of the stream; L1H1 asks there for its
-    own token and copies the token it finds. The stream: room 0, this token; room 1, the token before."""
+    """L0H0 is clamped one token back and writes what it read into a second room of the stream; L1H1
+    asks there for its own token and copies the token it finds. The stream: room 0, this token; room
+    1, the token before.
+    """
     model = Transformer(shape(clamp_previous_token=True), seed=0)
     code = torch.eye(VOCABULARY)
     with torch.no_grad():

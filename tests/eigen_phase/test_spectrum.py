@@ -21,7 +21,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def symmetric(values: Tensor, seed: int = 5) -> tuple[Operator, Tensor]:
     """An operator with these eigenvalues and random eigenvectors (columns)."""
-    basis = torch.linalg.qr(torch.randn(len(values), len(values), dtype=DOUBLE, generator=generator(seed))).Q
+    basis = torch.linalg.qr(
+        torch.randn(len(values), len(values), dtype=DOUBLE, generator=generator(seed))
+    ).Q
     matrix = basis @ torch.diag(values.double()) @ basis.T
     return Operator(lambda v: matrix @ v, values.double()), basis
 
@@ -33,7 +35,9 @@ def find(operator: Operator, k: int, tolerance: float = 1e-6, **more: object) ->
 
 def true_residuals(operator: Operator, pairs: Eigenpairs) -> Tensor:
     applied = torch.stack([operator(v) for v in pairs.vectors])
-    return (applied - pairs.values[:, None].to(applied) * pairs.vectors).norm(dim=1) / pairs.values.abs()
+    return (applied - pairs.values[:, None].to(applied) * pairs.vectors).norm(
+        dim=1
+    ) / pairs.values.abs()
 
 
 def test_all_eigenvalues_of_a_tiny_network_with_both_signs() -> None:
@@ -93,7 +97,9 @@ def test_micro_batches_give_the_same_eigenpairs() -> None:
 
 
 def test_signs_are_kept_and_the_most_negative_comes_last() -> None:
-    operator, _ = symmetric(torch.cat([torch.tensor([9.0, -8.0, 7.0, -0.5]), torch.linspace(-0.2, 0.2, 60)]))
+    operator, _ = symmetric(
+        torch.cat([torch.tensor([9.0, -8.0, 7.0, -0.5]), torch.linspace(-0.2, 0.2, 60)])
+    )
     found = find(operator, 3)
     torch.testing.assert_close(found.values, torch.tensor([9.0, -8.0, 7.0, -8.0], dtype=DOUBLE))
     found = find(operator, 1)
@@ -103,18 +109,24 @@ def test_signs_are_kept_and_the_most_negative_comes_last() -> None:
 def test_a_repeated_eigenvalue_is_found_as_often_as_it_is_there() -> None:
     operator, _ = symmetric(torch.tensor([5.0, 5.0, 5.0, 2.0, 1.0, 0.0, 0.0, 0.0, -1.0, -1.0]))
     found = find(operator, 4)
-    torch.testing.assert_close(found.values, torch.tensor([5.0, 5.0, 5.0, 2.0, -1.0], dtype=DOUBLE), atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        found.values, torch.tensor([5.0, 5.0, 5.0, 2.0, -1.0], dtype=DOUBLE), atol=1e-8, rtol=0
+    )
     products = found.vectors[:4] @ found.vectors[:4].T
     torch.testing.assert_close(products, torch.eye(4, dtype=DOUBLE), atol=1e-8, rtol=0)
 
 
 def test_the_start_changes_the_way_and_not_the_answer() -> None:
-    operator, basis = symmetric(torch.cat([torch.tensor([10.0, 9.0, -7.0]), torch.linspace(-1, 1, 200)]))
+    operator, basis = symmetric(
+        torch.cat([torch.tensor([10.0, 9.0, -7.0]), torch.linspace(-1, 1, 200)])
+    )
     fresh = find(operator, 3)
     warm = find(operator, 3, start=basis.T[:3])
     torch.testing.assert_close(fresh.values, warm.values, atol=1e-6, rtol=0)
     assert warm.products <= fresh.products
-    orthogonal = find(operator, 3, start=basis.T[100:102])  # a start that lacks what is wanted does not hide it
+    orthogonal = find(
+        operator, 3, start=basis.T[100:102]
+    )  # a start that lacks what is wanted does not hide it
     torch.testing.assert_close(fresh.values, orthogonal.values, atol=1e-6, rtol=0)
 
 
@@ -153,7 +165,9 @@ def test_density_has_mass_one_and_the_moments_of_the_spectrum() -> None:
         error = samples.std(ddof=1) / 20
         assert abs(samples.mean() - float((values.double() ** power).mean())) < 4 * error, power
     grid = np.linspace(-8, 12, 4001)
-    assert found.on_grid(grid, width=0.3).sum() * (grid[1] - grid[0]) == pytest.approx(1.0, abs=1e-6)
+    assert found.on_grid(grid, width=0.3).sum() * (grid[1] - grid[0]) == pytest.approx(
+        1.0, abs=1e-6
+    )
 
 
 def test_density_of_few_distinct_values_is_exact() -> None:
@@ -182,7 +196,9 @@ def test_mass_lies_where_it_was_put() -> None:
     two = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     two["layers.0.attention.k.weight"][:2] = 3.0  # the rows of head 0
     two["embed.weight"][:] = 1.0
-    vectors = torch.stack([torch.cat([p.reshape(-1) for p in each.values()]) for each in (one, two)])
+    vectors = torch.stack(
+        [torch.cat([p.reshape(-1) for p in each.values()]) for each in (one, two)]
+    )
     blocks, shares = mass_by_block(model, vectors, n_heads=2)
     np.testing.assert_allclose(shares.sum(axis=1), 1.0)
     assert shares[0, blocks.index("L1H1 OV")] == pytest.approx(1.0)

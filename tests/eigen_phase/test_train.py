@@ -10,24 +10,34 @@ import torch
 
 from eigen_phase.data import batch_source
 from eigen_phase.data_rows import labelled, probe_rows
-from eigen_phase.measure_alignment import flat, gradient_of, next_update, squared_cosines, subspace_overlap
+from eigen_phase.measure_alignment import (
+    flat,
+    gradient_of,
+    next_update,
+    squared_cosines,
+    subspace_overlap,
+)
 from eigen_phase.measure_curvature import next_token_hessian
 from eigen_phase.measure_transition import transition_report
 from eigen_phase.model import Output, Transformer
 from eigen_phase.params import EigenPhase, Training
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.train import keeping, train_run
-from interp_core import lm_training
-from interp_core.batches import IGNORED, Batch
 from interp_core.errors import InputError
-from interp_core.history import Row
-from interp_core.lm_training import Diverged
-from interp_core.params import read_section
+from interp_core.files.params import read_section
+from interp_core.training import loop as lm_training
+from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.history import Row
+from interp_core.training.loop import Diverged
 from tiny_transformer import changed
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def test_a_run_directory_holds_what_it_owes(small_run: RunDirectory) -> None:
@@ -36,7 +46,9 @@ def test_a_run_directory_holds_what_it_owes(small_run: RunDirectory) -> None:
     assert not any(name.endswith((".pkl", ".pt")) for name in names)
     assert small_run.eigenvector_steps == [0, 10, 20, 30]
     assert {0, 10, 20, 30} <= set(small_run.checkpoint_steps)
-    rows = [json.loads(line) for line in (small_run.folder / "history.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (small_run.folder / "history.jsonl").read_text().splitlines()
+    ]
     assert [row["step"] for row in rows] == small_run.history["step"].tolist()
     assert small_run.history["prefix_matching"].shape == (len(rows), 2, 2)
     assert small_run.history["k_composition"].shape == (len(rows), 4)
@@ -53,7 +65,9 @@ def test_the_kept_eigenvectors_are_those_of_the_kept_weights(small_run: RunDirec
     vectors = small_run.eigenvectors(20)
     row = small_run.history["step"].tolist().index(20)
     with model.explicit_attention():
-        operator = next_token_hessian(model, *labelled(probe_rows(training), training), micro_batch=8)
+        operator = next_token_hessian(
+            model, *labelled(probe_rows(training), training), micro_batch=8
+        )
         for i, value in enumerate(small_run.history["eigenvalues"][row]):
             residual = (operator(vectors[i]) - value * vectors[i]).norm() / abs(value)
             assert residual < 1.2 * training.lanczos_tolerance + 1e-4
@@ -86,7 +100,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 ) -> None:
     training = small_run.training
     with monkeypatch.context() as patch:
-        patch.setattr("eigen_phase.train.batch_source", lambda *a, **k: Stop(batch_source(*a, **k), at))
+        patch.setattr(
+            "eigen_phase.train.batch_source", lambda *a, **k: Stop(batch_source(*a, **k), at)
+        )
         with pytest.raises(KeyboardInterrupt):
             train_run("tiled-s0", training, tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -94,7 +110,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert files(tmp_path / "again") == files(small_run.folder)
 
 
-def test_the_update_that_alignment_is_measured_of_is_the_one_that_is_made(section: EigenPhase) -> None:
+def test_the_update_that_alignment_is_measured_of_is_the_one_that_is_made(
+    section: EigenPhase,
+) -> None:
     training = section.runs["tiled-s0"]
     model = Transformer(training.shape, seed=0)
     optimizer = torch.optim.AdamW(
@@ -111,13 +129,18 @@ def test_the_update_that_alignment_is_measured_of_is_the_one_that_is_made(sectio
             start += parameter.numel()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
-        torch.testing.assert_close(flat(list(model.parameters())) - before, expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(
+            flat(list(model.parameters())) - before, expected, rtol=1e-4, atol=1e-7
+        )
 
 
 def test_squared_cosines_of_a_random_direction_are_one_in_p() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.linalg.qr(torch.randn(400, 8, generator=generator)).Q.T
-    masses = [float(squared_cosines(vectors, torch.randn(400, generator=generator)).sum()) for _ in range(500)]
+    masses = [
+        float(squared_cosines(vectors, torch.randn(400, generator=generator)).sum())
+        for _ in range(500)
+    ]
     assert np.mean(masses) == pytest.approx(8 / 400, rel=0.1)
     assert float(squared_cosines(vectors, vectors[3]).sum()) == pytest.approx(1.0)
     assert float(squared_cosines(vectors, torch.zeros(400)).sum()) == 0.0
@@ -125,7 +148,9 @@ def test_squared_cosines_of_a_random_direction_are_one_in_p() -> None:
 
 
 def test_weights_are_kept_densely_where_accuracy_moves(section: EigenPhase) -> None:
-    training = changed(section.training, checkpoint_interval=30, eigen_interval=30, checkpoint_change=0.2)
+    training = changed(
+        section.training, checkpoint_interval=30, eigen_interval=30, checkpoint_change=0.2
+    )
     keep = keeping(training)
     accuracy = {0: 0.0, 5: 0.1, 10: 0.3, 15: 0.35, 20: 0.6, 25: 0.65, 30: 0.7}
     history: list[Row] = []
@@ -160,7 +185,9 @@ def test_a_diverging_run_keeps_its_history_and_says_where(
     assert not (run.folder / "model_final.safetensors").exists()
 
 
-def test_half_written_and_foreign_directories_are_refused(small_run: RunDirectory, tmp_path: Path) -> None:
+def test_half_written_and_foreign_directories_are_refused(
+    small_run: RunDirectory, tmp_path: Path
+) -> None:
     import shutil
 
     with pytest.raises(InputError, match=r"not a run directory: it has no config\.json"):
@@ -177,7 +204,9 @@ def test_half_written_and_foreign_directories_are_refused(small_run: RunDirector
     with pytest.raises(InputError, match="version 0, but this program reads version 1"):
         RunDirectory.open(other)
     (other / "config.json").write_text(json.dumps(config | {"name": "../../thesis"}))
-    with pytest.raises(InputError, match=r"config.json: name: '../../thesis' becomes a file's name"):
+    with pytest.raises(
+        InputError, match=r"config.json: name: '../../thesis' becomes a file's name"
+    ):
         RunDirectory.open(other)
     with pytest.raises(InputError, match="no weights of step 3; kept"):
         small_run.model(3)
@@ -189,7 +218,10 @@ def test_half_written_and_foreign_directories_are_refused(small_run: RunDirector
         ({"n_heads": 3}, "d_model"),
         ({"track_top_k_eigenvalues": 10**6}, "is more than the model's"),
         ({"eigen_interval": 0}, "greater than 0"),
-        ({"seq_length": 5, "data": "placed", "pattern_length": (2, 9)}, "a pattern of 9 tokens is longer"),
+        (
+            {"seq_length": 5, "data": "placed", "pattern_length": (2, 9)},
+            "a pattern of 9 tokens is longer",
+        ),
         ({"warmup": 30}, "warmup"),
         ({"max_products": 3}, "max_products"),
         ({"test_data": "unrepeated"}, "test_data"),
@@ -203,11 +235,19 @@ def test_settings_that_cannot_be_are_refused_in_one_line(
 
 
 def test_the_laptop_profiles_transformer_turns_and_stays_below_the_oracle(tmp_path: Path) -> None:
-    """Real size, Hessian left out: induction heads form abruptly, and no target is predicted that cannot be."""
+    """Real size, Hessian left out: induction heads form abruptly, and no target is predicted that
+    cannot be.
+    """
     laptop = read_section("eigen_phase", EigenPhase, "laptop")
-    train_run("tiled-s1", changed(laptop.runs["tiled-s1"], track_top_k_eigenvalues=0), tmp_path / "tiled-s1")
+    train_run(
+        "tiled-s1",
+        changed(laptop.runs["tiled-s1"], track_top_k_eigenvalues=0),
+        tmp_path / "tiled-s1",
+    )
     run = RunDirectory.open(tmp_path / "tiled-s1")
-    report = transition_report([run], laptop.transition, np.random.default_rng(0))["runs"]["tiled-s1"]
+    report = transition_report([run], laptop.transition, np.random.default_rng(0))["runs"][
+        "tiled-s1"
+    ]
     assert report["verdict"] == "transition", report["sentence"]
     assert 0.9 < run.history["pattern_accuracy"][-1] <= run.config["bounds"]["ceiling_high"]
     assert run.history["prefix_matching"][-1].max() > 0.4

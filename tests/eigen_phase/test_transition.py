@@ -9,7 +9,7 @@ from scipy.special import expit
 from eigen_phase.measure_transition import mean_over_seeds, metrics_of, transition_report
 from eigen_phase.params import EigenPhase, Transition
 from eigen_phase.run_directory import RunDirectory
-from interp_core.params import read_section
+from interp_core.files.params import read_section
 
 STEPS = np.arange(0, 410, 10)
 
@@ -27,9 +27,13 @@ def planted(seed: int, *, midpoint: float, lead: float = 0.7, flat: bool = False
 
     def logistic(middle: float, low: float, high: float) -> np.ndarray:
         rise = expit(np.log(np.maximum(STEPS, 1) / middle) / 0.06)
-        return low + (high - low) * (0 * rise if flat else rise) + 0.01 * rng.normal(size=len(STEPS))
+        return (
+            low + (high - low) * (0 * rise if flat else rise) + 0.01 * rng.normal(size=len(STEPS))
+        )
 
-    eigenvalue = 1 + 10 * np.exp(-0.5 * (np.log(np.maximum(STEPS, 1) / (1.1 * midpoint)) / 0.15) ** 2)
+    eigenvalue = 1 + 10 * np.exp(
+        -0.5 * (np.log(np.maximum(STEPS, 1) / (1.1 * midpoint)) / 0.15) ** 2
+    )
     eigenvalue = eigenvalue + 0.2 * rng.normal(size=len(STEPS))
     eigenvalue[1::2] = np.nan
     heads = np.zeros((len(STEPS), 2, 2))
@@ -78,7 +82,11 @@ def test_no_transition_is_a_verdict_and_not_an_error(settings: Transition) -> No
 def test_a_slow_rise_is_gradual(settings: Transition) -> None:
     run = planted(0, midpoint=200)
     rng = np.random.default_rng(3)
-    slow = 0.1 + 0.8 * expit(np.log(np.maximum(STEPS, 1) / 100) / 0.6) + 0.005 * rng.normal(size=len(STEPS))
+    slow = (
+        0.1
+        + 0.8 * expit(np.log(np.maximum(STEPS, 1) / 100) / 0.6)
+        + 0.005 * rng.normal(size=len(STEPS))
+    )
     run.history["pattern_accuracy"] = slow
     report = transition_report([run], settings, np.random.default_rng(0))
     assert report["runs"]["tiled-s0"]["verdict"] == "gradual"
@@ -101,8 +109,12 @@ def test_of_heads_the_one_that_leads_at_the_end_is_followed() -> None:
 def test_intervals_over_five_seeds_cover_at_their_rate() -> None:
     rng = np.random.default_rng(1)
     draws = [mean_over_seeds(rng.normal(0.3, 1.0, size=5)) for _ in range(2000)]
-    assert np.mean([found["ci"][0] <= 0.3 <= found["ci"][1] for found in draws]) == pytest.approx(0.95, abs=0.015)
+    assert np.mean([found["ci"][0] <= 0.3 <= found["ci"][1] for found in draws]) == pytest.approx(
+        0.95, abs=0.015
+    )
     null = [mean_over_seeds(rng.normal(size=5)) for _ in range(2000)]
     assert np.mean([found["p"] <= 0.05 for found in null]) == pytest.approx(0.05, abs=0.015)
-    assert np.mean([found["signs_p"] <= 0.0625 for found in null]) == pytest.approx(0.0625, abs=0.015)
+    assert np.mean([found["signs_p"] <= 0.0625 for found in null]) == pytest.approx(
+        0.0625, abs=0.015
+    )
     assert mean_over_seeds(np.array([1.0]))["ci"] is None

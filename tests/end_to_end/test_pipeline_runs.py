@@ -1,4 +1,6 @@
-"""The whole pipeline of the smoke profile in a clone of this tree, and what `dvc push` and `dvc pull` carry."""
+"""The whole pipeline of the smoke profile in a clone of this tree, and what `dvc push` and `dvc
+pull` carry.
+"""
 
 import json
 import os
@@ -10,12 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from interp_core.import_closure import WITHOUT_EFFECT
-from interp_core.stages import Project
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT
+from interp_core.pipeline.stages import Project
 
 ROOT = Path(__file__).parents[2]
 
-# Python runs this first in every process: in those of a stage it notes at the end what was imported.
+# Python runs this first in every process: in those of a stage it notes at the end what was
+# imported.
 WATCH = """
 import os
 import sys
@@ -33,7 +36,9 @@ if "DVC_STAGE" in os.environ:
 
 
 def run(folder: Path, *command: str) -> str:
-    """Run a command of this environment in a clone; its own sources, not the installed ones, are imported."""
+    """Run a command of this environment in a clone; its own sources, not the installed ones, are
+    imported.
+    """
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(["packages", "shared", "watch"]),
@@ -46,30 +51,49 @@ def run(folder: Path, *command: str) -> str:
         "GIT_CONFIG_VALUE_1": "tester@example.org",
     }
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, (
+        f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done.stdout + done.stderr
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """All files under data, by relative path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted((folder / "data").rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted((folder / "data").rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the tracked and the new files of this tree, the smoke profile chosen, the pipeline run once."""
+    """A repository with the tracked and the new files of this tree, the smoke profile chosen, the
+    pipeline run once.
+    """
     folder = tmp_path_factory.mktemp("lab") / "clone"
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)  # its time too: Numba's cache goes by it
 
-    # What Numba has compiled here already, a quarter of a minute: it is kept beside the sources, which are the same.
+    # What Numba has compiled here already, a quarter of a minute: it is kept beside the sources,
+    # which are the same.
     for compiled in (ROOT / "shared").rglob("__pycache__/*.nb[ci]"):
         place = folder / compiled.relative_to(ROOT)
         place.parent.mkdir(exist_ok=True)
@@ -92,7 +116,15 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
     study = clone / "data" / "pythia_topology"
     for name in ("neox-2l", "neox-3l", "neox-4l"):
         profile = json.loads((study / "metrics" / "profile" / f"profile_{name}.json").read_text())
-        assert {"mode", "q", "per_layer", "peak_layer", "peak_rel", "bandwidth", "n_induction_heads"} <= profile.keys()
+        assert {
+            "mode",
+            "q",
+            "per_layer",
+            "peak_layer",
+            "peak_rel",
+            "bandwidth",
+            "n_induction_heads",
+        } <= profile.keys()
         assert (study / "figures" / f"heatmap_{name}.png").stat().st_size > 1000
     phase = clone / "data" / "eigen_phase"
     report = json.loads((phase / "metrics" / "transition" / "transition.json").read_text())
@@ -102,8 +134,15 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
     shown = run(clone, "dvc", "metrics", "show", "--json")
     answers = json.loads((clone / "data" / "answers.json").read_text())
     said = json.loads(shown)[""]["data"]["data/answers.json"]["data"]
-    for owner, values in answers.items():  # DVC leaves out what is null: an answer that this small run does not have
-        assert said.get(owner, {}) == {name: value for name, value in values.items() if value is not None}
+    for (
+        owner,
+        values,
+    ) in (
+        answers.items()
+    ):  # DVC leaves out what is null: an answer that this small run does not have
+        assert said.get(owner, {}) == {
+            name: value for name, value in values.items() if value is not None
+        }
     table = run(clone, "induction-lab", "answers", "--compare").splitlines()
     n = sum(map(len, answers.values()))
     assert table[-1] == f"{n} answers: {n} the same"
@@ -120,13 +159,19 @@ def test_no_stage_imports_a_file_of_ours_that_it_does_not_depend_on(clone: Path)
         listed = {clone / dep for dep in stage["deps"]}
         noted = (clone / "imported" / name).read_text().splitlines()
         homes = [clone / "packages", clone / "shared"]
-        ours = {clone / file for file in noted if any((clone / file).is_relative_to(home) for home in homes)}
+        ours = {
+            clone / file
+            for file in noted
+            if any((clone / file).is_relative_to(home) for home in homes)
+        }
 
         assert ours & listed, name
         assert not ours - listed - silent, name
 
 
-def test_cached_artifacts_travel_to_a_fresh_clone_that_runs_no_stage(clone: Path, tmp_path: Path) -> None:
+def test_cached_artifacts_travel_to_a_fresh_clone_that_runs_no_stage(
+    clone: Path, tmp_path: Path
+) -> None:
     run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
     run(clone, "dvc", "push")
     other = tmp_path / "other"
@@ -140,7 +185,9 @@ def test_cached_artifacts_travel_to_a_fresh_clone_that_runs_no_stage(clone: Path
 def test_a_truncated_object_in_the_remote_is_refused(clone: Path, tmp_path: Path) -> None:
     run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(tmp_path / "store"))
     run(clone, "dvc", "push")
-    largest = max((p for p in (tmp_path / "store").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest = max(
+        (p for p in (tmp_path / "store").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
     largest.chmod(0o644)
     largest.write_bytes(largest.read_bytes()[:-100])
     other = tmp_path / "other"

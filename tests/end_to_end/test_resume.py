@@ -13,27 +13,33 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from interp_core.commands import main
-from interp_core.params import project_root
+from interp_core.cli import main
+from interp_core.files.params import project_root
 
 MODELS = ["models", "--corpus", "corpus"]
-COMMAND = [sys.executable, "-m", "interp_core.commands", *MODELS]
+COMMAND = [sys.executable, "-m", "interp_core.cli", *MODELS]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project's folder with a small text, its corpus, and a profile whose two models save after every step."""
+    """A project's folder with a small text, its corpus, and a profile whose two models save after
+    every step.
+    """
     folder = tmp_path_factory.mktemp("project")
     smoke = yaml.safe_load((project_root() / "profiles" / "smoke.yaml").read_text())
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80)]
-    (folder / "text.txt").write_text("\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60)))
+    (folder / "text.txt").write_text(
+        "\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60))
+    )
     models = smoke["reference_models"]
     models["models"] = {name: {"layers": 1, "heads": 2, "width": 16} for name in ("one", "two")}
     models["recipe"] |= {"steps": 60, "warmup": 5, "checkpoint_every": 50, "save_seconds": 0}
     corpus = {"path": {"path": "text.txt"}, "vocabulary": 300, "validation_every": 4}
     (folder / "profiles").mkdir()
-    (folder / "profiles" / "test.yaml").write_text(yaml.safe_dump({"corpus": corpus, "reference_models": models}))
+    (folder / "profiles" / "test.yaml").write_text(
+        yaml.safe_dump({"corpus": corpus, "reference_models": models})
+    )
     (folder / "params.yaml").write_text("profile: test\n")
     assert finish(folder, "corpus", "--out", "corpus").exit_code == 0
     return folder
@@ -63,7 +69,14 @@ def environment() -> dict[str, str]:
 
 
 def to(name: str, processes: int = 1) -> list[str]:
-    return ["--out", f"{name}/models", "--history", f"{name}/training", "--processes", str(processes)]
+    return [
+        "--out",
+        f"{name}/models",
+        "--history",
+        f"{name}/training",
+        "--processes",
+        str(processes),
+    ]
 
 
 def start(project: Path, arguments: list[str]) -> subprocess.Popen[str]:
@@ -89,7 +102,11 @@ def wait_for_step(project: Path, running: subprocess.Popen[str], step: int) -> N
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
 
 
 @pytest.mark.parametrize(("processes", "step"), [(1, 32), (2, 16)])
@@ -108,14 +125,18 @@ def test_after_kill_9_the_same_command_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_ctrl_c_says_one_line_and_the_next_run_goes_on(processes: int, project: Path, untouched: Path) -> None:
+def test_ctrl_c_says_one_line_and_the_next_run_goes_on(
+    processes: int, project: Path, untouched: Path
+) -> None:
     name = f"interrupted-{processes}"
     running = start(project, to(name, processes))
     wait_for_step(project, running, 16)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the whole group
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert said.strip().splitlines() == ["interrupted: the same command continues from the last saved state"]
+    assert said.strip().splitlines() == [
+        "interrupted: the same command continues from the last saved state"
+    ]
     assert finish(project, *MODELS, *to(name, processes)).exit_code == 0
     assert files(project / name) == files(untouched)
 
@@ -134,11 +155,19 @@ def test_a_second_trainer_of_the_same_model_is_told_so(project: Path) -> None:
     assert running.returncode == 0
 
 
-def test_two_ranks_under_torchrun_train_the_model_of_one_process(project: Path, untouched: Path) -> None:
+def test_two_ranks_under_torchrun_train_the_model_of_one_process(
+    project: Path, untouched: Path
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    launched = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        f"--master-port={port}",
+    ]
     done = subprocess.run(
         [*launched, "-m", *COMMAND[2:], *to("ranks")],
         cwd=project,
@@ -149,8 +178,8 @@ def test_two_ranks_under_torchrun_train_the_model_of_one_process(project: Path, 
     )
     assert done.returncode == 0, done.stderr
     assert "world of 2" in done.stderr
-    # Not weight by weight: the loss does not depend on the keys' bias, so its gradient is rounding, and Adam's step
-    # along it, full size, has the sign of that rounding.
+    # Not weight by weight: the loss does not depend on the keys' bias, so its gradient is rounding,
+    # and Adam's step along it, full size, has the sign of that rounding.
     for name in ("one", "two"):
         together, alone = history(project / "ranks", name), history(untouched, name)
         np.testing.assert_array_equal(together["step"], alone["step"])
@@ -165,8 +194,6 @@ def history(folder: Path, name: str) -> np.ndarray:
 
 def test_help_needs_no_torch() -> None:
     started = time.perf_counter()
-    program = (
-        "import sys; from interp_core import commands; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
-    )
+    program = "import sys; from interp_core import cli as commands; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
     assert time.perf_counter() - started < 3

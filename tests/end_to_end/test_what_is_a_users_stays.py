@@ -12,16 +12,16 @@ from pydantic import BaseModel
 
 import cursive_circuits.cli
 import eigen_phase.cli
-import interp_core.commands
+import interp_core.cli
 import mamba_induction.cli
 from cursive_circuits.params import CursiveCircuits
 from eigen_phase.params import EigenPhase
-from interp_core.corpus import CorpusParams
 from interp_core.errors import InputError
-from interp_core.mamba_models import MambaModels
-from interp_core.model_spec import catalogue
-from interp_core.params import check, profile_path, read_yaml
-from interp_core.reference_models import ReferenceModels
+from interp_core.files.params import check, profile_path, read_yaml
+from interp_core.models.spec import catalogue
+from interp_core.stimuli.corpus import CorpusParams
+from interp_core.training.mamba_models import MambaModels
+from interp_core.training.reference_models import ReferenceModels
 from mamba_induction.params import MambaInduction
 from mamba_neurons.params import MambaNeurons
 from mamba_project import build_project
@@ -37,7 +37,19 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "mamba_induction": MambaInduction,
     "cursive_circuits": CursiveCircuits,
 }
-NO_FILE_NAMES = ["/home/me/thesis", "../thesis", "..", ".", ".thesis", "a/b", "a\\b", "", "my thesis", "a\nb", "thèse"]
+NO_FILE_NAMES = [
+    "/home/me/thesis",
+    "../thesis",
+    "..",
+    ".",
+    ".thesis",
+    "a/b",
+    "a\\b",
+    "",
+    "my thesis",
+    "a\nb",
+    "thèse",
+]
 NAMED = [
     ("reference_models", "models"),
     ("mamba_models", "models"),
@@ -48,7 +60,9 @@ NAMED = [
 
 def refused(program: click.Group, *arguments: object) -> str:
     """The one line with which a command ends that cannot be done."""
-    done = CliRunner().invoke(program, [str(argument) for argument in arguments], catch_exceptions=False)
+    done = CliRunner().invoke(
+        program, [str(argument) for argument in arguments], catch_exceptions=False
+    )
     assert done.exit_code == 2, done.output
     assert done.output.strip().count("\n") == 0, done.output
     return done.output
@@ -82,7 +96,9 @@ def untouched(place: Path) -> bool:
 
 @pytest.mark.parametrize("name", NO_FILE_NAMES)
 @pytest.mark.parametrize(("section", "key"), NAMED)
-def test_a_name_that_is_no_file_name_is_refused_wherever_a_profile_has_one(section: str, key: str, name: str) -> None:
+def test_a_name_that_is_no_file_name_is_refused_wherever_a_profile_has_one(
+    section: str, key: str, name: str
+) -> None:
     schema: Any = SECTIONS[section]
     with pytest.raises(InputError) as problem:
         check(schema, with_name(section, key, name), where="mine.yaml")
@@ -105,7 +121,9 @@ def test_dots_dashes_and_digits_are_names(section: str, key: str, name: str) -> 
     check(schema, with_name(section, key, name), where="mine.yaml")
 
 
-@pytest.mark.parametrize("key", ["spectrum.runs", "controls.subspace_runs", "controls.free", "controls.clamped"])
+@pytest.mark.parametrize(
+    "key", ["spectrum.runs", "controls.subspace_runs", "controls.free", "controls.clamped"]
+)
 def test_a_value_that_becomes_a_file_name_is_held_to_the_same(key: str) -> None:
     content = read_yaml(profile_path("smoke"))["eigen_phase"]
     part, field = key.split(".")
@@ -129,7 +147,12 @@ def mappings(schema: type[BaseModel], path: str) -> Iterator[tuple[str, Any]]:
 
 
 def test_no_mapping_of_a_profile_is_left_out() -> None:
-    plain = {place for section, schema in SECTIONS.items() for place, key in mappings(schema, section) if key is str}
+    plain = {
+        place
+        for section, schema in SECTIONS.items()
+        for place, key in mappings(schema, section)
+        if key is str
+    }
     assert plain == {
         "cursive_circuits.configurations",  # chosen by name, never written
         "eigen_phase.conditions.changes",  # fields of the training
@@ -137,14 +160,20 @@ def test_no_mapping_of_a_profile_is_left_out() -> None:
     }
 
 
-@pytest.mark.parametrize(("program", "section"), [("models", "reference_models"), ("mamba-models", "mamba_models")])
-def test_a_model_called_as_a_folder_leaves_the_folder(program: str, section: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "section"), [("models", "reference_models"), ("mamba-models", "mamba_models")]
+)
+def test_a_model_called_as_a_folder_leaves_the_folder(
+    program: str, section: str, tmp_path: Path
+) -> None:
     mine = thesis(tmp_path / "thesis")
     profile = tmp_path / "mine.yaml"
     profile.write_text(yaml.safe_dump({section: with_name(section, "models", str(mine))}))
     options = ("--profile", profile, "--out", tmp_path / "out", "--history", tmp_path / "history")
-    assert "becomes a file's name" in refused(interp_core.commands.main, program, *options)
-    assert "no " in refused(interp_core.commands.main, program, "--profile", "smoke", *options[2:], "--models", mine)
+    assert "becomes a file's name" in refused(interp_core.cli.main, program, *options)
+    assert "no " in refused(
+        interp_core.cli.main, program, "--profile", "smoke", *options[2:], "--models", mine
+    )
     assert untouched(mine)
 
 
@@ -152,26 +181,45 @@ def test_a_condition_called_as_a_folder_leaves_the_folder(tmp_path: Path) -> Non
     mine = thesis(tmp_path / "thesis-s0")
     profile = tmp_path / "mine.yaml"
     profile.write_text(
-        yaml.safe_dump({"eigen_phase": with_name("eigen_phase", "conditions", str(tmp_path / "thesis"))})
+        yaml.safe_dump(
+            {"eigen_phase": with_name("eigen_phase", "conditions", str(tmp_path / "thesis"))}
+        )
     )
     said = refused(eigen_phase.cli.main, "train", "--profile", profile, "--out", tmp_path / "out")
     assert "becomes a file's name" in said
-    said = refused(eigen_phase.cli.main, "train", "--profile", "smoke", "--condition", tmp_path / "thesis")
+    said = refused(
+        eigen_phase.cli.main, "train", "--profile", "smoke", "--condition", tmp_path / "thesis"
+    )
     assert "no condition" in said
     assert untouched(mine)
 
 
-# Folders. Each of these trainings would take for ever, or fail for want of a corpus or a bank: nothing has begun.
+# Folders. Each of these trainings would take for ever, or fail for want of a corpus or a bank:
+# nothing has begun.
 
 
 @pytest.mark.parametrize(
     ("program", "name"),
-    [("models", "neox-2l"), ("models", "neox-4l"), ("mamba-models", "mamba-2l"), ("mamba-models", "twin-2l")],
+    [
+        ("models", "neox-2l"),
+        ("models", "neox-4l"),
+        ("mamba-models", "mamba-2l"),
+        ("mamba-models", "twin-2l"),
+    ],
 )
-def test_models_are_not_put_where_something_else_is(program: str, name: str, tmp_path: Path) -> None:
+def test_models_are_not_put_where_something_else_is(
+    program: str, name: str, tmp_path: Path
+) -> None:
     mine = thesis(tmp_path / "out" / name)
-    places = ("--corpus", tmp_path / "none", "--out", tmp_path / "out", "--history", tmp_path / "history")
-    said = refused(interp_core.commands.main, program, "--profile", "smoke", *places)
+    places = (
+        "--corpus",
+        tmp_path / "none",
+        "--out",
+        tmp_path / "out",
+        "--history",
+        tmp_path / "history",
+    )
+    said = refused(interp_core.cli.main, program, "--profile", "smoke", *places)
     assert f"{mine} holds config.json and no files.json of this program, so it stays" in said
     assert untouched(mine)
 
@@ -194,8 +242,12 @@ def test_a_run_is_not_put_where_something_else_is(tmp_path: Path) -> None:
     assert untouched(mine)
 
 
-@pytest.mark.parametrize(("command", "folder"), [("train", "runs/tiled-s0"), ("run", "runs/placed-s0")])
-def test_a_studys_runs_are_not_put_where_something_else_is(command: str, folder: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "folder"), [("train", "runs/tiled-s0"), ("run", "runs/placed-s0")]
+)
+def test_a_studys_runs_are_not_put_where_something_else_is(
+    command: str, folder: str, tmp_path: Path
+) -> None:
     mine = thesis(tmp_path / folder)
     said = refused(eigen_phase.cli.main, command, "--profile", "smoke", "--out", tmp_path)
     assert f"{mine} holds config.json and no files.json" in said
@@ -211,17 +263,21 @@ def test_writers_are_not_put_where_something_else_is(name: str, tmp_path: Path) 
     assert untouched(mine)
 
 
-def test_a_tuned_model_is_not_put_where_something_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tuned_model_is_not_put_where_something_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(build_project(tmp_path / "project"))
     mine = thesis(tmp_path / "out" / "mamba-tuned")
     endless = ("--epochs", 10**6, "--model", "mamba", "--out", tmp_path / "out")
-    assert f"{mine} holds config.json and no files.json" in refused(mamba_induction.cli.main, "fine-tune", *endless)
+    assert f"{mine} holds config.json and no files.json" in refused(
+        mamba_induction.cli.main, "fine-tune", *endless
+    )
     assert untouched(mine)
 
 
 def test_a_corpus_leaves_the_tokenizer_of_a_model(tmp_path: Path) -> None:
     mine = thesis(tmp_path / "model")
     (mine / "tokenizer.json").write_text("{}")
-    said = refused(interp_core.commands.main, "corpus", "--profile", "smoke", "--out", mine)
+    said = refused(interp_core.cli.main, "corpus", "--profile", "smoke", "--out", mine)
     assert f"{mine} has a tokenizer.json that is no corpus's, so it stays" in said
     assert (mine / "tokenizer.json").read_text() == "{}"

@@ -5,15 +5,16 @@ import pytest
 
 from interp_core.errors import InputError
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.scores import attention_scores
-from interp_core.stimuli import Vocabulary, repeated_tokens
+from interp_core.measures.scores import attention_scores
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 
 pytestmark = pytest.mark.hub
 
 REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
-# Prefix matching on repeated random tokens: Olsson et al. 2022 and TransformerLens's demo of GPT-2 small.
+# Prefix matching on repeated random tokens: Olsson et al. 2022 and TransformerLens's demo of GPT-2
+# small.
 INDUCTION = {(5, 5): 0.93, (6, 9): 0.91, (7, 10): 0.91, (5, 1): 0.91, (7, 2): 0.83}
 PREVIOUS_TOKEN = (4, 11)
 
@@ -21,7 +22,9 @@ PREVIOUS_TOKEN = (4, 11)
 @pytest.fixture(scope="module")
 def gpt2() -> Subject:
     try:
-        return load_model(ModelSpec(source="hub", repo="openai-community/gpt2", revision=REVISION), name="gpt2")
+        return load_model(
+            ModelSpec(source="hub", repo="openai-community/gpt2", revision=REVISION), name="gpt2"
+        )
     except InputError as problem:
         pytest.skip(f"needs real GPT-2 weights: {problem}")
 
@@ -30,7 +33,10 @@ def gpt2() -> Subject:
 def scores(gpt2: Subject) -> dict[str, np.ndarray]:
     vocabulary = Vocabulary.of(gpt2.vocab_size, bos=gpt2.bos, pad=gpt2.bos)
     prompts = repeated_tokens(vocabulary, period=50, n_prompts=20, rng=np.random.default_rng(0))
-    return {name: score.mean(axis=0) for name, score in attention_scores(gpt2, prompts, batch_size=10).items()}
+    return {
+        name: score.mean(axis=0)
+        for name, score in attention_scores(gpt2, prompts, batch_size=10).items()
+    }
 
 
 def ranked(score: np.ndarray) -> list[tuple[int, int]]:

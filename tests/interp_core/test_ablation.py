@@ -8,17 +8,17 @@ import torch
 
 import known_circuits as known
 import small_models as small
-from interp_core.ablation import Ablation, ablation_effects, first_order_effects
-from interp_core.bridge import BridgeSubject
 from interp_core.errors import InputError
-from interp_core.hooks import capture, intervene, replace_by
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.native import NativeSubject
-from interp_core.recording import recording
-from interp_core.scores import copy_behaviour
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts, repeated_tokens
+from interp_core.measures.ablation import Ablation, ablation_effects, first_order_effects
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.hooks import capture, intervene, replace_by
+from interp_core.models.lens import BridgeSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.recording import recording
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, repeated_tokens
 
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
 SINGLE = [[(layer, head)] for layer in range(small.LAYERS) for head in range(small.HEADS)]
@@ -30,7 +30,9 @@ def uneven(prompts: Prompts) -> Prompts:
     pairs, lengths = prompts.pairs, prompts.lengths.copy()
     lengths[:2] -= 3
     keep = pairs.query + 1 < lengths[pairs.batch]
-    kept = type(pairs)(pairs.batch[keep], pairs.query[keep], pairs.earlier[keep], pairs.target[keep])
+    kept = type(pairs)(
+        pairs.batch[keep], pairs.query[keep], pairs.earlier[keep], pairs.target[keep]
+    )
     tokens = np.where(np.arange(prompts.tokens.shape[1]) < lengths[:, None], prompts.tokens, 0)
     return replace(prompts, tokens=tokens, pairs=kept, lengths=lengths)
 
@@ -40,7 +42,9 @@ def uneven(prompts: Prompts) -> Prompts:
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_copying_needs_the_circuit_and_nothing_else(planted: Subject, ablation: Ablation) -> None:
-    prompts = repeated_tokens(known.VOCABULARY, period=20, n_prompts=6, rng=np.random.default_rng(0))
+    prompts = repeated_tokens(
+        known.VOCABULARY, period=20, n_prompts=6, rng=np.random.default_rng(0)
+    )
     heads = [(layer, head) for layer in range(known.N_LAYERS) for head in range(known.N_HEADS)]
     effects = ablation_effects(planted, prompts, [[head] for head in heads], ablation=ablation)
     assert (effects.clean_accuracy == 1).all()
@@ -54,8 +58,12 @@ def test_copying_needs_the_circuit_and_nothing_else(planted: Subject, ablation: 
 
 
 def test_with_patterns_kept_only_the_head_that_writes_the_answer_matters(planted: Subject) -> None:
-    """The previous-token head works through the induction head's keys alone: keep the patterns and it is not missed."""
-    prompts = repeated_tokens(known.VOCABULARY, period=20, n_prompts=6, rng=np.random.default_rng(0))
+    """The previous-token head works through the induction head's keys alone: keep the patterns and
+    it is not missed.
+    """
+    prompts = repeated_tokens(
+        known.VOCABULARY, period=20, n_prompts=6, rng=np.random.default_rng(0)
+    )
     sets = [[known.PREVIOUS_TOKEN_HEAD], [known.INDUCTION_HEAD]]
     effects = ablation_effects(planted, prompts, sets, ablation="zero", freeze_attention=True)
     assert (effects.accuracy[:, 0] == 1).all()
@@ -85,7 +93,9 @@ def slow_effects(
                 "mean": z[real].mean(0).expand_as(z),
                 "resample": z[torch.as_tensor(neighbour)[:, None], torch.as_tensor(around)],
             }[ablation]
-            edits[Site(layer, "attn.z")] = replace_by([head for of, head in heads if of == layer], source)
+            edits[Site(layer, "attn.z")] = replace_by(
+                [head for of, head in heads if of == layer], source
+            )
         with intervene(subject, edits):
             losses.append(copy_behaviour(subject, prompts)[1])
     return np.stack(losses, axis=1)
@@ -98,14 +108,21 @@ def test_effects_are_those_of_one_full_forward_a_set(name: str, ablation: Ablati
     sets = SINGLE + SEVERAL
     expected = slow_effects(subject, prompts, sets, ablation)
     for stack in (1, 3):
-        effects = ablation_effects(subject, prompts, sets, ablation=ablation, stack=stack, batch_size=8)
+        effects = ablation_effects(
+            subject, prompts, sets, ablation=ablation, stack=stack, batch_size=8
+        )
         np.testing.assert_allclose(effects.loss, expected, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(effects.clean_loss, copy_behaviour(subject, prompts)[1], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        effects.clean_loss, copy_behaviour(subject, prompts)[1], atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("parallel", [True, False])
 def test_blocks_in_parallel_and_in_sequence_are_run_again_alike(parallel: bool) -> None:
-    subject, prompts = subject_of(small.build("gpt_neox", use_parallel_residual=parallel), bos=0), small.prompts()
+    subject, prompts = (
+        subject_of(small.build("gpt_neox", use_parallel_residual=parallel), bos=0),
+        small.prompts(),
+    )
     expected = slow_effects(subject, prompts, SINGLE + SEVERAL, "mean")
     effects = ablation_effects(subject, prompts, SINGLE + SEVERAL, ablation="mean")
     np.testing.assert_allclose(effects.loss, expected, atol=1e-5, rtol=1e-5)
@@ -114,7 +131,9 @@ def test_blocks_in_parallel_and_in_sequence_are_run_again_alike(parallel: bool) 
 @pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("name", small.NATIVE)
-def test_a_bridged_subject_has_the_same_effects(name: str, ablation: Ablation, freeze: bool) -> None:
+def test_a_bridged_subject_has_the_same_effects(
+    name: str, ablation: Ablation, freeze: bool
+) -> None:
     prompts = uneven(small.prompts())
     native = subject_of(small.build(name), bos=0, name=name)
     bridged = BridgeSubject(name, small.build(name), None, 0)
@@ -128,7 +147,9 @@ def test_a_bridged_subject_has_the_same_effects(name: str, ablation: Ablation, f
         live = ablation_effects(native, prompts, sets, ablation=ablation)
         assert np.abs(live.loss - one.loss).max() > 1e-3
         last = [index for index, heads in enumerate(sets) if min(heads)[0] == small.LAYERS - 1]
-        np.testing.assert_allclose(live.loss[:, last], one.loss[:, last], atol=1e-4)  # no pattern comes after
+        np.testing.assert_allclose(
+            live.loss[:, last], one.loss[:, last], atol=1e-4
+        )  # no pattern comes after
 
 
 @pytest.mark.parametrize("name", small.NATIVE)
@@ -151,28 +172,43 @@ def test_a_suffix_run_again_is_the_full_forward(name: str) -> None:
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("name", small.ALL)
-def test_the_first_order_estimate_is_exact_where_heads_write_little(name: str, ablation: Ablation) -> None:
-    """With W_O made tiny the loss is linear in each head: the estimate is the effect, to 5 % of the largest.
+def test_the_first_order_estimate_is_exact_where_heads_write_little(
+    name: str, ablation: Ablation
+) -> None:
+    """With W_O made tiny the loss is linear in each head: the estimate is the effect, to 5 % of the
+    largest.
 
-    (Not finer: RMSNorm and softmax of some models compute in float32 whatever the weights are.)"""
+    (Not finer: RMSNorm and softmax of some models compute in float32 whatever the weights are.)
+    """
     model = small.build(name).double()
-    weights = {"gpt_neox": "attention.dense", "gpt2": "attn.c_proj", "llama": "o_proj", "phi": "self_attn.dense"}
+    weights = {
+        "gpt_neox": "attention.dense",
+        "gpt2": "attn.c_proj",
+        "llama": "o_proj",
+        "phi": "self_attn.dense",
+    }
     for path, parameter in model.named_parameters():
         if path.endswith(weights.get(name, "out_proj") + ".weight"):
             parameter.data *= 1e-5
     subject, prompts = subject_of(model, bos=0, name=name), uneven(small.prompts())
     effects = ablation_effects(subject, prompts, SINGLE, ablation=ablation, batch_size=8)
     exact = effects.loss - effects.clean_loss[:, None]
-    estimate = first_order_effects(subject, prompts, ablation=ablation, batch_size=8).reshape(exact.shape)
+    estimate = first_order_effects(subject, prompts, ablation=ablation, batch_size=8).reshape(
+        exact.shape
+    )
     np.testing.assert_allclose(estimate, exact, atol=0.05 * np.abs(exact).max())
     assert np.corrcoef(estimate.ravel(), exact.ravel())[0, 1] > 0.999
     assert np.abs(exact).max() > 0
 
 
 def test_the_first_order_estimate_of_the_planted_head_has_the_right_sign(planted: Subject) -> None:
-    prompts = repeated_tokens(known.VOCABULARY, period=20, n_prompts=4, rng=np.random.default_rng(0))
+    prompts = repeated_tokens(
+        known.VOCABULARY, period=20, n_prompts=4, rng=np.random.default_rng(0)
+    )
     estimate = first_order_effects(planted, prompts, ablation="zero").mean(axis=0)
-    others = np.delete(estimate.ravel(), known.N_HEADS * known.INDUCTION_HEAD[0] + known.INDUCTION_HEAD[1])
+    others = np.delete(
+        estimate.ravel(), known.N_HEADS * known.INDUCTION_HEAD[0] + known.INDUCTION_HEAD[1]
+    )
     assert np.abs(others).max() <= 1e-6
     assert np.isfinite(estimate).all()
 
@@ -190,7 +226,9 @@ def test_no_effect_changes_when_padding_is_appended(name: str, ablation: Ablatio
         control=np.pad(prompts.control, ((0, 0), (0, 20)), constant_values=5),
     )
     sets = SINGLE[::3] + SEVERAL
-    plain, other = (ablation_effects(subject, each, sets, ablation=ablation) for each in (prompts, wide))
+    plain, other = (
+        ablation_effects(subject, each, sets, ablation=ablation) for each in (prompts, wide)
+    )
     np.testing.assert_allclose(other.loss, plain.loss, atol=1e-4, rtol=1e-4)
     np.testing.assert_array_equal(other.accuracy, plain.accuracy)
     one, two = (first_order_effects(subject, each, ablation=ablation) for each in (prompts, wide))
@@ -201,7 +239,9 @@ def test_resampling_never_takes_a_prompts_own_vectors() -> None:
     """Five prompts in batches of two would leave the last one alone, with no effect at all."""
     subject, prompts = subject_of(small.build("gpt_neox"), bos=0), small.prompts(n_prompts=5)
     for batch_size in (1, 2, 4):
-        effects = ablation_effects(subject, prompts, SINGLE, ablation="resample", batch_size=batch_size)
+        effects = ablation_effects(
+            subject, prompts, SINGLE, ablation="resample", batch_size=batch_size
+        )
         assert (np.abs(effects.loss - effects.clean_loss[:, None]).max(axis=1) > 1e-3).all()
     with pytest.raises(InputError, match="at least two prompts"):
         ablation_effects(subject, small.prompts(n_prompts=1), SINGLE, ablation="resample")
@@ -210,12 +250,17 @@ def test_resampling_never_takes_a_prompts_own_vectors() -> None:
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_effects_do_not_depend_on_the_batch_size(ablation: Ablation) -> None:
     subject, prompts = subject_of(small.build("llama"), bos=0), uneven(small.prompts())
-    whole, parts = (ablation_effects(subject, prompts, SINGLE, ablation=ablation, batch_size=size) for size in (8, 2))
+    whole, parts = (
+        ablation_effects(subject, prompts, SINGLE, ablation=ablation, batch_size=size)
+        for size in (8, 2)
+    )
     np.testing.assert_allclose(parts.loss, whole.loss, atol=1e-4, rtol=1e-4)
 
 
 def test_ablating_leaves_no_trace(planted: Subject) -> None:
-    prompts = repeated_tokens(known.VOCABULARY, period=12, n_prompts=3, rng=np.random.default_rng(0))
+    prompts = repeated_tokens(
+        known.VOCABULARY, period=12, n_prompts=3, rng=np.random.default_rng(0)
+    )
     ids = planted.ids(prompts.tokens)
     with torch.no_grad():
         before = planted.logits(ids)

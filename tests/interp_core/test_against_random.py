@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from interp_core.against_random import FEWEST_DISTINCT, AgainstRandom, against_random
 from interp_core.errors import InputError
+from interp_core.statistics.against_random import FEWEST_DISTINCT, AgainstRandom, against_random
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from interp_core import commands
-from interp_core.answers import Answer, from_json
-from interp_core.answers_table import committed, shown, table, verdict
+from interp_core import cli as commands
+from interp_core.console.answers import Answer, from_json
+from interp_core.console.answers_table import committed, shown, table, verdict
 from planted_answers import PLANTED, planted, save
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,9 @@ def run(folder: Path, *command: str) -> str:
         "GIT_CONFIG_KEY_1": "user.email",
         "GIT_CONFIG_VALUE_1": "tester@example.org",
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -154,7 +156,7 @@ def test_without_any_report_the_way_out_is_named(project: Path) -> None:
 
 @pytest.mark.parametrize("study", [*PLANTED, "interp_core"])
 def test_answers_wait_for_no_large_library(study: str, project: Path) -> None:
-    module = "interp_core.commands" if study == "interp_core" else f"{study}.cli"
+    module = "interp_core.cli" if study == "interp_core" else f"{study}.cli"
     program = (
         f"import sys; from {module} import main; main(['answers'], standalone_mode=False);"
         "print({'torch', 'transformers', 'scipy', 'matplotlib', 'numba'} & sys.modules.keys())"

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, floating_dtypes, integer_dtypes
 
-from interp_core.artifacts import (
+from interp_core.errors import InputError
+from interp_core.files.artifacts import (
     array_sha256,
     file_sha256,
     load_arrays,
@@ -27,7 +28,6 @@ from interp_core.artifacts import (
     save_json,
     save_weights,
 )
-from interp_core.errors import InputError
 
 Writer = Callable[[Path], None]
 
@@ -41,7 +41,11 @@ def write_json(path: Path) -> None:
 
 
 def write_weights(path: Path) -> None:
-    save_weights(path, {"w": torch.arange(50000.0).reshape(100, 500).T, "b": torch.zeros(3)}, {"format": "pt"})
+    save_weights(
+        path,
+        {"w": torch.arange(50000.0).reshape(100, 500).T, "b": torch.zeros(3)},
+        {"format": "pt"},
+    )
 
 
 WRITERS: list[tuple[str, Writer]] = [
@@ -120,7 +124,9 @@ def test_an_error_or_an_interrupt_keeps_the_old_file(tmp_path: Path) -> None:
     st.dictionaries(
         st.text("abcXYZ_/0", min_size=1, max_size=6).filter(lambda name: name not in ("a/", "/")),
         arrays(
-            st.one_of(floating_dtypes(endianness="<", sizes=(32, 64)), integer_dtypes(endianness="<")),
+            st.one_of(
+                floating_dtypes(endianness="<", sizes=(32, 64)), integer_dtypes(endianness="<")
+            ),
             array_shapes(min_dims=0, max_dims=3, min_side=0),
         ),
         max_size=3,
@@ -145,7 +151,9 @@ def test_weights_come_back_bitwise(tmp_path: Path) -> None:
 
 def test_json_takes_numpy_and_paths_but_no_number_that_is_not_one(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    save_json(file, {"n": np.int64(3), "x": np.float32(0.5), "list": np.arange(2), "path": Path("a/b")})
+    save_json(
+        file, {"n": np.int64(3), "x": np.float32(0.5), "list": np.arange(2), "path": Path("a/b")}
+    )
     assert load_json(file) == {"n": 3, "x": 0.5, "list": [0, 1], "path": "a/b"}
     for bad in (float("nan"), np.float64("inf"), {1, 2}):
         with pytest.raises((ValueError, TypeError)):
@@ -156,14 +164,18 @@ def test_json_takes_numpy_and_paths_but_no_number_that_is_not_one(tmp_path: Path
 
 @pytest.mark.parametrize(("name", "write"), WRITERS)
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "text"])
-def test_what_cannot_be_read_is_named_in_one_line(name: str, write: Writer, damage: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_in_one_line(
+    name: str, write: Writer, damage: str, tmp_path: Path
+) -> None:
     file = tmp_path / name
     write(file)
     content = file.read_bytes()
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello { "}[damage])
+        file.write_bytes(
+            {"cut": content[: len(content) // 2], "empty": b"", "text": b"hello { "}[damage]
+        )
     load = {".npz": load_arrays, ".json": load_json, ".safetensors": load_weights}[file.suffix]
     with pytest.raises(InputError) as problem:
         load(file)
@@ -174,13 +186,22 @@ def test_what_cannot_be_read_is_named_in_one_line(name: str, write: Writer, dama
 
 def test_hashes_tell_types_shapes_and_order_apart(tmp_path: Path) -> None:
     zeros = np.zeros(4)
-    different = [[zeros], [zeros.astype(np.int64)], [zeros.reshape(2, 2)], [zeros[:2], zeros[:2]], [zeros, zeros]]
+    different = [
+        [zeros],
+        [zeros.astype(np.int64)],
+        [zeros.reshape(2, 2)],
+        [zeros[:2], zeros[:2]],
+        [zeros, zeros],
+    ]
     assert len({array_sha256(*several) for several in different}) == len(different)
     assert array_sha256(np.arange(6).reshape(2, 3).T) == array_sha256(
         np.ascontiguousarray(np.arange(6).reshape(2, 3).T)
     )
     (tmp_path / "abc").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        file_sha256(tmp_path / "abc")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_json_does_not_keep_the_bits_that_differ_between_runs(tmp_path: Path) -> None:

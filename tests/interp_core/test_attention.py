@@ -11,15 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import small_models as small
-from interp_core import attention
-from interp_core.attention import AttentionCall
-from interp_core.bridge import BridgeSubject
-from interp_core.hooks import capture
 from interp_core.loading import subject_of
-from interp_core.native import NativeSubject
-from interp_core.scores import attention_keys, attention_scores, score_heads
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import attention_keys, attention_scores, score_heads
+from interp_core.models import attention
+from interp_core.models.attention import AttentionCall
+from interp_core.models.hooks import capture
+from interp_core.models.lens import BridgeSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.sites import Site
+from interp_core.stimuli.prompts import Prompts
 
 
 def eager_patterns(model: PreTrainedModel, tokens: np.ndarray) -> np.ndarray:
@@ -38,7 +38,9 @@ def expected_scores(patterns: np.ndarray, prompts: Prompts) -> dict[str, np.ndar
     return {
         name: np.stack(
             [
-                patterns[i][:, :, pairs.query[pairs.batch == i], key[pairs.batch == i]].mean(axis=-1)
+                patterns[i][:, :, pairs.query[pairs.batch == i], key[pairs.batch == i]].mean(
+                    axis=-1
+                )
                 for i in range(len(prompts.tokens))
             ]
         )
@@ -60,7 +62,9 @@ def test_scores_are_those_of_eager_attention(name: str, dtype: torch.dtype) -> N
 
 def test_known_architectures_are_native_and_the_others_bridged() -> None:
     kinds = {name: type(subject_of(small.build(name), bos=0)) for name in small.ALL}
-    assert kinds == dict.fromkeys(small.NATIVE, NativeSubject) | dict.fromkeys(small.BRIDGED, BridgeSubject)
+    assert kinds == dict.fromkeys(small.NATIVE, NativeSubject) | dict.fromkeys(
+        small.BRIDGED, BridgeSubject
+    )
 
 
 @pytest.mark.parametrize("name", small.ALL)
@@ -69,7 +73,10 @@ def test_scores_are_those_of_transformer_lens_patterns(name: str) -> None:
     lens = subject.to_transformer_lens()
     with torch.no_grad():
         _, cache = lens.run_with_cache(torch.as_tensor(prompts.tokens))
-    patterns = np.stack([cache[f"blocks.{layer}.attn.hook_pattern"].double() for layer in range(small.LAYERS)], axis=1)
+    patterns = np.stack(
+        [cache[f"blocks.{layer}.attn.hook_pattern"].double() for layer in range(small.LAYERS)],
+        axis=1,
+    )
     expected = expected_scores(patterns, prompts)
     for key, score in attention_scores(subject, prompts).items():
         np.testing.assert_allclose(score, expected[key], atol=1e-5, err_msg=key)
@@ -77,19 +84,28 @@ def test_scores_are_those_of_transformer_lens_patterns(name: str) -> None:
 
 @pytest.mark.parametrize("name", small.NATIVE)
 def test_in_bfloat16_entries_are_exact_for_the_models_own_queries_and_keys(name: str) -> None:
-    """Eager attention rounds its patterns to bfloat16; the entries do not, given the rounded q and k."""
+    """Eager attention rounds its patterns to bfloat16; the entries do not, given the rounded q and
+    k.
+    """
     prompts = small.prompts()
     subject = subject_of(small.build(name, dtype=torch.bfloat16), bos=0, name=name)
     scores = attention_scores(subject, prompts)
-    sites = [Site(layer, f"attn.{part}") for layer in range(small.LAYERS) for part in ("rot_q", "rot_k")]
+    sites = [
+        Site(layer, f"attn.{part}") for layer in range(small.LAYERS) for part in ("rot_q", "rot_k")
+    ]
     with torch.no_grad(), capture(subject, sites) as seen:
         subject.trunk(subject.ids(prompts.tokens))
     patterns = []
     for layer in range(small.LAYERS):
-        query, key = (seen[Site(layer, f"attn.{part}")].double().transpose(1, 2) for part in ("rot_q", "rot_k"))
+        query, key = (
+            seen[Site(layer, f"attn.{part}")].double().transpose(1, 2)
+            for part in ("rot_q", "rot_k")
+        )
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        patterns.append(logits.masked_fill(torch.ones_like(logits).triu(1) > 0, -torch.inf).softmax(-1))
+        patterns.append(
+            logits.masked_fill(torch.ones_like(logits).triu(1) > 0, -torch.inf).softmax(-1)
+        )
     expected = expected_scores(torch.stack(patterns, dim=1).numpy(), prompts)
     for name_of_score, score in scores.items():
         np.testing.assert_allclose(score, expected[name_of_score], atol=1e-5, err_msg=name_of_score)
@@ -110,7 +126,15 @@ def test_a_bridged_subject_scores_as_the_native_one(name: str) -> None:
     native = subject_of(small.build(name), bos=0, name=name)
     bridged = BridgeSubject(name, small.build(name), None, 0)
     scores = [
-        score_heads(subject, prompts.tokens, prompts.pairs, keys, behaviour=True, contributions=True, batch_size=2)
+        score_heads(
+            subject,
+            prompts.tokens,
+            prompts.pairs,
+            keys,
+            behaviour=True,
+            contributions=True,
+            batch_size=2,
+        )
         for subject in (native, bridged)
     ]
     assert scores[0].heads.keys() == scores[1].heads.keys()
@@ -132,7 +156,9 @@ def seen_calls(subject: NativeSubject) -> Iterator[dict[int, AttentionCall]]:
 
 
 @pytest.mark.parametrize("name", small.NATIVE)
-def test_with_left_padding_the_masked_positions_get_nothing_and_the_rest_is_eager(name: str) -> None:
+def test_with_left_padding_the_masked_positions_get_nothing_and_the_rest_is_eager(
+    name: str,
+) -> None:
     model = small.build(name)
     subject = subject_of(model, bos=0, name=name)
     assert isinstance(subject, NativeSubject)
@@ -151,7 +177,9 @@ def test_with_left_padding_the_masked_positions_get_nothing_and_the_rest_is_eage
         batch, query = torch.tensor([0, 1, 1]), torch.tensor([4, 20, 9])
         keys = torch.tensor([[2, 7, 3], [0, 20, 9]])
         entries = call.entries(batch, query, keys)
-        torch.testing.assert_close(entries, torch.stack([eager[layer][batch, :, query, key] for key in keys]))
+        torch.testing.assert_close(
+            entries, torch.stack([eager[layer][batch, :, query, key] for key in keys])
+        )
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -188,13 +216,17 @@ def test_watching_leaves_the_output_of_the_model_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", small.NATIVE)
 def test_no_whole_pattern_is_ever_built(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tensor that any operation of a scoring run returns is smaller than one head's pattern of the batch."""
+    """Every tensor that any operation of a scoring run returns is smaller than one head's pattern
+    of the batch.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
         entries = 0
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             result = func(*args, **(kwargs or {}))
             for part in result if isinstance(result, tuple) else (result,):
                 if isinstance(part, Tensor):
@@ -207,5 +239,7 @@ def test_no_whole_pattern_is_ever_built(name: str, monkeypatch: pytest.MonkeyPat
     prompts = small.prompts(n_prompts=2, period=40)
     tokens = np.pad(prompts.tokens, ((0, 0), (0, 1024 - prompts.tokens.shape[1])))
     with Largest() as largest:
-        score_heads(subject, tokens, prompts.pairs, attention_keys(prompts.pairs), contributions=True)
+        score_heads(
+            subject, tokens, prompts.pairs, attention_keys(prompts.pairs), contributions=True
+        )
     assert largest.entries < 2 * 1024 * 1024

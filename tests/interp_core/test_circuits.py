@@ -1,4 +1,6 @@
-"""Circuits from weights: against FactoredMatrix, against circuits built by hand, and calibrated on random models."""
+"""Circuits from weights: against FactoredMatrix, against circuits built by hand, and calibrated on
+random models.
+"""
 
 import numpy as np
 import pytest
@@ -7,9 +9,9 @@ from transformer_lens import FactoredMatrix
 
 import known_circuits as known
 import small_models as small
-from interp_core.circuits import copying_eigenvalues, k_composition, vocabulary_covariance
 from interp_core.loading import subject_of
-from interp_core.models import Subject
+from interp_core.measures.circuits import copying_eigenvalues, k_composition, vocabulary_covariance
+from interp_core.models.subject import Subject
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,7 +41,9 @@ def test_planted_heads_copy_or_suppress_as_they_were_built(planted: Subject) -> 
     layer, head = known.INDUCTION_HEAD
     rows = slice(head * known.SIZE, (head + 1) * known.SIZE)
     model.transformer.h[layer].attn.c_proj.weight[rows] *= -1  # type: ignore[index]
-    assert copying_eigenvalues(subject_of(model))[known.INDUCTION_HEAD] == pytest.approx(-1, abs=1e-3)
+    assert copying_eigenvalues(subject_of(model))[known.INDUCTION_HEAD] == pytest.approx(
+        -1, abs=1e-3
+    )
     unnamed = np.ones_like(scores, dtype=bool)
     unnamed[known.INDUCTION_HEAD] = unnamed[known.PREVIOUS_TOKEN_HEAD] = False
     assert (scores[unnamed] == 0).all()
@@ -59,7 +63,9 @@ def test_composition_is_that_of_factored_matrices(name: str) -> None:
                 for distance in distances:
                     qk = FactoredMatrix(reader.W_K[r], subject.rotated(reader.W_Q, distance)[r].T)
                     values.append(((ov @ qk).norm() / ov.norm() / qk.norm()).item())
-                assert composition.score[before, w, after, r] == pytest.approx(np.mean(values), abs=1e-5)
+                assert composition.score[before, w, after, r] == pytest.approx(
+                    np.mean(values), abs=1e-5
+                )
 
 
 def test_composition_runs_forward_only() -> None:
@@ -89,14 +95,20 @@ def test_the_planted_pair_composes_most_and_without_it_nothing_does(build: objec
 
 
 def test_on_random_models_z_is_standard() -> None:
-    """Heads of a random model are oriented at random: mean 0, spread 1, no more tails than a normal's."""
+    """Heads of a random model are oriented at random: mean 0, spread 1, no more tails than a
+    normal's.
+    """
     found = []
     for seed in range(8):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             subject = subject_of(small.gpt_neox(initializer_range=0.02), bos=0)
-        composition = k_composition(subject, distances=[1, 5, 19], draws=200, generator=generator(seed))
-        found += [composition.z[before, :, after].ravel() for before, after in [(0, 1), (0, 2), (1, 2)]]
+        composition = k_composition(
+            subject, distances=[1, 5, 19], draws=200, generator=generator(seed)
+        )
+        found += [
+            composition.z[before, :, after].ravel() for before, after in [(0, 1), (0, 2), (1, 2)]
+        ]
     z = np.concatenate(found)
     assert abs(z.mean()) < 0.2
     assert 0.85 < z.std() < 1.2
@@ -108,4 +120,6 @@ def test_the_covariance_gives_the_variance_of_any_logits() -> None:
     unembedding -= unembedding.mean(1, keepdim=True)
     direction = torch.randn(12, generator=generator(1), dtype=torch.float64)
     covariance = vocabulary_covariance(unembedding)
-    torch.testing.assert_close(direction @ covariance @ direction, (direction @ unembedding).var(correction=0))
+    torch.testing.assert_close(
+        direction @ covariance @ direction, (direction @ unembedding).var(correction=0)
+    )

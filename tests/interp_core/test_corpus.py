@@ -1,4 +1,6 @@
-"""Text to tokens: what is read, that nothing is lost on the way, and that bad input says what to do."""
+"""Text to tokens: what is read, that nothing is lost on the way, and that bad input says what to
+do.
+"""
 
 import importlib
 import inspect
@@ -13,10 +15,19 @@ import pytest
 from datasets import Dataset
 from tokenizers import Tokenizer
 
-from interp_core.artifacts import file_sha256, load_json
-from interp_core.corpus import Corpus, CorpusParams, HubText, PackagedText, PathText, build, docstrings, read_documents
 from interp_core.errors import InputError
-from interp_core.params import check
+from interp_core.files.artifacts import file_sha256, load_json
+from interp_core.files.params import check
+from interp_core.stimuli.corpus import (
+    Corpus,
+    CorpusParams,
+    HubText,
+    PackagedText,
+    PathText,
+    build,
+    docstrings,
+    read_documents,
+)
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 OTHER_REVISION = "f" * 40
@@ -31,24 +42,36 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         '"""Second file, first line.\n\n    Indented."""\nclass A:\n    """Of a class."""\n'
         '    async def f(self):\n        """Of a method."""\n'
     )
-    (package / "a.py").write_text('"""First file."""\nraise RuntimeError\ndef g():\n    r"""Of a class."""\n')
+    (package / "a.py").write_text(
+        '"""First file."""\nraise RuntimeError\ndef g():\n    r"""Of a class."""\n'
+    )
     information = tmp_path / "site" / "docs_of_nothing-1.5.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: docs-of-nothing\nVersion: 1.5\n")
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: docs-of-nothing\nVersion: 1.5\n"
+    )
     (information / "RECORD").write_text("nothing/b.py,,\nnothing/a.py,,\nnothing/data.txt,,\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     importlib.invalidate_caches()
     return tmp_path
 
 
-def text_params(path: Path, vocabulary: int = 300, every: int = 3, most: int | None = None) -> CorpusParams:
-    return CorpusParams(path=PathText(path=path), vocabulary=vocabulary, validation_every=every, max_characters=most)
+def text_params(
+    path: Path, vocabulary: int = 300, every: int = 3, most: int | None = None
+) -> CorpusParams:
+    return CorpusParams(
+        path=PathText(path=path), vocabulary=vocabulary, validation_every=every, max_characters=most
+    )
 
 
 @pytest.fixture
 def text_file(tmp_path: Path) -> Path:
     file = tmp_path / "text.txt"
-    file.write_text("\n\n".join(f"Document {i}: the cat sat on the mat, né à Zürich {i * i}." for i in range(40)))
+    file.write_text(
+        "\n\n".join(
+            f"Document {i}: the cat sat on the mat, né à Zürich {i * i}." for i in range(40)
+        )
+    )
     return file
 
 
@@ -85,11 +108,15 @@ def test_docstrings_are_those_that_python_itself_attaches() -> None:
 def test_same_text_same_bytes_whatever_the_hash_seed(text_file: Path, tmp_path: Path) -> None:
     build(text_params(text_file), tmp_path / "here")
     program = (
-        "from pathlib import Path; from interp_core.corpus import *;"
+        "from pathlib import Path; from interp_core.stimuli.corpus import *;"
         f"build(CorpusParams(path=PathText(path=Path({str(text_file)!r})), vocabulary=300, validation_every=3),"
         f"Path({str(tmp_path / 'there')!r}))"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONHASHSEED": "7", "RAYON_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env={"PYTHONHASHSEED": "7", "RAYON_NUM_THREADS": "1"},
+    )
     for name in ("tokenizer.json", "tokens.npz", "corpus.json"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
@@ -101,12 +128,17 @@ def test_the_streams_hold_every_document_and_nothing_else(text_file: Path, tmp_p
     corpus = Corpus.load(tmp_path / "corpus")
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_file))
     assert tokenizer.token_to_id("<|endoftext|>") == 0
-    for stream, texts in ((corpus.train, documents.train), (corpus.validation, documents.validation)):
+    for stream, texts in (
+        (corpus.train, documents.train),
+        (corpus.validation, documents.validation),
+    ):
         starts = np.flatnonzero(stream == 0)
         assert starts[0] == 0
         pieces = np.split(stream, starts[1:])
         assert [tokenizer.decode(piece[1:].tolist()) for piece in pieces] == texts
-    np.testing.assert_array_equal(corpus.counts, np.bincount(corpus.train, minlength=tokenizer.get_vocab_size()))
+    np.testing.assert_array_equal(
+        corpus.counts, np.bincount(corpus.train, minlength=tokenizer.get_vocab_size())
+    )
     assert corpus.train.dtype == np.uint16
 
 
@@ -118,7 +150,10 @@ def test_every_third_document_is_held_out_and_none_is_in_both(text_file: Path) -
 
 
 def test_max_characters_keeps_whole_documents_from_the_start(text_file: Path) -> None:
-    full, cut = read_documents(text_params(text_file)), read_documents(text_params(text_file, most=300))
+    full, cut = (
+        read_documents(text_params(text_file)),
+        read_documents(text_params(text_file, most=300)),
+    )
     assert cut.train == full.train[: len(cut.train)]
     assert 200 < sum(map(len, cut.train)) <= 300
 
@@ -140,21 +175,36 @@ def test_corpus_json_names_sources_and_hashes(text_file: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"packaged": {"distributions": ["no-such-thing"], "min_characters": 1}}, ["no-such-thing", "not installed"]),
+        (
+            {"packaged": {"distributions": ["no-such-thing"], "min_characters": 1}},
+            ["no-such-thing", "not installed"],
+        ),
         ({"path": {"path": "/no/such/folder"}}, ["/no/such/folder", "does not exist"]),
         ({}, ["exactly one of", "none"]),
-        ({"path": {"path": "x"}, "packaged": {"distributions": ["click"], "min_characters": 1}}, ["exactly one of"]),
+        (
+            {"path": {"path": "x"}, "packaged": {"distributions": ["click"], "min_characters": 1}},
+            ["exactly one of"],
+        ),
         (
             {"packaged": {"distributions": ["click"], "min_characters": 1, "min_charcters": 2}},
             ["did you mean `min_characters`"],
         ),
-        ({"hub": {"dataset": "a/b", "revision": "main", "train": "x", "validation": "y"}}, ["hub.revision", "main"]),
+        (
+            {"hub": {"dataset": "a/b", "revision": "main", "train": "x", "validation": "y"}},
+            ["hub.revision", "main"],
+        ),
         ({"path": {"path": "x"}, "vocabulary": 100}, ["vocabulary", "257"]),
     ],
 )
 def test_bad_sections_are_named_in_one_line(params: dict, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        read_documents(check(CorpusParams, {"vocabulary": 300, "validation_every": 2} | params, where="p.yaml: corpus"))
+        read_documents(
+            check(
+                CorpusParams,
+                {"vocabulary": 300, "validation_every": 2} | params,
+                where="p.yaml: corpus",
+            )
+        )
     assert all(word in str(caught.value) for word in words), caught.value
     assert "\n" not in str(caught.value)
 
@@ -172,17 +222,23 @@ def hub_params(**changes: str) -> CorpusParams:
         "train": "d/train.parquet",
         "validation": "d/val.parquet",
     }
-    return CorpusParams(hub=HubText.model_validate(values | changes), vocabulary=300, validation_every=2)
+    return CorpusParams(
+        hub=HubText.model_validate(values | changes), vocabulary=300, validation_every=2
+    )
 
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub cache with one commit of someone/texts; the hub itself is at an address that refuses connections."""
+    """A hub cache with one commit of someone/texts; the hub itself is at an address that refuses
+    connections.
+    """
     import huggingface_hub.constants as constants
 
     snapshot = tmp_path / "hub" / "datasets--someone--texts" / "snapshots" / REVISION / "d"
     snapshot.mkdir(parents=True)
-    Dataset.from_dict({"text": ["", "a first text", "a second text"]}).to_parquet(snapshot / "train.parquet")
+    Dataset.from_dict({"text": ["", "a first text", "a second text"]}).to_parquet(
+        snapshot / "train.parquet"
+    )
     Dataset.from_dict({"text": ["held out"]}).to_parquet(snapshot / "val.parquet")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -192,7 +248,10 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_pinned_dataset_is_read_from_the_cache_with_no_hub(hub_cache: Path) -> None:
     sha256 = file_sha256(hub_cache / "train.parquet")
     documents = read_documents(hub_params(train_sha256=sha256))
-    assert (documents.train, documents.validation) == (["a first text", "a second text"], ["held out"])
+    assert (documents.train, documents.validation) == (
+        ["a first text", "a second text"],
+        ["held out"],
+    )
     assert documents.source["sha256"]["d/train.parquet"] == sha256
 
 
@@ -201,7 +260,9 @@ def test_another_revision_in_the_cache_is_no_answer(hub_cache: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_documents(hub_params(revision=OTHER_REVISION))
     assert time.monotonic() - started < 5
-    assert all(word in str(caught.value) for word in ("someone/texts", OTHER_REVISION, "HF_HOME", "path"))
+    assert all(
+        word in str(caught.value) for word in ("someone/texts", OTHER_REVISION, "HF_HOME", "path")
+    )
 
 
 def test_a_file_with_another_hash_is_refused(hub_cache: Path) -> None:

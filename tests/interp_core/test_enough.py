@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp_core.enough import enough
 from interp_core.errors import InputError
+from interp_core.statistics.enough import enough
 
 
 def _rng(seed: int = 0) -> np.random.Generator:

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 
 from interp_core.errors import InputError
-from interp_core.events import Event, Guards, half_height, lag_over_seeds
+from interp_core.statistics.events import Event, Guards, half_height, lag_over_seeds
 
 STEPS = np.arange(10, 610, 10)
 GUARDS = Guards(edge=0.05, widest=0.5, noise=6.0)
@@ -94,10 +94,14 @@ def test_a_step_at_the_edge_of_its_window_is_not_dated(midpoint: float) -> None:
 
 
 def test_guards_refuse_what_is_too_wide_or_too_low() -> None:
-    wide = half_height(STEPS, step_at(80.0, 0.35), Guards(edge=0.05, widest=0.2, noise=6.0), direction="rise")
+    wide = half_height(
+        STEPS, step_at(80.0, 0.35), Guards(edge=0.05, widest=0.2, noise=6.0), direction="rise"
+    )
     assert wide.says == "not dated: wider than 0.2 of its window"
 
-    low = half_height(STEPS, step_at(150.0) + 0.3 * _rng(1).normal(size=len(STEPS)), GUARDS, direction="rise")
+    low = half_height(
+        STEPS, step_at(150.0) + 0.3 * _rng(1).normal(size=len(STEPS)), GUARDS, direction="rise"
+    )
     assert low.says == "not dated: lower than 6 standard deviations of its noise"
 
     assert "no rise" in half_height(STEPS, -step_at(100.0), GUARDS, direction="rise").says
@@ -137,5 +141,9 @@ def test_lags_of_events_with_one_date_are_called_at_the_stated_rate() -> None:
     rng, called = _rng(8), []
     for _ in range(1500):
         draw = np.exp(5 + 0.1 * rng.normal(size=(2, 5)))
-        called.append(lag_over_seeds([at(s) for s in draw[0].tolist()], [at(s) for s in draw[1].tolist()]).verdict)
+        called.append(
+            lag_over_seeds(
+                [at(s) for s in draw[0].tolist()], [at(s) for s in draw[1].tolist()]
+            ).verdict
+        )
     assert 1 - called.count("no lead or lag shown") / len(called) <= 0.07

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
-from interp_core.folders import RECORD, adding_to, check_replaceable, replacing_folder
+from interp_core.files.artifacts import file_sha256
+from interp_core.files.folders import RECORD, adding_to, check_replaceable, replacing_folder
 
 KIND, NAME = "models", "tiny-1.4b"
 
@@ -54,7 +54,9 @@ def test_a_folder_records_what_it_is_and_its_files(tmp_path: Path) -> None:
         "kind": KIND,
         "name": NAME,
     }
-    assert record["files"] == {file: file_sha256(place / file) for file in ("checkpoints/old.txt", "config.json")}
+    assert record["files"] == {
+        file: file_sha256(place / file) for file in ("checkpoints/old.txt", "config.json")
+    }
     assert [entry.name for entry in place.parent.iterdir()] == [NAME]
 
 
@@ -63,7 +65,9 @@ def test_its_own_folder_is_replaced_with_the_old_files_gone(tmp_path: Path) -> N
     write(place, "old")
     (place / "config.json").write_text("damaged since: it is listed, and trained again")
     write(place, "new")
-    assert set(content(tmp_path)) == {f"{NAME}/{file}" for file in ("config.json", "checkpoints/new.txt", RECORD)}
+    assert set(content(tmp_path)) == {
+        f"{NAME}/{file}" for file in ("config.json", "checkpoints/new.txt", RECORD)
+    }
 
 
 def test_an_empty_folder_is_nobodys(tmp_path: Path) -> None:
@@ -152,7 +156,9 @@ def beside_a_link_to_an_unfinished_folder(place: Path) -> None:
         (beside_a_link_to_an_unfinished_folder, "is a link or a file"),
     ],
 )
-def test_what_a_user_has_there_stays(made: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+def test_what_a_user_has_there_stays(
+    made: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
     made(tmp_path / NAME)
     told = refusal(tmp_path / NAME)
     assert said in told
@@ -189,7 +195,9 @@ def test_what_comes_there_during_a_training_stays_and_the_old_folder_too(tmp_pat
 
 
 @pytest.mark.parametrize("problem", [OSError, KeyboardInterrupt])
-def test_an_error_keeps_the_old_folder_and_leaves_nothing(problem: type[BaseException], tmp_path: Path) -> None:
+def test_an_error_keeps_the_old_folder_and_leaves_nothing(
+    problem: type[BaseException], tmp_path: Path
+) -> None:
     write(tmp_path / NAME, "old")
     before = content(tmp_path)
 
@@ -215,7 +223,9 @@ def test_a_folder_that_was_set_aside_when_its_process_was_killed_comes_back(tmp_
 
     def train() -> None:
         with replacing_folder(place, kind=KIND, name=NAME):
-            assert content(tmp_path)[f"{NAME}/config.json"] == "old"  # at once, not only when the next one is done
+            assert (
+                content(tmp_path)[f"{NAME}/config.json"] == "old"
+            )  # at once, not only when the next one is done
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -233,7 +243,11 @@ def killed_after(steps: int, act: Callable[[], None], folder: Path) -> bool:
         def count(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal done
             writes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
-            opens = event == "open" and arguments[1] not in ("r", "rb") and not isinstance(arguments[0], int)
+            opens = (
+                event == "open"
+                and arguments[1] not in ("r", "rb")
+                and not isinstance(arguments[0], int)
+            )
             if (writes or opens) and str(arguments[0]).startswith(str(folder)):
                 if done == steps:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -250,7 +264,9 @@ def killed_after(steps: int, act: Callable[[], None], folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["replacing", "first"])
-def test_killed_at_any_moment_the_next_one_goes_on_and_no_folder_is_lost(there: bool, tmp_path: Path) -> None:
+def test_killed_at_any_moment_the_next_one_goes_on_and_no_folder_is_lost(
+    there: bool, tmp_path: Path
+) -> None:
     whole = {}
     for word in ("old", "new"):
         write(tmp_path / word / NAME, word)
@@ -312,7 +328,9 @@ def test_files_of_a_later_command_are_listed_too(tmp_path: Path) -> None:
     with adding_to(place, files):
         files[0].parent.mkdir()
         files[0].write_text("drawn")
-        check_replaceable(place, kind=KIND, name=NAME)  # a command that was killed here can be called again
+        check_replaceable(
+            place, kind=KIND, name=NAME
+        )  # a command that was killed here can be called again
     listed = json.loads((place / RECORD).read_text())["files"]
     assert listed["figures/phase.png"] == file_sha256(files[0])
     assert "figures/heads.png" not in listed

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_core.errors import InputError
-from interp_core.heads import Channel, Head, read_name
+from interp_core.statistics.heads import Channel, Head, read_name
 
 numbers = st.integers(0, 10_000)
 

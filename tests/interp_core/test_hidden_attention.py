@@ -1,4 +1,6 @@
-"""Hidden attention: entries, rows and maps agree with the definition, with each other and with another library."""
+"""Hidden attention: entries, rows and maps agree with the definition, with each other and with
+another library.
+"""
 
 from typing import Any
 
@@ -9,7 +11,8 @@ from torch import Tensor
 from transformers.models.mamba import modeling_mamba
 
 from interp_core.errors import InputError
-from interp_core.hidden_attention import (
+from interp_core.loading import subject_of
+from interp_core.mamba.hidden_attention import (
     MixerCall,
     attention_entries,
     attention_matrices,
@@ -19,8 +22,7 @@ from interp_core.hidden_attention import (
     state_after,
     stream_attention,
 )
-from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from small_models import build
 
 
@@ -84,7 +86,9 @@ def test_y_is_alpha_x_and_the_skip_of_the_stock_model_in_every_layer() -> None:
     assert (errors < 2e-6).all()
 
 
-def test_a_model_that_scans_otherwise_than_its_taps_say_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_scans_otherwise_than_its_taps_say_stops_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stock = modeling_mamba.mamba_selective_scan
 
     def other_variant(x: Tensor, dt: Tensor, A: Tensor, *rest: Tensor, **kwargs: Any) -> Any:
@@ -95,7 +99,9 @@ def test_a_model_that_scans_otherwise_than_its_taps_say_stops_the_run(monkeypatc
         reconstruction_error(small_mamba(), some_ids(1, 20))
 
 
-def test_effective_attention_is_the_norm_of_what_a_token_brings_to_the_residual_stream(call: MixerCall) -> None:
+def test_effective_attention_is_the_norm_of_what_a_token_brings_to_the_residual_stream(
+    call: MixerCall,
+) -> None:
     weight = torch.randn(32, call.x.shape[2], generator=torch.Generator().manual_seed(1))
     batch, query = torch.tensor([0, 2, 1, 0]), torch.tensor([44, 7, 0, 20])
     found = effective_attention(call, weight, batch, query, largest=4000)
@@ -122,7 +128,9 @@ def test_another_library_has_the_same_alpha() -> None:
     _, cache = bridge.run_with_cache(ids, use_cache=False)
     calls = mixer_calls(subject, ids)
     for layer, ours in enumerate(calls):
-        theirs = bridge.blocks[layer].mixer.compute_effective_attention(cache, layer, include_dt_scaling=True)
+        theirs = bridge.blocks[layer].mixer.compute_effective_attention(
+            cache, layer, include_dt_scaling=True
+        )
         torch.testing.assert_close(attention_matrices(ours), theirs.float(), atol=1e-5, rtol=1e-5)
 
 
@@ -133,7 +141,9 @@ def test_matrices_that_do_not_fit_are_refused_with_their_size() -> None:
 
 
 def test_long_steps_neither_overflow_nor_slow_down_into_denormals(call: MixerCall) -> None:
-    long = MixerCall(call.u, call.z, call.x, call.dt * 0 + 20.0, call.A, call.B, call.C, call.D, call.gated_y)
+    long = MixerCall(
+        call.u, call.z, call.x, call.dt * 0 + 20.0, call.A, call.B, call.C, call.D, call.gated_y
+    )
     exact = by_definition(long)
     found = attention_matrices(long)
     assert torch.isfinite(found).all()

@@ -1,4 +1,6 @@
-"""Reads and edits by name: what they see, what they change, what they refuse, and that nothing is left of them."""
+"""Reads and edits by name: what they see, what they change, what they refuse, and that nothing is
+left of them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +11,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import small_models as small
-from interp_core import attention
-from interp_core.bridge import BridgeSubject
 from interp_core.errors import InputError
-from interp_core.hooks import HookError, capture, intervene, replace_by, zero
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.sites import ATTENTION, RESIDUAL, Site
+from interp_core.models import attention
+from interp_core.models.hooks import HookError, capture, intervene, replace_by, zero
+from interp_core.models.lens import BridgeSubject
+from interp_core.models.sites import ATTENTION, RESIDUAL, Site
+from interp_core.models.subject import Subject
 
-NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern")  # of transformers; a Mamba's are in test_mamba.py
+NAMES = (
+    *RESIDUAL,
+    "attn.z",
+    *ATTENTION,
+    "attn.pattern",
+)  # of transformers; a Mamba's are in test_mamba.py
 READ_ONLY = "attn.pattern"
 HEAD_SITES = ("attn.z", "attn.rot_q", "attn.rot_k", "attn.v")
 
@@ -70,7 +77,10 @@ def test_after_an_exception_inside_logits_are_bitwise_as_before(name: str, site:
     with torch.no_grad():
         before = model.logits(ids())
         hooks = hooks_left(model.model)
-        edits: dict[Site, Callable[[Tensor], Tensor]] = {Site(0, "attn.z"): torch.zeros_like, Site(1, site): broken}
+        edits: dict[Site, Callable[[Tensor], Tensor]] = {
+            Site(0, "attn.z"): torch.zeros_like,
+            Site(1, site): broken,
+        }
         with pytest.raises(Broken), intervene(model, edits):
             model.logits(ids())
         with pytest.raises(Broken), capture(model, [Site(0, READ_ONLY), Site(2, site)]):
@@ -83,7 +93,10 @@ def test_a_refused_second_edit_takes_the_first_one_away() -> None:
     model = subject("gpt2")
     with torch.no_grad():
         before = model.logits(ids())
-        with pytest.raises(InputError), intervene(model, {Site(0, "attn.z"): zero([0]), Site(9, "attn.z"): zero([0])}):
+        with (
+            pytest.raises(InputError),
+            intervene(model, {Site(0, "attn.z"): zero([0]), Site(9, "attn.z"): zero([0])}),
+        ):
             pass
         assert torch.equal(model.logits(ids()), before)
     assert hooks_left(model.model) == 0
@@ -95,7 +108,9 @@ def test_sites_hold_what_transformer_lens_caches_there(name: str) -> None:
     lens = model.to_transformer_lens()
     with torch.no_grad():
         _, cache = lens.run_with_cache(ids())
-        with capture(model, [Site(layer, site) for layer in range(small.LAYERS) for site in NAMES]) as seen:
+        with capture(
+            model, [Site(layer, site) for layer in range(small.LAYERS) for site in NAMES]
+        ) as seen:
             model.trunk(ids())
     spellings = {
         "resid_pre": "hook_in",
@@ -110,17 +125,27 @@ def test_sites_hold_what_transformer_lens_caches_there(name: str) -> None:
         for site, spelling in spellings.items():
             theirs = cache[f"blocks.{layer}.{spelling}"]
             ours = seen[Site(layer, site)]
-            torch.testing.assert_close(ours, theirs.reshape(ours.shape), atol=2e-4, rtol=1e-4, msg=f"{site}")
+            torch.testing.assert_close(
+                ours, theirs.reshape(ours.shape), atol=2e-4, rtol=1e-4, msg=f"{site}"
+            )
 
 
 def in_both(sites: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(model, site), without the one thing that TransformerLens does not show: GPT-NeoX's q and k after rotary."""
+    """(model, site), without the one thing that TransformerLens does not show: GPT-NeoX's q and k
+    after rotary.
+    """
     cases = [(name, site) for name in small.NATIVE for site in sites]
-    return [case for case in cases if case not in (("gpt_neox", "attn.rot_q"), ("gpt_neox", "attn.rot_k"))]
+    return [
+        case
+        for case in cases
+        if case not in (("gpt_neox", "attn.rot_q"), ("gpt_neox", "attn.rot_k"))
+    ]
 
 
 @pytest.mark.parametrize(("name", "site"), in_both(NAMES))
-def test_a_bridged_subject_has_the_same_activations_under_the_same_names(name: str, site: str) -> None:
+def test_a_bridged_subject_has_the_same_activations_under_the_same_names(
+    name: str, site: str
+) -> None:
     native, bridged = subject(name), BridgeSubject(name, small.build(name), None, 0)
     seen = []
     for model in (native, bridged):
@@ -131,7 +156,9 @@ def test_a_bridged_subject_has_the_same_activations_under_the_same_names(name: s
     torch.testing.assert_close(seen[0], seen[1], atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "site"), in_both(tuple(name for name in NAMES if name != READ_ONLY)))
+@pytest.mark.parametrize(
+    ("name", "site"), in_both(tuple(name for name in NAMES if name != READ_ONLY))
+)
 def test_an_edit_does_the_same_to_a_bridged_subject(name: str, site: str) -> None:
     native, bridged = subject(name), BridgeSubject(name, small.build(name), None, 0)
 
@@ -151,13 +178,21 @@ def test_an_edit_does_the_same_to_a_bridged_subject(name: str, site: str) -> Non
 @pytest.mark.parametrize("name", small.NATIVE)
 def test_zeroing_a_head_is_removing_its_rows_from_the_output_weights(name: str) -> None:
     model, cut = subject(name), small.build(name)
-    weight = subject_of(cut, bos=0).module("transformer.h.1.attn.c_proj").weight if name == "gpt2" else None  # type: ignore[attr-defined]
+    weight = (
+        subject_of(cut, bos=0).module("transformer.h.1.attn.c_proj").weight  # type: ignore[attr-defined]
+        if name == "gpt2"
+        else None
+    )
     width = small.WIDTH // small.HEADS
     rows = slice(2 * width, 3 * width)
     if weight is not None:
         weight.data[rows] = 0
     else:
-        path = "gpt_neox.layers.1.attention.dense" if name == "gpt_neox" else "model.layers.1.self_attn.o_proj"
+        path = (
+            "gpt_neox.layers.1.attention.dense"
+            if name == "gpt_neox"
+            else "model.layers.1.self_attn.o_proj"
+        )
         linear: Any = cut.get_submodule(path)
         linear.weight.data[:, rows] = 0
     with torch.no_grad(), intervene(model, {Site(1, "attn.z"): zero([2])}):
@@ -189,7 +224,10 @@ def test_a_read_inside_an_edit_sees_the_edit() -> None:
 def test_gradients_flow_through_what_is_captured_undetached() -> None:
     model = subject("gpt_neox")
     site = Site(1, "resid_pre")
-    with torch.enable_grad(), intervene(model, {Site(0, "resid_pre"): lambda x: x.detach().requires_grad_()}):
+    with (
+        torch.enable_grad(),
+        intervene(model, {Site(0, "resid_pre"): lambda x: x.detach().requires_grad_()}),
+    ):
         with capture(model, [site], detach=False) as seen:
             loss = model.logits(ids()).sum()
         gradient = torch.autograd.grad(loss, seen[site])[0]
@@ -232,12 +270,17 @@ def test_a_site_that_never_fires_is_an_error(site: str) -> None:
     with pytest.raises(HookError, match="never fired"), capture(model, [Site(0, site)]):
         pass
     if site != READ_ONLY:
-        with pytest.raises(HookError, match="never fired"), intervene(model, {Site(0, site): lambda x: x}):
+        with (
+            pytest.raises(HookError, match="never fired"),
+            intervene(model, {Site(0, site): lambda x: x}),
+        ):
             pass
 
 
 class Deaf(nn.Module):
-    """In a module's place: writes zeros and reads nothing of its input, as HF Mamba never calls its conv1d."""
+    """In a module's place: writes zeros and reads nothing of its input, as HF Mamba never calls its
+    conv1d.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros(x.shape)
@@ -252,7 +295,12 @@ def test_an_edit_that_nobody_reads_is_an_error(name: str) -> None:
     unread = r"nothing read the edited blocks.1.attn.z"
     with torch.no_grad(), pytest.raises(HookError, match=unread), intervene(model, edits):
         model.trunk(ids())
-    with torch.no_grad(), pytest.raises(HookError, match=unread), intervene(model, edits), capture(model, edits):
+    with (
+        torch.no_grad(),
+        pytest.raises(HookError, match=unread),
+        intervene(model, edits),
+        capture(model, edits),
+    ):
         model.trunk(ids())  # looking is not reading
     with torch.no_grad(), intervene(model, {Site(0, "attn.z"): zero([0])}):
         model.trunk(ids())
@@ -290,5 +338,8 @@ def test_sites_are_parsed_in_both_spellings_and_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"blocks\.LAYER\.NAME"):
         Site.parse("attn.z")
     for model in (subject("gpt2"), subject("phi")):
-        with pytest.raises(InputError, match="has layers 0 to 2"), capture(model, [Site(3, "attn.z")]):
+        with (
+            pytest.raises(InputError, match="has layers 0 to 2"),
+            capture(model, [Site(3, "attn.z")]),
+        ):
             pass

@@ -7,17 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from interp_core.import_closure import WITHOUT_EFFECT, Sources, code_of
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT, Sources, code_of
 
 ROOT = Path(__file__).parents[2]
 
 # Each training, with modules far down its imports that shape its bytes.
 TRAININGS = {
-    "interp_core.reference_models": {"interp_core.lm_training", "interp_core.circuits"},
-    "interp_core.mamba_models": {"interp_core.scan_kernels", "interp_core.text_stimuli"},
-    "eigen_phase.train": {"eigen_phase.measure_spectrum", "interp_core.checkpoints"},
-    "mamba_induction.train": {"interp_core.mamba", "mamba_induction.measure_attention"},
-    "cursive_circuits.train": {"cursive_circuits.model_blocks", "interp_core.lm_training"},
+    "interp_core.training.reference_models": {
+        "interp_core.training.loop",
+        "interp_core.measures.circuits",
+    },
+    "interp_core.training.mamba_models": {
+        "interp_core.mamba.scan_kernels",
+        "interp_core.stimuli.text",
+    },
+    "eigen_phase.train": {"eigen_phase.measure_spectrum", "interp_core.training.checkpoints"},
+    "mamba_induction.train": {"interp_core.mamba.subject", "mamba_induction.measure_attention"},
+    "cursive_circuits.train": {"cursive_circuits.model_blocks", "interp_core.training.loop"},
 }
 
 
@@ -37,7 +43,7 @@ def test_an_installed_copy_covers_its_own_files_and_no_library(tmp_path: Path) -
     (tmp_path / "torch").mkdir()  # a library in the same folder, as in site-packages
     (tmp_path / "torch" / "nn.py").touch()
 
-    program = "from interp_core.import_closure import code_of\nprint(*code_of('eigen_phase.train'), sep='\\n')\n"
+    program = "from interp_core.pipeline.import_closure import code_of\nprint(*code_of('eigen_phase.train'), sep='\\n')\n"
     ran = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},

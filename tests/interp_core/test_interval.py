@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from interp_core.errors import InputError
-from interp_core.interval import (
+from interp_core.statistics.interval import (
     Interval,
     array_json,
     bootstrap,
@@ -17,7 +17,7 @@ from interp_core.interval import (
     student,
     two_levels,
 )
-from interp_core.stats import hierarchical_bootstrap, mean_interval
+from interp_core.statistics.intervals import hierarchical_bootstrap, mean_interval
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -28,7 +28,9 @@ def covers(found: Interval, truth: float) -> bool:
     return not found.excludes(truth)
 
 
-@pytest.mark.parametrize("found", [Interval(0.5, 0.25, 0.75, 8, "texts"), Interval(0.5, None, None, 1, "trainings")])
+@pytest.mark.parametrize(
+    "found", [Interval(0.5, 0.25, 0.75, 8, "texts"), Interval(0.5, None, None, 1, "trainings")]
+)
 def test_json_has_one_shape_and_reads_back(found: Interval) -> None:
     entry = json.loads(json.dumps(found.to_json()))
     assert set(entry) == {"value", "low", "high", "n", "unit"}
@@ -80,7 +82,9 @@ def test_one_training_has_no_interval() -> None:
 @pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (63, 64), (7, 30)])
 def test_proportions_are_clopper_and_pearsons(hits: int, n: int) -> None:
     expected = scipy_stats.binomtest(hits, n).proportion_ci(method="exact")
-    assert proportion(hits, n, unit="prompts").ends == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
+    assert proportion(hits, n, unit="prompts").ends == pytest.approx(
+        (expected.low, expected.high), rel=1e-9, abs=1e-12
+    )
     with pytest.raises(InputError, match="not a share"):
         proportion(n + 1, n, unit="prompts")
 
@@ -122,14 +126,17 @@ def test_bootstraps_of_accuracies_near_one_do_not_cover() -> None:
     """Why there is another method: most samples show no miss, and their interval is a point."""
     rng = _rng(8)
     covered = [
-        covers(bootstrap(failing(rng, 0.995, 64), rng, resamples=300, unit="prompts"), 0.995) for _ in range(400)
+        covers(bootstrap(failing(rng, 0.995, 64), rng, resamples=300, unit="prompts"), 0.995)
+        for _ in range(400)
     ]
     assert np.mean(covered) < 0.55
 
 
 def test_mean_shares_stay_in_range_and_narrow_away_from_one() -> None:
     assert mean_share(np.ones(64), unit="prompts").ends == pytest.approx((0.025 ** (1 / 64), 1.0))
-    assert mean_share(np.zeros(64), unit="prompts").ends == pytest.approx((0.0, 1 - 0.025 ** (1 / 64)))
+    assert mean_share(np.zeros(64), unit="prompts").ends == pytest.approx(
+        (0.0, 1 - 0.025 ** (1 / 64))
+    )
 
     middle = alike(_rng(2), 0.5, 400)
     found, normal = mean_share(middle, unit="prompts"), student(middle, unit="prompts")
@@ -143,7 +150,9 @@ def layer_means(drawn: np.ndarray) -> np.ndarray:
     return drawn.mean(axis=2)
 
 
-@pytest.mark.parametrize(("of_heads", "of_prompts", "of_both"), [(1.0, 0.0, 0.3), (1.0, 1.0, 1.0), (0.2, 2.0, 1.0)])
+@pytest.mark.parametrize(
+    ("of_heads", "of_prompts", "of_both"), [(1.0, 0.0, 0.3), (1.0, 1.0, 1.0), (0.2, 2.0, 1.0)]
+)
 def test_four_heads_are_covered_where_a_plain_bootstrap_falls_short(
     of_heads: float, of_prompts: float, of_both: float
 ) -> None:
@@ -151,7 +160,9 @@ def test_four_heads_are_covered_where_a_plain_bootstrap_falls_short(
     rng, covered, plain = _rng(11), [], []
     for _ in range(500):
         prompts = of_prompts * rng.normal(size=(30, 1, 1))
-        values = of_heads * rng.normal(size=(1, 2, 4)) + prompts + of_both * rng.normal(size=(30, 2, 4))
+        values = (
+            of_heads * rng.normal(size=(1, 2, 4)) + prompts + of_both * rng.normal(size=(30, 2, 4))
+        )
         found = two_levels(values, rng, resamples=200, statistic=layer_means)
         covered.extend((found.low <= 0) & (found.high >= 0))
         low, high = np.quantile(

@@ -10,8 +10,8 @@ import torch
 from transformers import GPT2LMHeadModel
 
 import known_circuits as known
-from interp_core.stimuli import Prompts, repeated_tokens, spaced_pairs
-from interp_core.text_stimuli import natural_repeats
+from interp_core.stimuli.prompts import Prompts, repeated_tokens, spaced_pairs
+from interp_core.stimuli.text import natural_repeats
 
 
 def _prompts(family: str) -> Prompts:
@@ -20,16 +20,22 @@ def _prompts(family: str) -> Prompts:
         return repeated_tokens(known.VOCABULARY, period=20, n_prompts=6, rng=rng)
     if family == "natural_repeats":
         stream = rng.integers(1, known.SIZE, 4000)
-        return natural_repeats(stream, known.VOCABULARY, length=40, n_prompts=6, rng=rng, max_pairs=5)
+        return natural_repeats(
+            stream, known.VOCABULARY, length=40, n_prompts=6, rng=rng, max_pairs=5
+        )
     return spaced_pairs(known.VOCABULARY, lags=[1, 2, 8, 30], length=48, n_prompts=8, rng=rng)
 
 
-def _scores(model: GPT2LMHeadModel, tokens: np.ndarray, prompts: Prompts, key: np.ndarray) -> np.ndarray:
+def _scores(
+    model: GPT2LMHeadModel, tokens: np.ndarray, prompts: Prompts, key: np.ndarray
+) -> np.ndarray:
     """Mean attention from the queries to `key`, [layer, head], from the model's own eager patterns."""
     model.set_attn_implementation("eager")
     pattern = torch.stack(model(torch.tensor(tokens), output_attentions=True).attentions).numpy()
     pairs = prompts.pairs
-    return pattern[:, pairs.batch, :, pairs.query, key].mean(axis=0)  # advanced axes come first: [pair, layer, head]
+    return pattern[:, pairs.batch, :, pairs.query, key].mean(
+        axis=0
+    )  # advanced axes come first: [pair, layer, head]
 
 
 def _accuracy(model: GPT2LMHeadModel, tokens: np.ndarray, prompts: Prompts) -> float:
@@ -46,10 +52,15 @@ def test_the_induction_head_matches_every_prefix_and_no_other_head_does(family: 
     prompts = _prompts(family)
     model = known.induction_model()
     scores = _scores(model, prompts.tokens, prompts, prompts.pairs.induction_key)
-    others = np.delete(scores.ravel(), known.N_HEADS * known.INDUCTION_HEAD[0] + known.INDUCTION_HEAD[1])
+    others = np.delete(
+        scores.ravel(), known.N_HEADS * known.INDUCTION_HEAD[0] + known.INDUCTION_HEAD[1]
+    )
     assert scores[known.INDUCTION_HEAD] == pytest.approx(1.0, abs=1e-6)
     assert np.delete(others, known.PREVIOUS_TOKEN_HEAD[1]).max() < 0.2
-    assert _scores(model, prompts.control, prompts, prompts.pairs.induction_key)[known.INDUCTION_HEAD] < 1e-6
+    assert (
+        _scores(model, prompts.control, prompts, prompts.pairs.induction_key)[known.INDUCTION_HEAD]
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("build", [known.induction_model, known.duplicate_token_model])
@@ -74,7 +85,9 @@ def test_the_copy_is_predicted_with_certainty_and_never_on_the_control(family: s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_duplicate_token_head_finds_the_earlier_occurrence_and_copies_nothing(family: str) -> None:
+def test_the_duplicate_token_head_finds_the_earlier_occurrence_and_copies_nothing(
+    family: str,
+) -> None:
     prompts = _prompts(family)
     model = known.duplicate_token_model()
     duplicate = _scores(model, prompts.tokens, prompts, prompts.pairs.duplicate_key)
@@ -102,10 +115,14 @@ def test_heads_without_a_name_attend_uniformly_and_write_exactly_zero() -> None:
 
 def test_layer_norms_are_the_identity_while_the_circuit_is_intact() -> None:
     model = known.induction_model()
-    residuals = model(torch.tensor(_prompts("repeated_tokens").tokens), output_hidden_states=True).hidden_states
+    residuals = model(
+        torch.tensor(_prompts("repeated_tokens").tokens), output_hidden_states=True
+    ).hidden_states
     blocks: Any = model.transformer.h
     for layer, block in enumerate(blocks):
-        torch.testing.assert_close(block.ln_1(residuals[layer]), residuals[layer], atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            block.ln_1(residuals[layer]), residuals[layer], atol=2e-5, rtol=0
+        )
 
 
 def test_a_known_circuit_survives_a_directory(tmp_path: Path) -> None:

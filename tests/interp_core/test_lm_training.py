@@ -1,4 +1,6 @@
-"""The training loop against a loop written out by hand, against itself when interrupted, and against bad numbers."""
+"""The training loop against a loop written out by hand, against itself when interrupted, and
+against bad numbers.
+"""
 
 import fcntl
 import math
@@ -16,14 +18,20 @@ import torch
 from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
-from interp_core.artifacts import load_weights
-from interp_core.batches import IGNORED, Batch
-from interp_core.checkpoints import Scratch, checkpoint_name, checkpoint_steps, fingerprint, scratch
 from interp_core.errors import InputError
-from interp_core.history import History
-from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import Diverged, Moment, parameter_groups, train
-from interp_core.tracking import Run
+from interp_core.files.artifacts import load_weights
+from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.checkpoints import (
+    Scratch,
+    checkpoint_name,
+    checkpoint_steps,
+    fingerprint,
+    scratch,
+)
+from interp_core.training.history import History
+from interp_core.training.loop import Diverged, Moment, parameter_groups, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.tracking import Run
 
 VOCABULARY = 40
 
@@ -73,7 +81,9 @@ def nothing(_moment: Moment) -> Mapping[str, float]:
 
 
 def run_training(model: nn.Module, where: Scratch | None = None, **changes: object) -> History:
-    return train(model, small_batch, nothing, recipe(**changes), scratch=where, run=Run(), label="test")
+    return train(
+        model, small_batch, nothing, recipe(**changes), scratch=where, run=Run(), label="test"
+    )
 
 
 class Interrupted:
@@ -99,7 +109,9 @@ def test_training_is_adamw_on_the_models_own_loss() -> None:
     ours, plain = small_model(), small_model()
     settings = recipe()
     history = run_training(ours)
-    optimizer = torch.optim.AdamW(parameter_groups(plain, settings.weight_decay), betas=settings.betas)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(plain, settings.weight_decay), betas=settings.betas
+    )
     losses = []
     for step in range(settings.steps + 1):
         ids, labels = small_batch(step)
@@ -114,7 +126,9 @@ def test_training_is_adamw_on_the_models_own_loss() -> None:
         nn.utils.clip_grad_norm_(plain.parameters(), settings.clip)
         optimizer.step()
     for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=2e-4, atol=2e-5)  # keys' biases have gradients of pure noise
+        torch.testing.assert_close(
+            mine, theirs, rtol=2e-4, atol=2e-5
+        )  # keys' biases have gradients of pure noise
     assert [row["step"] for row in history] == [0, 1, 2, 4, 5, 8, 10, 12]
     assert history[-1]["loss"] == pytest.approx(np.mean(losses[11:13]), rel=1e-4)
     assert history[5]["loss"] == pytest.approx(np.mean(losses[6:9]), rel=1e-4)
@@ -129,7 +143,9 @@ def test_the_rate_rises_evenly_then_follows_a_cosine() -> None:
 
 
 def test_only_matrices_decay_and_nothing_that_asks_not_to() -> None:
-    mamba = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4))
+    mamba = MambaForCausalLM(
+        MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4)
+    )
     decayed = {id(p) for p in parameter_groups(mamba, 0.1)[0]["params"]}
     names = {name for name, parameter in mamba.named_parameters() if id(parameter) in decayed}
     short = {name.rsplit(".", 2)[-2] for name in names}
@@ -137,7 +153,9 @@ def test_only_matrices_decay_and_nothing_that_asks_not_to() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 4, 5, 7])
-def test_a_training_stopped_by_ctrl_c_ends_with_the_bytes_of_one_that_was_not(at: int, folder: Scratch) -> None:
+def test_a_training_stopped_by_ctrl_c_ends_with_the_bytes_of_one_that_was_not(
+    at: int, folder: Scratch
+) -> None:
     straight, stopped, resumed = small_model(), small_model(), small_model()
     expected = run_training(straight)
     with pytest.raises(KeyboardInterrupt):
@@ -154,7 +172,15 @@ def test_a_training_stopped_by_ctrl_c_ends_with_the_bytes_of_one_that_was_not(at
 
 def test_a_resumed_training_does_not_repeat_the_steps_it_has_done(folder: Scratch) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(small_model(), Interrupted(7), nothing, recipe(), scratch=folder, run=Run(), label="test")
+        train(
+            small_model(),
+            Interrupted(7),
+            nothing,
+            recipe(),
+            scratch=folder,
+            run=Run(),
+            label="test",
+        )
     asked: list[int] = []
 
     def source(step: int) -> Batch:
@@ -165,7 +191,9 @@ def test_a_resumed_training_does_not_repeat_the_steps_it_has_done(folder: Scratc
     assert asked == [8, 9, 10, 11, 12]
 
 
-def test_a_diverging_loss_stops_with_its_step_and_keeps_the_last_good_weights(folder: Scratch) -> None:
+def test_a_diverging_loss_stops_with_its_step_and_keeps_the_last_good_weights(
+    folder: Scratch,
+) -> None:
     model = small_model()
 
     def source(step: int) -> Batch:
@@ -191,7 +219,11 @@ def test_evaluation_changes_nothing() -> None:
 
     history = train(watched, small_batch, look, recipe(), scratch=None, run=Run(), label="test")
     assert torch.equal(next(quiet.parameters()), next(watched.parameters()))
-    assert history[0]["first"] != history[-1]["first"] == next(watched.parameters()).flatten()[0].item()
+    assert (
+        history[0]["first"]
+        != history[-1]["first"]
+        == next(watched.parameters()).flatten()[0].item()
+    )
     assert watched.training
 
 
@@ -199,8 +231,19 @@ def test_weights_are_kept_where_the_history_says_so(folder: Scratch) -> None:
     def late(history: History) -> bool:
         return history[-1]["step"] > 4
 
-    train(small_model(), small_batch, nothing, recipe(), scratch=folder, run=Run(), label="test", keep=late)
-    assert [file.name for file in sorted(folder.checkpoints.iterdir())] == [checkpoint_name(s) for s in (5, 8, 10, 12)]
+    train(
+        small_model(),
+        small_batch,
+        nothing,
+        recipe(),
+        scratch=folder,
+        run=Run(),
+        label="test",
+        keep=late,
+    )
+    assert [file.name for file in sorted(folder.checkpoints.iterdir())] == [
+        checkpoint_name(s) for s in (5, 8, 10, 12)
+    ]
 
 
 def test_an_evaluation_sees_the_optimiser_and_the_next_rate() -> None:
@@ -209,7 +252,9 @@ def test_an_evaluation_sees_the_optimiser_and_the_next_rate() -> None:
         assert memory == [moment.step] * len(memory)
         return {"next_rate": moment.rate}
 
-    history = train(small_model(), small_batch, look, recipe(), scratch=None, run=Run(), label="test")
+    history = train(
+        small_model(), small_batch, look, recipe(), scratch=None, run=Run(), label="test"
+    )
     assert [row["next_rate"] for row in history] == [row["learning_rate"] for row in history]
 
 
@@ -229,10 +274,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(project: Path) -> None:
+def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(
+    project: Path,
+) -> None:
     with scratch("stage", "mark") as first:
         assert first.folder == project / ".scratch" / "stage" / "mark"
-        with pytest.raises(InputError, match=r"already training.*mark\.lock"), scratch("stage", "mark", patience=0.0):
+        with (
+            pytest.raises(InputError, match=r"already training.*mark\.lock"),
+            scratch("stage", "mark", patience=0.0),
+        ):
             pass
         with scratch("stage", "other", patience=0.0):
             pass
@@ -241,7 +291,10 @@ def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(p
 
 @pytest.mark.usefixtures("project")
 def test_trainings_whose_names_differ_after_a_dot_go_on_together() -> None:
-    with scratch("stage", "tiny-1.4b", patience=0.0) as one, scratch("stage", "tiny-1.7b", patience=0.0) as other:
+    with (
+        scratch("stage", "tiny-1.4b", patience=0.0) as one,
+        scratch("stage", "tiny-1.7b", patience=0.0) as other,
+    ):
         assert one.folder != other.folder
 
 
@@ -255,7 +308,7 @@ def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
         flock(file, how)
 
     ending.enter_context(scratch("stage", "mark"))
-    monkeypatch.setattr("interp_core.checkpoints.fcntl.flock", end_first)
+    monkeypatch.setattr("interp_core.training.checkpoints.fcntl.flock", end_first)
     with (
         scratch("stage", "mark"),
         pytest.raises(InputError, match="already training"),
@@ -277,8 +330,8 @@ def test_a_failed_training_keeps_its_folder() -> None:
 def test_what_a_killed_trainer_was_writing_is_gone_when_the_next_one_starts(project: Path) -> None:
     killed = """
 import os, signal
-from interp_core.artifacts import replacing
-from interp_core.checkpoints import checkpoint_name, scratch
+from interp_core.files.artifacts import replacing
+from interp_core.training.checkpoints import checkpoint_name, scratch
 with scratch("stage", "mark") as held, replacing(held.checkpoints / checkpoint_name(8)) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -318,7 +371,9 @@ def test_saving_costs_little(folder: Scratch) -> None:
 
     model = small_model()
     started = time.perf_counter()
-    folder.save(1, {f"model/{name}": tensor for name, tensor in model.named_parameters()}, {"history": []})
+    folder.save(
+        1, {f"model/{name}": tensor for name, tensor in model.named_parameters()}, {"history": []}
+    )
     assert time.perf_counter() - started < 0.5
     assert math.isfinite(started)
 
@@ -327,8 +382,19 @@ def test_saving_costs_little(folder: Scratch) -> None:
 def test_a_batch_in_parts_trains_like_the_whole_batch(parts: int) -> None:
     whole, parted = small_model(), small_model()
     expected = run_training(whole)
-    found = train(parted, small_batch, nothing, recipe(), scratch=None, run=Run(), label="test", accumulation=parts)
-    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], abs=1e-5)
+    found = train(
+        parted,
+        small_batch,
+        nothing,
+        recipe(),
+        scratch=None,
+        run=Run(),
+        label="test",
+        accumulation=parts,
+    )
+    assert [row["loss"] for row in found] == pytest.approx(
+        [row["loss"] for row in expected], abs=1e-5
+    )
     for ours, theirs in zip(parted.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
 
@@ -345,7 +411,9 @@ class TakesMore(nn.Module):
         self.table = nn.Embedding(VOCABULARY, VOCABULARY)
         self.seen: list[torch.Tensor] = []
 
-    def forward(self, input_ids: torch.Tensor, shift: torch.Tensor, use_cache: bool = False) -> Shifted:
+    def forward(
+        self, input_ids: torch.Tensor, shift: torch.Tensor, use_cache: bool = False
+    ) -> Shifted:
         self.seen.append(shift)
         return Shifted(self.table(input_ids) + shift[:, None, None])
 
@@ -353,6 +421,15 @@ class TakesMore(nn.Module):
 def test_other_inputs_of_a_model_arrive_with_their_step() -> None:
     model = TakesMore()
     more = lambda step: {"shift": torch.full((4,), float(step))}  # noqa: E731
-    train(model, small_batch, nothing, recipe(steps=4), scratch=None, run=Run(), label="test", inputs=more)
+    train(
+        model,
+        small_batch,
+        nothing,
+        recipe(steps=4),
+        scratch=None,
+        run=Run(),
+        label="test",
+        inputs=more,
+    )
     assert [int(shift[0]) for shift in model.seen] == [0, 1, 2, 3, 4]
     assert all(shift.shape == (4,) for shift in model.seen)

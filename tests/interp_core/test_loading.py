@@ -1,4 +1,6 @@
-"""Every way in which a model can come, and every way in which one can be bad: one line that names it and the mend."""
+"""Every way in which a model can come, and every way in which one can be bad: one line that names
+it and the mend.
+"""
 
 import ast
 import hashlib
@@ -24,11 +26,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 import small_models as small
-from interp_core.artifacts import file_sha256
 from interp_core.errors import InputError
+from interp_core.files.artifacts import file_sha256
 from interp_core.loading import load_model, random_like, subject_of
-from interp_core.model_spec import ModelSpec, short_name, spec_of
-from interp_core.native import NativeSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.spec import ModelSpec, short_name, spec_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +39,9 @@ REPO, REVISION = "EleutherAI/pythia-410m", "9879c9b5f8bea9051dcb0e68dff21493d67e
 
 def words(size: int) -> PreTrainedTokenizerFast:
     model = WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0")
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token="w0", eos_token="w0", pad_token="w0")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), bos_token="w0", eos_token="w0", pad_token="w0"
+    )
 
 
 @pytest.fixture
@@ -80,7 +84,10 @@ def test_the_hash_is_of_the_weights(folder: Path, tmp_path: Path) -> None:
 def test_random_models_are_their_seed() -> None:
     config = {"model_type": "gpt_neox", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 2, "intermediate_size": 32}
-    hashes = [load_model(ModelSpec(source="random", config=config, seed=seed), name="r").hash for seed in (0, 0, 1)]
+    hashes = [
+        load_model(ModelSpec(source="random", config=config, seed=seed), name="r").hash
+        for seed in (0, 0, 1)
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
     with pytest.raises(InputError, match="model_type that transformers knows") as problem:
         load_model(ModelSpec(source="random", config={"model_type": "gpt_neo_y"}), name="r")
@@ -93,7 +100,11 @@ def test_a_name_is_a_known_model_a_directory_or_a_hub_id(folder: Path) -> None:
     assert spec_of(str(folder), known) == local(folder)
     assert spec_of("a/b", known) == ModelSpec(source="hub", repo="a/b", revision="main")
     assert spec_of("a/b@step30", known) == ModelSpec(source="hub", repo="a/b", revision="step30")
-    assert [short_name(name) for name in ("a/b@step30", "x/y/toy", "small")] == ["b", "toy", "small"]
+    assert [short_name(name) for name in ("a/b@step30", "x/y/toy", "small")] == [
+        "b",
+        "toy",
+        "small",
+    ]
     with pytest.raises(InputError, match=r"unknown model smal: .* not one of small") as problem:
         spec_of("smal", known)
     one_line(problem)
@@ -117,15 +128,26 @@ def test_only_a_hub_id_has_a_revision(name: str, short: str) -> None:
     assert short_name(name) == short
 
 
-def test_a_directory_that_could_be_a_hub_id_is_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_could_be_a_hub_id_is_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("runs/m@1", "runs/m@2", "me@lab/m1"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert [short_name(name) for name in ("runs/m@1", "runs/m@2", "me@lab/m1")] == ["m@1", "m@2", "m1"]
+    assert [short_name(name) for name in ("runs/m@1", "runs/m@2", "me@lab/m1")] == [
+        "m@1",
+        "m@2",
+        "m1",
+    ]
     assert spec_of("runs/m@1", {}).source == "local"
 
     monkeypatch.chdir(tmp_path / "runs" / "m@1")
-    assert [short_name(name) for name in (".", "../m@2", "../../runs", "..")] == ["m@1", "m@2", "runs", "runs"]
+    assert [short_name(name) for name in (".", "../m@2", "../../runs", "..")] == [
+        "m@1",
+        "m@2",
+        "runs",
+        "runs",
+    ]
 
 
 # Code of a model's own
@@ -146,7 +168,9 @@ CLASSES = {
 
 
 def give_code(folder: Path, file: str, **changes: Any) -> Path:
-    """Let a file of a model's folder name code of the folder's; the place that tells whether it ran."""
+    """Let a file of a model's folder name code of the folder's; the place that tells whether it
+    ran.
+    """
     ran = folder / "it_ran"
     (folder / "own.py").write_text(CODE.format(ran=str(ran)))
     content = json.loads((folder / file).read_text()) | {"auto_map": CLASSES} | changes
@@ -179,7 +203,9 @@ def test_code_of_a_model_is_never_run_and_nobody_is_asked(
     said: str | None,
 ) -> None:
     ran = give_code(folder, file, **changes)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder / "modules")
+    )
     monkeypatch.setattr("sys.stdin", answers := io.StringIO("y\n" * 9))
     if said is None:
         subject = load_model(local(folder), name="toy")
@@ -197,18 +223,25 @@ def test_code_of_a_model_is_never_run_and_nobody_is_asked(
 
 
 def test_every_loader_says_that_no_code_is_run() -> None:
-    sources = [file for home in ("packages", "shared", "benchmarks") for file in sorted((ROOT / home).rglob("*.py"))]
+    sources = [
+        file
+        for home in ("packages", "shared", "benchmarks")
+        for file in sorted((ROOT / home).rglob("*.py"))
+    ]
     calls = [
         (file, call)
         for file in sources
         for call in ast.walk(ast.parse(file.read_text()))
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
-        and call.func.attr in ("from_pretrained", "from_config", "boot_transformers", "load_dataset", "pipeline")
+        and call.func.attr
+        in ("from_pretrained", "from_config", "boot_transformers", "load_dataset", "pipeline")
     ]
     assert len(calls) >= 5
     for file, call in calls:
-        said = [ast.unparse(word.value) for word in call.keywords if word.arg == "trust_remote_code"]
+        said = [
+            ast.unparse(word.value) for word in call.keywords if word.arg == "trust_remote_code"
+        ]
         assert said == ["False"], f"{file}:{call.lineno}"
 
 
@@ -252,7 +285,9 @@ def test_a_flipped_bit_differs_from_the_record_of_training(folder: Path) -> None
     (folder / "training.json").write_text(json.dumps({"weights_sha256": file_sha256(weights)}))
     load_model(local(folder), name="toy")
     flip_a_bit(weights)
-    with pytest.raises(InputError, match=r"model.safetensors is damaged: its SHA-256 differs") as problem:
+    with pytest.raises(
+        InputError, match=r"model.safetensors is damaged: its SHA-256 differs"
+    ) as problem:
         load_model(local(folder), name="toy")
     one_line(problem)
 
@@ -261,7 +296,9 @@ def test_weights_that_lack_a_tensor_are_refused(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["gpt_neox.layers.1.attention.dense.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"lack 1 tensors of the architecture, gpt_neox.layers.1.attention.dense"):
+    with pytest.raises(
+        InputError, match=r"lack 1 tensors of the architecture, gpt_neox.layers.1.attention.dense"
+    ):
         load_model(local(folder), name="toy")
 
 
@@ -270,21 +307,28 @@ def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, value: fl
     weights = load_file(folder / "model.safetensors")
     weights["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][3, 4] = value
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"gpt_neox.layers.1.mlp.dense_4h_to_h.weight holds numbers that are not fin"):
+    with pytest.raises(
+        InputError,
+        match=r"gpt_neox.layers.1.mlp.dense_4h_to_h.weight holds numbers that are not fin",
+    ):
         load_model(local(folder), name="toy")
 
 
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text()) | {"hidden_size": small.WIDTH * 2}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="not a causal language model that can be loaded") as problem:
+    with pytest.raises(
+        InputError, match="not a causal language model that can be loaded"
+    ) as problem:
         load_model(local(folder), name="toy")
     one_line(problem)
 
 
 def test_an_unknown_architecture_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neo_y"}))
-    with pytest.raises(InputError, match="not a causal language model that can be loaded") as problem:
+    with pytest.raises(
+        InputError, match="not a causal language model that can be loaded"
+    ) as problem:
         load_model(local(folder), name="toy")
     one_line(problem)
 
@@ -299,7 +343,9 @@ def test_broken_json_is_named(folder: Path, file: str) -> None:
 
 def test_a_tokenizer_with_more_ids_than_the_model_does_not_fit(folder: Path) -> None:
     words(small.VOCAB + 1).save_pretrained(folder)
-    with pytest.raises(InputError, match=f"the tokenizer has {small.VOCAB + 1} ids, the model embeds {small.VOCAB}"):
+    with pytest.raises(
+        InputError, match=f"the tokenizer has {small.VOCAB + 1} ids, the model embeds {small.VOCAB}"
+    ):
         load_model(local(folder), name="toy")
 
 
@@ -315,7 +361,9 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path:
 
 
 def seed_cache(home: Path, files: Path, repo: str = REPO) -> Path:
-    """Put the files of a directory into a hub cache under a repo at REVISION, large ones under their SHA-256."""
+    """Put the files of a directory into a hub cache under a repo at REVISION, large ones under
+    their SHA-256.
+    """
     root = home / "hub" / f"models--{repo.replace('/', '--')}"
     snapshot = root / "snapshots" / REVISION
     (root / "blobs").mkdir(parents=True)
@@ -324,20 +372,24 @@ def seed_cache(home: Path, files: Path, repo: str = REPO) -> Path:
     (root / "refs" / "main").write_text(REVISION)
     for file in files.iterdir():
         content = file.read_bytes()
-        name = (hashlib.sha256 if file.suffix == ".safetensors" else hashlib.sha1)(content).hexdigest()
+        name = (hashlib.sha256 if file.suffix == ".safetensors" else hashlib.sha1)(
+            content
+        ).hexdigest()
         (root / "blobs" / name).write_bytes(content)
         (snapshot / file.name).symlink_to(Path("../../blobs") / name)
     return snapshot
 
 
 def load_in_fresh_process(home: Path, *models: tuple[str, str]) -> list[tuple[str, float]]:
-    """What load_model says of each (repo, revision) where nothing answers: the hash, or its InputError; and the seconds
-    it took. A fresh process, because huggingface_hub reads its environment once."""
+    """What load_model says of each (repo, revision) where nothing answers: the hash, or its
+    InputError; and the seconds it took. A fresh process, because huggingface_hub reads its
+    environment once.
+    """
     program = f"""
         import time, transformers, huggingface_hub.hf_api
         from interp_core.errors import InputError
         from interp_core.loading import load_model
-        from interp_core.model_spec import ModelSpec
+        from interp_core.models.spec import ModelSpec
         for repo, revision in {models!r}:
             start = time.monotonic()
             try:
@@ -346,10 +398,20 @@ def load_in_fresh_process(home: Path, *models: tuple[str, str]) -> list[tuple[st
                 said = f"InputError: {{problem}}"
             print("said", said, time.monotonic() - start, sep="|")
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE"))}
-    environment |= {"HF_HOME": str(home), "HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "HUGGINGFACE"))
+    }
+    environment |= {
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     answers = [line.split("|") for line in done.stdout.splitlines() if line.startswith("said|")]
     return [(said, float(seconds)) for _, said, seconds in answers]
@@ -365,7 +427,9 @@ def assert_names_three_ways_out(said: str, seconds: float, repo: str = REPO) -> 
 def test_without_a_hub_the_cache_is_all_there_is(folder: Path, tmp_path: Path) -> None:
     expected = load_model(local(folder), name="x").hash
     seed_cache(tmp_path / "home", folder)
-    flip_a_bit((seed_cache(tmp_path / "home", folder, "lab/flipped") / "model.safetensors").resolve())
+    flip_a_bit(
+        (seed_cache(tmp_path / "home", folder, "lab/flipped") / "model.safetensors").resolve()
+    )
     (folder / "model.safetensors").unlink()
     seed_cache(tmp_path / "home", folder, "lab/tokenizer-only")
     repos = [(REPO, REVISION), (REPO, "main")]
@@ -416,7 +480,9 @@ def test_an_unreachable_hub_is_said_within_five_seconds(
 
 
 @pytest.mark.usefixtures("empty_cache")
-@pytest.mark.parametrize(("code", "says"), [("RepoNotFound", "the hub refused"), ("RevisionNotFound", "no revision")])
+@pytest.mark.parametrize(
+    ("code", "says"), [("RepoNotFound", "the hub refused"), ("RevisionNotFound", "no revision")]
+)
 def test_a_hub_that_refuses_is_told_apart_from_one_that_is_not_there(
     code: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,7 +497,9 @@ def test_a_hub_that_refuses_is_told_apart_from_one_that_is_not_there(
 
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(
+            "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}"
+        )
         with pytest.raises(InputError, match=says) as problem:
             load_model(ModelSpec(source="hub", repo=REPO, revision=REVISION), name="x")
         server.shutdown()
@@ -443,7 +511,12 @@ def test_sliding_windows_are_not_native() -> None:
     """Their mask depends on the distance: the bridge has it, the fused entries would not."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    sizes: dict[str, Any] = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "vocab_size": 40,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     sizes |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
     with_window = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
     without = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))

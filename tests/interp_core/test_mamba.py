@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.hooks import HookError, capture, intervene
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.scores import copy_behaviour
-from interp_core.sites import MAMBA_TAPS, Site
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.hooks import HookError, capture, intervene
+from interp_core.models.sites import MAMBA_TAPS, Site
 from small_models import build, prompts
 
 
@@ -33,7 +33,9 @@ def test_every_site_fires_with_the_shape_it_promises(subject: MambaSubject) -> N
 
 
 @pytest.mark.parametrize("name", sorted(MAMBA_TAPS))
-def test_an_edit_of_every_site_changes_the_logits_and_nothing_afterwards(subject: MambaSubject, name: str) -> None:
+def test_an_edit_of_every_site_changes_the_logits_and_nothing_afterwards(
+    subject: MambaSubject, name: str
+) -> None:
     clean = subject.logits(ids())
     with intervene(subject, {Site(1, name): lambda activation: activation * 1.5 + 0.1}):
         edited = subject.logits(ids())
@@ -42,7 +44,9 @@ def test_an_edit_of_every_site_changes_the_logits_and_nothing_afterwards(subject
 
 
 def test_an_edit_of_the_same_values_changes_nothing(subject: MambaSubject) -> None:
-    with intervene(subject, {Site(layer, name): torch.clone for layer in range(3) for name in MAMBA_TAPS}):
+    with intervene(
+        subject, {Site(layer, name): torch.clone for layer in range(3) for name in MAMBA_TAPS}
+    ):
         assert torch.equal(subject.logits(ids()), subject.logits(ids()))
 
 
@@ -105,10 +109,16 @@ def test_mixers_are_asked_of_a_transformer_in_vain() -> None:
     other = subject_of(build("gpt2"), name="gpt2")
     with pytest.raises(InputError, match="gpt2 is a gpt2, not a Mamba"):
         as_mamba(other)
-    with pytest.raises(InputError, match="is a transformer: it has no site"), capture(other, [Site(0, "mixer.x")]):
+    with (
+        pytest.raises(InputError, match="is a transformer: it has no site"),
+        capture(other, [Site(0, "mixer.x")]),
+    ):
         pass
 
 
 def test_an_edit_that_changes_a_shape_is_an_error(subject: MambaSubject) -> None:
-    with pytest.raises(HookError, match="changed shape"), intervene(subject, {Site(0, "mixer.x"): lambda x: x[:, :-1]}):
+    with (
+        pytest.raises(HookError, match="changed shape"),
+        intervene(subject, {Site(0, "mixer.x"): lambda x: x[:, :-1]}),
+    ):
         subject.trunk(ids())

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from interp_core.artifacts import file_sha256, load_json
-from interp_core.batches import IGNORED
-from interp_core.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.errors import InputError
+from interp_core.files.artifacts import file_sha256, load_json
+from interp_core.files.params import check, read_section
 from interp_core.loading import load_model
-from interp_core.mamba import MambaSubject
-from interp_core.mamba_models import MambaModels, train_all
-from interp_core.model_spec import ModelSpec
-from interp_core.native import NativeSubject
-from interp_core.params import check, read_section
-from interp_core.recall_mixture import RecallMixture, RecallSource
-from interp_core.reference_models import Places
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.spec import ModelSpec
+from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, build
+from interp_core.training.batches import IGNORED
+from interp_core.training.mamba_models import MambaModels, train_all
+from interp_core.training.recall_mixture import RecallMixture, RecallSource
+from interp_core.training.reference_models import Places
 
 MIXTURE = RecallMixture(
     rows=40,
@@ -36,15 +36,25 @@ MIXTURE = RecallMixture(
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
-    words = ["the", *("".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80))]
-    (folder / "text.txt").write_text("\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60)))
-    build(CorpusParams(path=PathText(path=folder / "text.txt"), vocabulary=280, validation_every=4), folder)
+    words = [
+        "the",
+        *("".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80)),
+    ]
+    (folder / "text.txt").write_text(
+        "\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60))
+    )
+    build(
+        CorpusParams(path=PathText(path=folder / "text.txt"), vocabulary=280, validation_every=4),
+        folder,
+    )
     return Corpus.load(folder)
 
 
 @pytest.fixture
 def source(corpus: Corpus) -> RecallSource:
-    return RecallSource(MIXTURE, 100, corpus.train, np.flatnonzero(corpus.counts > 0)[1:], bos=0, seed=4)
+    return RecallSource(
+        MIXTURE, 100, corpus.train, np.flatnonzero(corpus.counts > 0)[1:], bos=0, seed=4
+    )
 
 
 def section(**recipe: object) -> MambaModels:
@@ -70,7 +80,9 @@ def test_the_longest_period_grows_over_the_first_share_of_the_steps(source: Reca
     assert max(lengths.values()) == MIXTURE.length
 
 
-def test_every_counted_token_of_a_repeated_row_can_be_copied_from_what_came_before(source: RecallSource) -> None:
+def test_every_counted_token_of_a_repeated_row_can_be_copied_from_what_came_before(
+    source: RecallSource,
+) -> None:
     for step in (0, 30, 60, 90):
         ids, labels = (tensor.numpy()[:32] for tensor in source(step))
         for row, counted in zip(ids, labels, strict=True):
@@ -88,7 +100,9 @@ def test_of_shuffled_pairs_only_what_a_pair_tells_counts(source: RecallSource) -
         targets = np.flatnonzero(counted != IGNORED)
         start = int(row[0] == 0)
         assert ((targets - start) % 2 == 1).all()
-        followers = {int(a): int(b) for a, b in zip(row[start::2], row[start + 1 :: 2], strict=False)}
+        followers = {
+            int(a): int(b) for a, b in zip(row[start::2], row[start + 1 :: 2], strict=False)
+        }
         assert all(followers[int(row[t - 1])] == row[t] for t in targets)
 
 
@@ -119,12 +133,16 @@ def test_both_models_load_as_what_they_are(trained: Places) -> None:
 
 
 def test_a_mambas_unembedding_is_its_embedding_after_loading(trained: Places) -> None:
-    subject = load_model(ModelSpec(source="trained", path=trained.models / "mamba-2l"), name="mamba")
+    subject = load_model(
+        ModelSpec(source="trained", path=trained.models / "mamba-2l"), name="mamba"
+    )
     torch.testing.assert_close(subject.model.get_output_embeddings().weight, subject.embedding())  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_twin_and_mamba_read_the_same_batches_and_differ_in_rate(trained: Places) -> None:
-    records = [load_json(trained.models / name / "training.json") for name in ("mamba-2l", "twin-2l")]
+    records = [
+        load_json(trained.models / name / "training.json") for name in ("mamba-2l", "twin-2l")
+    ]
     for key in ("mixture", "seed", "corpus_sha256", "checkpoints"):
         assert records[0][key] == records[1][key]
     assert records[0]["recipe"]["learning_rate"] != records[1]["recipe"]["learning_rate"]
@@ -138,7 +156,11 @@ def test_twice_gives_the_same_bytes_in_processes_of_their_own_or_in_this_one(
     train_all(section().model_copy(update={"processes": 1}), again)
 
     for file in (*trained.models.rglob("*.safetensors"), *trained.history.glob("*.csv")):
-        home, other = (trained.models, again.models) if file.suffix != ".csv" else (trained.history, again.history)
+        home, other = (
+            (trained.models, again.models)
+            if file.suffix != ".csv"
+            else (trained.history, again.history)
+        )
         assert file_sha256(file) == file_sha256(other / file.relative_to(home)), file.name
 
 

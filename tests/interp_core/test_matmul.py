@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from benchmarks import matmul
 
-from interp_core import matmul
 from interp_core.matmul import onednn_products
 
 
@@ -20,7 +20,9 @@ def test_products_inside_have_float32_accuracy_and_the_setting_is_put_back() -> 
     assert setting() == before
 
 
-def test_a_product_that_is_less_than_float32_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_product_that_is_less_than_float32_switches_it_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = setting()
     monkeypatch.setattr(matmul, "_largest_error", lambda: 3e-3)
     with onednn_products() as on:

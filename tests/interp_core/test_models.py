@@ -1,4 +1,6 @@
-"""The one face of all models: logits, weights by head, rotations, and the way out to TransformerLens."""
+"""The one face of all models: logits, weights by head, rotations, and the way out to
+TransformerLens.
+"""
 
 import numpy as np
 import pytest
@@ -8,14 +10,14 @@ from transformer_lens import HookedRootModule
 from transformers import PreTrainedModel
 
 import small_models as small
-from interp_core.bridge import BridgeSubject
 from interp_core.errors import InputError
-from interp_core.hooks import capture
 from interp_core.loading import random_like, subject_of
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.native import NativeSubject
-from interp_core.sites import Site
+from interp_core.models.hooks import capture
+from interp_core.models.lens import BridgeSubject
+from interp_core.models.native import NativeSubject
+from interp_core.models.sites import Site
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
 
 
 def ids() -> Tensor:
@@ -23,7 +25,9 @@ def ids() -> Tensor:
 
 
 def normed(model: Subject, layer: int, residual: Tensor) -> Tensor:
-    """What head weights act on: the residual stream, centred where the norm centres, divided by the norm's scale."""
+    """What head weights act on: the residual stream, centred where the norm centres, divided by the
+    norm's scale.
+    """
     if model.config.model_type == "llama":
         return residual / (residual.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
     centred = residual - residual.mean(-1, keepdim=True)
@@ -45,14 +49,30 @@ def test_logits_are_the_models_own(name: str) -> None:
         subject = subject_of(model, bos=0, name=name)
         torch.testing.assert_close(subject.logits(ids()), expected, atol=1e-4, rtol=1e-4)
         hidden = subject.trunk(ids())
-        torch.testing.assert_close(subject.unembed(hidden[1, [3, 5]]), expected[1, [3, 5]], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            subject.unembed(hidden[1, [3, 5]]), expected[1, [3, 5]], atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", small.ALL)
 def test_sizes_are_those_of_the_config(name: str) -> None:
     subject = subject_of(small.build(name), bos=0, name=name)
-    sizes = (subject.n_layers, subject.n_heads, subject.d_model, subject.d_head, subject.n_ctx, subject.vocab_size)
-    assert sizes == (small.LAYERS, small.HEADS, small.WIDTH, small.WIDTH // small.HEADS, small.CONTEXT, small.VOCAB)
+    sizes = (
+        subject.n_layers,
+        subject.n_heads,
+        subject.d_model,
+        subject.d_head,
+        subject.n_ctx,
+        subject.vocab_size,
+    )
+    assert sizes == (
+        small.LAYERS,
+        small.HEADS,
+        small.WIDTH,
+        small.WIDTH // small.HEADS,
+        small.CONTEXT,
+        small.VOCAB,
+    )
 
 
 @pytest.mark.parametrize("name", small.ALL)
@@ -77,7 +97,10 @@ def test_transformer_lens_gets_the_same_weights_and_leaves_the_subject_alone(nam
 def test_head_weights_give_the_queries_keys_and_values_of_the_running_model(name: str) -> None:
     subject = subject_of(without_biases(small.build(name)), bos=0, name=name)
     assert isinstance(subject, NativeSubject)
-    sites = [Site(1, site) for site in ("resid_pre", "attn.rot_q", "attn.rot_k", "attn.v", "attn.z", "attn_out")]
+    sites = [
+        Site(1, site)
+        for site in ("resid_pre", "attn.rot_q", "attn.rot_k", "attn.v", "attn.z", "attn_out")
+    ]
     with torch.no_grad(), capture(subject, sites) as seen:
         subject.trunk(ids())
     weights = subject.head_weights(1)
@@ -92,7 +115,9 @@ def test_head_weights_give_the_queries_keys_and_values_of_the_running_model(name
 
 @pytest.mark.parametrize("distance", [0, 1, 7, 20])
 @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gpt2"])
-def test_rotated_queries_score_as_the_running_model_does_at_that_distance(name: str, distance: int) -> None:
+def test_rotated_queries_score_as_the_running_model_does_at_that_distance(
+    name: str, distance: int
+) -> None:
     subject = subject_of(without_biases(small.build(name)), bos=0, name=name)
     sites = [Site(1, site) for site in ("resid_pre", "attn.rot_q", "attn.rot_k")]
     with torch.no_grad(), capture(subject, sites) as seen:
@@ -126,7 +151,9 @@ def test_the_bridge_has_the_same_weights_by_head(name: str) -> None:
     for layer in range(small.LAYERS):
         ours, theirs = native.head_weights(layer), bridged.head_weights(layer)
         for weight in ("W_Q", "W_K", "W_V", "W_O"):
-            torch.testing.assert_close(getattr(ours, weight), getattr(theirs, weight), atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(
+                getattr(ours, weight), getattr(theirs, weight), atol=1e-6, rtol=1e-6
+            )
     torch.testing.assert_close(native.embedding(), bridged.embedding())
     torch.testing.assert_close(native.unembedding(), bridged.unembedding(), atol=1e-6, rtol=1e-6)
     with torch.no_grad(), native.final_scale() as one, bridged.final_scale() as two:
@@ -148,7 +175,9 @@ def test_bridged_rotary_models_refuse_composition_and_say_which_can() -> None:
 def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
     subject = subject_of(small.build(name), bos=0, name=name)
     subject.ids(np.zeros((1, small.CONTEXT), dtype=int))
-    with pytest.raises(InputError, match=f"a sequence of {small.CONTEXT + 1} tokens is longer than its context"):
+    with pytest.raises(
+        InputError, match=f"a sequence of {small.CONTEXT + 1} tokens is longer than its context"
+    ):
         subject.ids(np.zeros((1, small.CONTEXT + 1), dtype=int))
 
 
@@ -160,7 +189,12 @@ def test_ids_outside_the_vocabulary_are_refused(bad: int) -> None:
 
 
 def test_a_spec_says_what_its_source_needs() -> None:
-    for source, key in {"hub": "repo", "local": "path", "trained": "path", "random": "config"}.items():
+    for source, key in {
+        "hub": "repo",
+        "local": "path",
+        "trained": "path",
+        "random": "config",
+    }.items():
         with pytest.raises(ValueError, match=f"source {source} needs `{key}`"):
             ModelSpec(source=source)  # type: ignore[arg-type]
 

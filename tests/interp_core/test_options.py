@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from interp_core.cli import Group, option
+from interp_core.console.options import Group, option
 from interp_core.errors import InputError
 
 
@@ -56,7 +56,9 @@ def nothing(**changes: object) -> dict[str, object]:
     return {"seq_len": None, "names": (), "lag_values": (), "flag": False, "rest": ()} | changes
 
 
-@pytest.mark.parametrize("arguments", [["--seq-len", "3"], ["--seq_len", "3"], ["--seq_len=3"], ["--seq-len=3"]])
+@pytest.mark.parametrize(
+    "arguments", [["--seq-len", "3"], ["--seq_len", "3"], ["--seq_len=3"], ["--seq-len=3"]]
+)
 def test_both_spellings_are_one_option(arguments: list[str]) -> None:
     assert given(*arguments) == nothing(seq_len=3)
 
@@ -67,7 +69,10 @@ def test_both_spellings_are_one_option(arguments: list[str]) -> None:
         (["--names", "a", "b", "c"], {"names": ("a", "b", "c")}),
         (["--names", "a", "--names", "b"], {"names": ("a", "b")}),
         (["--names=a", "b"], {"names": ("a", "b")}),
-        (["--names", "a", "b", "--seq-len", "3", "--names", "c"], {"names": ("a", "b", "c"), "seq_len": 3}),
+        (
+            ["--names", "a", "b", "--seq-len", "3", "--names", "c"],
+            {"names": ("a", "b", "c"), "seq_len": 3},
+        ),
         (["--lag_values", "1", "2", "--flag"], {"lag_values": (1, 2), "flag": True}),
         (["--lag-values", "1", "--lag_values", "2", "3"], {"lag_values": (1, 2, 3)}),
         (["--lag-values", "-1", "2"], {"lag_values": (-1, 2)}),
@@ -76,7 +81,9 @@ def test_both_spellings_are_one_option(arguments: list[str]) -> None:
         (["--flag", "b"], {"flag": True, "rest": ("b",)}),
     ],
 )
-def test_a_list_takes_what_follows_up_to_the_next_option(arguments: list[str], expected: dict[str, object]) -> None:
+def test_a_list_takes_what_follows_up_to_the_next_option(
+    arguments: list[str], expected: dict[str, object]
+) -> None:
     assert given(*arguments) == nothing(**expected)
 
 
@@ -88,7 +95,10 @@ def test_a_list_takes_what_follows_up_to_the_next_option(arguments: list[str], e
         (["stumble", "EACCES"], "error: cannot write out/file.npz: Permission denied\n"),
         (["stumble", "EDQUOT"], "error: cannot write out/file.npz: Disk quota exceeded\n"),
         (["stumble"], "error: Missing argument 'KIND'. (see program stumble --help)\n"),
-        (["show", "--seq-len", "x"], "error: Invalid value for '--seq-len' / '--seq_len': 'x' is not a valid integer."),
+        (
+            ["show", "--seq-len", "x"],
+            "error: Invalid value for '--seq-len' / '--seq_len': 'x' is not a valid integer.",
+        ),
         (["show", "--names"], "error: Option '--names' requires an argument."),
         (["shw"], "error: No such command 'shw'."),
     ],

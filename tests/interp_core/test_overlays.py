@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from interp_core.errors import InputError
-from interp_core.overlays import composed, overlays
+from interp_core.pipeline.overlays import composed, overlays
 
 BASE = """# The base.
 training:
@@ -35,7 +35,9 @@ def compose(profiles: Path, overlay: str) -> str:
 
 
 def test_mappings_merge_and_everything_else_replaces(profiles: Path) -> None:
-    text = compose(profiles, "# Tiny.\ntraining: {steps: 4, also: [], models: {small: {layers: 1}}}\n")
+    text = compose(
+        profiles, "# Tiny.\ntraining: {steps: 4, also: [], models: {small: {layers: 1}}}\n"
+    )
     assert yaml.safe_load(text) == {
         "training": {
             "steps": 4,
@@ -53,16 +55,23 @@ def test_replace_takes_the_place_of_a_whole_mapping(profiles: Path) -> None:
 
 
 def test_new_adds_a_key_a_number_as_well_as_a_mapping(profiles: Path) -> None:
-    text = compose(profiles, "text: {limit: !new 200}\ntraining: {models: {huge: !new {layers: 12}}}\n")
+    text = compose(
+        profiles, "text: {limit: !new 200}\ntraining: {models: {huge: !new {layers: 12}}}\n"
+    )
     found = yaml.safe_load(text)
     assert found["text"] == {"length": 48, "limit": 200}
     assert found["training"]["models"]["huge"] == {"layers": 12}
 
 
-def test_comments_and_spellings_of_numbers_survive_and_the_header_is_the_overlays(profiles: Path) -> None:
+def test_comments_and_spellings_of_numbers_survive_and_the_header_is_the_overlays(
+    profiles: Path,
+) -> None:
     text = compose(profiles, "# Tiny.\ntraining: {also: [3]}\n")
     lines = text.splitlines()
-    assert lines[0] == "# Written by `make stages` from laptop.yaml and overlays/tiny.yaml: edit those."
+    assert (
+        lines[0]
+        == "# Written by `make stages` from laptop.yaml and overlays/tiny.yaml: edit those."
+    )
     assert lines[1] == "# Tiny."
     assert "# The base." not in text
     assert "  # How long\n  steps: 700\n  rate: 4.0e-3\n  also: [3]\n  # What\n" in text
@@ -72,9 +81,15 @@ def test_comments_and_spellings_of_numbers_survive_and_the_header_is_the_overlay
 @pytest.mark.parametrize(
     ("overlay", "said"),
     [
-        ("training: {stepz: 4}\n", r"tiny\.yaml: `training\.stepz` is not in laptop\.yaml.*did you mean `steps`"),
+        (
+            "training: {stepz: 4}\n",
+            r"tiny\.yaml: `training\.stepz` is not in laptop\.yaml.*did you mean `steps`",
+        ),
         ("trainning: {steps: 4}\n", r"`trainning` is not in laptop\.yaml.*did you mean `training`"),
-        ("training: {steps: !new 4}\n", r"`training\.steps` is marked !new, but laptop\.yaml has it"),
+        (
+            "training: {steps: !new 4}\n",
+            r"`training\.steps` is marked !new, but laptop\.yaml has it",
+        ),
         ("training: [\n", "not valid YAML"),
     ],
 )

@@ -10,7 +10,14 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 import cursive_circuits.study
 import eigen_phase.study
 from interp_core.errors import InputError
-from interp_core.params import Params, check, profile_path, project_root, read_section, read_yaml
+from interp_core.files.params import (
+    Params,
+    check,
+    profile_path,
+    project_root,
+    read_section,
+    read_yaml,
+)
 
 
 class Inner(Params):
@@ -61,7 +68,9 @@ def test_the_profile_is_the_one_named_or_the_projects() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_an_override_that_is_given_replaces_the_profiles_value() -> None:
-    assert read_section("study", Study, "second", period=7, share=None) == Study(period=7, share=0.25)
+    assert read_section("study", Study, "second", period=7, share=None) == Study(
+        period=7, share=0.25
+    )
 
 
 def test_the_project_is_found_from_inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +82,9 @@ def test_the_project_is_found_from_inside(project: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize("prepare", [eigen_phase.study.prepare, cursive_circuits.study.prepare_study])
+@pytest.mark.parametrize(
+    "prepare", [eigen_phase.study.prepare, cursive_circuits.study.prepare_study]
+)
 def test_experiments_of_profiles_whose_names_differ_after_a_dot_have_folders_of_their_own(
     prepare: Callable[..., Any], project: Path
 ) -> None:
@@ -96,7 +107,10 @@ def test_values_never_change_after_reading() -> None:
         ({"share": 0.1}, "here.yaml: study: `period`: Field required"),
         ({"period": 3, "shar": 1}, "here.yaml: study: unknown key `shar`; did you mean `share`?"),
         ({"period": 3, "zzz": 1}, "unknown key `zzz`; known here: period, share, inner, models"),
-        ({"period": 3, "inner": {"width": 1, "nmes": []}}, "unknown key `inner.nmes`; did you mean `names`?"),
+        (
+            {"period": 3, "inner": {"width": 1, "nmes": []}},
+            "unknown key `inner.nmes`; did you mean `names`?",
+        ),
         ({"period": 3, "models": {"a": {"width": 1, "widht": 2}}}, "unknown key `models.a.widht`"),
         ({"period": "x"}, "here.yaml: study: `period`: Input should be a valid integer"),
         ({"period": 0}, "here.yaml: study: `period`: Input should be greater than 0, got '0'"),

@@ -13,7 +13,15 @@ from interp_core import plotting
 
 MEANINGS = {
     name: getattr(plotting, name)
-    for name in ("INDUCTION", "DUPLICATE_TOKEN", "PREVIOUS_TOKEN", "COPYING", "ABLATED", "NULL", "INK")
+    for name in (
+        "INDUCTION",
+        "DUPLICATE_TOKEN",
+        "PREVIOUS_TOKEN",
+        "COPYING",
+        "ABLATED",
+        "NULL",
+        "INK",
+    )
 }
 
 
@@ -33,7 +41,9 @@ def test_equal_drawings_have_equal_bytes(tmp_path: Path) -> None:
 
 def test_a_users_settings_change_nothing(tmp_path: Path) -> None:
     before = _draw(tmp_path / "one.png")
-    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "red", "savefig.dpi": 30}):
+    with matplotlib.rc_context(
+        {"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "red", "savefig.dpi": 30}
+    ):
         assert _draw(tmp_path / "two.png") == before
 
 
@@ -44,12 +54,17 @@ def test_no_software_and_no_date_is_written_into_the_file(tmp_path: Path) -> Non
 
 
 def test_a_drawing_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), plotting.drawing(tmp_path / "one.png", width=4.0, height=3.0):
+    with (
+        pytest.raises(ZeroDivisionError),
+        plotting.drawing(tmp_path / "one.png", width=4.0, height=3.0),
+    ):
         _ = 1 / 0
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("values", [[[0.1, 0.9]], [[-0.3, 0.02]], [[0.0, 0.0]], [[np.nan, -2.0]], [[np.nan, np.nan]]])
+@pytest.mark.parametrize(
+    "values", [[[0.1, 0.9]], [[-0.3, 0.02]], [[0.0, 0.0]], [[np.nan, -2.0]], [[np.nan, np.nan]]]
+)
 def test_a_diverging_map_is_white_at_zero_and_holds_all_values(values: list[list[float]]) -> None:
     array = np.array(values)
     scale = plotting.centred(array)
@@ -57,7 +72,9 @@ def test_a_diverging_map_is_white_at_zero_and_holds_all_values(values: list[list
     assert scale.vmax is not None
     assert scale.vmin == -scale.vmax < 0
     assert np.nanmax(np.abs(array), initial=0.0) <= scale.vmax
-    assert matplotlib.colormaps[plotting.DIVERGING](scale(0.0))[:3] == pytest.approx((0.97, 0.97, 0.97), abs=0.01)
+    assert matplotlib.colormaps[plotting.DIVERGING](scale(0.0))[:3] == pytest.approx(
+        (0.97, 0.97, 0.97), abs=0.01
+    )
 
 
 def test_noise_does_not_fill_a_map_that_has_a_least_range() -> None:
@@ -67,8 +84,15 @@ def test_noise_does_not_fill_a_map_that_has_a_least_range() -> None:
 
 def _dichromat(colour: str, missing: str) -> np.ndarray:
     """Linear RGB as a dichromat sees it (Vienot, Brettel and Mollon 1999)."""
-    linear = np.array([((part + 0.055) / 1.055) ** 2.4 if part > 0.04045 else part / 12.92 for part in to_rgb(colour)])
-    to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    linear = np.array(
+        [
+            ((part + 0.055) / 1.055) ** 2.4 if part > 0.04045 else part / 12.92
+            for part in to_rgb(colour)
+        ]
+    )
+    to_lms = np.array(
+        [[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]]
+    )
     protan = np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]])
     deutan = np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])
     sees = {"red": protan, "green": deutan}[missing]
@@ -99,16 +123,22 @@ def test_layer_zero_is_at_the_bottom_and_marked_heads_are_framed() -> None:
     axes = Figure().add_subplot()
     values = np.arange(6.0).reshape(3, 2)
     marked = values == 3
-    plotting.head_map(axes, values, scale=plotting.centred(values), colours=plotting.DIVERGING, marked=marked)
+    plotting.head_map(
+        axes, values, scale=plotting.centred(values), colours=plotting.DIVERGING, marked=marked
+    )
     bottom, top = axes.get_ylim()
     assert bottom < top
     (frame,) = axes.patches
-    assert frame.get_extents().transformed(axes.transData.inverted()).bounds == pytest.approx((0.5, 0.5, 1.0, 1.0))
+    assert frame.get_extents().transformed(axes.transData.inverted()).bounds == pytest.approx(
+        (0.5, 0.5, 1.0, 1.0)
+    )
 
 
 def test_a_share_is_white_at_zero() -> None:
     assert plotting.shades(plotting.INDUCTION)(0.0)[:3] == (1.0, 1.0, 1.0)
-    assert plotting.shades(plotting.INDUCTION)(0.5)[:3] == pytest.approx(to_rgb(plotting.INDUCTION), abs=0.01)
+    assert plotting.shades(plotting.INDUCTION)(0.5)[:3] == pytest.approx(
+        to_rgb(plotting.INDUCTION), abs=0.01
+    )
 
 
 def test_intervals_are_written_after_their_value() -> None:

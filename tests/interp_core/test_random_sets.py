@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp_core.errors import InputError
-from interp_core.heads import Channel, Head
-from interp_core.random_sets import RandomSets, matched_sets
+from interp_core.statistics.heads import Channel, Head
+from interp_core.statistics.random_sets import RandomSets, matched_sets
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -114,7 +114,9 @@ def test_every_set_is_as_likely(draws: int) -> None:
 
 
 def test_the_same_generator_draws_the_same_sets() -> None:
-    draw = [matched_sets([Head(0, 0)] * 1, heads_of(2, 300), _rng(5), draws=9).sets for _ in range(2)]
+    draw = [
+        matched_sets([Head(0, 0)] * 1, heads_of(2, 300), _rng(5), draws=9).sets for _ in range(2)
+    ]
     assert draw[0] == draw[1]
 
 
@@ -124,12 +126,17 @@ def test_another_size_goes_through_the_chosen_layers_again() -> None:
 
 
 def test_a_pool_that_is_too_small_has_no_sets() -> None:
-    found = matched_sets([Head(0, 0), Head(0, 1)], heads_of(1, 3), _rng(), draws=5, without=[Head(0, 0)])
+    found = matched_sets(
+        [Head(0, 0), Head(0, 1)], heads_of(1, 3), _rng(), draws=5, without=[Head(0, 0)]
+    )
     assert found.distinct == 1
 
     nothing = matched_sets([Head(0, 0)], [Head(0, 0)], _rng(), draws=5)
     assert (nothing.distinct, nothing.sets) == (0, [])
-    assert matched_sets([Head(0, 0)] * 1, [], _rng(), draws=5).words == "all 0 distinct random sets, from no layer"
+    assert (
+        matched_sets([Head(0, 0)] * 1, [], _rng(), draws=5).words
+        == "all 0 distinct random sets, from no layer"
+    )
 
 
 def test_channels_of_one_layer_are_drawn_by_the_thousand() -> None:

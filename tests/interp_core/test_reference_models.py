@@ -1,4 +1,6 @@
-"""The mixture that the reference models read, what is watched while they learn, and what lies in their folder after."""
+"""The mixture that the reference models read, what is watched while they learn, and what lies in
+their folder after.
+"""
 
 from pathlib import Path
 
@@ -7,19 +9,31 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp_core.artifacts import file_sha256, load_json, load_weights
-from interp_core.batches import IGNORED
-from interp_core.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.errors import InputError
-from interp_core.lm_training import Moment
+from interp_core.files.artifacts import file_sha256, load_json, load_weights
+from interp_core.files.params import check, read_section
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.params import check, read_section
-from interp_core.reference_models import Places, ReferenceModels, Watch, new_model, train_all
-from interp_core.repeat_mixture import Mixture, MixtureSource
+from interp_core.models.spec import ModelSpec
+from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, build
+from interp_core.training.batches import IGNORED
+from interp_core.training.loop import Moment
+from interp_core.training.reference_models import (
+    Places,
+    ReferenceModels,
+    Watch,
+    new_model,
+    train_all,
+)
+from interp_core.training.repeat_mixture import Mixture, MixtureSource
 
 MIXTURE = Mixture(
-    rows=40, length=30, repeated_random=0.5, repeated_text=0.25, shortest_period=3, longest_period=9, begin=0.5
+    rows=40,
+    length=30,
+    repeated_random=0.5,
+    repeated_text=0.25,
+    shortest_period=3,
+    longest_period=9,
+    begin=0.5,
 )
 
 
@@ -27,9 +41,17 @@ MIXTURE = Mixture(
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
-    words = ["the", *("".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80))]
-    (folder / "text.txt").write_text("\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60)))
-    build(CorpusParams(path=PathText(path=folder / "text.txt"), vocabulary=280, validation_every=4), folder)
+    words = [
+        "the",
+        *("".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80)),
+    ]
+    (folder / "text.txt").write_text(
+        "\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60))
+    )
+    build(
+        CorpusParams(path=PathText(path=folder / "text.txt"), vocabulary=280, validation_every=4),
+        folder,
+    )
     return Corpus.load(folder)
 
 
@@ -59,12 +81,18 @@ def test_every_counted_token_of_a_repeated_row_can_be_copied(source: MixtureSour
         for ids, labels in zip(*(tensor.numpy()[:30] for tensor in source(step)), strict=True):
             first = int((labels != IGNORED).argmax())
             np.testing.assert_array_equal(labels[first:], ids[first:])
-            starts = (0, 1) if ids[0] == 0 else (0,)  # text may begin with the id of BOS without its being one
+            starts = (
+                (0, 1) if ids[0] == 0 else (0,)
+            )  # text may begin with the id of BOS without its being one
             periods = [first - start for start in starts if 3 <= first - start <= 9]
-            assert any(np.array_equal(ids[first:], ids[first - period : -period]) for period in periods)
+            assert any(
+                np.array_equal(ids[first:], ids[first - period : -period]) for period in periods
+            )
 
 
-def test_random_segments_repeat_no_id_within_a_period_and_hold_no_bos(source: MixtureSource) -> None:
+def test_random_segments_repeat_no_id_within_a_period_and_hold_no_bos(
+    source: MixtureSource,
+) -> None:
     ids, labels = (tensor.numpy() for tensor in source(1))
     for row in range(20):
         first = ids[row, 1 : int((labels[row] != IGNORED).argmax())]
@@ -96,9 +124,14 @@ def test_what_is_watched_agrees_with_the_models_own_patterns(corpus: Corpus) -> 
         found = model(input_ids=torch.from_numpy(watch.random.tokens), output_attentions=True)
     period = params.watched.period
     queries = torch.arange(period + 1, 2 * period)
-    best = max(float(pattern[:, :, queries, queries - period + 1].mean((0, 2)).max()) for pattern in found.attentions)
+    best = max(
+        float(pattern[:, :, queries, queries - period + 1].mean((0, 2)).max())
+        for pattern in found.attentions
+    )
     assert numbers["best_prefix_matching"] == pytest.approx(best, abs=1e-6)
-    hits = found.logits[:, queries].argmax(-1) == torch.from_numpy(watch.random.tokens)[:, queries + 1]
+    hits = (
+        found.logits[:, queries].argmax(-1) == torch.from_numpy(watch.random.tokens)[:, queries + 1]
+    )
     assert numbers["repeat_accuracy"] == pytest.approx(float(hits.double().mean()), abs=1e-12)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -157,7 +190,9 @@ def test_the_history_has_one_row_a_checkpoint_and_no_times(trained: Places) -> N
 def test_twice_gives_the_same_bytes(corpus: Corpus, trained: Places, tmp_path: Path) -> None:
     again = Places(corpus.folder, tmp_path / "models", tmp_path / "training")
     train_all(section(), again)
-    files = sorted(file.relative_to(again.models) for file in again.models.rglob("*") if file.is_file())
+    files = sorted(
+        file.relative_to(again.models) for file in again.models.rglob("*") if file.is_file()
+    )
     assert len(files) == 12
     for file in files:
         assert (again.models / file).read_bytes() == (trained.models / file).read_bytes(), file
@@ -166,15 +201,23 @@ def test_twice_gives_the_same_bytes(corpus: Corpus, trained: Places, tmp_path: P
 
 def test_an_unknown_model_is_named_before_anything_runs(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no reference model neox-9l in the profile; it has tiny"):
-        train_all(section(), Places(corpus.folder, tmp_path / "m", tmp_path / "h"), only=["neox-9l"])
+        train_all(
+            section(), Places(corpus.folder, tmp_path / "m", tmp_path / "h"), only=["neox-9l"]
+        )
     assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"models": {"a": {"layers": 2, "heads": 3, "width": 16}}}, "width 16 is not a multiple of heads 3"),
-        ({"watched": {"prompts": 4, "period": 200, "validation_rows": 2}}, "rows are 401 tokens long"),
+        (
+            {"models": {"a": {"layers": 2, "heads": 3, "width": 16}}},
+            "width 16 is not a multiple of heads 3",
+        ),
+        (
+            {"watched": {"prompts": 4, "period": 200, "validation_rows": 2}},
+            "rows are 401 tokens long",
+        ),
         ({"mixture": MIXTURE.model_dump() | {"repeated_text": 0.7}}, "more than all rows"),
         ({"mixture": MIXTURE.model_dump() | {"longest_period": 29}}, "longest_period < length - 1"),
         ({"processes": 0}, "`processes`"),

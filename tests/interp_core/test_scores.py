@@ -9,13 +9,19 @@ import torch
 import known_circuits as known
 import small_models as small
 from interp_core.errors import InputError
-from interp_core.hooks import capture
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.scores import Scores, attention_keys, attention_scores, copy_behaviour, score_heads
-from interp_core.sites import Site
-from interp_core.stats import sign_flip_threshold
-from interp_core.stimuli import Prompts, repeated_tokens, spaced_pairs
+from interp_core.measures.scores import (
+    Scores,
+    attention_keys,
+    attention_scores,
+    copy_behaviour,
+    score_heads,
+)
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.statistics.intervals import sign_flip_threshold
+from interp_core.stimuli.prompts import Prompts, repeated_tokens, spaced_pairs
 
 
 def everything(subject: Subject, prompts: Prompts, batch_size: int = 2) -> Scores:
@@ -44,7 +50,9 @@ def others(scores: np.ndarray, *heads: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", ["repeated_tokens", "spaced_pairs"])
-def test_the_planted_heads_score_one_where_they_should_and_nobody_else_does(planted: Subject, family: str) -> None:
+def test_the_planted_heads_score_one_where_they_should_and_nobody_else_does(
+    planted: Subject, family: str
+) -> None:
     prompts = planted_prompts(family)
     scores = everything(planted, prompts)
     induction, previous = known.INDUCTION_HEAD, known.PREVIOUS_TOKEN_HEAD
@@ -73,7 +81,9 @@ def test_on_the_control_the_planted_head_attends_to_bos(planted: Subject) -> Non
     scores = attention_scores(planted, prompts, control=True)
     assert scores["prefix_matching"][:, *known.INDUCTION_HEAD].max() < 1e-5
     np.testing.assert_allclose(scores["bos"][:, *known.INDUCTION_HEAD], 1, atol=1e-5)
-    np.testing.assert_allclose(scores["previous_token"][:, *known.PREVIOUS_TOKEN_HEAD], 1, atol=1e-5)
+    np.testing.assert_allclose(
+        scores["previous_token"][:, *known.PREVIOUS_TOKEN_HEAD], 1, atol=1e-5
+    )
 
 
 def test_the_planted_head_writes_its_logit_above_the_mean(planted: Subject) -> None:
@@ -82,7 +92,9 @@ def test_the_planted_head_writes_its_logit_above_the_mean(planted: Subject) -> N
     attribution = scores.heads["direct_logit_attribution"][:, *known.INDUCTION_HEAD]
     np.testing.assert_allclose(attribution, known._CERTAIN * (1 - 1 / known.SIZE), rtol=1e-4)
     copying = scores.heads["copying_empirical"][:, *known.INDUCTION_HEAD]
-    np.testing.assert_allclose(copying, np.sqrt(known.SIZE - 1), rtol=1e-4)  # one-hot logits, in standard deviations
+    np.testing.assert_allclose(
+        copying, np.sqrt(known.SIZE - 1), rtol=1e-4
+    )  # one-hot logits, in standard deviations
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
@@ -119,16 +131,24 @@ def test_copying_is_brute_force_over_the_whole_vocabulary(name: str) -> None:
         values = seen[Site(layer, "attn.v")][pairs.batch, pairs.induction_key].double()
         values = values.repeat_interleave(subject.n_heads // values.shape[1], dim=1)
         for head in range(subject.n_heads):
-            logits = values[:, head] @ subject.out_weights(layer)[head].double() @ subject.unembedding().double()
+            logits = (
+                values[:, head]
+                @ subject.out_weights(layer)[head].double()
+                @ subject.unembedding().double()
+            )
             of_target = logits[torch.arange(len(pairs)), torch.as_tensor(pairs.target)]
             expected = (of_target - logits.mean(-1)) / logits.std(-1, correction=0)
-            by_prompt = [expected[pairs.batch == i].mean().item() for i in range(len(prompts.tokens))]
+            by_prompt = [
+                expected[pairs.batch == i].mean().item() for i in range(len(prompts.tokens))
+            ]
             np.testing.assert_allclose(scores[:, layer, head], by_prompt, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", small.NATIVE)
 def test_direct_logit_attribution_is_that_of_transformer_lens(name: str) -> None:
-    """ActivationCache.logit_attrs of stacked head results, TransformerLens centring nothing: the mean is ours."""
+    """ActivationCache.logit_attrs of stacked head results, TransformerLens centring nothing: the
+    mean is ours.
+    """
     subject, prompts = subject_of(small.build(name), bos=0, name=name), small.prompts(n_prompts=3)
     pairs = prompts.pairs
     lens = subject.to_transformer_lens()
@@ -143,12 +163,16 @@ def test_direct_logit_attribution_is_that_of_transformer_lens(name: str) -> None
         results = torch.einsum("bphe,hed->hbpd", z, lens.W_O[layer])
         scaled = cache.apply_ln_to_stack(results, layer=-1)[:, pairs.batch, pairs.query]
         expected = torch.einsum("hpd,dp->ph", scaled, centred)
-        by_prompt = np.stack([expected[pairs.batch == i].mean(0).numpy() for i in range(len(prompts.tokens))])
+        by_prompt = np.stack(
+            [expected[pairs.batch == i].mean(0).numpy() for i in range(len(prompts.tokens))]
+        )
         np.testing.assert_allclose(scores[:, layer], by_prompt, atol=2e-4, rtol=1e-3)
 
 
 def test_attributions_of_an_attention_only_model_sum_to_its_logits() -> None:
-    """Heads, embedding and the final bias are all there is: together they are the centred logit of the target."""
+    """Heads, embedding and the final bias are all there is: together they are the centred logit of
+    the target.
+    """
     model = small.build("llama")
     for layer in range(small.LAYERS):
         model.get_submodule(f"model.layers.{layer}.mlp.down_proj").weight.data.zero_()  # type: ignore[operator]
@@ -162,7 +186,12 @@ def test_attributions_of_an_attention_only_model_sum_to_its_logits() -> None:
     embedded = subject.embedding()[ids] @ (unembedding - unembedding.mean(-1, keepdim=True))
     from_embedding = (embedded / scales[0][..., None])[pairs.batch, pairs.query, pairs.target]
     heads = everything(subject, prompts).heads["direct_logit_attribution"].sum(axis=(1, 2))
-    rest = np.array([(logits - from_embedding)[pairs.batch == i].mean().item() for i in range(len(prompts.tokens))])
+    rest = np.array(
+        [
+            (logits - from_embedding)[pairs.batch == i].mean().item()
+            for i in range(len(prompts.tokens))
+        ]
+    )
     np.testing.assert_allclose(heads, rest, atol=1e-4, rtol=1e-4)
 
 
@@ -236,7 +265,9 @@ def test_prompts_with_different_numbers_of_pairs_count_alike() -> None:
             ),
         )
         np.testing.assert_allclose(
-            everything(subject, alone).heads["prefix_matching"][0], together.heads["prefix_matching"][i], atol=1e-6
+            everything(subject, alone).heads["prefix_matching"][0],
+            together.heads["prefix_matching"][i],
+            atol=1e-6,
         )
 
 
@@ -246,7 +277,10 @@ def test_scoring_leaves_no_trace_though_it_stops_at_the_last_attention(name: str
     ids = subject.ids(prompts.tokens)
     with torch.no_grad():
         before = subject.logits(ids)
-        alone, among = attention_scores(subject, prompts), everything(subject, prompts, batch_size=32).heads
+        alone, among = (
+            attention_scores(subject, prompts),
+            everything(subject, prompts, batch_size=32).heads,
+        )
         assert torch.equal(subject.logits(ids), before)
     for key, score in alone.items():
         np.testing.assert_array_equal(score, among[key])
@@ -264,34 +298,44 @@ def test_pairs_out_of_order_are_refused() -> None:
 
 
 def null_differences(seed: int) -> np.ndarray:
-    """Prefix matching on prompts minus on their controls, [prompt, layer, head], for an untrained model of that seed.
+    """Prefix matching on prompts minus on their controls, [prompt, layer, head], for an untrained
+    model of that seed.
 
-    Weights as stock initialisation has them: with larger ones a random model really does attend a little differently
-    where a token is repeated, and the test finds it."""
+    Weights as stock initialisation has them: with larger ones a random model really does attend a
+    little differently where a token is repeated, and the test finds it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         subject = subject_of(small.gpt_neox(num_hidden_layers=2, initializer_range=0.02), bos=0)
     prompts = small.prompts(n_prompts=12, period=16, seed=seed)
     real, control = (
-        attention_scores(subject, prompts, control=control)["prefix_matching"] for control in (False, True)
+        attention_scores(subject, prompts, control=control)["prefix_matching"]
+        for control in (False, True)
     )
     return real - control
 
 
 def test_untrained_models_are_called_induction_models_at_the_stated_rate() -> None:
-    """200 random models, the family-wise test at 5 %: between 2 % and 9 % (a binomial's 95 % and a little)."""
+    """200 random models, the family-wise test at 5 %: between 2 % and 9 % (a binomial's 95 % and a
+    little).
+    """
     alpha, models = 0.05, 200
     positive = 0
     for seed in range(models):
-        test = sign_flip_threshold(null_differences(seed), np.random.default_rng(seed), alpha=alpha, draws=199)
+        test = sign_flip_threshold(
+            null_differences(seed), np.random.default_rng(seed), alpha=alpha, draws=199
+        )
         positive += bool((test.p <= alpha).any())
     assert 0.02 <= positive / models <= 0.09
 
 
 def test_the_planted_head_stands_out_of_the_same_null(planted: Subject) -> None:
-    prompts = repeated_tokens(known.VOCABULARY, period=16, n_prompts=12, rng=np.random.default_rng(0))
+    prompts = repeated_tokens(
+        known.VOCABULARY, period=16, n_prompts=12, rng=np.random.default_rng(0)
+    )
     real, control = (
-        attention_scores(planted, prompts, control=control)["prefix_matching"] for control in (False, True)
+        attention_scores(planted, prompts, control=control)["prefix_matching"]
+        for control in (False, True)
     )
     test = sign_flip_threshold(real - control, np.random.default_rng(0), alpha=0.01, draws=999)
     assert np.argwhere(test.p <= 0.01).tolist() == [list(known.INDUCTION_HEAD)]

@@ -9,15 +9,27 @@ from torch import Tensor
 from transformers import FalconMambaConfig, FalconMambaForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from interp_core.errors import InputError
-from interp_core.lm_training import parameter_groups
-from interp_core.selective_scan import Backend, causal_conv_silu, fast_scan, mamba_mixers, selective_scan
+from interp_core.mamba.selective_scan import (
+    Backend,
+    causal_conv_silu,
+    fast_scan,
+    mamba_mixers,
+    selective_scan,
+)
+from interp_core.training.loop import parameter_groups
 from small_models import build
 
 BACKENDS: tuple[Backend, ...] = ("numba", "torch")
-SHAPES = [(2, 7, 5, 3), (1, 33, 65, 16), (3, 16, 64, 1)]  # batch, length, channels, states: whole and broken tiles
+SHAPES = [
+    (2, 7, 5, 3),
+    (1, 33, 65, 16),
+    (3, 16, 64, 1),
+]  # batch, length, channels, states: whole and broken tiles
 
 
-def operands(shape: tuple[int, int, int, int], dtype: torch.dtype, largest_dt: float = 0.5) -> list[Tensor]:
+def operands(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, largest_dt: float = 0.5
+) -> list[Tensor]:
     batch, length, channels, states = shape
     rng = torch.Generator().manual_seed(sum(shape))
 
@@ -26,7 +38,13 @@ def operands(shape: tuple[int, int, int, int], dtype: torch.dtype, largest_dt: f
 
     dt = torch.rand(batch, length, channels, generator=rng, dtype=torch.float64) * largest_dt + 1e-3
     A = -torch.exp(torch.rand(channels, states, generator=rng, dtype=torch.float64) * 2.7)
-    parts = (normal(batch, length, channels), dt, A, normal(batch, length, states), normal(batch, length, states))
+    parts = (
+        normal(batch, length, channels),
+        dt,
+        A,
+        normal(batch, length, states),
+        normal(batch, length, states),
+    )
     return [part.to(dtype).requires_grad_() for part in (*parts, normal(channels))]
 
 
@@ -52,7 +70,9 @@ def test_y_and_all_gradients_are_within_a_millionth_of_the_float64_recurrence(
     backend: Backend, shape: tuple[int, int, int, int], largest_dt: float
 ) -> None:
     inputs = operands(shape, torch.float32, largest_dt)
-    exact = outputs_and_gradients(by_definition, [part.detach().double().requires_grad_() for part in inputs])
+    exact = outputs_and_gradients(
+        by_definition, [part.detach().double().requires_grad_() for part in inputs]
+    )
     found = outputs_and_gradients(lambda *parts: selective_scan(*parts, backend=backend), inputs)
     for ours, theirs in zip(found, exact, strict=True):
         assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-6
@@ -67,7 +87,9 @@ def test_the_backward_pass_is_the_derivative_of_the_forward_pass(backend: Backen
 def test_the_convolutions_backward_pass_is_the_derivative_of_its_forward_pass() -> None:
     rng = torch.Generator().manual_seed(0)
     sizes = ((2, 6, 5), (5, 4), (5,))
-    inputs = tuple(torch.randn(*size, generator=rng, dtype=torch.float64, requires_grad=True) for size in sizes)
+    inputs = tuple(
+        torch.randn(*size, generator=rng, dtype=torch.float64, requires_grad=True) for size in sizes
+    )
     assert torch.autograd.gradcheck(causal_conv_silu, inputs)
 
 
@@ -76,7 +98,10 @@ def test_both_backends_take_up_a_state_where_another_scan_left_it() -> None:
     whole = by_definition(x, dt, A, B, C, D)
     state = torch.zeros(2, *A.shape, dtype=torch.float64)
     for t in range(9):
-        state = torch.exp(dt[:, t, :, None] * A) * state + (dt[:, t] * x[:, t])[..., None] * B[:, t, None]
+        state = (
+            torch.exp(dt[:, t, :, None] * A) * state
+            + (dt[:, t] * x[:, t])[..., None] * B[:, t, None]
+        )
     for backend in BACKENDS:
         after = (x[:, 9:], dt[:, 9:], A, B[:, 9:], C[:, 9:], D)
         rest = selective_scan(*after, initial_state=state, backend=backend)
@@ -94,12 +119,16 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
+        assert all(
+            torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True)
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_stock_model_gives_the_same_logits_with_our_scan_under_it(backend: Backend, padded: bool) -> None:
+def test_a_stock_model_gives_the_same_logits_with_our_scan_under_it(
+    backend: Backend, padded: bool
+) -> None:
     model = build("mamba")
     ids = torch.randint(1, 96, (3, 37), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
@@ -168,7 +197,12 @@ def test_a_model_without_mixers_and_an_unknown_variant_are_refused_by_name() -> 
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(InputError, match="model of type gpt2 has no Mamba mixer"), fast_scan(gpt2):
         pass
-    sizes: dict[str, Any] = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 2}
+    sizes: dict[str, Any] = {
+        "vocab_size": 8,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "state_size": 2,
+    }
     falcon = FalconMambaForCausalLM(FalconMambaConfig(**sizes))
     with pytest.raises(InputError, match="FalconMambaMixer is a variant"), fast_scan(falcon):
         pass

@@ -1,14 +1,16 @@
-"""Dependencies and parameters of a planted project: what a command runs and reads, and nothing else."""
+"""Dependencies and parameters of a planted project: what a command runs and reads, and nothing
+else.
+"""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
-from interp_core import stages
 from interp_core.errors import InputError
-from interp_core.import_closure import WITHOUT_EFFECT, Sources, reached
-from interp_core.stages import Command, Project
+from interp_core.pipeline import stages
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT, Sources, reached
+from interp_core.pipeline.stages import Command, Project
 
 PYPROJECT = """
 [project.scripts]
@@ -125,11 +127,15 @@ def test_a_late_import_counts_where_its_function_is_named(planted: Path, call: s
     assert "shared/core/rare.py" not in command(planted, "strings tune").files
 
     measure = planted / "packages" / "strings" / "measure.py"
-    measure.write_text(f"import core.tools\nfrom core.tools import turn\ndef _():\n    {call}\n{call}\n")
+    measure.write_text(
+        f"import core.tools\nfrom core.tools import turn\ndef _():\n    {call}\n{call}\n"
+    )
     assert "shared/core/rare.py" in command(planted, "strings tune").files
 
 
-def test_methods_that_a_library_may_call_are_followed_though_nobody_names_them(planted: Path) -> None:
+def test_methods_that_a_library_may_call_are_followed_though_nobody_names_them(
+    planted: Path,
+) -> None:
     (planted / "shared" / "core" / "deep.py").write_text(
         "import torch\nclass Layer(torch.nn.Module):\n    def anything(self):\n        from core.rare import rare\n"
     )
@@ -170,7 +176,9 @@ def test_a_stage_that_misses_a_file_is_named_with_the_mend(planted: Path) -> Non
     stages.write(planted)
     path = planted / "dvc.yaml"
     path.write_text(path.read_text().replace("      - shared/core/deep.py\n", ""))
-    with pytest.raises(InputError, match=r"dvc\.yaml .*lacks `shared/core/deep\.py`.*run `make stages`"):
+    with pytest.raises(
+        InputError, match=r"dvc\.yaml .*lacks `shared/core/deep\.py`.*run `make stages`"
+    ):
         stages.check(planted)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from interp_core.errors import InputError
-from interp_core.stats import (
+from interp_core.statistics.intervals import (
     discoveries,
     effective_number,
     equivalence_from_draws,
@@ -31,7 +31,9 @@ def _rng(seed: int = 0) -> np.random.Generator:
 @pytest.mark.parametrize("shape", ["normal", "skewed"])
 def test_intervals_of_means_cover_at_their_rate(shape: str) -> None:
     rng = _rng()
-    sample = rng.normal(size=(80, 1500)) if shape == "normal" else rng.exponential(size=(80, 1500)) - 1
+    sample = (
+        rng.normal(size=(80, 1500)) if shape == "normal" else rng.exponential(size=(80, 1500)) - 1
+    )
     interval = mean_interval(sample, rng, resamples=600)
     covered = ((interval.low <= 0) & (interval.high >= 0)).mean()
     assert 0.92 <= covered <= 0.965
@@ -42,8 +44,12 @@ def test_hierarchical_intervals_cover_where_intervals_over_prompts_alone_do_not(
     rng = _rng(1)
     covered, naive = [], []
     for _ in range(250):
-        values = rng.normal(size=(1, 2, 30)) + rng.normal(size=(40, 1, 1)) + rng.normal(size=(40, 2, 30))
-        draws = hierarchical_bootstrap(values, rng, resamples=400, statistic=lambda drawn: drawn.mean(axis=2))
+        values = (
+            rng.normal(size=(1, 2, 30)) + rng.normal(size=(40, 1, 1)) + rng.normal(size=(40, 2, 30))
+        )
+        draws = hierarchical_bootstrap(
+            values, rng, resamples=400, statistic=lambda drawn: drawn.mean(axis=2)
+        )
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
         covered.extend((low <= 0) & (high >= 0))
         without = mean_interval(values.mean(axis=2), rng, resamples=400)
@@ -53,7 +59,9 @@ def test_hierarchical_intervals_cover_where_intervals_over_prompts_alone_do_not(
 
 
 def test_heads_are_resampled_within_their_layer_and_layers_never() -> None:
-    values = np.repeat(np.arange(12.0).reshape(1, 3, 4), 4, axis=0)  # means over 4 prompts are exact
+    values = np.repeat(
+        np.arange(12.0).reshape(1, 3, 4), 4, axis=0
+    )  # means over 4 prompts are exact
     draws = hierarchical_bootstrap(values, _rng(), resamples=200)
     assert draws.shape == (200, 3, 4)
     np.testing.assert_array_equal(draws // 4, np.broadcast_to(np.arange(3)[:, None], draws.shape))
@@ -101,7 +109,11 @@ def test_permutations_have_their_family_wise_error_rate() -> None:
     wrong = sum(
         (
             permutation_threshold(
-                rng.exponential(size=(15, 6)), rng.exponential(size=(10, 6)), rng, alpha=0.1, draws=199
+                rng.exponential(size=(15, 6)),
+                rng.exponential(size=(10, 6)),
+                rng,
+                alpha=0.1,
+                draws=199,
             ).p
             <= 0.1
         ).any()
@@ -113,7 +125,10 @@ def test_permutations_have_their_family_wise_error_rate() -> None:
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.1, 0.25]), st.integers(19, 200))
 def test_above_the_threshold_means_p_at_most_alpha(seed: int, alpha: float, draws: int) -> None:
     rng = _rng(seed)
-    observed, maxima = rng.integers(0, 8, (3, 4)).astype(float), rng.integers(0, 8, draws).astype(float)
+    observed, maxima = (
+        rng.integers(0, 8, (3, 4)).astype(float),
+        rng.integers(0, 8, draws).astype(float),
+    )
     test = max_test(observed, maxima, alpha=alpha)
     np.testing.assert_array_equal(observed > test.threshold, test.p <= alpha + 1e-12)
     assert test.p.min() >= 1 / (1 + draws)
@@ -132,7 +147,9 @@ def test_false_discoveries_stay_below_their_rate() -> None:
 
 
 @pytest.mark.parametrize("kind", ["draws", "normal"])
-def test_equivalence_is_claimed_at_the_margin_at_its_rate_and_at_zero_almost_always(kind: str) -> None:
+def test_equivalence_is_claimed_at_the_margin_at_its_rate_and_at_zero_almost_always(
+    kind: str,
+) -> None:
     rng, error, margin = _rng(6), 0.1, 0.4
     claimed = {}
     for truth in (margin, -margin, 0.0):
@@ -161,9 +178,13 @@ def test_undefined_draws_count_against_equivalence() -> None:
 
 def test_wasserstein_has_its_closed_forms_and_equals_scipy() -> None:
     one = np.ones(1)
-    assert wasserstein_1(0.2 * one, one, 0.7 * one, one, _rng(), draws=9).value == pytest.approx(0.5)
+    assert wasserstein_1(0.2 * one, one, 0.7 * one, one, _rng(), draws=9).value == pytest.approx(
+        0.5
+    )
     grid, flat = np.linspace(0, 1, 50), np.ones(50)
-    assert wasserstein_1(grid, flat, grid + 0.3, 7 * flat, _rng(), draws=9).value == pytest.approx(0.3)
+    assert wasserstein_1(grid, flat, grid + 0.3, 7 * flat, _rng(), draws=9).value == pytest.approx(
+        0.3
+    )
     rng = _rng(7)
     for _ in range(20):
         a, b = rng.random(6).round(1), rng.random(9).round(1)
@@ -177,7 +198,12 @@ def test_wasserstein_p_is_uniform_without_a_difference_and_small_with_one() -> N
 
     def p(shift: float) -> float:
         return wasserstein_1(
-            rng.random(20), rng.exponential(size=20), rng.random(14) + shift, rng.exponential(size=14), rng, draws=199
+            rng.random(20),
+            rng.exponential(size=20),
+            rng.random(14) + shift,
+            rng.exponential(size=14),
+            rng,
+            draws=199,
         ).p
 
     without = [p(0.0) for _ in range(400)]
@@ -211,7 +237,9 @@ def test_the_effective_number_counts_equal_weights() -> None:
 def test_what_cannot_be_tested_is_said() -> None:
     with pytest.raises(InputError, match=r"cannot reach p = 0.001: use at least 999"):
         sign_flip_threshold(np.ones((20, 2)), _rng(), alpha=0.001, draws=998)
-    with pytest.raises(InputError, match=r"8 prompts are too few for a test at 0.001: use at least 12"):
+    with pytest.raises(
+        InputError, match=r"8 prompts are too few for a test at 0.001: use at least 12"
+    ):
         sign_flip_threshold(np.ones((8, 2)), _rng(), alpha=0.001, draws=999)
     with pytest.raises(InputError, match="margin must be above 0"):
         equivalence_normal(0.0, 1.0, margin=0.0, alpha=0.05)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from interp_core.errors import InputError
-from interp_core.name_texts import FIRST_NAMES, LAST_NAMES, TEMPLATES
-from interp_core.stimuli import (
+from interp_core.stimuli.names import FIRST_NAMES, LAST_NAMES, TEMPLATES
+from interp_core.stimuli.prompts import (
     Pairs,
     Prompts,
     Vocabulary,
@@ -20,7 +20,7 @@ from interp_core.stimuli import (
     shuffled_pairs,
     spaced_pairs,
 )
-from interp_core.text_stimuli import names, natural_repeats, repeated_text
+from interp_core.stimuli.text import names, natural_repeats, repeated_text
 
 VOCABULARY = Vocabulary.of(400, bos=0, pad=1)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -36,7 +36,9 @@ def _byte_pair_tokenizer(size: int) -> Tokenizer:
         special_tokens=["<|endoftext|>", "<pad>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    texts = [" ".join(template) for template in TEMPLATES] + [f"Dear {name}" for name in FIRST_NAMES]
+    texts = [" ".join(template) for template in TEMPLATES] + [
+        f"Dear {name}" for name in FIRST_NAMES
+    ]
     tokenizer.train_from_iterator([__doc__ or "", *texts], trainer)
     return tokenizer
 
@@ -54,7 +56,14 @@ def prompts(draw: st.DrawFn) -> Prompts:
     """Prompts of any family with any sensible parameters."""
     rng = np.random.default_rng(draw(SEEDS))
     n = draw(st.integers(1, 6))
-    families = ["repeated_tokens", "spaced_pairs", "shuffled_pairs", "names", "natural_repeats", "repeated_text"]
+    families = [
+        "repeated_tokens",
+        "spaced_pairs",
+        "shuffled_pairs",
+        "names",
+        "natural_repeats",
+        "repeated_text",
+    ]
     family = draw(st.sampled_from(families))
     if family == "repeated_tokens":
         period, copies = draw(st.integers(2, 40)), draw(st.integers(2, 4))
@@ -66,11 +75,15 @@ def prompts(draw: st.DrawFn) -> Prompts:
     if family == "shuffled_pairs":
         return shuffled_pairs(VOCABULARY, n_pairs=draw(st.integers(2, 30)), n_prompts=n, rng=rng)
     if family == "repeated_text":
-        return repeated_text(VOCABULARY, _text(rng), period=draw(st.integers(3, 40)), n_prompts=n, rng=rng)
+        return repeated_text(
+            VOCABULARY, _text(rng), period=draw(st.integers(3, 40)), n_prompts=n, rng=rng
+        )
     if family == "names":
         return names(TOKENIZER, VOCABULARY, length=draw(st.integers(60, 120)), n_prompts=n, rng=rng)
     length, most = draw(st.integers(20, 100)), draw(st.integers(1, 20))
-    return natural_repeats(_text(rng), VOCABULARY, length=length, n_prompts=n, rng=rng, max_pairs=most)
+    return natural_repeats(
+        _text(rng), VOCABULARY, length=length, n_prompts=n, rng=rng, max_pairs=most
+    )
 
 
 @given(prompts())
@@ -79,11 +92,15 @@ def test_every_pair_is_a_copy_operation_within_its_prompt(item: Prompts) -> None
     pairs, tokens = item.pairs, item.tokens
     assert len(pairs) > 0
     assert set(pairs.batch) == set(range(len(tokens)))
-    np.testing.assert_array_equal(tokens[pairs.batch, pairs.query], tokens[pairs.batch, pairs.earlier])
+    np.testing.assert_array_equal(
+        tokens[pairs.batch, pairs.query], tokens[pairs.batch, pairs.earlier]
+    )
     np.testing.assert_array_equal(tokens[pairs.batch, pairs.query + 1], pairs.target)
     np.testing.assert_array_equal(tokens[pairs.batch, pairs.induction_key], pairs.target)
     assert (pairs.earlier >= 1).all()  # never BOS
-    assert (pairs.query + 1 < item.lengths[pairs.batch]).all()  # neither query nor target is padding
+    assert (
+        pairs.query + 1 < item.lengths[pairs.batch]
+    ).all()  # neither query nor target is padding
     assert (pairs.lag >= 1).all()
     np.testing.assert_array_equal(pairs.query - pairs.lag, pairs.induction_key)
 
@@ -118,7 +135,9 @@ def test_the_control_keeps_the_layout_and_what_is_asked(item: Prompts) -> None:
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 20), min_size=1, max_size=4))
 @settings(max_examples=60)
-def test_spaced_pairs_have_the_lags_asked_for_and_no_other_repeat(seed: int, lags: list[int]) -> None:
+def test_spaced_pairs_have_the_lags_asked_for_and_no_other_repeat(
+    seed: int, lags: list[int]
+) -> None:
     rng = np.random.default_rng(seed)
     item = spaced_pairs(VOCABULARY, lags=lags, length=60, n_prompts=2 * len(lags), rng=rng)
     np.testing.assert_array_equal(item.pairs.lag, np.resize(lags, 2 * len(lags))[item.pairs.batch])
@@ -160,7 +179,8 @@ def test_name_pairs_lie_in_the_second_mention_and_controls_change_the_first_only
     item = names(TOKENIZER, VOCABULARY, length=80, n_prompts=30, rng=np.random.default_rng(0))
     for prompt in range(30):
         text, control = (
-            TOKENIZER.decode(list(rows[prompt, 1 : item.lengths[prompt]])) for rows in (item.tokens, item.control)
+            TOKENIZER.decode(list(rows[prompt, 1 : item.lengths[prompt]]))
+            for rows in (item.tokens, item.control)
         )
         person = [name for name in FIRST_NAMES if text.count(name) == 2]
         assert len(person) == 1
@@ -186,8 +206,12 @@ def test_a_tokenizer_may_be_a_function_or_a_tokenizer() -> None:
 
 def test_natural_repeats_are_windows_of_the_text() -> None:
     stream = _text(np.random.default_rng(5))
-    item = natural_repeats(stream, VOCABULARY, length=32, n_prompts=20, rng=np.random.default_rng(0), max_pairs=2)
-    windows = {tuple(window) for window in stream[: len(stream) // 31 * 31].reshape(-1, 31).tolist()}
+    item = natural_repeats(
+        stream, VOCABULARY, length=32, n_prompts=20, rng=np.random.default_rng(0), max_pairs=2
+    )
+    windows = {
+        tuple(window) for window in stream[: len(stream) // 31 * 31].reshape(-1, 31).tolist()
+    }
     assert {tuple(row[1:].tolist()) for row in item.tokens} <= windows
     assert np.bincount(item.pairs.batch).max() <= 2
     for prompt in range(20):
@@ -198,7 +222,9 @@ def test_natural_repeats_are_windows_of_the_text() -> None:
 
 BUILDERS: dict[str, Callable[[np.random.Generator], Prompts]] = {
     "repeated_tokens": lambda rng: repeated_tokens(VOCABULARY, period=9, n_prompts=7, rng=rng),
-    "spaced_pairs": lambda rng: spaced_pairs(VOCABULARY, lags=[1, 4], length=30, n_prompts=7, rng=rng),
+    "spaced_pairs": lambda rng: spaced_pairs(
+        VOCABULARY, lags=[1, 4], length=30, n_prompts=7, rng=rng
+    ),
     "names": lambda rng: names(TOKENIZER, VOCABULARY, length=80, n_prompts=7, rng=rng),
     "shuffled_pairs": lambda rng: shuffled_pairs(VOCABULARY, n_pairs=6, n_prompts=7, rng=rng),
     "repeated_text": lambda rng: repeated_text(
@@ -231,7 +257,9 @@ def test_shuffled_antecedents_are_those_of_other_pairs_each_equally_often() -> N
     keys = shuffled_antecedents(item.pairs, item.lengths, np.random.default_rng(1), 4000)
     for pair, own in enumerate(item.pairs.induction_key):
         drawn, counts = np.unique(keys[:, pair], return_counts=True)
-        others = np.setdiff1d(item.pairs.induction_key[item.pairs.batch == item.pairs.batch[pair]], own)
+        others = np.setdiff1d(
+            item.pairs.induction_key[item.pairs.batch == item.pairs.batch[pair]], own
+        )
         np.testing.assert_array_equal(drawn, others)
         assert (np.abs(counts / 4000 - 1 / len(others)) < 0.05).all()
 
@@ -252,8 +280,14 @@ def test_the_vocabulary_leaves_out_specials_and_the_ends_of_the_frequency_range(
 
 RNG = np.random.default_rng(0)
 BAD: list[tuple[Callable[[], object], str]] = [
-    (lambda: repeated_tokens(VOCABULARY, period=1, n_prompts=1, rng=RNG), "period must be at least 2"),
-    (lambda: repeated_tokens(VOCABULARY, period=5, n_prompts=0, rng=RNG), "n_prompts must be at least 1"),
+    (
+        lambda: repeated_tokens(VOCABULARY, period=1, n_prompts=1, rng=RNG),
+        "period must be at least 2",
+    ),
+    (
+        lambda: repeated_tokens(VOCABULARY, period=5, n_prompts=0, rng=RNG),
+        "n_prompts must be at least 1",
+    ),
     (lambda: repeated_tokens(VOCABULARY, period=200, n_prompts=1, rng=RNG), "vocabulary too small"),
     (
         lambda: spaced_pairs(VOCABULARY, lags=[57], length=60, n_prompts=1, rng=RNG),
@@ -263,16 +297,29 @@ BAD: list[tuple[Callable[[], object], str]] = [
         lambda: spaced_pairs(VOCABULARY, lags=[4, 0], length=60, n_prompts=2, rng=RNG),
         r"lag_values\[1\] must be",
     ),
-    (lambda: spaced_pairs(VOCABULARY, lags=[4, 5], length=60, n_prompts=1, rng=RNG), "cannot cover 2 lags"),
-    (lambda: spaced_pairs(VOCABULARY, lags=[400], length=450, n_prompts=1, rng=RNG), "vocabulary too small"),
-    (lambda: names(TOKENIZER, VOCABULARY, length=8, n_prompts=1, rng=RNG), "fits into 8 tokens"),
-    (lambda: names(lambda text: [5], VOCABULARY, length=30, n_prompts=1, rng=RNG), "no repeated name"),
     (
-        lambda: natural_repeats(np.arange(2, 300), VOCABULARY, length=20, n_prompts=1, rng=RNG, max_pairs=1),
+        lambda: spaced_pairs(VOCABULARY, lags=[4, 5], length=60, n_prompts=1, rng=RNG),
+        "cannot cover 2 lags",
+    ),
+    (
+        lambda: spaced_pairs(VOCABULARY, lags=[400], length=450, n_prompts=1, rng=RNG),
+        "vocabulary too small",
+    ),
+    (lambda: names(TOKENIZER, VOCABULARY, length=8, n_prompts=1, rng=RNG), "fits into 8 tokens"),
+    (
+        lambda: names(lambda text: [5], VOCABULARY, length=30, n_prompts=1, rng=RNG),
+        "no repeated name",
+    ),
+    (
+        lambda: natural_repeats(
+            np.arange(2, 300), VOCABULARY, length=20, n_prompts=1, rng=RNG, max_pairs=1
+        ),
         "only 0 windows",
     ),
     (
-        lambda: natural_repeats(np.arange(3), VOCABULARY, length=20, n_prompts=1, rng=RNG, max_pairs=1),
+        lambda: natural_repeats(
+            np.arange(3), VOCABULARY, length=20, n_prompts=1, rng=RNG, max_pairs=1
+        ),
         "only 0 windows",
     ),
     (
@@ -286,16 +333,30 @@ BAD: list[tuple[Callable[[], object], str]] = [
         ),
         "vocabulary too small",
     ),
-    (lambda: shuffled_pairs(VOCABULARY, n_pairs=1, n_prompts=1, rng=RNG), "n_pairs must be at least 2"),
-    (lambda: repeated_text(VOCABULARY, np.arange(9), period=9, n_prompts=1, rng=RNG), "more than 9 tokens of text"),
-    (lambda: repeated_text(VOCABULARY, np.full(99, 7), period=9, n_prompts=1, rng=RNG), "unique continuation"),
+    (
+        lambda: shuffled_pairs(VOCABULARY, n_pairs=1, n_prompts=1, rng=RNG),
+        "n_pairs must be at least 2",
+    ),
+    (
+        lambda: repeated_text(VOCABULARY, np.arange(9), period=9, n_prompts=1, rng=RNG),
+        "more than 9 tokens of text",
+    ),
+    (
+        lambda: repeated_text(VOCABULARY, np.full(99, 7), period=9, n_prompts=1, rng=RNG),
+        "unique continuation",
+    ),
     (lambda: Vocabulary.of(10, bos=0, pad=0, excluded_share=0.5), "excluded share"),
-    (lambda: Vocabulary.of(10, bos=0, pad=0, counts=np.ones(9, dtype=np.int64)), "counts are for 9 ids"),
+    (
+        lambda: Vocabulary.of(10, bos=0, pad=0, counts=np.ones(9, dtype=np.int64)),
+        "counts are for 9 ids",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("build", "message"), BAD)
-def test_what_cannot_be_built_is_said_in_one_line(build: Callable[[], object], message: str) -> None:
+def test_what_cannot_be_built_is_said_in_one_line(
+    build: Callable[[], object], message: str
+) -> None:
     with pytest.raises(InputError, match=message) as raised:
         build()
     assert "\n" not in str(raised.value)

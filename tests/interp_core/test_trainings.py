@@ -7,7 +7,14 @@ import pytest
 from scipy import stats as scipy_stats
 
 from interp_core.errors import InputError
-from interp_core.trainings import RIVALS, Training, compare_rivals, jackknife, sizes_alike, spread
+from interp_core.statistics.trainings import (
+    RIVALS,
+    Training,
+    compare_rivals,
+    jackknife,
+    sizes_alike,
+    spread,
+)
 
 DEPTH, LAYER, AFTER = RIVALS
 
@@ -16,7 +23,9 @@ def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def seeds_of(rng: np.random.Generator, means: dict[str, float], n: int, noise: float) -> dict[str, list[float]]:
+def seeds_of(
+    rng: np.random.Generator, means: dict[str, float], n: int, noise: float
+) -> dict[str, list[float]]:
     return {size: (mean + noise * rng.normal(size=n)).tolist() for size, mean in means.items()}
 
 
@@ -57,10 +66,13 @@ def test_verdicts_over_seeds(means: dict[str, float], noise: float, verdict: str
 def test_sizes_at_the_margin_and_sizes_that_agree_are_misjudged_at_most_at_alpha() -> None:
     rng = _rng(2)
     at_margin = [
-        sizes_alike(seeds_of(rng, {"a": 0.0, "b": 0.1}, 5, 0.04), margin=0.1, alpha=0.05).verdict for _ in range(600)
+        sizes_alike(seeds_of(rng, {"a": 0.0, "b": 0.1}, 5, 0.04), margin=0.1, alpha=0.05).verdict
+        for _ in range(600)
     ]
     same = [
-        sizes_alike(seeds_of(rng, {"a": 0.0, "b": 0.0, "c": 0.0}, 5, 0.3), margin=0.1, alpha=0.05).verdict
+        sizes_alike(
+            seeds_of(rng, {"a": 0.0, "b": 0.0, "c": 0.0}, 5, 0.3), margin=0.1, alpha=0.05
+        ).verdict
         for _ in range(600)
     ]
     assert np.mean([verdict.startswith("equivalent") for verdict in at_margin]) <= 0.08
@@ -118,7 +130,9 @@ def test_rivals_that_predict_alike_are_not_decided() -> None:
     rng, verdicts = _rng(5), []
     for _ in range(200):
         sizes = [(layers, seed) for layers in (4, 6, 8) for seed in range(4)]
-        rows = [Training(f"{n}l", n, 2 + 0.3 * rng.normal(), 1 + 0.02 * rng.normal()) for n, _ in sizes]
+        rows = [
+            Training(f"{n}l", n, 2 + 0.3 * rng.normal(), 1 + 0.02 * rng.normal()) for n, _ in sizes
+        ]
         verdicts.append(compare_rivals(rows).verdict)
     assert np.mean([verdict.startswith("not decided") for verdict in verdicts]) >= 0.9
 

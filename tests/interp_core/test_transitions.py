@@ -6,7 +6,7 @@ from scipy import optimize
 from scipy.special import expit
 
 from interp_core.errors import InputError
-from interp_core.transitions import LogisticFit, logistic_fit, midpoint_interval, turn_of
+from interp_core.statistics.transitions import LogisticFit, logistic_fit, midpoint_interval, turn_of
 
 STEPS = np.arange(10, 610, 10)
 
@@ -24,7 +24,9 @@ def autocorrelated(rng: np.random.Generator, n: int, *, r: float, spread: float)
     return noise
 
 
-def rise(step: np.ndarray, *, midpoint: float, width: float, low: float = 0.1, high: float = 0.95) -> np.ndarray:
+def rise(
+    step: np.ndarray, *, midpoint: float, width: float, low: float = 0.1, high: float = 0.95
+) -> np.ndarray:
     """A logistic in log steps."""
     return low + (high - low) * expit(np.log(step / midpoint) / width)
 
@@ -36,7 +38,9 @@ def test_the_logistic_fit_recovers_a_rise_and_its_intervals_cover() -> None:
 
     def fitted() -> LogisticFit:
         shift = rng.normal(size=(30, 1)) * 20
-        rise = 0.05 + 0.9 / (1 + np.exp(-(step - 600 - shift) / 30)) + 0.03 * rng.normal(size=(30, 20))
+        rise = (
+            0.05 + 0.9 / (1 + np.exp(-(step - 600 - shift) / 30)) + 0.03 * rng.normal(size=(30, 20))
+        )
         return logistic_fit(step, rise, rng, resamples=40)
 
     for _ in range(25):
@@ -64,7 +68,9 @@ def test_the_logistic_fit_equals_scipy_s_curve_fit() -> None:
 
 
 def test_a_rise_sharper_than_the_steps_lies_in_the_middle_of_its_gap() -> None:
-    fit = logistic_fit(np.arange(20) * 10, np.tile(np.arange(20) > 12, (3, 1)).astype(float), _rng(), resamples=2)
+    fit = logistic_fit(
+        np.arange(20) * 10, np.tile(np.arange(20) > 12, (3, 1)).astype(float), _rng(), resamples=2
+    )
     assert fit.midpoint.value == pytest.approx(125, abs=0.5)
     assert fit.low.value == pytest.approx(0, abs=0.01)
     assert fit.high.value == pytest.approx(1, abs=0.01)
@@ -113,7 +119,9 @@ def test_noise_around_a_level_or_a_line_seldom_turns(r: float) -> None:
 @pytest.mark.parametrize("axis", [np.log(STEPS), STEPS.astype(float)])
 def test_a_straight_line_is_a_line_on_either_axis(axis: np.ndarray) -> None:
     rng = _rng(3)
-    turns = [turn_of(STEPS, axis / axis.max() + 0.02 * rng.normal(size=len(STEPS))) for _ in range(50)]
+    turns = [
+        turn_of(STEPS, axis / axis.max() + 0.02 * rng.normal(size=len(STEPS))) for _ in range(50)
+    ]
     assert np.mean([turn.best == "line" for turn in turns]) > 0.9
     assert not any(turn.steps for turn in turns)
 
@@ -143,7 +151,9 @@ def test_intervals_of_a_midpoint_cover_at_their_rate(r: float) -> None:
     rng, covered = _rng(6), []
     steps = np.arange(10, 610, 10)
     for _ in range(200):
-        curve = rise(steps, midpoint=300, width=0.08) + autocorrelated(rng, len(steps), r=r, spread=0.03)
+        curve = rise(steps, midpoint=300, width=0.08) + autocorrelated(
+            rng, len(steps), r=r, spread=0.03
+        )
         low, high = midpoint_interval(steps, curve)
         covered.append(low <= 300 <= high)
     assert 0.9 <= np.mean(covered) <= 0.99

@@ -11,10 +11,10 @@ import yaml
 
 import known_mamba as known
 from built_once import built_once
+from interp_core.files.params import check
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.params import check
-from interp_core.stimuli import Prompts, repeated_tokens
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from mamba_induction.params import MambaInduction
 from mamba_project import Said, build_project, mamba_induction, random_mamba
 

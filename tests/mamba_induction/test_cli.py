@@ -8,12 +8,18 @@ import wandb
 import yaml
 
 import small_models as small
-from interp_core.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json
 from mamba_project import Said, mamba_induction, random_mamba, smoke_section, write_profile
 from small_project import corpus_tokenizer, save_model, seed_hub
 from wandb_files import logged
 
-SECTIONS = ("OVERALL", "PER SEQUENCE", "LAYER-WISE EMERGENCE", "PREDICTIONS", "RECOGNITION AGAINST PREDICTION")
+SECTIONS = (
+    "OVERALL",
+    "PER SEQUENCE",
+    "LAYER-WISE EMERGENCE",
+    "PREDICTIONS",
+    "RECOGNITION AGAINST PREDICTION",
+)
 
 
 def test_run_writes_every_file_that_was_promised(finished: tuple[Path, Said]) -> None:
@@ -21,29 +27,61 @@ def test_run_writes_every_file_that_was_promised(finished: tuple[Path, Said]) ->
     assert said.code == 0, said.err
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     models = ("mamba", "mamba-tuned", "twin")
-    expected = {f"{stem}_{name}.{kind}" for name in models for stem, kind in (("scores", "npz"), ("analysis", "json"))}
-    expected |= {f"{stem}_{name}.{kind}" for name in models for stem in ("gap", "causal") for kind in ("npz", "json")}
-    expected |= {"sequences_mamba-tuned.npz", "mamba-tuned", "fine_tune.csv", "fine_tune.json", "change.json"}
-    expected |= {f"{stem}_seq{i}.png" for i in range(2) for stem in ("induction_analysis", "prediction_gap")}
-    expected |= {f"{stem}.png" for stem in ("layer_wise_induction", "behaviour", "prediction_gap", "causal")}
+    expected = {
+        f"{stem}_{name}.{kind}"
+        for name in models
+        for stem, kind in (("scores", "npz"), ("analysis", "json"))
+    }
+    expected |= {
+        f"{stem}_{name}.{kind}"
+        for name in models
+        for stem in ("gap", "causal")
+        for kind in ("npz", "json")
+    }
+    expected |= {
+        "sequences_mamba-tuned.npz",
+        "mamba-tuned",
+        "fine_tune.csv",
+        "fine_tune.json",
+        "change.json",
+    }
+    expected |= {
+        f"{stem}_seq{i}.png" for i in range(2) for stem in ("induction_analysis", "prediction_gap")
+    }
+    expected |= {
+        f"{stem}.png" for stem in ("layer_wise_induction", "behaviour", "prediction_gap", "causal")
+    }
     assert names == expected | {"fine_tuning.png", "analysis_summary.txt"}
     text = (out / "analysis_summary.txt").read_text()
-    assert all(f"\n{section}" in text for section in (*SECTIONS, "FIRST AGAINST SECOND OCCURRENCE", "FINE-TUNING"))
+    assert all(
+        f"\n{section}" in text
+        for section in (*SECTIONS, "FIRST AGAINST SECOND OCCURRENCE", "FINE-TUNING")
+    )
     assert "alpha x + D x" in said.out
     before = load_arrays(out / "scores_mamba.npz")
     assert before["offset_profile"].shape == (2, 6)
     assert before["channel_prefix_matching"].shape == (2, 64)
-    for name in ("prefix_matching", "hidden_similarity", "hidden_similarity_excess", "reconstruction_error"):
+    for name in (
+        "prefix_matching",
+        "hidden_similarity",
+        "hidden_similarity_excess",
+        "reconstruction_error",
+    ):
         assert before[name].shape == (2,), name
     assert before["reconstruction_error"].max() < 1e-4
     after = load_arrays(out / "scores_mamba-tuned.npz")
     change = load_json(out / "change.json")
-    difference = after["prompts/text_loss"].astype(float).mean() - before["prompts/text_loss"].astype(float).mean()
+    difference = (
+        after["prompts/text_loss"].astype(float).mean()
+        - before["prompts/text_loss"].astype(float).mean()
+    )
     assert change["text_loss"]["value"] == pytest.approx(difference, abs=1e-5)
     assert change["text_loss"]["value"] < 0
 
 
-def test_analyse_takes_any_mamba_directory_even_without_a_tokenizer(project: Path, tmp_path: Path) -> None:
+def test_analyse_takes_any_mamba_directory_even_without_a_tokenizer(
+    project: Path, tmp_path: Path
+) -> None:
     random_mamba(seed=5, vocab=200, hidden_size=16).save_pretrained(tmp_path / "theirs")
     said = mamba_induction("analyse", "--model", tmp_path / "theirs", "--out", tmp_path / "out")
     assert said.code == 0, said.err
@@ -55,19 +93,25 @@ def test_analyse_takes_any_mamba_directory_even_without_a_tokenizer(project: Pat
     assert not (tmp_path / "out" / "analysis_twin.json").exists()
 
 
-def test_the_same_settings_give_the_same_bytes(project: Path, finished: tuple[Path, Said], tmp_path: Path) -> None:
+def test_the_same_settings_give_the_same_bytes(
+    project: Path, finished: tuple[Path, Said], tmp_path: Path
+) -> None:
     for command in ("analyse", "gap"):
         assert mamba_induction(command, "--model", "mamba", "--out", tmp_path).code == 0
     for name in ("scores_mamba.npz", "analysis_mamba.json", "gap_mamba.npz", "gap_mamba.json"):
         assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
-def test_a_wandb_run_holds_the_induction_numbers_of_every_evaluation(project: Path, tmp_path: Path) -> None:
+def test_a_wandb_run_holds_the_induction_numbers_of_every_evaluation(
+    project: Path, tmp_path: Path
+) -> None:
     assert mamba_induction("fine-tune", "--out", tmp_path).code == 0
     wandb.teardown()  # as at the end of a program: the last records are written then
     rows = np.genfromtxt(tmp_path / "fine_tune.csv", delimiter=",", names=True)
     assert rows["step"].tolist() == [0, 1, 2, 4]
-    files = sorted((project / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
+    files = sorted(
+        (project / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime
+    )
     live = {row["_step"]: row for row in logged(files[-1]) if "held_out_perplexity" in row}
     assert list(live) == [0, 1, 2, 4]
     names = rows.dtype.names or ()
@@ -83,16 +127,24 @@ def test_a_wandb_run_holds_the_induction_numbers_of_every_evaluation(project: Pa
     [
         (["analyse", "--model", "nowhere"], "unknown model nowhere"),
         (["fine-tune", "--model", "twin"], "twin is a gpt_neox, not a Mamba"),
-        (["fine-tune", "--dataset", "nowhere.txt"], "--dataset nowhere.txt: neither a file, a folder nor"),
+        (
+            ["fine-tune", "--dataset", "nowhere.txt"],
+            "--dataset nowhere.txt: neither a file, a folder nor",
+        ),
         (["fine-tune", "--texts", "0"], "--texts: Input should be greater than 0"),
         (["fine-tune", "--lr", "-1"], "--lr: Input should be greater than 0"),
-        (["fine-tune", "--max_length", "1"], "--max-length: Input should be greater than or equal to 2"),
+        (
+            ["fine-tune", "--max_length", "1"],
+            "--max-length: Input should be greater than or equal to 2",
+        ),
         (["analyse", "--n-prompts", "8"], "null_level: 0.01 needs n_prompts 9"),
         (["analyse", "--device", "cuda:9"], "device cuda"),
         (["figures", "--model", "mamba", "--out", "empty"], ""),
     ],
 )
-def test_bad_input_is_one_line(project: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_line(
+    project: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     out = [] if "--out" in arguments else ["--out", str(tmp_path)]
     said = mamba_induction(*arguments, *out)
     if not message:
@@ -111,9 +163,13 @@ def test_bad_input_is_one_line(project: Path, tmp_path: Path, arguments: list[st
         ("word\n\n" * 30, "the text has only 0 windows"),
     ],
 )
-def test_texts_that_are_empty_or_too_short_are_refused(project: Path, tmp_path: Path, text: str, message: str) -> None:
+def test_texts_that_are_empty_or_too_short_are_refused(
+    project: Path, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "text.txt").write_text(text)
-    said = mamba_induction("fine-tune", "--dataset", tmp_path / "text.txt", "--out", tmp_path / "out")
+    said = mamba_induction(
+        "fine-tune", "--dataset", tmp_path / "text.txt", "--out", tmp_path / "out"
+    )
     assert said.code == 2
     assert message in said.err
 
@@ -130,12 +186,17 @@ def test_another_kind_of_mixer_is_named_and_refused(project: Path, tmp_path: Pat
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_folder: Path) -> Path:
-    """A project with profile paper's section, small, and a hub cache that holds its model, twin and data set."""
+    """A project with profile paper's section, small, and a hub cache that holds its model, twin and
+    data set.
+    """
     from datasets import Dataset
 
     paper = yaml.safe_load((Path(__file__).parents[2] / "profiles" / "paper.yaml").read_text())
     folder = tmp_path / "project"
-    own = {name: paper["mamba_induction"][name] for name in ("model", "twin", "dataset", "lr", "grad_accum")}
+    own = {
+        name: paper["mamba_induction"][name]
+        for name in ("model", "twin", "dataset", "lr", "grad_accum")
+    }
     known = {name: paper["models"][name] for name in (own["model"], own["twin"])}
     write_profile(folder, known, **(smoke_section() | own | {"threads": 1}))
     cache = tmp_path / "cache"
@@ -148,8 +209,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_folder: Path) -
         save_model(tmp_path / name, model, tokenizer)
         seed_hub(cache, known[name]["repo"], known[name]["revision"], tmp_path / name)
     data = own["dataset"]["hub"]
-    snapshot = cache / f"datasets--{data['dataset'].replace('/', '--')}" / "snapshots" / data["revision"]
-    words = ["induction", "heads", "copy", "what", "came", "after", "before", "again", "state", "space"]
+    snapshot = (
+        cache / f"datasets--{data['dataset'].replace('/', '--')}" / "snapshots" / data["revision"]
+    )
+    words = [
+        "induction",
+        "heads",
+        "copy",
+        "what",
+        "came",
+        "after",
+        "before",
+        "again",
+        "state",
+        "space",
+    ]
     rng = np.random.default_rng(0)
     for split in ("train", "validation"):
         lines = [" ".join(rng.choice(words, 60)) if i % 3 else "" for i in range(60)]
@@ -170,7 +244,9 @@ def test_profile_paper_takes_its_models_and_its_text_from_the_hubs_cache(hub: Pa
     assert report["documents"] == 16
     assert mamba_induction("analyse").code == 0
     names = {path.name for path in (home / "metrics" / "analyse").iterdir()}
-    assert names == {f"analysis_{m}.json" for m in ("mamba-130m", "mamba-130m-tuned", "pythia-160m")} | {"change.json"}
+    assert names == {
+        f"analysis_{m}.json" for m in ("mamba-130m", "mamba-130m-tuned", "pythia-160m")
+    } | {"change.json"}
 
 
 @pytest.mark.parametrize("what", ["revision", "column", "missing"])
@@ -197,7 +273,9 @@ def test_a_data_set_that_is_not_as_pinned_stops_the_run(hub: Path, what: str) ->
     assert not (hub / "data").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(project: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(
+    project: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     said = mamba_induction("analyse", "--out", tmp_path / "file" / "inside")
     assert said.code == 2

@@ -1,4 +1,6 @@
-"""Figures from the files of a whole run: nothing leaves the page or lies on other text, and bytes repeat."""
+"""Figures from the files of a whole run: nothing leaves the page or lies on other text, and bytes
+repeat.
+"""
 
 import subprocess
 import sys
@@ -12,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from drawn_figures import Drawn, figures_saved
-from interp_core.artifacts import load_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_json
 from mamba_induction.figures import draw_all
 from mamba_induction.figures_causal import table_of
 from mamba_induction.figures_gap import plot_parts
@@ -86,7 +88,9 @@ def test_the_summary_holds_the_reports_numbers(results: Path) -> None:
     for name in MODELS:
         scores = load_json(results / f"analysis_{name}.json")["scores"]
         assert f"  loss of copy 1: {scores['loss_by_copy']['value'][0]:.4f}" in text
-        gap = load_json(results / f"gap_{name}.json")["natural"]["scores"]["not_predicted/attention"]["value"]
+        gap = load_json(results / f"gap_{name}.json")["natural"]["scores"][
+            "not_predicted/attention"
+        ]["value"]
         assert f"and not predicted {gap:.4f}" in text
     assert f"{load_json(results / 'change.json')['perplexity']['ratio']:.4f}" in text
 

@@ -6,14 +6,14 @@ import torch
 
 import known_mamba as known
 import small_models as small
-from interp_core.hidden_attention import attention_matrices, mixer_calls
-from interp_core.hooks import capture
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
-from interp_core.selective_scan import selective_scan
-from interp_core.sites import Site
-from interp_core.stimuli import Vocabulary, repeated_tokens
+from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
+from interp_core.mamba.selective_scan import selective_scan
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from mamba_induction.data import Stimuli
 from mamba_induction.intervene import states, with_state, without_layer, without_reads, without_taps
 from mamba_induction.intervene_causal import Bench, _on_new_tokens, _other_keys, causal
@@ -31,7 +31,9 @@ def test_a_cut_read_leaves_the_rest_of_the_row(untrained: MambaSubject) -> None:
         untrained.trunk(ids)
     call = mixer_calls(untrained, ids)[0]
     with torch.no_grad(), without_reads(untrained, [0], batch, query, key):
-        cut = mixer_calls(untrained, ids)  # an observer inside sees what was computed, before the cut
+        cut = mixer_calls(
+            untrained, ids
+        )  # an observer inside sees what was computed, before the cut
         with capture(untrained, [Site(0, "mixer_out")]) as seen:
             untrained.trunk(ids)
     alpha = attention_matrices(call)
@@ -58,18 +60,28 @@ def test_a_transformers_cut_read_takes_the_value_times_its_attention() -> None:
         twin.trunk(ids)
     out = torch.einsum("bphd,hdm->bpm", expected, twin.out_weights(1))
     difference = seen[Site(1, "attn_out")] - out
-    torch.testing.assert_close(difference, difference[0, 0].expand_as(difference), atol=1e-5, rtol=0)  # the bias
+    torch.testing.assert_close(
+        difference, difference[0, 0].expand_as(difference), atol=1e-5, rtol=0
+    )  # the bias
 
 
 def test_a_state_that_is_added_is_what_the_scan_makes_of_it(untrained: MambaSubject) -> None:
     ids, at = ids_of(untrained), 7
     call = mixer_calls(untrained, ids)[1]
-    added = torch.randn(3, untrained.d_inner, untrained.d_state, generator=torch.Generator().manual_seed(0))
+    added = torch.randn(
+        3, untrained.d_inner, untrained.d_state, generator=torch.Generator().manual_seed(0)
+    )
     later = slice(at + 1, None)
     start = states(untrained, ids, at)[1] + added
     x, dt = call.x[:, later].contiguous(), call.dt[:, later].contiguous()
-    y = selective_scan(x, dt, call.A, call.B[:, later], call.C[:, later], call.D, initial_state=start)
-    with torch.no_grad(), with_state(untrained, {1: added}, at), capture(untrained, [Site(1, "mixer_out")]) as seen:
+    y = selective_scan(
+        x, dt, call.A, call.B[:, later], call.C[:, later], call.D, initial_state=start
+    )
+    with (
+        torch.no_grad(),
+        with_state(untrained, {1: added}, at),
+        capture(untrained, [Site(1, "mixer_out")]) as seen,
+    ):
         untrained.trunk(ids)
     expected = (y * call.gate[:, later]) @ untrained.mixer(1).out_proj.weight.T
     torch.testing.assert_close(seen[Site(1, "mixer_out")][:, later], expected, atol=1e-4, rtol=1e-4)
@@ -93,7 +105,11 @@ def test_an_ablated_layer_writes_what_was_asked(untrained: MambaSubject, how: st
     with torch.no_grad(), capture(untrained, [site, Site(1, "resid_pre")]) as clean:
         untrained.trunk(ids)
     means = {site: torch.arange(32.0)}
-    with torch.no_grad(), without_layer(untrained, 1, how, means), capture(untrained, [Site(1, "resid_post")]) as seen:  # pyright: ignore[reportArgumentType]
+    with (
+        torch.no_grad(),
+        without_layer(untrained, 1, how, means),  # pyright: ignore[reportArgumentType]
+        capture(untrained, [Site(1, "resid_post")]) as seen,
+    ):
         untrained.trunk(ids)
     written = seen[Site(1, "resid_post")] - clean[Site(1, "resid_pre")]
     expected = {
@@ -116,7 +132,9 @@ def test_random_keys_are_others_and_as_many(untrained: MambaSubject) -> None:
     assert not np.isin(away, OFFSETS).any()
 
 
-def test_new_tokens_are_those_that_did_not_occur_before(untrained: MambaSubject, params: MambaInduction) -> None:
+def test_new_tokens_are_those_that_did_not_occur_before(
+    untrained: MambaSubject, params: MambaInduction
+) -> None:
     windows = np.array([[0, 5, 6, 5, 7, 6]])
     found = _on_new_tokens(untrained, windows, params)
     with torch.no_grad():
@@ -129,7 +147,9 @@ def test_new_tokens_are_those_that_did_not_occur_before(untrained: MambaSubject,
 def test_the_report_says_that_the_planted_read_is_the_one(
     planted: MambaSubject, offset: int, params: MambaInduction
 ) -> None:
-    prompts = repeated_tokens(known.VOCABULARY, period=16, n_prompts=8, rng=np.random.default_rng(0))
+    prompts = repeated_tokens(
+        known.VOCABULARY, period=16, n_prompts=8, rng=np.random.default_rng(0)
+    )
     stimuli = Stimuli(prompts, prompts, {}, prompts, prompts, None, None, None, None)
     changed = params.model_copy(update={"period": 16, "causal_draws": 9})
     report, arrays = causal(planted, stimuli, changed)
@@ -137,7 +157,9 @@ def test_the_report_says_that_the_planted_read_is_the_one(
     assert read[f"{offset:+d}"]["accuracy"]["value"] == -1.0
     assert read[f"{offset:+d}"]["p"] == pytest.approx(1 / 10)
     assert read["prefix"]["random"]["accuracy"]["value"] == 0.0
-    assert {read[f"{other:+d}"]["accuracy"]["value"] for other in OFFSETS if other != offset} == {0.0}
+    assert {read[f"{other:+d}"]["accuracy"]["value"] for other in OFFSETS if other != offset} == {
+        0.0
+    }
     assert report["taps"]["L0"][f"lag {offset}"]["accuracy"]["value"] == -1.0
     assert report["taps"]["L1"]["all before"]["accuracy"]["value"] == 0.0
     assert report["states"]["L0"]["out"]["accuracy"]["value"] < -0.8

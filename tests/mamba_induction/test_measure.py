@@ -1,4 +1,6 @@
-"""Scores against closed forms, against whole matrices, against the model's own output; and what chance gives."""
+"""Scores against closed forms, against whole matrices, against the model's own output; and what
+chance gives.
+"""
 
 import numpy as np
 import pytest
@@ -6,13 +8,13 @@ import torch
 
 import known_mamba as known
 import small_models as small
-from interp_core.hidden_attention import attention_matrices, mixer_calls
-from interp_core.hooks import capture
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject
-from interp_core.models import Subject
-from interp_core.sites import Site
-from interp_core.stimuli import Prompts, Vocabulary, repeated_tokens
+from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
+from interp_core.mamba.subject import MambaSubject
+from interp_core.models.hooks import capture
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
 from mamba_induction.data import Bigrams, sampled, with_pairs
 from mamba_induction.measure import change, null_of, peak_offsets
 from mamba_induction.measure_attention import hidden_similarity, offset_profiles, prefix_matching
@@ -36,7 +38,9 @@ def test_an_untrained_model_stays_inside_its_null_and_hidden_similarity_alone_do
     untrained: MambaSubject, params: MambaInduction
 ) -> None:
     prompts = random_prompts(untrained)
-    profiles = [offset_profiles(untrained, prompts, params, control=control) for control in (False, True)]
+    profiles = [
+        offset_profiles(untrained, prompts, params, control=control) for control in (False, True)
+    ]
     null = null_of(prefix_matching(profiles[0]) - prefix_matching(profiles[1]), params)
     assert null["induction_layers"] == []
     assert min(null["p"]) > 5 * params.null_level
@@ -91,7 +95,9 @@ def test_the_parts_of_a_logit_add_up_and_the_rest_is_the_embedding(
         np.testing.assert_allclose(parts[:, 0], direct, atol=1e-4)
 
 
-def test_the_last_depth_of_the_lens_is_the_models_output(untrained: MambaSubject, params: MambaInduction) -> None:
+def test_the_last_depth_of_the_lens_is_the_models_output(
+    untrained: MambaSubject, params: MambaInduction
+) -> None:
     prompts = sampled(random_prompts(untrained, 4), params)
     pairs = prompts.pairs
     found = lens(untrained, prompts, pairs.target, params)
@@ -100,7 +106,9 @@ def test_the_last_depth_of_the_lens_is_the_models_output(untrained: MambaSubject
     probability = logits.softmax(dim=1)
     at = np.arange(len(pairs))
     np.testing.assert_allclose(found.probability[:, -1], probability[at, pairs.target], atol=1e-6)
-    np.testing.assert_allclose(found.entropy[:, -1], torch.special.entr(probability).sum(dim=1), atol=1e-5)
+    np.testing.assert_allclose(
+        found.entropy[:, -1], torch.special.entr(probability).sum(dim=1), atol=1e-5
+    )
     rank = 1 + (logits > logits[at, pairs.target][:, None]).sum(dim=1)
     np.testing.assert_allclose(np.exp(found.log_rank[:, -1]), rank, atol=1e-9)
     np.testing.assert_array_equal(found.top5[:, -1], rank <= 5)
@@ -108,7 +116,9 @@ def test_the_last_depth_of_the_lens_is_the_models_output(untrained: MambaSubject
 
 
 def test_the_first_occurrence_asks_for_the_same_target(params: MambaInduction) -> None:
-    prompts = repeated_tokens(Vocabulary.of(96, bos=0, pad=0), period=16, n_prompts=3, rng=np.random.default_rng(0))
+    prompts = repeated_tokens(
+        Vocabulary.of(96, bos=0, pad=0), period=16, n_prompts=3, rng=np.random.default_rng(0)
+    )
     first = at_condition(prompts, "first")
     assert (first.tokens[first.pairs.batch, first.pairs.query + 1] == prompts.pairs.target).all()
     assert (first.pairs.query < prompts.pairs.query).all()
@@ -131,7 +141,9 @@ def test_recognised_but_not_predicted_counts_what_exceeds_the_control_and_is_mis
     np.testing.assert_allclose(found.not_predicted, [0.3, 0.0])
 
 
-def test_loss_by_copy_leaves_out_the_first_token_of_each_copy(planted: MambaSubject, params: MambaInduction) -> None:
+def test_loss_by_copy_leaves_out_the_first_token_of_each_copy(
+    planted: MambaSubject, params: MambaInduction
+) -> None:
     prompts = repeated_tokens(
         known.VOCABULARY, period=params.period, copies=2, n_prompts=3, rng=np.random.default_rng(0)
     )
@@ -152,12 +164,17 @@ def test_bigrams_name_the_most_frequent_successors_and_fall_back_on_frequent_ids
     rows = [np.array([1, 2, 1, 2, 1, 3]), np.array([2, 1])]
     bigrams = Bigrams.of(rows, 6)
     assert (bigrams.first[1], bigrams.second[1]) == (2, 3)
-    assert (bigrams.first[2], bigrams.second[2]) == (1, 2)  # nothing else follows 2: the most frequent other id
+    assert (bigrams.first[2], bigrams.second[2]) == (
+        1,
+        2,
+    )  # nothing else follows 2: the most frequent other id
     assert (bigrams.first[5], bigrams.second[5]) == (1, 2)
     assert bigrams.competitor(np.array([1, 1]), np.array([2, 4])).tolist() == [3, 2]
 
 
-def test_sampled_operations_have_room_for_every_offset_and_keep_their_prompts(params: MambaInduction) -> None:
+def test_sampled_operations_have_room_for_every_offset_and_keep_their_prompts(
+    params: MambaInduction,
+) -> None:
     vocabulary = Vocabulary.of(96, bos=0, pad=0)
     prompts = repeated_tokens(vocabulary, period=16, n_prompts=5, rng=np.random.default_rng(0))
     asked = sampled(prompts, params)

@@ -1,13 +1,15 @@
-"""A circuit that we built by hand: every score must find it, every edit must break it there and only there."""
+"""A circuit that we built by hand: every score must find it, every edit must break it there and
+only there.
+"""
 
 import numpy as np
 import torch
 
 import known_mamba as known
 from interp_core.loading import subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.scores import copy_behaviour
-from interp_core.stimuli import Prompts
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.measures.scores import copy_behaviour
+from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import sampled
 from mamba_induction.intervene import lags_removed, states, with_state, without_reads, without_taps
 from mamba_induction.measure_attention import (
@@ -26,14 +28,20 @@ def accuracy(subject: MambaSubject, prompts: Prompts) -> float:
 
 def places(prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     pairs = prompts.pairs
-    return torch.from_numpy(pairs.batch), torch.from_numpy(pairs.query), torch.from_numpy(pairs.earlier)
+    return (
+        torch.from_numpy(pairs.batch),
+        torch.from_numpy(pairs.query),
+        torch.from_numpy(pairs.earlier),
+    )
 
 
 def as_control(prompts: Prompts) -> Prompts:
     return Prompts(prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths)
 
 
-def test_it_copies_and_only_where_there_is_something_to_copy(planted: MambaSubject, prompts: Prompts) -> None:
+def test_it_copies_and_only_where_there_is_something_to_copy(
+    planted: MambaSubject, prompts: Prompts
+) -> None:
     assert accuracy(planted, prompts) == 1.0
     assert accuracy(planted, as_control(prompts)) == 0.0
 
@@ -66,7 +74,9 @@ def test_every_channel_reads_at_the_planted_offset(
     assert np.abs(by_channel[1]).max() == 0.0
 
 
-def test_the_scan_alone_writes_the_answer(planted: MambaSubject, prompts: Prompts, params: MambaInduction) -> None:
+def test_the_scan_alone_writes_the_answer(
+    planted: MambaSubject, prompts: Prompts, params: MambaInduction
+) -> None:
     names, parts = decomposition(planted, sampled(prompts, params), params)
     scan = parts[:, names.index("L0 scan")]
     np.testing.assert_allclose(parts.sum(axis=1), scan, atol=1e-3)
@@ -100,15 +110,21 @@ def test_only_the_planted_taps_are_needed_and_they_come_back(
 def test_the_state_at_the_boundary_carries_the_copy_and_nothing_else_does(
     planted: MambaSubject, prompts: Prompts, offset: int
 ) -> None:
-    clean, empty = (states(planted, planted.ids(tokens), 16)[0] for tokens in (prompts.tokens, prompts.control))
-    # What the first copy's last tokens match is written after the boundary, once the convolution has passed it on.
+    clean, empty = (
+        states(planted, planted.ids(tokens), 16)[0] for tokens in (prompts.tokens, prompts.control)
+    )
+    # What the first copy's last tokens match is written after the boundary, once the convolution
+    # has passed it on.
     inside = prompts.pairs.query <= 32 - offset
     few = Prompts(
         prompts.family,
         prompts.tokens,
         prompts.control,
         type(prompts.pairs)(
-            *(getattr(prompts.pairs, name)[inside] for name in ("batch", "query", "earlier", "target"))
+            *(
+                getattr(prompts.pairs, name)[inside]
+                for name in ("batch", "query", "earlier", "target")
+            )
         ),
         prompts.lengths,
     )

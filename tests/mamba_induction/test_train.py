@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from interp_core.artifacts import load_json
-from interp_core.corpus import read_documents
 from interp_core.errors import InputError
-from interp_core.lm_recipe import Recipe
-from interp_core.lm_training import Diverged, Moment, train
+from interp_core.files.artifacts import load_json
 from interp_core.loading import load_model, subject_of
-from interp_core.mamba import MambaSubject, as_mamba
-from interp_core.model_spec import ModelSpec
-from interp_core.selective_scan import fast_scan
-from interp_core.tracking import Run
+from interp_core.mamba.selective_scan import fast_scan
+from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.models.spec import ModelSpec
+from interp_core.stimuli.corpus import read_documents
+from interp_core.training.loop import Diverged, Moment, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.tracking import Run
 from mamba_induction.data import Stimuli, Texts, build_stimuli, texts_of
 from mamba_induction.params import MambaInduction
 from mamba_induction.train import DocumentSource, Watch, fine_tune, mean_loss, padded, recipe_of
@@ -35,7 +35,9 @@ def tuning() -> MambaInduction:
 @pytest.fixture
 def ready(project: Path, tuning: MambaInduction) -> tuple[MambaSubject, Stimuli, Texts]:
     """The project's Mamba, fresh, with its stimuli and texts."""
-    subject = as_mamba(load_model(ModelSpec(source="local", path=project / "models" / "mamba"), name="mamba"))
+    subject = as_mamba(
+        load_model(ModelSpec(source="local", path=project / "models" / "mamba"), name="mamba")
+    )
     texts = texts_of(read_documents(tuning.dataset), subject.tokenizer, subject.bos, tuning)
     return subject, build_stimuli(subject, tuning, texts), texts
 
@@ -45,7 +47,10 @@ def nothing(_: Moment) -> Mapping[str, float]:
 
 
 def losses_of(model: Any, source: DocumentSource, recipe: Recipe) -> list[float]:
-    return [float(row["loss"]) for row in train(model, source, nothing, recipe, scratch=None, run=Run(), label="test")]
+    return [
+        float(row["loss"])
+        for row in train(model, source, nothing, recipe, scratch=None, run=Run(), label="test")
+    ]
 
 
 def test_twenty_steps_with_our_scan_are_those_of_the_stock_scan(tuning: MambaInduction) -> None:
@@ -73,13 +78,18 @@ def test_padding_and_bos_never_count() -> None:
 def test_every_document_is_seen_once_an_epoch_in_another_order() -> None:
     rows = [np.array([0, number]) for number in range(1, 8)]
     source = DocumentSource(rows, 3, seed=0)
-    epochs = [[int(i) for step in range(3) for i in source(first + step)[0][:, 1]] for first in (0, 3)]
+    epochs = [
+        [int(i) for step in range(3) for i in source(first + step)[0][:, 1]] for first in (0, 3)
+    ]
     assert [sorted(epoch) for epoch in epochs] == [list(range(1, 8))] * 2
     assert epochs[0] != epochs[1]
 
 
 def test_a_fine_tuning_that_was_interrupted_ends_with_the_same_bytes(
-    ready: tuple[MambaSubject, Stimuli, Texts], tuning: MambaInduction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ready: tuple[MambaSubject, Stimuli, Texts],
+    tuning: MambaInduction,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     subject, stimuli, texts = ready
     start = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
@@ -115,7 +125,9 @@ def test_the_written_model_is_the_tuned_one_and_says_what_it_is(
     found = Watch.of(stimuli, texts, tuning)(Moment(0, again.model, None, 0.0))
     assert found["held_out_loss"] == pytest.approx(history[-1]["held_out_loss"], abs=1e-6)
     assert history[-1]["held_out_loss"] < history[0]["held_out_loss"]
-    assert {"prefix_matching", "repeat_accuracy", "pairs_accuracy", "unpredicted_accuracy"} < set(history[0])
+    assert {"prefix_matching", "repeat_accuracy", "pairs_accuracy", "unpredicted_accuracy"} < set(
+        history[0]
+    )
     assert load_json(tmp_path / "tuned" / "training.json")["base"] == "mamba"
 
 

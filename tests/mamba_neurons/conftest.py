@@ -1,4 +1,6 @@
-"""Models and settings that the tests of the study share, and a project of a user in which commands run."""
+"""Models and settings that the tests of the study share, and a project of a user in which commands
+run.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,9 @@ def model() -> Model:
 @pytest.fixture(scope="session")
 def twin() -> Model:
     """A small GPT-NeoX with random weights."""
-    return planted.model_of(small.build("gpt_neox", vocab_size=planted.VOCAB, num_hidden_layers=2), "twin")
+    return planted.model_of(
+        small.build("gpt_neox", vocab_size=planted.VOCAB, num_hidden_layers=2), "twin"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +62,9 @@ def texts() -> Texts:
 
 @pytest.fixture(scope="session")
 def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Mamba and a twin with the tokenizer of a corpus, and a Mamba with another; nothing may change it."""
+    """A Mamba and a twin with the tokenizer of a corpus, and a Mamba with another; nothing may
+    change it.
+    """
     folder = tmp_path_factory.mktemp("neurons")
     small_project.build_corpus(folder / "data" / "corpus")
     tokenizer = small_project.corpus_tokenizer(folder / "data" / "corpus")
@@ -82,7 +88,9 @@ def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What `run` with all of the seed's options, spelled with underscores, writes: results and plots."""
+    """What `run` with all of the seed's options, spelled with underscores, writes: results and
+    plots.
+    """
 
     def run(folder: Path) -> None:
         _whole_run(project_folder, folder / "out", folder / "plots")
@@ -103,7 +111,14 @@ def _whole_run(project_folder: Path, out: Path, plots: Path) -> None:
         5,
         "--enable_attention",
     ]
-    arguments += ["--attention_methods", "attention_weighted", "rollout", "--save_results", "--plots_dir", plots]
+    arguments += [
+        "--attention_methods",
+        "attention_weighted",
+        "rollout",
+        "--save_results",
+        "--plots_dir",
+        plots,
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project_folder)
         done = CliRunner().invoke(
@@ -130,4 +145,6 @@ def _letters(size: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     end = small_project.END
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end
+    )

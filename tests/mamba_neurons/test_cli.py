@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from interp_core.artifacts import file_sha256, load_arrays, load_json
+from interp_core.files.artifacts import file_sha256, load_arrays, load_json
 from mamba_neurons.cli import main
 from small_project import Said
 
@@ -34,7 +34,9 @@ COMMANDS = (
 
 def neurons(*arguments: object) -> Said:
     """`mamba-neurons` with these arguments, in this process and the working directory."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(
+        main, [str(argument) for argument in arguments], catch_exceptions=False
+    )
     return Said(result.exit_code, result.stdout, result.stderr)
 
 
@@ -50,12 +52,20 @@ def report(out: Path, name: str) -> dict[str, Any]:
     return load_json(out / f"{name}.json")
 
 
-def test_the_whole_run_writes_one_json_with_the_keys_of_earlier_versions(whole: tuple[Path, Path]) -> None:
+def test_the_whole_run_writes_one_json_with_the_keys_of_earlier_versions(
+    whole: tuple[Path, Path],
+) -> None:
     results = report(whole[0], "results_tiny-mamba")
     assert {"attention_data", "mamba_neurons", "analysis_results", "comparison"} <= set(results)
     assert set(results["mamba_neurons"]) == {"attention_weighted", "rollout"}
     efficiency = results["efficiency"]["tiny-mamba"]
-    keys = {"total_parameters", "active_neurons", "efficiency_ratio", "mean_variance", "mean_sparsity"}
+    keys = {
+        "total_parameters",
+        "active_neurons",
+        "efficiency_ratio",
+        "mean_variance",
+        "mean_sparsity",
+    }
     assert keys <= set(efficiency)
     p50 = results["sparsity"]["tiny-mamba"]["layers"]["0"]["inner"]["percentile"]["p50"]
     assert set(p50) == {"threshold", "sparsity", "neurons_below"}
@@ -68,27 +78,52 @@ def test_the_whole_run_writes_one_json_with_the_keys_of_earlier_versions(whole: 
 
 def test_the_plots_lie_where_they_were_asked_for(whole: tuple[Path, Path]) -> None:
     names = {path.stem for path in whole[1].iterdir()}
-    of_mamba = ("delta", "half_lives", "ranked_effects", "estimates", "inter_layer", "influence", "faithfulness")
-    assert names == {f"{name}_tiny-mamba" for name in of_mamba} | {"sparsity", "lorenz", "efficiency", "compare"}
+    of_mamba = (
+        "delta",
+        "half_lives",
+        "ranked_effects",
+        "estimates",
+        "inter_layer",
+        "influence",
+        "faithfulness",
+    )
+    assert names == {f"{name}_tiny-mamba" for name in of_mamba} | {
+        "sparsity",
+        "lorenz",
+        "efficiency",
+        "compare",
+    }
     for path in whole[1].iterdir():
         Image.open(path).verify()
 
 
 @pytest.mark.usefixtures("project")
-def test_underscores_and_dashes_give_the_same_bytes_and_so_does_a_second_run(tmp_path: Path) -> None:
+def test_underscores_and_dashes_give_the_same_bytes_and_so_does_a_second_run(
+    tmp_path: Path,
+) -> None:
     outs = []
     for spelling in ("_", "-", "-"):
         out = tmp_path / str(len(outs))
         names = {"top_k": 2, "text_limit": 5, "plots_dir": out / "plots"}
-        options = [word for name, value in names.items() for word in (f"--{name.replace('_', spelling)}", value)]
+        options = [
+            word
+            for name, value in names.items()
+            for word in (f"--{name.replace('_', spelling)}", value)
+        ]
         assert neurons("causal", *options, "--out", out).code == 0
         outs.append(out)
-    for name in ("causal_tiny-mamba.npz", "causal_tiny-mamba.json", "plots/ranked_effects_tiny-mamba.png"):
+    for name in (
+        "causal_tiny-mamba.npz",
+        "causal_tiny-mamba.json",
+        "plots/ranked_effects_tiny-mamba.png",
+    ):
         assert len({file_sha256(out / name) for out in outs}) == 1
 
 
 @pytest.fixture(scope="module")
-def plainly(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def plainly(
+    project_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, Any]]:
     """What a command reports without options, measured once."""
     folder = tmp_path_factory.mktemp("plainly")
 
@@ -104,7 +139,11 @@ def plainly(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 def only_report(out: Path, command: str) -> dict[str, Any]:
     """The JSON of a command, without what names its inputs."""
     (path,) = list(out.glob(f"{command.replace('-', '_')}_*.json"))
-    return {key: value for key, value in load_json(path).items() if key not in ("model_hash", "fingerprint")}
+    return {
+        key: value
+        for key, value in load_json(path).items()
+        if key not in ("model_hash", "fingerprint")
+    }
 
 
 def agreement(found: dict[str, Any], name: str) -> list[float]:
@@ -132,34 +171,65 @@ def is_of_draws(found: dict[str, Any], draws: int) -> bool:
     ("command", "option", "acts"),
     [
         ("delta", ["--model", "deeper-mamba"], lambda a, b: len(b["layers"]) == 3),
-        ("delta", ["--top-k", 2], lambda a, b: len(b["layers"]["0"]["top"]) == 2 < len(a["layers"]["0"]["top"])),
+        (
+            "delta",
+            ["--top-k", 2],
+            lambda a, b: len(b["layers"]["0"]["top"]) == 2 < len(a["layers"]["0"]["top"]),
+        ),
         ("delta", ["--text-limit", 6], lambda a, b: (a["texts"], b["texts"]) == (4, 6)),
         ("delta", ["--text-length", 20], lambda a, b: b["tokens"] < a["tokens"]),
-        ("delta", ["--repeats", 6], lambda a, b: b["sha256"] == a["sha256"]),  # the delta of texts of people alone
+        (
+            "delta",
+            ["--repeats", 6],
+            lambda a, b: b["sha256"] == a["sha256"],
+        ),  # the delta of texts of people alone
         ("inter-layer", ["--repeats", 6], lambda a, b: b["repeated_rows"] == 6),
         ("delta", ["--seed", 5], lambda a, b: a["sha256"] == b["sha256"] and a != b),
         ("sparsity", ["--sparsity-layers", 1], lambda a, b: list(b["layers"]) == ["1"]),
-        ("attention", ["--attention-methods", "rollout"], lambda a, b: list(b["analysis_results"]) == ["rollout"]),
+        (
+            "attention",
+            ["--attention-methods", "rollout"],
+            lambda a, b: list(b["analysis_results"]) == ["rollout"],
+        ),
         ("causal", ["--layer", 1], lambda a, b: b["layer"]["layer"] == 1),
         ("causal", ["--least-agreement", 0], lambda a, b: b["whole_model"]["exact_layers"] == []),
         (
             "causal",
             ["--label-draws", 2],
-            lambda a, b: agreement(a, "loss") == agreement(b, "loss") and agreement(a, "kl") != agreement(b, "kl"),
+            lambda a, b: (
+                agreement(a, "loss") == agreement(b, "loss")
+                and agreement(a, "kl") != agreement(b, "kl")
+            ),
         ),
-        ("causal", ["--batch-size", 8], lambda a, b: of_resample(a) != pytest.approx(of_resample(b), rel=1e-4)),
-        ("inter-layer", ["--bootstrap-resamples", 200], lambda a, b: a != b and totals(a) == totals(b)),
+        (
+            "causal",
+            ["--batch-size", 8],
+            lambda a, b: of_resample(a) != pytest.approx(of_resample(b), rel=1e-4),
+        ),
+        (
+            "inter-layer",
+            ["--bootstrap-resamples", 200],
+            lambda a, b: a != b and totals(a) == totals(b),
+        ),
         (
             "inter-layer",
             ["--dtype", "float64"],
             lambda a, b: totals(a) != totals(b) == pytest.approx(totals(a), rel=1e-3),
         ),
         ("causal", ["--dtype", "bfloat16"], lambda a, b: of_resample(a) != of_resample(b)),
-        ("cross-layer", ["--permutation-draws", 22], lambda a, b: is_of_draws(a, 19) and is_of_draws(b, 22)),
+        (
+            "cross-layer",
+            ["--permutation-draws", 22],
+            lambda a, b: is_of_draws(a, 19) and is_of_draws(b, 22),
+        ),
     ],
 )
 def test_each_option_does_what_it_says(
-    command: str, option: list[object], acts: Any, plainly: Callable[[str], dict[str, Any]], tmp_path: Path
+    command: str,
+    option: list[object],
+    acts: Any,
+    plainly: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     before = plainly(command)
     assert neurons(command, *option, "--out", tmp_path).code == 0
@@ -167,14 +237,18 @@ def test_each_option_does_what_it_says(
 
 
 @pytest.mark.usefixtures("project")
-def test_threads_are_those_asked_for_and_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_threads_are_those_asked_for_and_a_device_that_is_not_there_is_named(
+    tmp_path: Path,
+) -> None:
     before = torch.get_num_threads()
     try:
         assert neurons("delta", "--threads", before + 1, "--out", tmp_path).code == 0
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
-    assert "device cuda was asked for" in one_line(neurons("delta", "--device", "cuda", "--out", tmp_path / "out"))
+    assert "device cuda was asked for" in one_line(
+        neurons("delta", "--device", "cuda", "--out", tmp_path / "out")
+    )
 
 
 @pytest.mark.usefixtures("project")
@@ -188,10 +262,21 @@ def test_attention_and_the_results_file_come_only_when_asked_for(tmp_path: Path)
 @pytest.mark.usefixtures("project")
 def test_two_mambas_can_be_compared_and_texts_of_ones_own_read(tmp_path: Path) -> None:
     texts = tmp_path / "mine.txt"
-    paragraphs = [f"Paragraph {i} says that the {'very ' * i}long array is returned unchanged." for i in range(9)]
+    paragraphs = [
+        f"Paragraph {i} says that the {'very ' * i}long array is returned unchanged."
+        for i in range(9)
+    ]
     texts.write_text("\n\n".join(paragraphs))
     said = neurons(
-        "compare", "--transformer", "deeper-mamba", "--texts", texts, "--text-limit", 8, "--out", tmp_path / "out"
+        "compare",
+        "--transformer",
+        "deeper-mamba",
+        "--texts",
+        texts,
+        "--text-limit",
+        8,
+        "--out",
+        tmp_path / "out",
     )
     assert said.code == 0
     found = report(tmp_path / "out", "compare_tiny-mamba_deeper-mamba")
@@ -216,14 +301,32 @@ def test_texts_longer_than_the_limit_are_cut_counted_and_said(tmp_path: Path) ->
         (["causal", "--layer", -1], r"--layer: .*greater than or equal to 0"),
         (["causal", "--top-k", 33], r"top_k: 33 is more than the 32 neurons"),
         (["sparsity", "--sparsity-layers", 7], r"layers 0 to 1; there is no layer 7"),
-        (["attention", "--attention-methods", "magic"], r"--attention-methods: .*'attention_weighted'.*got 'magic'"),
-        (["delta", "--model", "tiny-twin", "--transformer", "tiny-mamba"], r"tiny-twin is a gpt_neox, not a Mamba"),
+        (
+            ["attention", "--attention-methods", "magic"],
+            r"--attention-methods: .*'attention_weighted'.*got 'magic'",
+        ),
+        (
+            ["delta", "--model", "tiny-twin", "--transformer", "tiny-mamba"],
+            r"tiny-twin is a gpt_neox, not a Mamba",
+        ),
         (["delta", "--model", "nothing-here"], r"unknown model nothing-here"),
-        (["compare", "--transformer", "other-tokens"], r"different tokenizers \(text 0 .*--own-tokens"),
-        (["compare", "--transformer", "tiny-mamba"], r"two models would write files of the name tiny-mamba"),
-        (["delta", "--text-limit", 1, "--repeats", 0], r"1 texts and 0 rows of repeats are too few"),
+        (
+            ["compare", "--transformer", "other-tokens"],
+            r"different tokenizers \(text 0 .*--own-tokens",
+        ),
+        (
+            ["compare", "--transformer", "tiny-mamba"],
+            r"two models would write files of the name tiny-mamba",
+        ),
+        (
+            ["delta", "--text-limit", 1, "--repeats", 0],
+            r"1 texts and 0 rows of repeats are too few",
+        ),
         (["delta", "--texts", "not-there.txt"], r"not-there.txt is not there"),
-        (["delta", "--text-length", 12], r"period: two copies of 8 tokens and BOS are longer than text_length 12"),
+        (
+            ["delta", "--text-length", 12],
+            r"period: two copies of 8 tokens and BOS are longer than text_length 12",
+        ),
     ],
 )
 def test_bad_input_is_one_helpful_line(arguments: list[object], says: str, tmp_path: Path) -> None:
@@ -234,7 +337,9 @@ def test_bad_input_is_one_helpful_line(arguments: list[object], says: str, tmp_p
 def test_no_texts_is_said(tmp_path: Path) -> None:
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n  \n")
-    assert "holds no texts" in one_line(neurons("delta", "--texts", empty, "--out", tmp_path / "out"))
+    assert "holds no texts" in one_line(
+        neurons("delta", "--texts", empty, "--out", tmp_path / "out")
+    )
 
 
 @pytest.mark.usefixtures("project")
@@ -253,9 +358,13 @@ def test_activations_that_are_not_numbers_name_their_layer(project: Path, tmp_pa
         module.backbone.layers[1].mixer.in_proj.weight.mul_(1e4)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "broken").mkdir(exist_ok=True)
-        (tmp_path / "broken" / name).write_bytes((project / "models" / "tiny-mamba" / name).read_bytes())
+        (tmp_path / "broken" / name).write_bytes(
+            (project / "models" / "tiny-mamba" / name).read_bytes()
+        )
     module.save_pretrained(tmp_path / "broken")
-    line = one_line(neurons("inter-layer", "--model", tmp_path / "broken", "--out", tmp_path / "out"))
+    line = one_line(
+        neurons("inter-layer", "--model", tmp_path / "broken", "--out", tmp_path / "out")
+    )
     assert "layer 1 has activations that are not numbers" in line
 
 
@@ -267,11 +376,15 @@ from mamba_neurons.cli import main
 main(["{command}", "--help"], standalone_mode=False)
 assert not {{"torch", "matplotlib", "numpy"}} & set(sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert "--help" in done.stdout
 
 
-def test_cross_layer_uses_the_causal_effects_of_the_same_settings(project: Path, tmp_path: Path) -> None:
+def test_cross_layer_uses_the_causal_effects_of_the_same_settings(
+    project: Path, tmp_path: Path
+) -> None:
     assert neurons("causal", "--out", tmp_path).code == 0
     path = tmp_path / "causal_tiny-mamba.json"
     before = path.stat().st_mtime_ns

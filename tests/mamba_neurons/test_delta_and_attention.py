@@ -1,12 +1,14 @@
-"""Step sizes and half-lives in closed form; attention neurons against their definitions, entry by entry."""
+"""Step sizes and half-lives in closed form; attention neurons against their definitions, entry by
+entry.
+"""
 
 import numpy as np
 import pytest
 import torch
 
 import planted_mamba as planted
-from interp_core.hidden_attention import attention_matrices, mixer_calls
-from interp_core.selective_scan import selective_scan
+from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
+from interp_core.mamba.selective_scan import selective_scan
 from mamba_neurons import measure_attention as attention
 from mamba_neurons import measure_delta as delta
 from mamba_neurons.data import Texts
@@ -29,7 +31,9 @@ def slow_mamba(step: float, rate: float) -> Model:
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0.01, 0.5), (0.05, 2.0), (0.002, 1.0)])
-def test_a_planted_slow_channel_has_the_half_life_of_its_step_and_rate(step: float, rate: float, texts: Texts) -> None:
+def test_a_planted_slow_channel_has_the_half_life_of_its_step_and_rate(
+    step: float, rate: float, texts: Texts
+) -> None:
     model = slow_mamba(step, rate)
     subject = planted.mamba_of(model)
     steps = delta.step_sizes(subject, texts, [0], 3)[0]
@@ -40,12 +44,20 @@ def test_a_planted_slow_channel_has_the_half_life_of_its_step_and_rate(step: flo
     dt = call.dt[:1, :1].expand(1, tokens, -1).contiguous()
     quiet, one = torch.zeros_like(dt), torch.ones(1, tokens, planted.STATES)
     start = torch.ones(1, dt.shape[2], planted.STATES)
-    left = selective_scan(quiet, dt, call.A, one, one, call.D, initial_state=start)[0, -1, SLOW] / planted.STATES
+    left = (
+        selective_scan(quiet, dt, call.A, one, one, call.D, initial_state=start)[0, -1, SLOW]
+        / planted.STATES
+    )
     assert float(left) == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_share_is_one_for_a_step_that_only_texts_set_and_zero_for_one_that_only_places_set() -> None:
-    by_text, by_place = np.arange(6.0)[:, None].repeat(10, axis=1), np.arange(10.0)[None].repeat(6, axis=0)
+def test_the_share_is_one_for_a_step_that_only_texts_set_and_zero_for_one_that_only_places_set() -> (
+    None
+):
+    by_text, by_place = (
+        np.arange(6.0)[:, None].repeat(10, axis=1),
+        np.arange(10.0)[None].repeat(6, axis=0),
+    )
     dt = np.stack([by_text, by_place, np.ones((6, 10))], axis=-1).reshape(60, 3).astype(np.float32)
     steps = delta.StepSizes(dt, np.repeat(np.arange(6), 10), np.ones((3, 2)))
     mean = steps.by_text(dt)
@@ -58,7 +70,9 @@ def test_the_null_of_the_share_is_what_texts_that_do_not_differ_give() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(60):
-        steps = delta.StepSizes(rng.random((80, 4)).astype(np.float32), np.repeat(np.arange(8), 10), np.ones((4, 2)))
+        steps = delta.StepSizes(
+            rng.random((80, 4)).astype(np.float32), np.repeat(np.arange(8), 10), np.ones((4, 2))
+        )
         mean = steps.by_text(steps.dt)
         within = steps.by_text((steps.dt - mean[steps.text]) ** 2)
         null = delta.share_null(steps, 19, rng)
@@ -66,17 +80,23 @@ def test_the_null_of_the_share_is_what_texts_that_do_not_differ_give() -> None:
     assert hits <= 9  # p = .05 expected in 3 of 60
 
 
-def test_explained_variance_is_one_when_groups_say_all_and_about_zero_when_they_say_nothing() -> None:
+def test_explained_variance_is_one_when_groups_say_all_and_about_zero_when_they_say_nothing() -> (
+    None
+):
     rng = np.random.default_rng(0)
     group = rng.integers(0, 5, 400)
     values = np.stack([group * 2.0, rng.standard_normal(400), np.zeros(400)], axis=1)
     found = delta.explained(values, group)
     np.testing.assert_allclose(found, [1, 0, 0], atol=0.03)
-    halfway = delta.explained(group[:, None] + np.sqrt(group.var()) * rng.standard_normal((400, 1)), group)
+    halfway = delta.explained(
+        group[:, None] + np.sqrt(group.var()) * rng.standard_normal((400, 1)), group
+    )
     assert float(halfway[0]) == pytest.approx(0.5, abs=0.1)
 
 
-def test_every_importance_is_its_definition_entry_by_entry(model: Model, texts: Texts, params: MambaNeurons) -> None:
+def test_every_importance_is_its_definition_entry_by_entry(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> None:
     subject = planted.mamba_of(model)
     found, _ = attention.importances(model, texts, params)
     row = 2
@@ -98,7 +118,9 @@ def test_every_importance_is_its_definition_entry_by_entry(model: Model, texts: 
         with model.edited({layer: keep(layer) for layer in range(model.n_layers)}):
             logits = subject.logits(ids)
         loss = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
-        for layer, grad in enumerate(torch.autograd.grad(loss, [kept[i] for i in range(model.n_layers)])):
+        for layer, grad in enumerate(
+            torch.autograd.grad(loss, [kept[i] for i in range(model.n_layers)])
+        ):
             slopes[layer] = grad
     for layer, call in enumerate(calls):
         alpha = attention_matrices(call)[0]
@@ -108,32 +130,48 @@ def test_every_importance_is_its_definition_entry_by_entry(model: Model, texts: 
                 for j in range(i + 1):
                     product = float(alpha[c, i, j] * call.x[0, j, c])
                     weighted += abs(product) * abs(float(call.gate[0, i, c])) / size
-                    slope = float(slopes[layer][0, i, c] * call.gate[0, i, c]) * float(call.x[0, j, c])
+                    slope = float(slopes[layer][0, i, c] * call.gate[0, i, c]) * float(
+                        call.x[0, j, c]
+                    )
                     guided += abs(float(alpha[c, i, j]) * slope) / size
-            np.testing.assert_allclose(found["attention_weighted"][row, layer, c], weighted, rtol=1e-4)
-            np.testing.assert_allclose(found["gradient_guided"][row, layer, c], guided, rtol=1e-3, atol=1e-9)
+            np.testing.assert_allclose(
+                found["attention_weighted"][row, layer, c], weighted, rtol=1e-4
+            )
+            np.testing.assert_allclose(
+                found["gradient_guided"][row, layer, c], guided, rtol=1e-3, atol=1e-9
+            )
 
 
 def test_rollout_without_a_channel_is_the_rollout_of_the_others(model: Model, texts: Texts) -> None:
     subject = planted.mamba_of(model)
-    alphas = [attention_matrices(call)[0].double() for call in mixer_calls(subject, subject.ids(texts.tokens[:1]))]
+    alphas = [
+        attention_matrices(call)[0].double()
+        for call in mixer_calls(subject, subject.ids(texts.tokens[:1]))
+    ]
     whole = attention.rollout(alphas)
     torch.testing.assert_close(whole.sum(dim=-1), torch.ones(len(whole), dtype=torch.float64))
     assert float(whole.triu(1).abs().max()) == 0
     changes = attention.rollout_changes(alphas)
     for layer, channel in ((0, 3), (1, 30)):
-        others = [torch.cat([a[:channel], a[channel + 1 :]]) if i == layer else a for i, a in enumerate(alphas)]
+        others = [
+            torch.cat([a[:channel], a[channel + 1 :]]) if i == layer else a
+            for i, a in enumerate(alphas)
+        ]
         moved = 0.5 * (attention.rollout(others) - whole).abs().sum(dim=-1).mean()
         torch.testing.assert_close(changes[layer, channel], moved)
 
 
-def test_the_carrier_is_first_in_each_method_and_its_ranking_is_faithful(carrier: Model, params: MambaNeurons) -> None:
+def test_the_carrier_is_first_in_each_method_and_its_ranking_is_faithful(
+    carrier: Model, params: MambaNeurons
+) -> None:
     texts = planted.own_texts(carrier)
     found, _ = attention.importances(carrier, texts, params)
     layer, channel = planted.CARRIER
     for method in params.attention_methods:
         assert found[method].mean(axis=0)[layer].argmax() == channel
-    assert np.unravel_index(found["gradient_guided"].mean(axis=0).argmax(), (2, 32)) == planted.CARRIER
+    assert (
+        np.unravel_index(found["gradient_guided"].mean(axis=0).argmax(), (2, 32)) == planted.CARRIER
+    )
     few = params.model_copy(update={"fractions": (0.04, 0.5), "random_orders": 19})
     orders = {m: np.argsort(-found[m].mean(axis=0), axis=1) for m in params.attention_methods}
     means = neuron_means(carrier, texts, 4)
@@ -141,7 +179,9 @@ def test_the_carrier_is_first_in_each_method_and_its_ranking_is_faithful(carrier
     for method in params.attention_methods:
         for kind in ("deletion", "insertion"):
             assert report[kind][method]["area"] > 0
-            assert report[kind][method]["p"] <= 0.15  # a random order has the carrier first once in 32
+            assert (
+                report[kind][method]["p"] <= 0.15
+            )  # a random order has the carrier first once in 32
 
 
 def test_keeping_every_neuron_changes_nothing_and_keeping_none_ablates_all(
@@ -154,16 +194,31 @@ def test_keeping_every_neuron_changes_nothing_and_keeping_none_ablates_all(
     assert (found.kl[:, 1] > 1e-3).all()
 
 
-def test_the_summary_has_the_keys_of_earlier_versions(model: Model, texts: Texts, params: MambaNeurons) -> None:
+def test_the_summary_has_the_keys_of_earlier_versions(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> None:
     found, _ = attention.importances(model, texts, params)
     report = attention.attention_summary(found, params, np.random.default_rng(0))
     assert set(report["mamba_neurons"]) == set(params.attention_methods)
     for method in params.attention_methods:
         for layer in ("0", "1"):
-            assert set(report["mamba_neurons"][method][layer]) == {"neuron_activations", "neuron_importance"}
+            assert set(report["mamba_neurons"][method][layer]) == {
+                "neuron_activations",
+                "neuron_importance",
+            }
             analysis = report["analysis_results"][method][layer]
-            keys = {"layer_idx", "num_neurons", "mean_activation", "activation_std", "top_neurons", "neuron_diversity"}
+            keys = {
+                "layer_idx",
+                "num_neurons",
+                "mean_activation",
+                "activation_std",
+                "top_neurons",
+                "neuron_diversity",
+            }
             assert keys <= set(analysis)
             assert analysis["num_neurons"] == 32
             assert 0 < analysis["neuron_diversity"] <= 1
-            assert analysis["top_neurons"][0] == report["mamba_neurons"][method][layer]["neuron_importance"].argmax()
+            assert (
+                analysis["top_neurons"][0]
+                == report["mamba_neurons"][method][layer]["neuron_importance"].argmax()
+            )

@@ -28,7 +28,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Drawn]:
 def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
     folder: Path, drawn: dict[str, Drawn], tmp_path: Path
 ) -> None:
-    written = [path for c in figures.COMMANDS for path in figures.draw(c, NAMES, lambda *_: folder, tmp_path)]
+    written = [
+        path
+        for c in figures.COMMANDS
+        for path in figures.draw(c, NAMES, lambda *_: folder, tmp_path)
+    ]
     assert len(written) == 11
     assert len(drawn) == 11
     for name, seen in drawn.items():
@@ -40,7 +44,9 @@ def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
             assert page.y0 - 2 < box.y0 < box.y1 < page.y1 + 2, (name, text)
 
 
-def test_figures_need_no_model_library_and_name_a_missing_file(folder: Path, tmp_path: Path) -> None:
+def test_figures_need_no_model_library_and_name_a_missing_file(
+    folder: Path, tmp_path: Path
+) -> None:
     code = "import sys, mamba_neurons.figures; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(InputError, match=r"delta_tiny-mamba\.npz is missing"):

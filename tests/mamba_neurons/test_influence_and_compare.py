@@ -1,4 +1,6 @@
-"""Influence between layers is what whole forwards show; a model compared with itself differs in nothing."""
+"""Influence between layers is what whole forwards show; a model compared with itself differs in
+nothing.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ def deep() -> Model:
     return planted.model_of(planted.random_mamba(seed=4, layers=3), "deep")
 
 
-def test_influence_is_the_change_that_a_whole_forward_shows(deep: Model, texts: Texts, params: MambaNeurons) -> None:
+def test_influence_is_the_change_that_a_whole_forward_shows(
+    deep: Model, texts: Texts, params: MambaNeurons
+) -> None:
     means, spread = neuron_means(deep, texts, 4), neuron_spread(deep, texts, params)
     found = influence_of(deep, texts, 0, [2, 9], params, means=means, spread=spread)
     clean = clean_run(deep, texts)
@@ -73,7 +77,9 @@ def test_inter_layer_names_the_dimension_that_matters(params: MambaNeurons) -> N
     assert report["rank_correlation"][0][0] == pytest.approx(1)
 
 
-def test_a_model_differs_from_itself_in_nothing(model: Model, texts: Texts, params: MambaNeurons) -> None:
+def test_a_model_differs_from_itself_in_nothing(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> None:
     measured = comparing.measure(model, texts, params)
     _, report = comparing.compare(measured, measured, params, np.random.default_rng(0))
     for section in ("dynamics", "sparsity"):
@@ -94,7 +100,9 @@ def test_the_lens_of_the_last_layer_is_the_model_itself(
 
 def test_layers_of_models_of_different_depth_meet_at_relative_depths() -> None:
     shallow = comparing.over_depth(np.array([[0.25, 0.75]]), np.array([0.25, 0.75]))[0]
-    deeper = comparing.over_depth(np.array([[0.125, 0.375, 0.625, 0.875]]), (np.arange(4) + 0.5) / 4)[0]
+    deeper = comparing.over_depth(
+        np.array([[0.125, 0.375, 0.625, 0.875]]), (np.arange(4) + 0.5) / 4
+    )[0]
     inside = (comparing.GRID >= 0.25) & (comparing.GRID <= 0.75)
     np.testing.assert_allclose(shallow[inside], comparing.GRID[inside])
     np.testing.assert_allclose(deeper[inside], comparing.GRID[inside])
@@ -106,7 +114,9 @@ def test_few_neurons_are_enough_where_one_carries_all(carrier: Model, params: Ma
     strength[planted.CARRIER] = 1
     rows = halves(texts)[1]
     means = neuron_means(carrier, texts, 4)
-    curve = functional_curve(carrier, texts.rows(rows), strength, params, means, np.random.default_rng(0))
+    curve = functional_curve(
+        carrier, texts.rows(rows), strength, params, means, np.random.default_rng(0)
+    )
     assert curve["sizes"][0] == 1
     assert abs(curve["rise"][0]) < 0.05
     assert curve["random"]["mean"][0] > 1
@@ -114,9 +124,15 @@ def test_few_neurons_are_enough_where_one_carries_all(carrier: Model, params: Ma
 
 @pytest.mark.parametrize(
     ("rise", "expected"),
-    [([0.5, 0.02, 0.005, 0.0], (2, 4)), ([0.0, 0.0, 0.0, 0.0], (0, 1)), ([0.5, 0.0, 0.02, 0.0], (4, 8))],
+    [
+        ([0.5, 0.02, 0.005, 0.0], (2, 4)),
+        ([0.0, 0.0, 0.0, 0.0], (0, 1)),
+        ([0.5, 0.0, 0.02, 0.0], (4, 8)),
+    ],
 )
-def test_enough_is_the_first_size_from_which_on_all_stay_within(rise: list[float], expected: tuple[int, int]) -> None:
+def test_enough_is_the_first_size_from_which_on_all_stay_within(
+    rise: list[float], expected: tuple[int, int]
+) -> None:
     assert _crossing(np.array([1, 2, 4, 8]), np.array(rise), 0.01) == expected
 
 

@@ -1,4 +1,6 @@
-"""Exact effects are what a whole forward pass with the edit gives; estimates approach them; the carrier is first."""
+"""Exact effects are what a whole forward pass with the edit gives; estimates approach them; the
+carrier is first.
+"""
 
 import numpy as np
 import pytest
@@ -8,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import planted_mamba as planted
-from interp_core.hidden_attention import mixer_calls
-from interp_core.hooks import intervene
-from interp_core.sites import Site
+from interp_core.mamba.hidden_attention import mixer_calls
+from interp_core.models.hooks import intervene
+from interp_core.models.sites import Site
 from mamba_neurons import intervene as exact
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import ABLATIONS, Ablation, neuron_effects, replacement
@@ -22,8 +24,12 @@ from mamba_neurons.model import Model, neuron_means
 from mamba_neurons.params import MambaNeurons
 
 
-def full_forward(model: Model, texts: Texts, layer: int, edit: object) -> tuple[np.ndarray, np.ndarray]:
-    """KL and change of loss by text, from two whole forward passes in the model authors' own code, in float64."""
+def full_forward(
+    model: Model, texts: Texts, layer: int, edit: object
+) -> tuple[np.ndarray, np.ndarray]:
+    """KL and change of loss by text, from two whole forward passes in the model authors' own code,
+    in float64.
+    """
     ids = model.subject.ids(texts.tokens)
     logits = []
     for edits in ({}, {layer: edit}):
@@ -39,7 +45,11 @@ def full_forward(model: Model, texts: Texts, layer: int, edit: object) -> tuple[
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("which", ["model", "twin"])
 def test_batched_suffix_effects_equal_whole_forwards_one_at_a_time(
-    which: str, ablation: Ablation, texts: Texts, params: MambaNeurons, request: pytest.FixtureRequest
+    which: str,
+    ablation: Ablation,
+    texts: Texts,
+    params: MambaNeurons,
+    request: pytest.FixtureRequest,
 ) -> None:
     model: Model = request.getfixturevalue(which)
     whole_batch = params.model_copy(update={"batch_size": len(texts), "stack": 3})
@@ -64,13 +74,18 @@ def test_batched_suffix_effects_equal_whole_forwards_one_at_a_time(
 def test_effects_do_not_depend_on_how_texts_and_units_are_batched(
     model: Model, texts: Texts, params: MambaNeurons
 ) -> None:
-    ways = [params.model_copy(update={"batch_size": size, "stack": stack}) for size, stack in ((2, 1), (5, 7), (6, 32))]
+    ways = [
+        params.model_copy(update={"batch_size": size, "stack": stack})
+        for size, stack in ((2, 1), (5, 7), (6, 32))
+    ]
     found = [neuron_effects(model, texts, 0, range(model.n_neurons), way) for way in ways]
     for other in found[1:]:
         np.testing.assert_allclose(other.kl, found[0].kl, atol=1e-6)
 
 
-def test_a_residual_dimension_ablated_is_the_edit_of_the_residual_stream(model: Model, params: MambaNeurons) -> None:
+def test_a_residual_dimension_ablated_is_the_edit_of_the_residual_stream(
+    model: Model, params: MambaNeurons
+) -> None:
     texts = planted.random_texts(ragged=False)
     found = exact.residual_effects(model, texts, 0, params)
     ids = model.subject.ids(texts.tokens)
@@ -112,18 +127,24 @@ def test_the_channel_that_carries_the_answer_is_first_in_every_causal_ranking(
     texts = planted.own_texts(carrier)
     layer, channel = planted.CARRIER
     for ablation in ABLATIONS:
-        found = neuron_effects(carrier, texts, layer, range(carrier.n_neurons), params, ablation=ablation)
+        found = neuron_effects(
+            carrier, texts, layer, range(carrier.n_neurons), params, ablation=ablation
+        )
         assert found.mean_kl.argmax() == channel
         assert found.mean_kl[channel] > 20 * np.sort(found.mean_kl)[-2]
     means = neuron_means(carrier, texts, params.batch_size)
-    estimated = estimate_all(carrier, texts, params, means=means, generator=torch.Generator().manual_seed(0))
+    estimated = estimate_all(
+        carrier, texts, params, means=means, generator=torch.Generator().manual_seed(0)
+    )
     whole = whole_model(carrier, texts, params, np.random.default_rng(0))
     for ranking in (estimated.kl.mean(axis=0), whole.mean_kl, whole.loss.mean(axis=0)):
         assert np.unravel_index(ranking.argmax(), ranking.shape) == planted.CARRIER
     assert whole.top(1) == [planted.CARRIER]
 
 
-def test_the_carrier_alone_is_worth_more_than_random_sets(carrier: Model, params: MambaNeurons) -> None:
+def test_the_carrier_alone_is_worth_more_than_random_sets(
+    carrier: Model, params: MambaNeurons
+) -> None:
     texts = planted.own_texts(carrier)
     at_its_layer = params.model_copy(update={"layer": 1, "dose_k": (1,), "random_sets": 19})
     single = neuron_effects(carrier, texts, 1, range(carrier.n_neurons), params)
@@ -133,7 +154,9 @@ def test_the_carrier_alone_is_worth_more_than_random_sets(carrier: Model, params
 
 
 def test_estimates_approach_exact_effects_as_effects_get_small(params: MambaNeurons) -> None:
-    """The second-order KL and the first-order loss are exact in the limit; 400 label draws leave some per cent."""
+    """The second-order KL and the first-order loss are exact in the limit; 400 label draws leave
+    some per cent.
+    """
     module = planted.random_mamba(seed=5)
     for block in module.backbone.layers:
         block.mixer.out_proj.weight.data *= 0.02
@@ -141,7 +164,9 @@ def test_estimates_approach_exact_effects_as_effects_get_small(params: MambaNeur
     texts = planted.random_texts(n=4)
     many = params.model_copy(update={"label_draws": 400})
     means = neuron_means(model, texts, 4)
-    estimated = estimate_all(model, texts, many, means=means, generator=torch.Generator().manual_seed(0))
+    estimated = estimate_all(
+        model, texts, many, means=means, generator=torch.Generator().manual_seed(0)
+    )
     for layer in range(model.n_layers):
         found = neuron_effects(model, texts, layer, range(model.n_neurons), params)
         strong = np.argsort(-found.mean_kl)[:8]
@@ -155,7 +180,10 @@ def test_estimates_approach_exact_effects_as_effects_get_small(params: MambaNeur
 def test_layers_whose_estimates_rank_badly_are_computed_exactly_and_named(
     model: Model, texts: Texts, params: MambaNeurons
 ) -> None:
-    strict, lax = (params.model_copy(update={"least_agreement": least, "candidates": 1}) for least in (1.0, 0.0))
+    strict, lax = (
+        params.model_copy(update={"least_agreement": least, "candidates": 1})
+        for least in (1.0, 0.0)
+    )
     all_exact = whole_model(model, texts, strict, np.random.default_rng(0))
     assert all_exact.exact_layers == [0, 1]
     assert all_exact.exact.all()
@@ -171,21 +199,29 @@ def test_states_and_the_skip_add_up_to_what_the_channel_writes(model: Model, tex
     subject = planted.mamba_of(model)
     for call in mixer_calls(subject, subject.ids(texts.tokens)):
         given_by_states = torch.einsum("btcn,btn->btc", states(call), call.C)
-        torch.testing.assert_close((given_by_states + call.D * call.x) * call.gate, call.gated_y, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            (given_by_states + call.D * call.x) * call.gate, call.gated_y, atol=1e-5, rtol=1e-4
+        )
 
 
-def test_one_state_of_a_channel_can_be_ablated_and_a_dead_one_does_nothing(params: MambaNeurons, texts: Texts) -> None:
+def test_one_state_of_a_channel_can_be_ablated_and_a_dead_one_does_nothing(
+    params: MambaNeurons, texts: Texts
+) -> None:
     module = planted.random_mamba(seed=2)
     mixer = module.backbone.layers[1].mixer
     rank = mixer.time_step_rank
     mixer.x_proj.weight.data[rank + 1] = 0  # nothing is ever written to state 1
     model = planted.model_of(module)
-    found = state_effects(model, texts, 1, np.array([4, 9]), params).mean_kl.reshape(2, planted.STATES)
+    found = state_effects(model, texts, 1, np.array([4, 9]), params).mean_kl.reshape(
+        2, planted.STATES
+    )
     assert (found[:, 1] < 1e-12).all()
     assert (found[:, [0, 2, 3]] > 1e-9).all()
 
 
-def test_causal_reports_the_layer_asked_for(model: Model, texts: Texts, params: MambaNeurons) -> None:
+def test_causal_reports_the_layer_asked_for(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> None:
     for layer in range(model.n_layers):
         chosen = params.model_copy(update={"layer": layer})
         arrays, report = causal(model, texts, chosen, np.random.default_rng(0))

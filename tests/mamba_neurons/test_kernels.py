@@ -7,16 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import planted_mamba as planted
-from mamba_neurons import model_kernels as kernels
+from interp_core.mamba import suffix_kernels as kernels
+from interp_core.mamba.suffix import Suffix
 from mamba_neurons.measure_divergence import Streamed, divergence
 from mamba_neurons.model import Model
-from mamba_neurons.model_suffix import Suffix
 
-REAL = np.concatenate([np.linspace(-40, 40, 1601), np.geomspace(1e-5, 1, 60), -np.geomspace(1e-5, 1, 60)])
+REAL = np.concatenate(
+    [np.linspace(-40, 40, 1601), np.geomspace(1e-5, 1, 60), -np.geomspace(1e-5, 1, 60)]
+)
 CLOSED = {
     "softplus": lambda x: np.logaddexp(0, x),
     "silu": lambda x: x / (1 + np.exp(-x)),
-    "excess": lambda x: np.where(abs(x) < 1e-2, x**2 / 2 + x**3 / 6 + x**4 / 24 + x**5 / 120, np.expm1(x) - x),
+    "excess": lambda x: np.where(
+        abs(x) < 1e-2, x**2 / 2 + x**3 / 6 + x**4 / 24 + x**5 / 120, np.expm1(x) - x
+    ),
     "power_of_two": np.exp2,
 }
 
@@ -50,7 +54,10 @@ def test_streaming_the_vocabulary_is_comparing_all_logits(scale: float, seed: in
     """Changes that move logits by hundreds of nats included."""
     generator = torch.Generator().manual_seed(seed)
     head = torch.nn.Linear(6, 1100, bias=False)
-    hidden, change = torch.randn(5, 6, generator=generator), scale * torch.randn(2, 5, 6, generator=generator)
+    hidden, change = (
+        torch.randn(5, 6, generator=generator),
+        scale * torch.randn(2, 5, 6, generator=generator),
+    )
     target = torch.randint(1100, (5,), generator=generator)
     with torch.no_grad():
         clean = head(hidden)
@@ -62,5 +69,7 @@ def test_streaming_the_vocabulary_is_comparing_all_logits(scale: float, seed: in
     at_target = (p - q).gather(-1, target.expand(2, 5)[..., None])[..., 0]
     torch.testing.assert_close(found[0].double(), (p.exp() * (p - q)).sum(-1), rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(found[1].double(), at_target, rtol=1e-4, atol=1e-6 * max(1, scale))
-    plain = divergence((clean + change @ head.weight.T.float()).detach(), clean, clean.softmax(-1), target)
+    plain = divergence(
+        (clean + change @ head.weight.T.float()).detach(), clean, clean.softmax(-1), target
+    )
     torch.testing.assert_close(found[0], plain[0], rtol=5e-3, atol=1e-6)

@@ -1,4 +1,6 @@
-"""Not one number may come from anywhere but the model: where the study may draw at random, and nowhere else."""
+"""Not one number may come from anywhere but the model: where the study may draw at random, and
+nowhere else.
+"""
 
 import ast
 from pathlib import Path
@@ -28,9 +30,37 @@ MAY_DRAW = {
     "functional_curve": "null: random sets, and bootstrap rows",
 }
 DRAWS = {
-    *("rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal_", "uniform_", "rand_like"),
-    *("randn_like", "normal", "uniform", "random", "integers", "choice", "permutation", "permuted", "shuffle"),
-    *("standard_normal", "default_rng", "manual_seed", "exponential", "poisson", "binomial", "seed"),
+    *(
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "multinomial",
+        "bernoulli",
+        "normal_",
+        "uniform_",
+        "rand_like",
+    ),
+    *(
+        "randn_like",
+        "normal",
+        "uniform",
+        "random",
+        "integers",
+        "choice",
+        "permutation",
+        "permuted",
+        "shuffle",
+    ),
+    *(
+        "standard_normal",
+        "default_rng",
+        "manual_seed",
+        "exponential",
+        "poisson",
+        "binomial",
+        "seed",
+    ),
 }
 
 
@@ -45,7 +75,10 @@ def test_only_sampling_bootstrap_and_nulls_draw_at_random(file: Path) -> None:
     tree = ast.parse(file.read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inner = {
-        id(child) for f in functions for child in ast.walk(f) if child is not f and isinstance(child, ast.FunctionDef)
+        id(child)
+        for f in functions
+        for child in ast.walk(f)
+        if child is not f and isinstance(child, ast.FunctionDef)
     }
     for function in functions:
         if id(function) not in inner and (found := draws_in(function)):
@@ -62,12 +95,25 @@ def test_nothing_is_measured_with_a_generator_that_nobody_seeded(file: Path) -> 
     assert "np.random.seed" not in text
     assert "import random" not in text
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "default_rng":
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "default_rng"
+        ):
             assert node.args, f"{file.name}: a generator without a seed"
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.randn", "torch.rand", "torch.randn_like"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "torch.randn",
+            "torch.rand",
+            "torch.randn_like",
+        ):
             pytest.fail(f"{file.name}: {ast.unparse(node)}")
 
 
 def test_every_exception_still_exists() -> None:
-    defined = {n.name for f in FILES for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.FunctionDef)}
+    defined = {
+        n.name
+        for f in FILES
+        for n in ast.walk(ast.parse(f.read_text()))
+        if isinstance(n, ast.FunctionDef)
+    }
     assert set(MAY_DRAW) <= defined

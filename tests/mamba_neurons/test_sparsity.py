@@ -1,4 +1,6 @@
-"""Sparsity: the axioms of Hurley and Rickard, bounds and extremes, and that streaming changes nothing."""
+"""Sparsity: the axioms of Hurley and Rickard, bounds and extremes, and that streaming changes
+nothing.
+"""
 
 import numpy as np
 import pytest
@@ -8,12 +10,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 import planted_mamba as planted
-from interp_core.hidden_attention import mixer_calls, state_after
+from interp_core.mamba.hidden_attention import mixer_calls, state_after
 from mamba_neurons import measure_sparsity as sparsity
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_activity import KINDS, activations, states
 from mamba_neurons.measure_kinds import kinds_of_layer
-from mamba_neurons.measure_sparsity import Lifetime, effective_dimension, entropy, gini, hoyer, near_zero, treves_rolls
+from mamba_neurons.measure_sparsity import (
+    Lifetime,
+    effective_dimension,
+    entropy,
+    gini,
+    hoyer,
+    near_zero,
+    treves_rolls,
+)
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons
 
@@ -38,7 +48,9 @@ def test_robin_hood_taking_from_the_rich_for_the_poor_lowers_gini(
 
 @MANY
 @given(a=VECTORS, factor=st.floats(0.01, 1000))
-def test_scaling_leaves_gini_hoyer_entropy_treves_rolls_and_the_share_near_zero(a: np.ndarray, factor: float) -> None:
+def test_scaling_leaves_gini_hoyer_entropy_treves_rolls_and_the_share_near_zero(
+    a: np.ndarray, factor: float
+) -> None:
     for measure in (gini, hoyer, entropy, treves_rolls):
         assert float(measure(factor * a)) == pytest.approx(float(measure(a)), abs=1e-9)
     assert abs(float(near_zero(factor * a, 0.1)) - float(near_zero(a, 0.1))) <= 1 / len(a)
@@ -84,9 +96,15 @@ def test_all_measures_stay_in_their_bounds(a: np.ndarray) -> None:
 def test_equal_and_single_activations_are_the_extremes() -> None:
     n = 8
     equal, single, none = np.ones(n), np.eye(n)[3], np.zeros(n)
-    assert [float(m(equal)) for m in (gini, hoyer, treves_rolls, entropy)] == pytest.approx([0, 0, 0, 1], abs=1e-12)
-    assert [float(m(single)) for m in (gini, hoyer, treves_rolls, entropy)] == pytest.approx([1 - 1 / n, 1, 1, 0])
-    assert [float(m(none)) for m in (gini, hoyer, treves_rolls, entropy)] == pytest.approx([0, 0, 0, 1], abs=1e-12)
+    assert [float(m(equal)) for m in (gini, hoyer, treves_rolls, entropy)] == pytest.approx(
+        [0, 0, 0, 1], abs=1e-12
+    )
+    assert [float(m(single)) for m in (gini, hoyer, treves_rolls, entropy)] == pytest.approx(
+        [1 - 1 / n, 1, 1, 0]
+    )
+    assert [float(m(none)) for m in (gini, hoyer, treves_rolls, entropy)] == pytest.approx(
+        [0, 0, 0, 1], abs=1e-12
+    )
     assert float(near_zero(single, 0.1)) == 1 - 1 / n
     assert effective_dimension(np.eye(5)) == pytest.approx(5)
     assert effective_dimension(np.diag([4.0, 0, 0])) == pytest.approx(1)
@@ -97,7 +115,9 @@ def test_gini_is_half_the_relative_mean_difference() -> None:
     mean_difference = np.abs(a[:, None] - a[None]).mean()
     assert float(gini(a)) == pytest.approx(mean_difference / (2 * a.mean()))
     curve = sparsity.lorenz(a[None])
-    assert 1 - 2 * np.trapezoid(curve, np.linspace(0, 1, len(curve))) == pytest.approx(float(gini(a)), abs=2e-3)
+    assert 1 - 2 * np.trapezoid(curve, np.linspace(0, 1, len(curve))) == pytest.approx(
+        float(gini(a)), abs=2e-3
+    )
 
 
 def test_lifetime_values_from_histograms_lie_within_their_error() -> None:
@@ -109,7 +129,9 @@ def test_lifetime_values_from_histograms_lie_within_their_error() -> None:
     whole = np.concatenate(texts).T
     found = lifetime.measures(np.ones(4), 0.1)
     assert (found["gini_error"] < 0.01).all()
-    assert ((gini(whole) >= found["gini"] - 1e-9) & (gini(whole) <= found["gini"] + found["gini_error"])).all()
+    assert (
+        (gini(whole) >= found["gini"] - 1e-9) & (gini(whole) <= found["gini"] + found["gini_error"])
+    ).all()
     np.testing.assert_allclose(found["hoyer"], hoyer(whole), atol=1e-9)
     np.testing.assert_allclose(found["treves_rolls"], treves_rolls(whole), atol=1e-9)
     np.testing.assert_allclose(found["entropy"], entropy(whole), atol=2e-3)
@@ -137,13 +159,21 @@ def test_percentile_sparsity_is_the_percentile_and_a_fixed_threshold_follows_the
         stream = sparsity.Stream(4, (0.01, 0.1), 0.1)
         for text in range(8):
             stream.add(scale * np.random.default_rng(text).standard_normal((20, 40)), text // 2)
-        reports.append(sparsity.summarise(stream, percentiles=(10.0, 50.0), target=0.3, resamples=100, rng=rng)[0])
+        reports.append(
+            sparsity.summarise(
+                stream, percentiles=(10.0, 50.0), target=0.3, resamples=100, rng=rng
+            )[0]
+        )
     for report in reports:
-        assert [report["percentile"][p]["sparsity"] for p in ("p10", "p50")] == pytest.approx([0.1, 0.5])
+        assert [report["percentile"][p]["sparsity"] for p in ("p10", "p50")] == pytest.approx(
+            [0.1, 0.5]
+        )
         assert report["percentile"]["p50"]["neurons_below"] == 20
         assert report["optimal"]["sparsity"] == pytest.approx(0.3)
     one, ten = reports
-    assert ten["percentile"]["p50"]["threshold"] == pytest.approx(100 * one["percentile"]["p50"]["threshold"])
+    assert ten["percentile"]["p50"]["threshold"] == pytest.approx(
+        100 * one["percentile"]["p50"]["threshold"]
+    )
     assert one["traditional"]["0.1"] > 5 * ten["traditional"]["0.1"]
     assert one["population"]["gini"]["value"] == pytest.approx(ten["population"]["gini"]["value"])
 
@@ -152,14 +182,18 @@ def test_streaming_text_by_text_is_measuring_all_at_once(model: Model, texts: Te
     kinds = KINDS[True]
     found = list(activations(model, texts, [0, 1], kinds, 3))
     assert [row for row, _ in found] == list(range(len(texts)))
-    streams = sparsity.stream_all(iter(found), n_texts=len(texts), groups=4, thresholds=(0.01,), share=0.1)
+    streams = sparsity.stream_all(
+        iter(found), n_texts=len(texts), groups=4, thresholds=(0.01,), share=0.1
+    )
     for place, stream in streams.items():
         whole = np.concatenate([by_place[place] for _, by_place in found])
         assert sum(stream.tokens) == len(whole) == texts.lengths.sum()
         weighted = np.average(stream.population["gini"], weights=stream.tokens)
         assert weighted == pytest.approx(float(gini(whole).mean()))
         if stream.covariance is not None:
-            np.testing.assert_allclose(stream.covariance, np.cov(whole.T, bias=True), atol=1e-9 + 1e-6 * whole.var())
+            np.testing.assert_allclose(
+                stream.covariance, np.cov(whole.T, bias=True), atol=1e-9 + 1e-6 * whole.var()
+            )
 
 
 def test_states_are_the_scans_own(model: Model, texts: Texts) -> None:
@@ -167,16 +201,22 @@ def test_states_are_the_scans_own(model: Model, texts: Texts) -> None:
     for call in mixer_calls(subject, subject.ids(texts.tokens)):
         found = states(call)
         for position in (0, 4, texts.tokens.shape[1] - 1):
-            torch.testing.assert_close(found[:, position], state_after(call, position), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                found[:, position], state_after(call, position), atol=1e-5, rtol=1e-4
+            )
 
 
 def test_dead_detecting_and_positional_neurons_are_told_apart(params: MambaNeurons) -> None:
     rng = np.random.default_rng(0)
     token, position = rng.integers(0, 6, 300), np.tile(np.arange(30), 10)
     noise = 0.1 * rng.standard_normal((300, 5))
-    a = noise + np.stack([token == 3, position / 10, np.zeros(300), rng.standard_normal(300), np.zeros(300)], axis=1)
+    a = noise + np.stack(
+        [token == 3, position / 10, np.zeros(300), rng.standard_normal(300), np.zeros(300)], axis=1
+    )
     a[:, 2] *= 1e-6
-    found = kinds_of_layer(a, token, position, params.model_copy(update={"permutation_draws": 39}), rng)
+    found = kinds_of_layer(
+        a, token, position, params.model_copy(update={"permutation_draws": 39}), rng
+    )
     assert found["token_units"].tolist() == [True, False, False, False, False]
     assert found["position_units"].tolist() == [False, True, False, False, False]
     assert found["dead"].tolist() == [False, False, True, False, False]

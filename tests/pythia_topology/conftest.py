@@ -6,8 +6,8 @@ import pytest
 
 import small_project
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +45,14 @@ def toy(project: Path) -> Subject:
 @pytest.fixture
 def induction(planted_project: Path) -> Subject:
     """The hand-built induction circuit, with a tokenizer and a corpus around it."""
-    return load_model(ModelSpec(source="local", path=planted_project / "models" / "induction"), name="induction")
+    return load_model(
+        ModelSpec(source="local", path=planted_project / "models" / "induction"), name="induction"
+    )
 
 
 @pytest.fixture
 def duplicate(planted_project: Path) -> Subject:
     """The hand-built duplicate-token circuit."""
-    return load_model(ModelSpec(source="local", path=planted_project / "models" / "duplicate"), name="duplicate")
+    return load_model(
+        ModelSpec(source="local", path=planted_project / "models" / "duplicate"), name="duplicate"
+    )

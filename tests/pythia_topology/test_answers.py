@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from interp_core.answers import Answer
+from interp_core.console.answers import Answer
 from planted_answers import planted, save
 from pythia_topology.answers import answers
 
@@ -11,7 +11,11 @@ def test_claims_about_all_sizes_rest_on_the_weakest(tmp_path: Path) -> None:
     found = answers(save(tmp_path, planted("pythia_topology")))
     centres, (difference, harm) = found[:3], found[3:]
 
-    assert [one.name for one in centres] == ["centre_of_short", "centre_of_tall", "centre_of_taller"]
+    assert [one.name for one in centres] == [
+        "centre_of_short",
+        "centre_of_tall",
+        "centre_of_taller",
+    ]
     assert [one.value for one in centres] == [0.41, 0.46, 0.39]
 
     says = "taller minus short, relative depth; 90 % interval"

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import small_project
-from interp_core.artifacts import file_sha256, load_arrays, load_json
+from interp_core.files.artifacts import file_sha256, load_arrays, load_json
 from small_project import Said, induct
 
 PROGRAM = Path(sys.executable).with_name("induct")
@@ -81,13 +81,23 @@ OPTIONS_OF_THE_SEED = {
 
 
 def spelled(spelling: str) -> list[object]:
-    names = {name: name.replace("_", "-") if spelling == "dashes" else name for name in OPTIONS_OF_THE_SEED}
-    return [word for name, values in OPTIONS_OF_THE_SEED.items() for word in (f"--{names[name]}", *values)]
+    names = {
+        name: name.replace("_", "-") if spelling == "dashes" else name
+        for name in OPTIONS_OF_THE_SEED
+    }
+    return [
+        word
+        for name, values in OPTIONS_OF_THE_SEED.items()
+        for word in (f"--{names[name]}", *values)
+    ]
 
 
 @pytest.mark.usefixtures("project")
 def test_every_option_of_the_seed_is_taken_with_underscores_and_with_dashes(tmp_path: Path) -> None:
-    said = {how: induct("profile", "--out", tmp_path, *spelled(how)) for how in ("underscores", "dashes")}
+    said = {
+        how: induct("profile", "--out", tmp_path, *spelled(how))
+        for how in ("underscores", "dashes")
+    }
     assert said["underscores"] == said["dashes"]
     assert said["dashes"].code == 0
     lines = said["dashes"].out.splitlines()
@@ -99,7 +109,9 @@ def test_every_option_of_the_seed_is_taken_with_underscores_and_with_dashes(tmp_
 
 
 @pytest.mark.usefixtures("project")
-def test_printed_prompts_follow_the_options_and_are_the_same_for_models_that_share_a_tokenizer() -> None:
+def test_printed_prompts_follow_the_options_and_are_the_same_for_models_that_share_a_tokenizer() -> (
+    None
+):
     printed = {
         options: induct("profile", "--model", "toy", "--print_prompts", *options).out
         for options in ((), ("--seed", 1), ("--period", 12))
@@ -132,7 +144,10 @@ def test_a_model_is_a_name_a_directory_or_a_hub_id(
     small_project.seed_hub(tmp_path, "lab/toy", "main", project / "models" / "toy")
     small_project.seed_hub(tmp_path, "lab/toy", "step8", project / "models" / "toy")
     names = ["toy", project / "models" / "toy", "lab/toy", "lab/toy@step8"]
-    said = [induct("profile", "--model", name, "--print_prompts", "--task_types", "names") for name in names]
+    said = [
+        induct("profile", "--model", name, "--print_prompts", "--task_types", "names")
+        for name in names
+    ]
     assert said[0].code == 0
     assert said == [said[0]] * 4
 
@@ -145,14 +160,27 @@ def modules_after(arguments: list[str]) -> set[str]:
         print(*sys.modules)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["profile", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    heavy = {"torch", "pydantic", "transformers", "numpy", "scipy", "matplotlib", "tokenizers", "yaml"}
+    heavy = {
+        "torch",
+        "pydantic",
+        "transformers",
+        "numpy",
+        "scipy",
+        "matplotlib",
+        "tokenizers",
+        "yaml",
+    }
     assert not heavy & modules_after(arguments)
 
 
@@ -162,7 +190,9 @@ def test_help_takes_less_than_three_tenths_of_a_second(arguments: list[str]) -> 
     spent = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            [PROGRAM, *arguments], capture_output=True, text=True, check=True, timeout=60
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.stdout.startswith("Usage: induct")
@@ -174,15 +204,29 @@ def test_help_takes_less_than_three_tenths_of_a_second(arguments: list[str]) -> 
 
 def names_of_arrays(families: list[str]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of scores_<name>.npz as other programs read them."""
-    with_interval = ["prefix_matching", "excess_prefix_matching", "duplicate_token", "previous_token"]
+    with_interval = [
+        "prefix_matching",
+        "excess_prefix_matching",
+        "duplicate_token",
+        "previous_token",
+    ]
     heads = [f"{name}{end}" for name in with_interval for end in ("", "_low", "_high")]
     heads += ["bos", "copying_empirical", "direct_logit_attribution"]
     shapes: dict[str, tuple[int, ...]] = {"copying": (LAYERS, HEADS)}
-    shapes |= {"untrained/excess_prefix_matching": (N, LAYERS, HEADS), "prompts/spaced_pairs/lag": (N,)}
+    shapes |= {
+        "untrained/excess_prefix_matching": (N, LAYERS, HEADS),
+        "prompts/spaced_pairs/lag": (N,),
+    }
     for family in families:
         prefix = "" if family == "repeated_tokens" else f"{family}/"
         shapes |= {f"{prefix}{name}": (LAYERS, HEADS) for name in heads}
-        per_prompt = ["prefix_matching", "prefix_matching_control", "duplicate_token", "previous_token", "bos"]
+        per_prompt = [
+            "prefix_matching",
+            "prefix_matching_control",
+            "duplicate_token",
+            "previous_token",
+            "bos",
+        ]
         per_prompt += ["copying_empirical", "direct_logit_attribution"]
         shapes |= {f"prompts/{family}/{name}": (N, LAYERS, HEADS) for name in per_prompt}
         shapes |= {f"prompts/{family}/shuffled": (2, N, LAYERS, HEADS)}
@@ -221,15 +265,29 @@ def test_scores_have_the_names_and_shapes_of_the_contract(profiled: Path) -> Non
 
 def test_the_profile_has_the_keys_of_the_contract(profiled: Path) -> None:
     report = load_json(profiled / "profile_toy.json")
-    wanted = {"mode", "q", "per_layer", "peak_layer", "peak_rel", "bandwidth", "n", "seed", "model_hash"}
+    wanted = {
+        "mode",
+        "q",
+        "per_layer",
+        "peak_layer",
+        "peak_rel",
+        "bandwidth",
+        "n",
+        "seed",
+        "model_hash",
+    }
     assert wanted | {"prompts_hash", "n_induction_heads", "verdict"} <= set(report)
     assert (report["n"], report["seed"], len(report["per_layer"])) == (N, 0, LAYERS)
     assert (report["n_induction_heads"], report["verdict"]) == (0, "no induction heads")
     assert report["peak_layer"] is report["peak_rel"] is report["bandwidth"] is None
-    assert all(re.fullmatch("[0-9a-f]{64}", report[name]) for name in ("model_hash", "prompts_hash"))
+    assert all(
+        re.fullmatch("[0-9a-f]{64}", report[name]) for name in ("model_hash", "prompts_hash")
+    )
 
 
-def test_the_installed_program_writes_the_same_bytes(project: Path, profiled: Path, tmp_path: Path) -> None:
+def test_the_installed_program_writes_the_same_bytes(
+    project: Path, profiled: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [PROGRAM, "profile", "--model", "toy", "--out", tmp_path / "out", "--memory_saver"],
         cwd=project,
@@ -261,10 +319,16 @@ def own(profiled: Path, tmp_path: Path) -> Path:
 def test_scores_that_are_there_are_not_measured_again(own: Path) -> None:
     before = measured_at(own)
     assert "measured before" in induct("profile", "--model", "toy", "--out", own).out
-    for command, options in (("nulls", []), ("lagbuckets", ["--split_lag", 1]), ("composition", ["--topk", 1])):
+    for command, options in (
+        ("nulls", []),
+        ("lagbuckets", ["--split_lag", 1]),
+        ("composition", ["--topk", 1]),
+    ):
         assert induct(command, "--model", "toy", "--out", own, *options).code == 0
     assert measured_at(own) == before
-    assert {"nulls_toy.json", "lags_toy.json", "composition_toy.json"} <= {file.name for file in own.iterdir()}
+    assert {"nulls_toy.json", "lags_toy.json", "composition_toy.json"} <= {
+        file.name for file in own.iterdir()
+    }
 
 
 @pytest.mark.usefixtures("project")
@@ -272,7 +336,11 @@ def test_another_setting_is_measured_anew(own: Path) -> None:
     before = measured_at(own)
     assert induct("nulls", "--model", "toy", "--out", own, "--seed", 1).code == 0
     assert measured_at(own) > before
-    assert load_json(own / "profile_toy.json")["seed"] == load_json(own / "nulls_toy.json")["seed"] == 1
+    assert (
+        load_json(own / "profile_toy.json")["seed"]
+        == load_json(own / "nulls_toy.json")["seed"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("changed", ["weights", "tokenizer", "corpus"])
@@ -303,10 +371,14 @@ def test_other_weights_or_other_text_are_measured_anew(
 
 @pytest.mark.usefixtures("project")
 def test_an_old_record_never_vouches_for_new_scores(own: Path) -> None:
-    """Scores of other settings were written, and then the disk was full: the old settings measure again."""
+    """Scores of other settings were written, and then the disk was full: the old settings measure
+    again.
+    """
     full = own / f".profile_toy.{os.getpid()}.part.json"
     full.symlink_to("/dev/full")
-    assert "No space left" in one_line(induct("profile", "--model", "toy", "--out", own, "--seed", 3))
+    assert "No space left" in one_line(
+        induct("profile", "--model", "toy", "--out", own, "--seed", 3)
+    )
     before = measured_at(own)
     assert induct("nulls", "--model", "toy", "--out", own).code == 0
     assert measured_at(own) > before
@@ -319,45 +391,94 @@ def test_an_old_record_never_vouches_for_new_scores(own: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["profile", "--model", "nope"], "unknown model nope: not a directory, .* not one of taller, toy"),
+        (
+            ["profile", "--model", "nope"],
+            "unknown model nope: not a directory, .* not one of taller, toy",
+        ),
         (["profile", "--model", "./nope"], "unknown model ./nope"),
         (["profile", "--model", "../nope"], "unknown model ../nope"),
         (["profile", "--model", "a--b/c"], "unknown model a--b/c"),
         (["profile", "--model", "models"], "models has no config.json"),
-        (["profile", "--models", "toy", "models/toy"], "two models would write files of the name toy"),
-        (["profile", "--model", "toy", "--seq_len", "65"], r"prompts of 65 tokens .* longer than its context, 64"),
-        (["profile", "--model", "toy", "--period", "32"], r"prompts of 65 tokens .* longer than its context, 64"),
-        (["profile", "--model", "toy", "--lag_values", "1", "37"], "lag 37 is longer than the sequence.* seq_len 41"),
+        (
+            ["profile", "--models", "toy", "models/toy"],
+            "two models would write files of the name toy",
+        ),
+        (
+            ["profile", "--model", "toy", "--seq_len", "65"],
+            r"prompts of 65 tokens .* longer than its context, 64",
+        ),
+        (
+            ["profile", "--model", "toy", "--period", "32"],
+            r"prompts of 65 tokens .* longer than its context, 64",
+        ),
+        (
+            ["profile", "--model", "toy", "--lag_values", "1", "37"],
+            "lag 37 is longer than the sequence.* seq_len 41",
+        ),
         (
             ["profile", "--model", "toy", "--high_score_quantile", "1"],
             "--high-score-quantile: .*less than 1, got '1.0'",
         ),
-        (["profile", "--model", "toy", "--high-score-quantile", "0"], "--high-score-quantile: .*greater than 0"),
+        (
+            ["profile", "--model", "toy", "--high-score-quantile", "0"],
+            "--high-score-quantile: .*greater than 0",
+        ),
         (["profile", "--model", "toy", "--high-score-quantile", "x"], "'x' is not a valid float"),
-        (["profile", "--model", "toy", "--dtype", "float16"], "--dtype: .*'float32', 'bfloat16' or 'float64'"),
+        (
+            ["profile", "--model", "toy", "--dtype", "float16"],
+            "--dtype: .*'float32', 'bfloat16' or 'float64'",
+        ),
         (["profile", "--model", "toy", "--device", "gpu"], "unknown device gpu: cpu, cuda"),
-        (["profile", "--model", "toy", "--task_types", "ABAC"], "--task-types: .*'natural_repeats', got 'ABAC'"),
-        (["profile", "--model", "toy", "--profile_mode", "max"], "--profile-mode: .*'top_quantile' or 'count'"),
-        (["profile", "--model", "toy", "--n_sequences", "2"], "--n-sequences: .*equal to 8, got '2'"),
+        (
+            ["profile", "--model", "toy", "--task_types", "ABAC"],
+            "--task-types: .*'natural_repeats', got 'ABAC'",
+        ),
+        (
+            ["profile", "--model", "toy", "--profile_mode", "max"],
+            "--profile-mode: .*'top_quantile' or 'count'",
+        ),
+        (
+            ["profile", "--model", "toy", "--n_sequences", "2"],
+            "--n-sequences: .*equal to 8, got '2'",
+        ),
         (["profile", "--modle", "toy"], "No such option.*--model.*see .* profile --help"),
         (["profil"], "No such command 'profil'"),
         (["profile", "--profile", "nope"], "no profile .*nope.yaml; known here: tests"),
-        (["causal", "--model", "toy", "--topk", "9"], r"\(--topk\) is 9, but the model has 8 heads"),
-        (["causal", "--model", "toy", "--causal_random_k", "9"], "causal_random_k is 9, but the model has 8 heads"),
-        (["causal", "--model", "toy", "--topk", "8"], "8 top and 1 random heads are more than its 8"),
-        (["crosssize", "--model", "toy"], "crosssize compares two models, got 1; multisize takes any number"),
-        (["lagbuckets", "--model", "toy", "--task_types", "names"], "needs the family spaced_pairs"),
+        (
+            ["causal", "--model", "toy", "--topk", "9"],
+            r"\(--topk\) is 9, but the model has 8 heads",
+        ),
+        (
+            ["causal", "--model", "toy", "--causal_random_k", "9"],
+            "causal_random_k is 9, but the model has 8 heads",
+        ),
+        (
+            ["causal", "--model", "toy", "--topk", "8"],
+            "8 top and 1 random heads are more than its 8",
+        ),
+        (
+            ["crosssize", "--model", "toy"],
+            "crosssize compares two models, got 1; multisize takes any number",
+        ),
+        (
+            ["lagbuckets", "--model", "toy", "--task_types", "names"],
+            "needs the family spaced_pairs",
+        ),
         (["emergence", "--model", "toy"], "at least 4 training checkpoints of .*holds no step-"),
         (["crosssize"], "scores_toy.npz is missing: run the command that writes it first"),
         (["figures"], "scores_toy.npz is missing"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing_half_written(arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing_half_written(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
     bare = len(arguments) == 1
     said = induct(*arguments, *([] if bare else ["--out", tmp_path / "out"]))
     assert re.search(says, one_line(said))
     assert_nothing_half_written(tmp_path)
-    if arguments[0] != "causal":  # whose scores are measured before the model is asked for its heads
+    if (
+        arguments[0] != "causal"
+    ):  # whose scores are measured before the model is asked for its heads
         assert not list(tmp_path.rglob("*.*"))
 
 
@@ -398,7 +519,9 @@ def spoil(model: Path) -> None:
         (spoil, "layers.1.mlp.dense_h_to_4h.bias holds numbers that are not finite"),
     ],
 )
-def test_a_bad_model_is_named(breakage: Callable[[Path], None], says: str, project: Path, tmp_path: Path) -> None:
+def test_a_bad_model_is_named(
+    breakage: Callable[[Path], None], says: str, project: Path, tmp_path: Path
+) -> None:
     model = Path(shutil.copytree(project / "models" / "toy", tmp_path / "mine"))
     breakage(model)
     line = one_line(induct("profile", "--model", model, "--out", tmp_path / "out"))
@@ -408,7 +531,9 @@ def test_a_bad_model_is_named(breakage: Callable[[Path], None], says: str, proje
 
 
 @pytest.mark.usefixtures("project")
-def test_an_unreachable_hub_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_names_the_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     line = one_line(induct("profile", "--model", "lab/absent", "--out", tmp_path / "out"))
@@ -420,11 +545,23 @@ def test_an_unreachable_hub_names_the_ways_out(tmp_path: Path, monkeypatch: pyte
     ("change", "says"),
     [
         ({"perid": 3}, r"mine.yaml: pythia_topology: unknown key `perid`; did you mean `period`\?"),
-        ({"period": "twenty"}, r"mine.yaml: pythia_topology: `period`: .*valid integer.* got 'twenty'"),
+        (
+            {"period": "twenty"},
+            r"mine.yaml: pythia_topology: `period`: .*valid integer.* got 'twenty'",
+        ),
         ({"lag_values": [1, "x"]}, r"mine.yaml: pythia_topology: `lag_values.1`: .*got 'x'"),
-        ({"null_level": 0.001, "n_sequences": 11}, "n_sequences: 11 prompts are too few .* use at least 12"),
-        ({"null_level": 0.0001, "n_sequences": 99}, "permutation_draws: 1000 draws cannot .* use at least 9999"),
-        ({"high_score_quantile": 1.5}, r"mine.yaml: pythia_topology: `high_score_quantile`: .*less than 1"),
+        (
+            {"null_level": 0.001, "n_sequences": 11},
+            "n_sequences: 11 prompts are too few .* use at least 12",
+        ),
+        (
+            {"null_level": 0.0001, "n_sequences": 99},
+            "permutation_draws: 1000 draws cannot .* use at least 9999",
+        ),
+        (
+            {"high_score_quantile": 1.5},
+            r"mine.yaml: pythia_topology: `high_score_quantile`: .*less than 1",
+        ),
     ],
 )
 def test_a_bad_profile_names_file_key_and_mend(
@@ -441,7 +578,10 @@ def test_a_bad_profile_names_file_key_and_mend(
     ("text", "says"),
     [
         ("models: {}\n", "mine.yaml: has no section `pythia_topology`"),
-        ("pythia_topolgy: {}\n", "has no section `pythia_topology`; did you mean `pythia_topolgy`?"),
+        (
+            "pythia_topolgy: {}\n",
+            "has no section `pythia_topology`; did you mean `pythia_topolgy`?",
+        ),
         ("pythia_topology:\n", "section `pythia_topology` holds no keys"),
         ("pythia_topology: {}\n", "`models`: Field required"),
         ("pythia_topology: [1\n", "mine.yaml: not valid YAML"),
@@ -455,7 +595,7 @@ def test_a_profile_without_its_section_is_named(text: str, says: str, tmp_path: 
 
 def test_a_project_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("interp_core.params.__file__", str(tmp_path / "params.py"))
+    monkeypatch.setattr("interp_core.files.params.__file__", str(tmp_path / "params.py"))
     assert "run inside the project's folder" in one_line(induct("profile", "--model", "toy"))
 
 
@@ -469,17 +609,23 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_computed(ou
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("name", ["scores_toy.npz", "profile_toy.json", "heatmap_toy.png"])
 def test_a_disk_that_fills_up_leaves_whole_files_only(name: str, tmp_path: Path) -> None:
-    """Every write to /dev/full fails as on a full disk; here it stands where the temporary file will."""
+    """Every write to /dev/full fails as on a full disk; here it stands where the temporary file
+    will.
+    """
     stem, suffix = name.split(".")
     (tmp_path / f".{stem}.{os.getpid()}.part.{suffix}").symlink_to("/dev/full")
-    line = one_line(induct("profile", "--model", "toy", "--out", tmp_path, "--task_types", "spaced_pairs"))
+    line = one_line(
+        induct("profile", "--model", "toy", "--out", tmp_path, "--task_types", "spaced_pairs")
+    )
     assert line == f"error: cannot write {tmp_path / name}: No space left on device"
     assert not (tmp_path / name).exists()
     assert_nothing_half_written(tmp_path)
 
 
 def test_ctrl_c_is_one_line_and_leaves_whole_files_only(project: Path, tmp_path: Path) -> None:
-    """The first model is whole, the second is interrupted, and the same command goes on with the second."""
+    """The first model is whole, the second is interrupted, and the same command goes on with the
+    second.
+    """
     program = """
         import signal, sys
         from pythia_topology import cli, measure_heads
@@ -496,7 +642,16 @@ def test_ctrl_c_is_one_line_and_leaves_whole_files_only(project: Path, tmp_path:
             measure_heads.score_heads = announced
         cli.main()
     """
-    arguments = ["profile", "--models", "toy", "taller", "--out", str(tmp_path), "--task_types", "spaced_pairs"]
+    arguments = [
+        "profile",
+        "--models",
+        "toy",
+        "taller",
+        "--out",
+        str(tmp_path),
+        "--task_types",
+        "spaced_pairs",
+    ]
     start = [sys.executable, "-c", textwrap.dedent(program), *arguments]
     with subprocess.Popen(
         [*start, "--stop"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -508,7 +663,10 @@ def test_ctrl_c_is_one_line_and_leaves_whole_files_only(project: Path, tmp_path:
         assert running.wait(timeout=60) == 130
         (line,) = running.stderr.read().splitlines()
     assert line.startswith("interrupted: the same command continues")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["profile_toy.json", "scores_toy.npz"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "profile_toy.json",
+        "scores_toy.npz",
+    ]
     assert_nothing_half_written(tmp_path)
     said = induct(*arguments)
     assert said.code == 0

@@ -1,4 +1,6 @@
-"""Models built at the same depth are called equivalent, others different, and what cannot be told is not decided."""
+"""Models built at the same depth are called equivalent, others different, and what cannot be told
+is not decided.
+"""
 
 import json
 from collections.abc import Mapping
@@ -26,10 +28,14 @@ SETTINGS: dict[str, Any] = {
 
 
 def _model(n_layers: int, depth: float, *, n_heads: int = 12, seed: int = 0) -> HeadEvidence:
-    """Induction heads in the layers about a relative depth, in most heads of the layer so that resampling keeps
-    it."""
+    """Induction heads in the layers about a relative depth, in most heads of the layer so that
+    resampling keeps it.
+    """
     middle = round(depth * n_layers - 0.5)
-    heads = {(middle, head): 0.6 for head in range(9)} | {(middle - 1, 0): 0.2, (middle + 1, 0): 0.2}
+    heads = {(middle, head): 0.6 for head in range(9)} | {
+        (middle - 1, 0): 0.2,
+        (middle + 1, 0): 0.2,
+    }
     return planted(heads, n_layers=n_layers, n_heads=n_heads, seed=seed)
 
 
@@ -73,13 +79,25 @@ def test_too_little_evidence_is_not_decided_rather_than_equal() -> None:
 
 
 def test_one_different_pair_forbids_the_verdict_of_equivalence() -> None:
-    summary = _summary({"a": _model(9, 0.5), "b": _model(9, 0.5, seed=1), "c": _model(9, 0.8, seed=2)})
-    assert [pair["verdict"] for pair in summary["pairs"]] == ["equivalent within 0.1", "different", "different"]
+    summary = _summary(
+        {"a": _model(9, 0.5), "b": _model(9, 0.5, seed=1), "c": _model(9, 0.8, seed=2)}
+    )
+    assert [pair["verdict"] for pair in summary["pairs"]] == [
+        "equivalent within 0.1",
+        "different",
+        "different",
+    ]
     assert summary["verdict"] == "different"
 
 
 def test_a_model_without_induction_heads_decides_nothing() -> None:
-    summary = _summary({"a": _model(9, 0.5), "noise": planted({}, n_layers=6, n_heads=12), "b": _model(9, 0.5, seed=1)})
+    summary = _summary(
+        {
+            "a": _model(9, 0.5),
+            "noise": planted({}, n_layers=6, n_heads=12),
+            "b": _model(9, 0.5, seed=1),
+        }
+    )
     assert summary["verdict"] == "not decided"
     assert summary["pairs"][0]["verdict"] == "not decided: no induction heads in noise"
     assert summary["pairs"][0]["wasserstein_1"] is None
@@ -98,7 +116,9 @@ def test_curves_share_one_axis_and_pass_through_their_layers() -> None:
 
 
 def test_the_verdict_of_a_pair_comes_from_equivalence_first() -> None:
-    assert pair_verdict(equivalent=True, interval=[0.01, 0.03], margin=0.1) == "equivalent within 0.1"
+    assert (
+        pair_verdict(equivalent=True, interval=[0.01, 0.03], margin=0.1) == "equivalent within 0.1"
+    )
     assert pair_verdict(equivalent=False, interval=[0.01, 0.3], margin=0.1) == "different"
     assert pair_verdict(equivalent=False, interval=[-0.3, -0.01], margin=0.1) == "different"
     assert pair_verdict(equivalent=False, interval=[-0.2, 0.2], margin=0.1) == "not decided"

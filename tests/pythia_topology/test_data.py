@@ -1,4 +1,6 @@
-"""The stimuli of the study: the same for models that share a tokenizer, the same text for all others."""
+"""The stimuli of the study: the same for models that share a tokenizer, the same text for all
+others.
+"""
 
 import shutil
 from dataclasses import replace
@@ -12,12 +14,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 import small_project
-from interp_core.corpus import train_tokenizer
 from interp_core.errors import InputError
 from interp_core.loading import load_model, subject_of
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.stimuli import oracle
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
+from interp_core.stimuli.corpus import train_tokenizer
+from interp_core.stimuli.prompts import oracle
 from pythia_topology import data
 from pythia_topology.intervene import without_repeats
 
@@ -25,15 +27,22 @@ FAMILIES = ("repeated_tokens", "spaced_pairs", "names", "natural_repeats")
 
 
 def test_models_that_share_a_tokenizer_see_the_same_prompts(project: Path, toy: Subject) -> None:
-    taller = load_model(ModelSpec(source="local", path=project / "models" / "taller"), name="taller")
+    taller = load_model(
+        ModelSpec(source="local", path=project / "models" / "taller"), name="taller"
+    )
     assert taller.n_layers != toy.n_layers
-    hashes = [data.prompts_sha256(data.stimuli(subject, small_project.study())) for subject in (toy, taller)]
+    hashes = [
+        data.prompts_sha256(data.stimuli(subject, small_project.study()))
+        for subject in (toy, taller)
+    ]
     assert hashes[0] == hashes[1]
     assert data.prompts_sha256(data.stimuli(toy, small_project.study(seed=1))) != hashes[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_induction_rule_is_right_on_every_copy_and_has_no_answer_on_the_control(toy: Subject, family: str) -> None:
+def test_the_induction_rule_is_right_on_every_copy_and_has_no_answer_on_the_control(
+    toy: Subject, family: str
+) -> None:
     prompts = data.stimuli(toy, small_project.study())[family]
     pairs = prompts.pairs
     assert prompts.family == family
@@ -69,7 +78,9 @@ def test_random_prompts_leave_out_special_ids_and_the_most_and_least_frequent(to
 @pytest.fixture
 def foreign(project: Path, tmp_path: Path) -> Subject:
     """A model whose tokenizer is another one."""
-    tokenizer = train_tokenizer(["the quick brown fox jumps over the lazy dog, the option and the parameter"] * 9, 290)
+    tokenizer = train_tokenizer(
+        ["the quick brown fox jumps over the lazy dog, the option and the parameter"] * 9, 290
+    )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     shutil.copy(project / "models" / "toy" / "tokenizer_config.json", tmp_path)
     model = small_project.random_model(layers=1, seed=0, vocab=290)
@@ -77,7 +88,9 @@ def foreign(project: Path, tmp_path: Path) -> Subject:
     return load_model(ModelSpec(source="local", path=tmp_path), name="foreign")
 
 
-def test_another_tokenizer_reads_the_same_text(project: Path, toy: Subject, foreign: Subject) -> None:
+def test_another_tokenizer_reads_the_same_text(
+    project: Path, toy: Subject, foreign: Subject
+) -> None:
     own, other = (data.load_corpus(subject, small_project.study()) for subject in (toy, foreign))
     assert own is not None
     assert other is not None
@@ -85,7 +98,9 @@ def test_another_tokenizer_reads_the_same_text(project: Path, toy: Subject, fore
     assert other.counts is None
     assert not np.array_equal(own.validation[:500], other.validation[:500])
     assert other.validation.max() < foreign.vocab_size
-    text = Tokenizer.from_file(str(project / "data" / "corpus" / "tokenizer.json")).decode(own.validation.tolist())
+    text = Tokenizer.from_file(str(project / "data" / "corpus" / "tokenizer.json")).decode(
+        own.validation.tolist()
+    )
     tokenizer: Any = foreign.tokenizer
     assert text.startswith(tokenizer.decode(other.validation.tolist())[:5000])
     assert len(text) > 5000
@@ -117,7 +132,9 @@ def test_text_windows_are_pieces_of_the_corpus_that_do_not_overlap(toy: Subject)
     assert corpus is not None
     assert windows.shape == (8, params.seq_len)
     assert (windows[:, 0] == toy.bos).all()
-    pieces = [tuple(corpus.validation[i : i + 39]) for i in range(0, len(corpus.validation) - 38, 39)]
+    pieces = [
+        tuple(corpus.validation[i : i + 39]) for i in range(0, len(corpus.validation) - 38, 39)
+    ]
     places = [pieces.index(tuple(row)) for row in windows[:, 1:]]
     assert len(set(places)) == 8
     assert (data.text_windows(toy, params, n=8) == windows).all()
@@ -140,24 +157,34 @@ def test_text_without_repeats_asks_only_where_nothing_can_be_copied(toy: Subject
 
 def test_a_prompt_longer_than_the_context_is_refused(toy: Subject) -> None:
     for changes in ({"seq_len": 65}, {"period": 32}):
-        with pytest.raises(InputError, match=r"prompts of 65 tokens .* longer than its context, 64"):
+        with pytest.raises(
+            InputError, match=r"prompts of 65 tokens .* longer than its context, 64"
+        ):
             data.stimuli(toy, small_project.study(**changes))
 
 
 def test_more_windows_than_the_text_has_are_refused(toy: Subject) -> None:
-    with pytest.raises(InputError, match=r"windows of 39 tokens, 100000 wanted: use fewer \(--causal-sequences\)"):
+    with pytest.raises(
+        InputError, match=r"windows of 39 tokens, 100000 wanted: use fewer \(--causal-sequences\)"
+    ):
         data.text_windows(toy, small_project.study(), n=100000)
 
 
 @pytest.mark.usefixtures("project")
 def test_a_model_without_a_tokenizer_can_only_see_random_ids() -> None:
     bare = subject_of(small_project.random_model(layers=1, seed=0), name="bare", bos=0)
-    assert list(data.stimuli(bare, small_project.study(task_types=["spaced_pairs"])))[1:] == ["spaced_pairs"]
-    with pytest.raises(InputError, match="bare has no tokenizer, which names needs: leave it out with --task_types"):
+    assert list(data.stimuli(bare, small_project.study(task_types=["spaced_pairs"])))[1:] == [
+        "spaced_pairs"
+    ]
+    with pytest.raises(
+        InputError, match="bare has no tokenizer, which names needs: leave it out with --task_types"
+    ):
         data.stimuli(bare, small_project.study(task_types=["names"]))
     with pytest.raises(InputError, match="natural_repeats needs real text"):
         data.stimuli(bare, small_project.study(task_types=["natural_repeats"]))
-    with pytest.raises(InputError, match="bare: what ablation does elsewhere is measured on real text"):
+    with pytest.raises(
+        InputError, match="bare: what ablation does elsewhere is measured on real text"
+    ):
         data.text_windows(bare, small_project.study(), n=8)
 
 
@@ -167,15 +194,21 @@ def test_without_a_corpus_the_families_that_need_text_say_so(
     small_project.write_profile(tmp_path, {})
     monkeypatch.chdir(tmp_path)
     assert list(data.stimuli(toy, small_project.study(task_types=["names"])))[1:] == ["names"]
-    with pytest.raises(InputError, match="natural_repeats needs real text: run `induction-lab corpus`"):
+    with pytest.raises(
+        InputError, match="natural_repeats needs real text: run `induction-lab corpus`"
+    ):
         data.stimuli(toy, small_project.study(task_types=["natural_repeats"]))
 
 
-def test_a_vocabulary_larger_than_the_tokenizer_is_not_drawn_from(project: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_larger_than_the_tokenizer_is_not_drawn_from(
+    project: Path, tmp_path: Path
+) -> None:
     """Models pad their embedding: ids that the tokenizer does not have are never prompts."""
     tokenizer = small_project.corpus_tokenizer(project / "data" / "corpus")
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    small_project.save_model(tmp_path, small_project.random_model(layers=1, seed=0, vocab=640), tokenizer)
+    small_project.save_model(
+        tmp_path, small_project.random_model(layers=1, seed=0, vocab=640), tokenizer
+    )
     padded = load_model(ModelSpec(source="local", path=tmp_path), name="padded")
     params = small_project.study()
     assert data.vocabulary_of(padded, params, None).ids.max() < 512

@@ -10,25 +10,31 @@ import torch
 
 import known_circuits as known
 import small_project
-from interp_core.artifacts import load_arrays, load_json, save_weights
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays, load_json, save_weights
 from interp_core.loading import load_model
-from interp_core.model_spec import ModelSpec
-from interp_core.models import Subject
-from interp_core.stimuli import Prompts
+from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import stimuli
 from pythia_topology.measure_emergence import checkpoints, emergence
 from small_project import induct
 
 STEPS = [0, *(2**i for i in range(13))]
-PREVIOUS_AT, INDUCTION_AT = (32, 64), (512, 1024)  # the head is off at the first step and on at the second
+PREVIOUS_AT, INDUCTION_AT = (
+    (32, 64),
+    (512, 1024),
+)  # the head is off at the first step and on at the second
 Weights = dict[str, torch.Tensor]
 
 
 def with_strength(weights: Weights, previous: float, induction: float) -> Weights:
     """The planted weights with both heads' queries and outputs scaled, 0 off and 1 as planted."""
     scaled = {name: tensor.clone() for name, tensor in weights.items()}
-    for (layer, head), strength in ((known.PREVIOUS_TOKEN_HEAD, previous), (known.INDUCTION_HEAD, induction)):
+    for (layer, head), strength in (
+        (known.PREVIOUS_TOKEN_HEAD, previous),
+        (known.INDUCTION_HEAD, induction),
+    ):
         own = slice(head * known.SIZE, (head + 1) * known.SIZE)
         block = f"transformer.h.{layer}.attn."
         scaled[block + "c_attn.weight"][:, own] *= strength
@@ -42,7 +48,9 @@ def save_checkpoints(folder: Path, model: Any, *, steps: list[int] = STEPS) -> N
     weights = model.state_dict()
     for step in steps:
         strengths = (float(step >= PREVIOUS_AT[1]), float(step >= INDUCTION_AT[1]))
-        formed = with_strength(weights, *(strength + step * 1e-6 for strength in strengths))  # no two are equal
+        formed = with_strength(
+            weights, *(strength + step * 1e-6 for strength in strengths)
+        )  # no two are equal
         save_weights(folder / "checkpoints" / f"step-{step:06d}.safetensors", formed)
 
 
@@ -50,7 +58,9 @@ def save_checkpoints(folder: Path, model: Any, *, steps: list[int] = STEPS) -> N
 def trained(planted_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The planted model as if its training had left checkpoints."""
     folder = Path(
-        shutil.copytree(planted_folder / "models" / "induction", tmp_path_factory.mktemp("run") / "induction")
+        shutil.copytree(
+            planted_folder / "models" / "induction", tmp_path_factory.mktemp("run") / "induction"
+        )
     )
     save_checkpoints(folder, load_model(local(folder), name="x").model)
     return folder
@@ -67,7 +77,9 @@ def local(folder: Path) -> ModelSpec:
 
 
 def settings(**changes: Any) -> Any:
-    return small_project.study(**({"period": 16, "task_types": ["spaced_pairs"], "n_sequences": 10} | changes))
+    return small_project.study(
+        **({"period": 16, "task_types": ["spaced_pairs"], "n_sequences": 10} | changes)
+    )
 
 
 def measured(folder: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -115,12 +127,16 @@ def test_the_series_follow_the_planted_heads(trained: Path) -> None:
     assert arrays["loss"][0] == pytest.approx(np.log(known.SIZE), abs=0.1)
     depth = (known.INDUCTION_HEAD[0] + 0.5) / known.N_LAYERS
     formed = np.array(STEPS) >= INDUCTION_AT[1]
-    assert [centre == pytest.approx(depth) for centre in report["centre_of_mass"]] == formed.tolist()
+    assert [
+        centre == pytest.approx(depth) for centre in report["centre_of_mass"]
+    ] == formed.tolist()
 
 
 @pytest.mark.usefixtures("planted_project")
 def test_the_command_writes_report_series_and_figure(trained: Path, tmp_path: Path) -> None:
-    said = induct("emergence", "--model", trained, "--out", tmp_path, "--period", 16, "--causal_sequences", 8)
+    said = induct(
+        "emergence", "--model", trained, "--out", tmp_path, "--period", 16, "--causal_sequences", 8
+    )
     assert (said.code, said.err) == (0, "")
     assert said.out.startswith("induction: in order: previous token head at step")
     assert {file.name for file in tmp_path.iterdir()} == {
@@ -151,7 +167,10 @@ def test_random_weights_have_no_onset(random_project: Path, tmp_path: Path) -> N
 def test_two_steps_with_the_same_weights_are_refused(own: Path) -> None:
     folder = own / "checkpoints"
     shutil.copy(folder / "step-000004.safetensors", folder / "step-000256.safetensors")
-    with pytest.raises(InputError, match="the weights at step 256 are those of step 4: not the training checkpoints"):
+    with pytest.raises(
+        InputError,
+        match="the weights at step 256 are those of step 4: not the training checkpoints",
+    ):
         measured(own)
 
 
@@ -160,9 +179,18 @@ def test_two_steps_with_the_same_weights_are_refused(own: Path) -> None:
     ("breakage", "says"),
     [
         ("truncated", r"step-000008.safetensors is damaged"),
-        ("other model", r"step-000008.safetensors is no checkpoint of induction: only one of them has gpt_neox"),
-        ("other shape", r"step-000008.safetensors is no checkpoint of induction: lm_head.weight has another shape"),
-        ("not a number", r"step-000008.safetensors: weight lm_head.weight holds numbers that are not finite"),
+        (
+            "other model",
+            r"step-000008.safetensors is no checkpoint of induction: only one of them has gpt_neox",
+        ),
+        (
+            "other shape",
+            r"step-000008.safetensors is no checkpoint of induction: lm_head.weight has another shape",
+        ),
+        (
+            "not a number",
+            r"step-000008.safetensors: weight lm_head.weight holds numbers that are not finite",
+        ),
     ],
 )
 def test_a_bad_checkpoint_is_named(breakage: str, says: str, own: Path) -> None:
@@ -173,7 +201,11 @@ def test_a_bad_checkpoint_is_named(breakage: str, says: str, own: Path) -> None:
     elif breakage == "other model":
         save_weights(file, small_project.random_model(layers=1, seed=0).state_dict())
     else:
-        content = weights["lm_head.weight"][:-1] if breakage == "other shape" else weights["lm_head.weight"] * np.nan
+        content = (
+            weights["lm_head.weight"][:-1]
+            if breakage == "other shape"
+            else weights["lm_head.weight"] * np.nan
+        )
         save_weights(file, weights | {"lm_head.weight": content})
     with pytest.raises(InputError, match=says) as problem:
         measured(own)
@@ -188,7 +220,8 @@ def test_fewer_than_four_checkpoints_are_no_series(tmp_path: Path) -> None:
         checkpoints(local(tmp_path), settings())
     hub = ModelSpec(source="hub", repo="lab/model", revision="main")
     with pytest.raises(
-        InputError, match="checkpoints of lab/model: name its branches in `revisions`, such as step1000"
+        InputError,
+        match="checkpoints of lab/model: name its branches in `revisions`, such as step1000",
     ):
         checkpoints(hub, settings(revisions=["step0", "step1", "step2"]))
     with pytest.raises(InputError, match="'main' is not a checkpoint: write step1000"):
@@ -199,7 +232,12 @@ def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     for step in (1000000, 20, 3, 100):
         (tmp_path / "checkpoints" / f"step-{step:06d}.safetensors").touch()
-    assert [checkpoint.step for checkpoint in checkpoints(local(tmp_path), settings())] == [3, 20, 100, 1000000]
+    assert [checkpoint.step for checkpoint in checkpoints(local(tmp_path), settings())] == [
+        3,
+        20,
+        100,
+        1000000,
+    ]
     hub = ModelSpec(source="hub", repo="lab/model", revision="main")
     found = checkpoints(hub, settings(revisions=["step1000", "step0", "step512", "step8"]))
     assert [checkpoint.weights for checkpoint in found] == ["step0", "step8", "step512", "step1000"]
@@ -209,11 +247,18 @@ def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
 
 
 def seed_branches(cache: Path, project: Path, scratch: Path, repeat: bool) -> None:
-    """A hub model whose branches step0 ... step1000 hold the circuit as it forms, and whose main holds it formed."""
+    """A hub model whose branches step0 ... step1000 hold the circuit as it forms, and whose main
+    holds it formed.
+    """
     model = known.induction_model()
     small_project.silence_at_bos(model)
     planted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for revision, strength in (("step0", 0.0), ("step10", 0.1), ("step100", 0.1 if repeat else 0.2), ("step1000", 1.0)):
+    for revision, strength in (
+        ("step0", 0.0),
+        ("step10", 0.1),
+        ("step100", 0.1 if repeat else 0.2),
+        ("step1000", 1.0),
+    ):
         model.load_state_dict(with_strength(planted, strength, strength))
         folder = small_project.save_model(scratch / revision, model, small_project.word_tokenizer())
         small_project.seed_hub(cache, "lab/forming", revision, folder)
@@ -228,7 +273,17 @@ def test_a_hub_model_is_followed_over_its_branches(
     seed_branches(tmp_path / "cache", planted_project, tmp_path / "scratch", repeat)
     branches = ["step1000", "step0", "step100", "step10"]
     out = tmp_path / "out"
-    said = induct("emergence", "--model", "lab/forming", "--revisions", *branches, "--period", 16, "--out", out)
+    said = induct(
+        "emergence",
+        "--model",
+        "lab/forming",
+        "--revisions",
+        *branches,
+        "--period",
+        16,
+        "--out",
+        out,
+    )
     if repeat:
         assert said.code == 2
         assert "forming: the weights at step 100 are those of step 10" in said.err

@@ -15,10 +15,17 @@ from matplotlib.transforms import Bbox
 
 import planted_reports as planted
 from drawn_figures import Drawn, figures_saved
-from interp_core.artifacts import save_arrays, save_json
 from interp_core.errors import InputError
+from interp_core.files.artifacts import save_arrays, save_json
 from interp_core.plotting import DIVERGING, INDUCTION
-from pythia_topology import figures, figures_causal, figures_circuits, figures_depth, figures_heads, figures_training
+from pythia_topology import (
+    figures,
+    figures_causal,
+    figures_circuits,
+    figures_depth,
+    figures_heads,
+    figures_training,
+)
 
 FAMILIES = {
     "one small model": {"neox-4l": (4, 4)},
@@ -28,7 +35,10 @@ FAMILIES = {
 
 def _write(folder: Path, models: dict[str, tuple[int, int]], *, with_heads: bool = True) -> None:
     """The files of a whole pipeline."""
-    scores = {name: planted.scores(*size, planted=with_heads, seed=i) for i, (name, size) in enumerate(models.items())}
+    scores = {
+        name: planted.scores(*size, planted=with_heads, seed=i)
+        for i, (name, size) in enumerate(models.items())
+    }
     for name, arrays in scores.items():
         save_arrays(folder / "scores" / "profile" / f"scores_{name}.npz", arrays)
         save_json(folder / "metrics" / "profile" / f"profile_{name}.json", planted.profile(arrays))
@@ -59,23 +69,37 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
     models = FAMILIES[family]
     _write(tmp_path, models)
     written = figures.draw_all(list(models), tmp_path)
-    together = {"causal_delta", "lag_profiles", "emergence"} | ({"multi_size_overlay"} if len(models) > 1 else set())
+    together = {"causal_delta", "lag_profiles", "emergence"} | (
+        {"multi_size_overlay"} if len(models) > 1 else set()
+    )
     kinds = ("heatmap", "profile", "scores", "nulls", "dose", "single_heads", "composition")
-    assert {path.stem for path in written} == together | {f"{kind}_{name}" for kind in kinds for name in models}
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {path.name for path in written}
+    assert {path.stem for path in written} == together | {
+        f"{kind}_{name}" for kind in kinds for name in models
+    }
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        path.name for path in written
+    }
     for name, figure in drawn.items():
         _assert_readable(name, figure)
     if len(models) == 1:
         first = {path: path.read_bytes() for path in written}
-        assert {path: path.read_bytes() for path in figures.draw_all(list(models), tmp_path)} == first
+        assert {
+            path: path.read_bytes() for path in figures.draw_all(list(models), tmp_path)
+        } == first
 
 
-def test_five_models_share_a_figure_and_it_stays_readable(tmp_path: Path, drawn: dict[str, Drawn]) -> None:
+def test_five_models_share_a_figure_and_it_stays_readable(
+    tmp_path: Path, drawn: dict[str, Drawn]
+) -> None:
     names = ("pythia-70m", "pythia-160m", "pythia-410m", "pythia-1b", "pythia-1.4b-deduped")
     scores = {name: planted.scores(4 + i, 4, seed=i) for i, name in enumerate(names)}
-    figures.draw_causal({name: planted.causal(arrays)[0] for name, arrays in scores.items()}, tmp_path)
+    figures.draw_causal(
+        {name: planted.causal(arrays)[0] for name, arrays in scores.items()}, tmp_path
+    )
     figures.draw_lags({name: planted.lags(arrays) for name, arrays in scores.items()}, tmp_path)
-    figures.draw_emergence({name: planted.emergence(arrays) for name, arrays in scores.items()}, tmp_path)
+    figures.draw_emergence(
+        {name: planted.emergence(arrays) for name, arrays in scores.items()}, tmp_path
+    )
     figures.draw_crosssize(planted.crosssize(scores), tmp_path / "multi_size_overlay.png")
     assert len(drawn) == 4
     for name, figure in drawn.items():
@@ -83,7 +107,9 @@ def test_five_models_share_a_figure_and_it_stays_readable(tmp_path: Path, drawn:
         assert all(model in figure.words for model in names)
 
 
-def test_a_model_of_24_layers_and_16_heads_stays_readable(tmp_path: Path, drawn: dict[str, Drawn]) -> None:
+def test_a_model_of_24_layers_and_16_heads_stays_readable(
+    tmp_path: Path, drawn: dict[str, Drawn]
+) -> None:
     arrays, name = planted.scores(24, 16), "pythia-410m"
     report, effects = planted.causal(arrays)
     figures.draw_profile(arrays, planted.profile(arrays), name, tmp_path)
@@ -103,14 +129,22 @@ def test_without_induction_heads_every_figure_is_readable_and_shows_no_peak(
     figures.draw_all(list(models), tmp_path)
     for name, figure in drawn.items():
         _assert_readable(name, figure)
-    for name in ("profile_flat-4l", "heatmap_flat-4l", "nulls_flat-4l", "multi_size_overlay", "lag_profiles"):
+    for name in (
+        "profile_flat-4l",
+        "heatmap_flat-4l",
+        "nulls_flat-4l",
+        "multi_size_overlay",
+        "lag_profiles",
+    ):
         assert "no induction heads" in drawn[name].words, name
     (profile,) = drawn["profile_flat-4l"].figure.axes
     assert "peak" not in profile.get_legend_handles_labels()[1]
     assert not drawn["heatmap_flat-4l"].figure.axes[0].patches
 
 
-def test_commands_that_have_not_run_are_left_out_and_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_commands_that_have_not_run_are_left_out_and_a_missing_file_is_named(
+    tmp_path: Path,
+) -> None:
     arrays = planted.scores(4, 4)
     save_arrays(tmp_path / "scores" / "profile" / "scores_a.npz", arrays)
     save_json(tmp_path / "metrics" / "profile" / "profile_a.json", planted.profile(arrays))
@@ -148,7 +182,9 @@ def test_the_shaded_mass_of_a_profile_is_as_wide_as_the_bandwidth_in_its_file() 
 
 
 @pytest.mark.parametrize("mode", ["mean", "top_quantile", "count"])
-def test_the_peak_line_is_at_the_files_peak_and_heads_are_shown_unless_they_are_counted(mode: str) -> None:
+def test_the_peak_line_is_at_the_files_peak_and_heads_are_shown_unless_they_are_counted(
+    mode: str,
+) -> None:
     arrays = planted.scores(8, 4)
     profile = planted.profile(arrays, mode=mode)
     axes = _axes()
@@ -163,7 +199,9 @@ def test_ablating_shows_changes_in_percentage_points_beside_the_random_control()
     report, _ = planted.causal(planted.scores(4, 4))
     axes = _axes()
     figures_causal.plot_changes(axes, report, "accuracy")
-    points = [(float(_x(line)[0]), str(line.get_marker())) for line in axes.lines if len(_x(line)) == 1]
+    points = [
+        (float(_x(line)[0]), str(line.get_marker())) for line in axes.lines if len(_x(line)) == 1
+    ]
     for ablation in report["ablations"].values():
         assert (pytest.approx(100 * ablation["accuracy"]["top"]), "o") in points
         assert (pytest.approx(100 * ablation["accuracy"]["random_mean"]), "s") in points
@@ -217,7 +255,9 @@ def _axes() -> Axes:
 
 
 def _assert_readable(name: str, drawn: Drawn) -> None:
-    """At half size text is at least 7 pixels high; no text leaves the page or lies on another; n is stated."""
+    """At half size text is at least 7 pixels high; no text leaves the page or lies on another; n is
+    stated.
+    """
     page = drawn.figure.bbox
     assert "n = " in drawn.words, name
     for text, box in drawn.texts:

@@ -8,11 +8,18 @@ import pytest
 import known_circuits as known
 import small_project
 from interp_core.errors import InputError
-from interp_core.models import Subject
-from interp_core.scores import copy_behaviour
-from interp_core.stimuli import Prompts
+from interp_core.measures.scores import copy_behaviour
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import stimuli
-from pythia_topology.intervene import causal, check_sizes, first_prompts, head_name, random_sets, rank_heads
+from pythia_topology.intervene import (
+    causal,
+    check_sizes,
+    first_prompts,
+    head_name,
+    random_sets,
+    rank_heads,
+)
 from pythia_topology.measure_heads import score_arrays
 from pythia_topology.params import PythiaTopology
 
@@ -32,7 +39,9 @@ def settings(**changes: Any) -> PythiaTopology:
 
 def planted_excess(subject: Subject, params: PythiaTopology) -> tuple[Prompts, np.ndarray]:
     prompts = stimuli(subject, params)
-    return prompts["repeated_tokens"], score_arrays(subject, prompts, params)["excess_prefix_matching"]
+    return prompts["repeated_tokens"], score_arrays(subject, prompts, params)[
+        "excess_prefix_matching"
+    ]
 
 
 @pytest.fixture
@@ -43,7 +52,9 @@ def found(induction: Subject) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return causal(induction, prompts, excess, params)
 
 
-def test_the_planted_head_and_only_it_destroys_copying(found: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
+def test_the_planted_head_and_only_it_destroys_copying(
+    found: tuple[dict[str, Any], dict[str, np.ndarray]],
+) -> None:
     report, arrays = found
     chance = np.log(known.SIZE)
     assert report["top_heads"] == ["L1H2"]
@@ -58,7 +69,9 @@ def test_the_planted_head_and_only_it_destroys_copying(found: tuple[dict[str, An
         loss = report["ablations"][how]["loss"]
         assert loss["top"] > 0.9 * chance
         assert loss["top_ci"][0] <= loss["top"] <= loss["top_ci"][1]
-        assert (loss["random_mean"], loss["random_low"], loss["random_high"]) == pytest.approx((0, 0, 0), abs=1e-5)
+        assert (loss["random_mean"], loss["random_low"], loss["random_high"]) == pytest.approx(
+            (0, 0, 0), abs=1e-5
+        )
         assert loss["p"] == pytest.approx(1 / 201)
     assert report["ablations"]["zero"]["loss"]["top"] == pytest.approx(chance, abs=0.01)
     single = np.argwhere(arrays["loss_effect"] > 0.1)
@@ -75,7 +88,9 @@ def test_keeping_the_patterns_changes_nothing_where_no_later_head_reads(
 
 
 def test_with_patterns_kept_the_previous_token_head_is_not_needed(induction: Subject) -> None:
-    """It works through the induction head's pattern alone: the pattern-preserving ablation tells that apart."""
+    """It works through the induction head's pattern alone: the pattern-preserving ablation tells
+    that apart.
+    """
     params = settings(causal_draws=4)
     prompts, _ = planted_excess(induction, params)
     previous = np.zeros((known.N_LAYERS, known.N_HEADS))
@@ -99,7 +114,9 @@ def test_the_dose_curve_falls_at_the_first_head_and_the_whole_layer_is_its_bound
         assert sign * dose[measure]["random_high"][0] == pytest.approx(0, abs=1e-5)
 
 
-def test_ablation_leaves_text_without_repeats_alone(found: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
+def test_ablation_leaves_text_without_repeats_alone(
+    found: tuple[dict[str, Any], dict[str, np.ndarray]],
+) -> None:
     text = found[0]["specificity"]
     copying = found[0]["ablations"]["mean"]["loss"]["top"]
     assert abs(text["top"]) < 0.05 * copying
@@ -128,7 +145,8 @@ def test_heads_that_do_nothing_are_no_more_than_random_heads(toy: Subject) -> No
 def test_the_same_seed_gives_the_same_report(toy: Subject) -> None:
     prompts, excess = planted_excess(toy, small_project.study())
     first, again, other = (
-        causal(toy, prompts, excess, small_project.study(seed=seed, causal_draws=12)) for seed in (0, 0, 1)
+        causal(toy, prompts, excess, small_project.study(seed=seed, causal_draws=12))
+        for seed in (0, 0, 1)
     )
     assert first[0] == again[0]
     assert first[0]["random_heads"] != other[0]["random_heads"]
@@ -171,13 +189,19 @@ def test_every_free_head_of_the_layer_is_drawn_equally_often() -> None:
 
 def test_a_full_layer_sends_the_draw_to_its_neighbours() -> None:
     top = [(2, head) for head in range(3)]
-    layers = [layer for heads in random_sets(top, (5, 3), 3, 200, np.random.default_rng(2)) for layer, _ in heads]
+    layers = [
+        layer
+        for heads in random_sets(top, (5, 3), 3, 200, np.random.default_rng(2))
+        for layer, _ in heads
+    ]
     assert set(layers) == {1, 3}
     assert 200 < layers.count(1) < 400
 
 
 def test_random_sets_follow_their_generator() -> None:
-    drawn = [random_sets([(0, 0)], (2, 9), 3, 20, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    drawn = [
+        random_sets([(0, 0)], (2, 9), 3, 20, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -195,7 +219,10 @@ def test_first_prompts_keep_their_pairs(toy: Subject) -> None:
     few = first_prompts(prompts, 5)
     assert len(few.tokens) == len(few.control) == len(few.lengths) == 5
     assert set(few.pairs.batch) == set(range(5))
-    assert (few.tokens[few.pairs.batch, few.pairs.query] == few.tokens[few.pairs.batch, few.pairs.earlier]).all()
+    assert (
+        few.tokens[few.pairs.batch, few.pairs.query]
+        == few.tokens[few.pairs.batch, few.pairs.earlier]
+    ).all()
     assert len(first_prompts(prompts, 10**6).pairs) == len(prompts.pairs)
 
 
@@ -207,7 +234,9 @@ def test_first_prompts_keep_their_pairs(toy: Subject) -> None:
         ({"causal_top_k": 5, "causal_random_k": 4}, "5 top and 4 random heads are more than its 8"),
     ],
 )
-def test_more_heads_than_there_are_is_refused(changes: dict[str, int], says: str, planted: Subject) -> None:
+def test_more_heads_than_there_are_is_refused(
+    changes: dict[str, int], says: str, planted: Subject
+) -> None:
     with pytest.raises(InputError, match=says):
         check_sizes(planted, settings(**changes))
     check_sizes(planted, settings(causal_top_k=4, causal_random_k=4, dose_k=[1, 24]))

@@ -1,4 +1,6 @@
-"""Composition finds the planted pair, and path patching changes what the reader's keys read, nothing else."""
+"""Composition finds the planted pair, and path patching changes what the reader's keys read,
+nothing else.
+"""
 
 from typing import Any
 
@@ -10,8 +12,8 @@ import known_circuits as known
 import small_models as small
 import small_project
 from interp_core.loading import subject_of
-from interp_core.models import Subject
-from interp_core.stimuli import Prompts, repeated_tokens
+from interp_core.models.subject import Subject
+from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from pythia_topology.intervene_paths import composition, path_patching
 
 PLANTED = (known.PREVIOUS_TOKEN_HEAD, known.INDUCTION_HEAD)
@@ -29,7 +31,9 @@ def excess_at(head: tuple[int, int]) -> np.ndarray:
 
 
 def report_of(subject: Subject, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    params = small_project.study(**({"path_pairs": 1, "causal_top_k": 1, "composition_draws": 40} | changes))
+    params = small_project.study(
+        **({"path_pairs": 1, "causal_top_k": 1, "composition_draws": 40} | changes)
+    )
     return composition(subject, prompts_of(), excess_at(known.INDUCTION_HEAD), params)
 
 
@@ -49,7 +53,9 @@ def test_the_planted_pair_comes_first_and_is_confirmed(planted: Subject) -> None
 def test_random_pairs_of_the_same_layers_change_nothing(planted: Subject) -> None:
     report, _ = report_of(planted, path_pairs=2)
     assert len(report["random_pairs"]) == 2
-    names = [(pair["writer"], pair["reader"]) for pair in [*report["pairs"], *report["random_pairs"]]]
+    names = [
+        (pair["writer"], pair["reader"]) for pair in [*report["pairs"], *report["random_pairs"]]
+    ]
     assert len(set(names)) == 4
     for pair in report["random_pairs"]:
         assert pair["writer"][:2] == "L0"
@@ -57,7 +63,9 @@ def test_random_pairs_of_the_same_layers_change_nothing(planted: Subject) -> Non
 
 
 def test_a_reader_that_does_not_use_the_writer_is_not_confirmed() -> None:
-    """The duplicate-token head reads tokens: the previous-token head before it is no part of its circuit."""
+    """The duplicate-token head reads tokens: the previous-token head before it is no part of its
+    circuit.
+    """
     subject = subject_of(known.duplicate_token_model(), name="duplicate")
     report, _ = report_of(subject, path_pairs=2)
     assert all(abs(pair["path_patching"]["change"]) < 1e-6 for pair in report["pairs"])
@@ -73,14 +81,18 @@ def test_one_layer_cannot_compose() -> None:
 
 
 def swap_keys_and_queries(model: Any) -> None:
-    """Let the second layer's heads ask with what they were found by, and be found by what they asked with."""
+    """Let the second layer's heads ask with what they were found by, and be found by what they
+    asked with.
+    """
     attention = model.transformer.h[1].attn.c_attn
     q, k = slice(0, known.D_MODEL), slice(known.D_MODEL, 2 * known.D_MODEL)
     for tensor in (attention.weight, attention.bias):
         tensor[..., q], tensor[..., k] = tensor[..., k].clone(), tensor[..., q].clone()
 
 
-def attention_of(model: Any, tokens: torch.Tensor, prompts: Prompts, reader: tuple[int, int]) -> np.ndarray:
+def attention_of(
+    model: Any, tokens: torch.Tensor, prompts: Prompts, reader: tuple[int, int]
+) -> np.ndarray:
     """Prefix matching by prompt from the model's own eager patterns."""
     pattern = model(tokens, output_attentions=True).attentions[reader[0]][:, reader[1]].numpy()
     pairs = prompts.pairs
@@ -91,8 +103,10 @@ def attention_of(model: Any, tokens: torch.Tensor, prompts: Prompts, reader: tup
 def patched_by_hand(
     model: Any, prompts: Prompts, writer: tuple[int, int], reader: tuple[int, int], part: str
 ) -> np.ndarray:
-    """GPT-2 alone: run once, take the writer's centred output out of the reader layer's input, and give the reader's
-    queries, keys or values (`part`) from that input to the run that is otherwise as it was."""
+    """GPT-2 alone: run once, take the writer's centred output out of the reader layer's input, and
+    give the reader's queries, keys or values (`part`) from that input to the run that is otherwise
+    as it was.
+    """
     model.set_attn_implementation("eager")
     tokens = torch.tensor(prompts.tokens)
     block, width = model.transformer.h, model.config.n_embd
@@ -124,7 +138,9 @@ def patched_by_hand(
     return after - before
 
 
-@pytest.mark.parametrize(("writer", "reader"), [((0, 1), (1, 2)), ((0, 3), (2, 0)), ((1, 2), (2, 3))])
+@pytest.mark.parametrize(
+    ("writer", "reader"), [((0, 1), (1, 2)), ((0, 3), (2, 0)), ((1, 2), (2, 3))]
+)
 def test_path_patching_is_the_keys_of_one_reader_patched_by_hand(
     writer: tuple[int, int], reader: tuple[int, int]
 ) -> None:
@@ -132,14 +148,18 @@ def test_path_patching_is_the_keys_of_one_reader_patched_by_hand(
     prompts = small.prompts()
     subject = subject_of(model, name="gpt2", bos=0)
     found = path_patching(subject, prompts, [(writer, reader)], batch_size=8)[:, 0]
-    expected = {part: patched_by_hand(model, prompts, writer, reader, part) for part in ("query", "key")}
+    expected = {
+        part: patched_by_hand(model, prompts, writer, reader, part) for part in ("query", "key")
+    }
     assert np.abs(expected["key"]).max() > 1e-4
     np.testing.assert_allclose(found, expected["key"], atol=1e-5)
     assert np.abs(found - expected["query"]).max() > 1e-4
 
 
 def test_the_previous_token_head_feeds_keys_and_a_swapped_reader_has_none_to_lose() -> None:
-    """Where the planted circuit feeds the queries instead, taking it out of the keys changes nothing."""
+    """Where the planted circuit feeds the queries instead, taking it out of the keys changes
+    nothing.
+    """
     model = known.induction_model()
     swap_keys_and_queries(model)
     prompts = prompts_of()

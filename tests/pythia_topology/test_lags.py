@@ -1,4 +1,6 @@
-"""A planted shift between short and long lags is found with its size; none is found where none was planted."""
+"""A planted shift between short and long lags is found with its size; none is found where none was
+planted.
+"""
 
 import json
 from typing import Any
@@ -31,7 +33,9 @@ def _shifted(short_layer: int, long_layer: int) -> HeadEvidence:
     ]
     long = (LAGS > 8)[:, None, None]
     return HeadEvidence(
-        np.where(long, heads[1].prefix_matching, heads[0].prefix_matching), heads[0].control, heads[0].shuffled
+        np.where(long, heads[1].prefix_matching, heads[0].prefix_matching),
+        heads[0].control,
+        heads[0].shuffled,
     )
 
 
@@ -89,5 +93,9 @@ def test_without_induction_heads_no_shift_is_claimed() -> None:
 
 def test_an_empty_bucket_is_said() -> None:
     settings: dict[str, Any] = SETTINGS | {"split": 32}
-    with pytest.raises(InputError, match=r"split 32 leaves a bucket empty: the lags are \[1, 4, 8, 16, 32\]"):
-        lags_summary(planted({}, n_layers=2, n_prompts=60), LAGS, np.random.default_rng(0), **settings)
+    with pytest.raises(
+        InputError, match=r"split 32 leaves a bucket empty: the lags are \[1, 4, 8, 16, 32\]"
+    ):
+        lags_summary(
+            planted({}, n_layers=2, n_prompts=60), LAGS, np.random.default_rng(0), **settings
+        )

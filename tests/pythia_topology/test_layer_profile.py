@@ -1,4 +1,6 @@
-"""Profiles have their closed forms, planted heads are found where they were planted, and noise is called noise."""
+"""Profiles have their closed forms, planted heads are found where they were planted, and noise is
+called noise.
+"""
 
 import json
 from typing import Any
@@ -45,7 +47,10 @@ def test_the_modes_are_mean_top_heads_and_count() -> None:
     np.testing.assert_allclose(layer_profile(scores, mode="count", q=0.75, threshold=0.15), [2, 4])
 
 
-@given(arrays(np.float64, (3, 5, 4), elements=st.floats(-1, 1)), st.sampled_from(["mean", "top_quantile", "count"]))
+@given(
+    arrays(np.float64, (3, 5, 4), elements=st.floats(-1, 1)),
+    st.sampled_from(["mean", "top_quantile", "count"]),
+)
 def test_profiles_and_shapes_of_many_draws_are_those_of_each(scores: np.ndarray, mode: str) -> None:
     together = layer_profile(scores, mode=mode, q=0.6, threshold=0.2)
     shape = profile_shape(together)
@@ -61,7 +66,9 @@ def test_relative_depth_is_the_middle_of_a_layer() -> None:
 
 
 @pytest.mark.parametrize("n_layers", [1, 4, 9])
-def test_a_flat_profile_has_its_centre_in_the_middle_and_68_percent_of_the_depth(n_layers: int) -> None:
+def test_a_flat_profile_has_its_centre_in_the_middle_and_68_percent_of_the_depth(
+    n_layers: int,
+) -> None:
     shape = profile_shape(np.full(n_layers, 0.3))
     assert shape.centre_of_mass == pytest.approx(0.5)
     assert shape.bandwidth == pytest.approx(0.68)
@@ -83,20 +90,26 @@ def test_a_profile_of_one_layer_lies_in_it(layer: int) -> None:
 def test_the_bandwidth_follows_the_normal_curve() -> None:
     depth = relative_depth(400)
     shape = profile_shape(np.exp(-0.5 * ((depth - 0.6) / 0.08) ** 2))
-    assert shape.bandwidth == pytest.approx(2 * 0.9945 * 0.08, abs=0.002)  # 16 % lie below -0.9945 sigma
+    assert shape.bandwidth == pytest.approx(
+        2 * 0.9945 * 0.08, abs=0.002
+    )  # 16 % lie below -0.9945 sigma
     assert shape.centre_of_mass == pytest.approx(0.6, abs=0.001)
 
 
 def test_the_parabola_finds_the_vertex_between_layers() -> None:
     layers = np.arange(8.0)
-    assert profile_shape(5 - (layers - 3.3) ** 2).peak_parabolic_rel == pytest.approx((3.3 + 0.5) / 8)
+    assert profile_shape(5 - (layers - 3.3) ** 2).peak_parabolic_rel == pytest.approx(
+        (3.3 + 0.5) / 8
+    )
     assert profile_shape(layers).peak_parabolic_rel == pytest.approx(7.5 / 8)
     assert profile_shape(np.array([1.0, 1, 1])).peak_parabolic_rel == pytest.approx(0.5 / 3)
 
 
 def test_a_profile_without_mass_has_no_shape() -> None:
     shape = profile_shape(np.array([[-1.0, 0, 0], [0, 1, 0]]))
-    assert np.isnan([shape.peak_rel[0], shape.bandwidth[0], shape.centre_of_mass[0], shape.effective_layers[0]]).all()
+    assert np.isnan(
+        [shape.peak_rel[0], shape.bandwidth[0], shape.centre_of_mass[0], shape.effective_layers[0]]
+    ).all()
     assert shape.centre_of_mass[1] == pytest.approx(0.5)
 
 
@@ -109,7 +122,11 @@ def test_planted_heads_are_found_and_described() -> None:
     assert summary["peak_layer"] == 4
     assert summary["peak_rel"] == pytest.approx(0.75)
     assert summary["centre_of_mass"] == pytest.approx((0.6 * 3.5 + 1.3 * 4.5) / 1.9 / 6, abs=0.02)
-    assert summary["centre_of_mass_ci"][0] < summary["centre_of_mass"] < summary["centre_of_mass_ci"][1]
+    assert (
+        summary["centre_of_mass_ci"][0]
+        < summary["centre_of_mass"]
+        < summary["centre_of_mass_ci"][1]
+    )
     assert summary["per_layer"][4] == pytest.approx(1.3 / 4, abs=0.02)
     assert summary["per_layer_low"][4] <= summary["per_layer"][4] <= summary["per_layer_high"][4]
     assert summary["per_layer_prefix_matching"][0] == pytest.approx(0.05, abs=0.02)
@@ -126,7 +143,14 @@ def test_noise_has_no_induction_heads_and_no_peak(mode: str) -> None:
     assert summary["verdict"] == "no induction heads"
     assert summary["n_induction_heads"] == 0
     assert summary["induction_heads"] == []
-    for name in ("peak_layer", "peak_rel", "bandwidth", "centre_of_mass", "effective_layers", "bandwidth_ci"):
+    for name in (
+        "peak_layer",
+        "peak_rel",
+        "bandwidth",
+        "centre_of_mass",
+        "effective_layers",
+        "bandwidth_ci",
+    ):
         assert summary[name] is None
     assert len(summary["per_layer"]) == 6
     json.dumps(summary, allow_nan=False)
@@ -149,12 +173,17 @@ def test_a_head_that_looks_at_all_repeated_places_alike_is_no_induction_head() -
 def test_models_without_circuits_are_called_so_at_the_stated_rate() -> None:
     wrong = sum(
         find_induction_heads(
-            planted({}, n_layers=3, n_prompts=16, seed=seed), _rng(seed), alpha=0.1, draws=199, smallest_effect=0.0
+            planted({}, n_layers=3, n_prompts=16, seed=seed),
+            _rng(seed),
+            alpha=0.1,
+            draws=199,
+            smallest_effect=0.0,
         ).n
         > 0
         for seed in range(200)
     )
-    # Heads must also exceed the shuffled antecedents, so the rate may fall below alpha, never above it.
+    # Heads must also exceed the shuffled antecedents, so the rate may fall below alpha, never above
+    # it.
     assert 0.04 <= wrong / 200 <= 0.15
 
 
@@ -179,7 +208,8 @@ def test_evidence_is_read_from_a_scores_file_s_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"), [({"mode": "median"}, "unknown profile mode `median`"), ({"q": 1.0}, "q")]
+    ("changed", "message"),
+    [({"mode": "median"}, "unknown profile mode `median`"), ({"q": 1.0}, "q")],
 )
 def test_bad_settings_are_said(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -188,4 +218,6 @@ def test_bad_settings_are_said(changed: dict[str, Any], message: str) -> None:
 
 def test_the_same_seed_gives_the_same_summary() -> None:
     heads = planted({(1, 1): 0.5}, n_layers=3)
-    assert layer_profile_summary(heads, _rng(4), **SETTINGS) == layer_profile_summary(heads, _rng(4), **SETTINGS)
+    assert layer_profile_summary(heads, _rng(4), **SETTINGS) == layer_profile_summary(
+        heads, _rng(4), **SETTINGS
+    )

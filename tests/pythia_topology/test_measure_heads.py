@@ -5,7 +5,7 @@ import pytest
 
 import known_circuits as known
 import small_project
-from interp_core.models import Subject
+from interp_core.models.subject import Subject
 from pythia_topology.data import stimuli
 from pythia_topology.measure_heads import score_arrays
 from pythia_topology.measure_layer_profile import evidence, find_induction_heads
@@ -38,7 +38,11 @@ def elsewhere(values: np.ndarray, *heads: tuple[int, int]) -> np.ndarray:
 
 def words(arrays: Arrays, family: str) -> tuple[str, list[tuple[int, ...]]]:
     found = find_induction_heads(
-        evidence(arrays, family), np.random.default_rng(0), alpha=0.01, draws=1000, smallest_effect=0.05
+        evidence(arrays, family),
+        np.random.default_rng(0),
+        alpha=0.01,
+        draws=1000,
+        smallest_effect=0.05,
     )
     return found.words, [tuple(int(i) for i in head) for head in np.argwhere(found.heads)]
 
@@ -49,16 +53,29 @@ def test_the_planted_head_scores_one_and_every_other_head_about_nothing(inductio
         for score in ("prefix_matching", "excess_prefix_matching"):
             values = named(arrays, family, score)
             assert values[known.INDUCTION_HEAD] == pytest.approx(1.0, abs=1e-5)
-            assert named(arrays, family, f"{score}_low")[known.INDUCTION_HEAD] == pytest.approx(1.0, abs=1e-5)
-        assert np.abs(elsewhere(named(arrays, family, "excess_prefix_matching"), known.INDUCTION_HEAD)).max() < 1e-4
-        assert named(arrays, family, "previous_token")[known.PREVIOUS_TOKEN_HEAD] == pytest.approx(1.0, abs=1e-5)
+            assert named(arrays, family, f"{score}_low")[known.INDUCTION_HEAD] == pytest.approx(
+                1.0, abs=1e-5
+            )
+        assert (
+            np.abs(
+                elsewhere(named(arrays, family, "excess_prefix_matching"), known.INDUCTION_HEAD)
+            ).max()
+            < 1e-4
+        )
+        assert named(arrays, family, "previous_token")[known.PREVIOUS_TOKEN_HEAD] == pytest.approx(
+            1.0, abs=1e-5
+        )
         assert named(arrays, family, "duplicate_token")[known.INDUCTION_HEAD] < 1e-5
         assert words(arrays, family) == ("1 induction head", [known.INDUCTION_HEAD])
 
 
 def test_the_planted_head_copies_and_writes_its_target(induction: Subject) -> None:
     arrays = scores(induction)
-    for score, least in (("copying", 0.9), ("copying_empirical", 5.0), ("direct_logit_attribution", 30.0)):
+    for score, least in (
+        ("copying", 0.9),
+        ("copying_empirical", 5.0),
+        ("direct_logit_attribution", 30.0),
+    ):
         assert arrays[score][known.INDUCTION_HEAD] > least
         assert elsewhere(arrays[score], known.INDUCTION_HEAD).max() < 0.1 * least
 
@@ -66,13 +83,17 @@ def test_the_planted_head_copies_and_writes_its_target(induction: Subject) -> No
 def test_a_duplicate_token_head_is_no_induction_head(duplicate: Subject) -> None:
     arrays = scores(duplicate)
     for family in FAMILIES:
-        assert named(arrays, family, "duplicate_token")[known.DUPLICATE_TOKEN_HEAD] == pytest.approx(1.0, abs=1e-5)
+        assert named(arrays, family, "duplicate_token")[
+            known.DUPLICATE_TOKEN_HEAD
+        ] == pytest.approx(1.0, abs=1e-5)
         assert named(arrays, family, "prefix_matching")[known.DUPLICATE_TOKEN_HEAD] < 1e-5
         assert np.abs(named(arrays, family, "excess_prefix_matching")).max() < 1e-4
         assert words(arrays, family) == ("no induction heads", [])
 
 
-def test_copying_is_perfect_on_prompts_and_absent_on_their_controls(induction: Subject, duplicate: Subject) -> None:
+def test_copying_is_perfect_on_prompts_and_absent_on_their_controls(
+    induction: Subject, duplicate: Subject
+) -> None:
     arrays, without = scores(induction), scores(duplicate)
     for family in FAMILIES:
         assert (arrays[f"prompts/{family}/accuracy"] == 1).all()

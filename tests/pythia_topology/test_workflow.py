@@ -1,4 +1,6 @@
-"""What a command computes and where it puts it: stages of the pipeline, experiments, and the paper's profile."""
+"""What a command computes and where it puts it: stages of the pipeline, experiments, and the
+paper's profile.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,9 +10,9 @@ import pytest
 import yaml
 
 import small_project
-from interp_core.artifacts import load_arrays, load_json
 from interp_core.errors import InputError
-from interp_core.params import read_section
+from interp_core.files.artifacts import load_arrays, load_json
+from interp_core.files.params import read_section
 from pythia_topology.model import READ_LATER, fingerprint
 from pythia_topology.params import PythiaTopology
 from pythia_topology.study import prepare
@@ -29,18 +31,33 @@ def copy(random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_bare_commands_are_stages_that_write_where_the_pipeline_looks(copy: Path) -> None:
-    for command in ("profile", "crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition", "figures"):
+    for command in (
+        "profile",
+        "crosssize",
+        "multisize",
+        "nulls",
+        "lagbuckets",
+        "causal",
+        "composition",
+        "figures",
+    ):
         said = induct(command)
         assert (said.code, said.err) == (0, ""), command
     data = copy / "data" / "pythia_topology"
     written = {str(file.relative_to(data)) for file in data.rglob("*") if file.is_file()}
     models = ("toy", "taller")
     metrics = {f"metrics/profile/profile_{name}.json" for name in models}
-    metrics |= {f"metrics/{kind}/{kind}_{name}.json" for kind in ("nulls", "causal", "composition") for name in models}
+    metrics |= {
+        f"metrics/{kind}/{kind}_{name}.json"
+        for kind in ("nulls", "causal", "composition")
+        for name in models
+    }
     metrics |= {f"metrics/lagbuckets/lags_{name}.json" for name in models}
     metrics |= {"metrics/crosssize/cross_size.json", "metrics/multisize/multi_size.json"}
     scores = {f"scores/profile/scores_{name}.npz" for name in models}
-    scores |= {f"scores/{kind}/{kind}_{name}.npz" for kind in ("causal", "composition") for name in models}
+    scores |= {
+        f"scores/{kind}/{kind}_{name}.npz" for kind in ("causal", "composition") for name in models
+    }
     figures = {f"figures/{kind}_{name}.png" for kind in FIGURES for name in models}
     figures |= {f"figures/{name}.png" for name in ("cross_size_overlay", "multi_size_overlay")}
     figures |= {f"figures/{name}.png" for name in ("lag_profiles", "causal_delta")}
@@ -58,28 +75,51 @@ def test_an_option_makes_an_experiment_of_it(copy: Path) -> None:
 @pytest.mark.usefixtures("project")
 def test_an_experiment_has_all_files_of_a_command_flat_in_its_folder(tmp_path: Path) -> None:
     for command in ("crosssize", "multisize", "lagbuckets", "causal", "nulls"):
-        said = induct(command, "--models", "toy", "taller", "--task_types", "spaced_pairs", "--out", tmp_path)
+        said = induct(
+            command, "--models", "toy", "taller", "--task_types", "spaced_pairs", "--out", tmp_path
+        )
         assert (said.code, said.err) == (0, ""), command
     names = {file.name for file in tmp_path.iterdir()}
     assert all(file.is_file() for file in tmp_path.iterdir())
-    assert {"cross_size.json", "cross_size_overlay.png", "multi_size.json", "multi_size_overlay.png"} <= names
-    assert {"lag_profiles.png", "causal_delta.png", "lags_toy.json", "causal_taller.json", "nulls_toy.png"} <= names
+    assert {
+        "cross_size.json",
+        "cross_size_overlay.png",
+        "multi_size.json",
+        "multi_size_overlay.png",
+    } <= names
+    assert {
+        "lag_profiles.png",
+        "causal_delta.png",
+        "lags_toy.json",
+        "causal_taller.json",
+        "nulls_toy.png",
+    } <= names
 
 
 @pytest.mark.usefixtures("project")
 def test_a_model_of_one_layer_has_nothing_to_compose(project: Path, tmp_path: Path) -> None:
     tokenizer = small_project.corpus_tokenizer(project / "data" / "corpus")
-    flat = small_project.save_model(tmp_path / "flat", small_project.random_model(layers=1, seed=0), tokenizer)
-    said = induct("composition", "--model", flat, "--out", tmp_path / "out", "--task_types", "spaced_pairs")
+    flat = small_project.save_model(
+        tmp_path / "flat", small_project.random_model(layers=1, seed=0), tokenizer
+    )
+    said = induct(
+        "composition", "--model", flat, "--out", tmp_path / "out", "--task_types", "spaced_pairs"
+    )
     assert (said.code, said.err) == (0, "")
     assert "no pair of heads can compose: one layer" in said.out
 
 
 @pytest.mark.usefixtures("project")
 def test_options_reach_the_settings_and_the_rest_is_the_profile(tmp_path: Path) -> None:
-    run = prepare(None, tmp_path, models=("toy",), n_sequences=9, lag_values=(2, 3), task_types=("ABAB",))
+    run = prepare(
+        None, tmp_path, models=("toy",), n_sequences=9, lag_values=(2, 3), task_types=("ABAB",)
+    )
     assert run.params.models == ("toy",)
-    assert (run.params.n_sequences, run.params.lag_values, run.params.task_types) == (9, (2, 3), ("spaced_pairs",))
+    assert (run.params.n_sequences, run.params.lag_values, run.params.task_types) == (
+        9,
+        (2, 3),
+        ("spaced_pairs",),
+    )
     untouched = {"models", "n_sequences", "lag_values", "task_types"}
     profile = read_section("pythia_topology", PythiaTopology)
     assert run.params.model_dump(exclude=untouched) == profile.model_dump(exclude=untouched)
@@ -98,8 +138,12 @@ def test_two_models_never_share_their_files(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_leaves_out_what_the_profile_stage_does_not_read() -> None:
-    (params,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pythia_profile"]["params"]
-    read = {name.removeprefix("pythia_topology.") for name in next(iter(params.values())) if "." in name}
+    (params,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pythia_profile"][
+        "params"
+    ]
+    read = {
+        name.removeprefix("pythia_topology.") for name in next(iter(params.values())) if "." in name
+    }
     assert set(PythiaTopology.model_fields) - READ_LATER == read
 
 
@@ -116,7 +160,20 @@ def test_the_fingerprint_changes_with_what_scores_depend_on_and_with_nothing_els
 
 # The paper's profile, with small models in a hub cache under the real names and commits
 
-SHRUNK = ["--n_sequences", 16, "--seq_len", 64, "--period", 12, "--lag_values", 1, 2, 8, "--split_lag", 2]
+SHRUNK = [
+    "--n_sequences",
+    16,
+    "--seq_len",
+    64,
+    "--period",
+    12,
+    "--lag_values",
+    1,
+    2,
+    8,
+    "--split_lag",
+    2,
+]
 SHRUNK += ["--bootstrap_resamples", 100, "--permutation_draws", 1000, "--threads", 1]
 
 
@@ -132,9 +189,13 @@ def paper(random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tokenizer = small_project.corpus_tokenizer(folder / "data" / "corpus")
     for name, layers in (("pythia-410m", 3), ("pythia-1b", 2)):
         # Pythia embeds more ids than its tokenizer has
-        model = small_project.random_model(layers=layers, seed=1, vocab=640, max_position_embeddings=256)
+        model = small_project.random_model(
+            layers=layers, seed=1, vocab=640, max_position_embeddings=256
+        )
         files = small_project.save_model(tmp_path / name, model, tokenizer)
-        small_project.seed_hub(tmp_path / "cache", models[name]["repo"], models[name]["revision"], files)
+        small_project.seed_hub(
+            tmp_path / "cache", models[name]["repo"], models[name]["revision"], files
+        )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.chdir(folder)
@@ -147,13 +208,20 @@ def test_the_papers_models_run_under_their_real_names(paper: Path) -> None:
     out = paper / "outputs" / "pythia_topology"
     arrays = load_arrays(out / "scores_pythia-410m.npz")
     assert arrays["prefix_matching"].shape == (3, 4)
-    assert {"names/prefix_matching", "natural_repeats/prefix_matching", "spaced_pairs/prefix_matching"} <= set(arrays)
+    assert {
+        "names/prefix_matching",
+        "natural_repeats/prefix_matching",
+        "spaced_pairs/prefix_matching",
+    } <= set(arrays)
     said = induct("crosssize", "--models", "pythia-410m", "pythia-1b", *SHRUNK)
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines()[-1].startswith("stable relative depth: ")
     report = load_json(out / "cross_size.json")
     assert set(report["models"]) == {"pythia-410m", "pythia-1b"}
-    hashes = [load_json(out / f"profile_{name}.json")["prompts_hash"] for name in ("pythia-410m", "pythia-1b")]
+    hashes = [
+        load_json(out / f"profile_{name}.json")["prompts_hash"]
+        for name in ("pythia-410m", "pythia-1b")
+    ]
     assert hashes[0] == hashes[1]
     assert (out / "cross_size_overlay.png").is_file()
 
@@ -169,7 +237,12 @@ def test_the_papers_other_models_are_named_with_their_commit_where_no_hub_answer
 
 def test_the_papers_settings_are_the_seeds() -> None:
     params = read_section("pythia_topology", PythiaTopology, str(ROOT / "profiles" / "paper.yaml"))
-    assert (params.n_sequences, params.seq_len, params.batch_size, params.period) == (400, 256, 8, 50)
+    assert (params.n_sequences, params.seq_len, params.batch_size, params.period) == (
+        400,
+        256,
+        8,
+        50,
+    )
     assert (params.high_score_quantile, params.causal_top_k) == (0.9, 3)
     assert params.models == ("pythia-410m", "pythia-1b")
     assert np.all(np.array(params.lag_values) + 4 <= params.seq_len)

@@ -1,0 +1,96 @@
+"""The headline numbers of the studies: what a reader takes home, each with its interval and n.
+
+A study's room `answers` reads its metrics files and names a handful of numbers. `write` puts them
+beside the metrics; `merge` takes all values into one flat file, DVC's only metrics.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from interp_core.errors import InputError
+from interp_core.files.artifacts import load_json, save_json
+from interp_core.files.params import project_root
+
+FILE = "answers.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One number, as its metrics file has it. Without a value or an interval `says` tells why."""
+
+    name: str  # words joined by underscores; a model's name may follow
+    value: int | float | None
+    low: int | float | None  # ends of the interval, 95 % unless `says` has another level
+    high: int | float | None
+    n: int  # how many units the interval is over
+    unit: str  # texts, prompts, trainings ...
+    says: str  # what the number is, in one phrase
+
+
+def ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
+    """Both ends of an interval, or two Nones where a report has none."""
+    return (None, None) if interval is None else (interval[0], interval[1])
+
+
+def only_file(folder: Path, pattern: str) -> Path:
+    """The one file of a stage, found without its models' names. InputError when it is not one."""
+    found = sorted(folder.glob(pattern))
+
+    if not found:
+        raise InputError(f"{folder / pattern} is missing: run the command that writes it first")
+
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found[:2])
+        raise InputError(f"{folder} holds {names}: delete the one of another run")
+
+    return found[0]
+
+
+def write(study: str, read: Callable[[Path], list[Answer]], out: Path | None) -> None:
+    """A study's answers, read from its metrics, into `answers.json` of its folder."""
+    folder = out or project_root() / "data" / study
+    answers = read(folder / "metrics")
+
+    save_json(folder / FILE, to_json(answers))
+    click.echo(f"{folder / FILE}: {len(answers)} answers")
+
+
+def merge(data: Path) -> None:
+    """The values of every study by name, into `answers.json` of the data folder.
+
+    Intervals stay in the studies' own files: as metrics they were three more lines a number.
+    """
+    found = of_studies(data)
+    values = {study: {one.name: one.value for one in answers} for study, answers in found.items()}
+
+    save_json(data / FILE, values)
+    click.echo(f"{data / FILE}: {sum(map(len, values.values()))} answers")
+
+
+def of_studies(data: Path) -> dict[str, list[Answer]]:
+    """Every study's answers, by the names of their folders. InputError where there are none."""
+    studies = sorted(folder.parent for folder in data.glob("*/metrics"))
+
+    if not studies:
+        raise InputError(f"no study has metrics in {data}: run the pipeline first (`dvc repro`)")
+
+    return {study.name: from_json(load_json(study / FILE)) for study in studies}
+
+
+def to_json(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    """By name, in order."""
+    entries = {answer.name: asdict(answer) for answer in answers}
+
+    for entry in entries.values():
+        del entry["name"]
+
+    return entries
+
+
+def from_json(content: Mapping[str, Mapping[str, Any]]) -> list[Answer]:
+    """The inverse of to_json."""
+    return [Answer(name, **entry) for name, entry in content.items()]

@@ -1,0 +1,151 @@
+"""Your answers beside the committed ones: the same, or how far off and on which side."""
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from interp_core.console.answers import FILE, Answer, from_json
+
+Answers = Mapping[str, list[Answer]]  # by study
+Row = tuple[str, ...]
+
+
+def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
+    """The answers of the last commit, study by study; none for what it lacks, or without git."""
+    texts = {study: _at_head(data, f"{study}/{FILE}") for study in studies}
+    return {study: from_json(json.loads(text)) for study, text in texts.items() if text is not None}
+
+
+def table(yours: Answers, theirs: Answers) -> list[str]:
+    """Every number on a line, studies in blocks; the last line counts the verdicts.
+
+    Where nothing is committed it lists yours with their intervals, and the last line says so.
+    """
+    if not theirs:
+        headings = ("", "yours [interval]", "n")
+        blocks = {study: [_alone(one) for one in answers] for study, answers in yours.items()}
+        last = f"nothing to compare with: git's last commit has no {FILE}"
+        return [*_lines(headings, blocks), last]
+
+    headings = ("", "yours", "committed [interval]", "n", "")
+    blocks = {study: _beside(answers, theirs.get(study, [])) for study, answers in yours.items()}
+    verdicts = [row[-1] for rows in blocks.values() for row in rows]
+    return [*_lines(headings, blocks), _counted(verdicts)]
+
+
+def verdict(mine: Answer, its: Answer) -> str:
+    """`same`, or the difference and whether yours lies inside the committed interval."""
+    if (mine.value, mine.low, mine.high, mine.n) == (its.value, its.low, its.high, its.n):
+        return "same"
+
+    if mine.value is None or its.value is None:
+        return "now none" if mine.value is None else "was none"
+
+    if mine.value == its.value:
+        return "interval moved"
+
+    difference = f"{mine.value - its.value:+.3g}"
+
+    if its.low is None or its.high is None:
+        return difference
+
+    return f"{difference} {'inside' if its.low <= mine.value <= its.high else 'outside'}"
+
+
+def shown(answer: Answer, *, interval: bool) -> str:
+    """`0.52 [0.49, 0.55]`, or the value alone; rounded as the interval allows."""
+    decimals = _decimals(answer)
+    value = "none" if answer.value is None else f"{answer.value:.{decimals}f}"
+
+    if not interval or answer.low is None or answer.high is None:
+        return value
+
+    return f"{value} [{answer.low:.{decimals}f}, {answer.high:.{decimals}f}]"
+
+
+def _decimals(answer: Answer) -> int:
+    """Two digits of the interval's width; three of the value where there is no width."""
+    width = 0.0 if answer.low is None or answer.high is None else answer.high - answer.low
+
+    if width > 0:
+        return max(0, 1 - math.floor(math.log10(width)))
+
+    if not answer.value:
+        return 0
+
+    return max(0, 2 - math.floor(math.log10(abs(answer.value))))
+
+
+def _beside(yours: Sequence[Answer], theirs: Sequence[Answer]) -> list[Row]:
+    """One study: what both have, what only you have, what only the commit has."""
+    before = {answer.name: answer for answer in theirs}
+    mine = {answer.name for answer in yours}
+    rows = []
+
+    for answer in yours:
+        its = before.get(answer.name)
+        value = shown(answer, interval=False)
+
+        if its is None:
+            rows.append((_words(answer), value, "", _n(answer), "new"))
+        else:
+            word = verdict(answer, its)
+            rows.append((_words(answer), value, shown(its, interval=True), _n(its), word))
+
+    gone = [its for its in theirs if its.name not in mine]
+    return [*rows, *((_words(its), "", shown(its, interval=True), _n(its), "gone") for its in gone)]
+
+
+def _alone(answer: Answer) -> Row:
+    return _words(answer), shown(answer, interval=True), _n(answer)
+
+
+def _words(answer: Answer) -> str:
+    return answer.name.replace("_", " ")
+
+
+def _n(answer: Answer) -> str:
+    return f"{answer.n} {answer.unit}"
+
+
+def _lines(headings: Row, blocks: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Columns as wide as their longest cell, the studies' names above their blocks."""
+    everything = [headings, *(row for rows in blocks.values() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
+
+    def line(row: Row) -> str:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        return f"  {'  '.join(cells)}".rstrip()
+
+    lines = [line(headings)]
+    for study, rows in blocks.items():
+        lines += [study, *map(line, rows)]
+
+    return lines
+
+
+def _counted(verdicts: Sequence[str]) -> str:
+    kinds = {
+        "the same": [word for word in verdicts if word == "same"],
+        "inside the committed interval": [word for word in verdicts if word.endswith(" inside")],
+        "outside": [word for word in verdicts if word.endswith(" outside")],
+    }
+    counts = {kind: len(words) for kind, words in kinds.items()}
+    counts["without a verdict"] = len(verdicts) - sum(counts.values())
+
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"{len(verdicts)} answers: {told}"
+
+
+def _at_head(data: Path, name: str) -> str | None:
+    """A file of the last commit; None where git, the repository or the file is missing."""
+    command = ["git", "show", f"HEAD:./{name}"]
+
+    try:
+        done = subprocess.run(command, cwd=data, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+
+    return done.stdout if done.returncode == 0 else None

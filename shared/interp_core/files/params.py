@@ -1,0 +1,162 @@
+"""A profile (profiles/*.yaml) as frozen, checked parameters."""
+
+import difflib
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from interp_core.errors import InputError
+
+
+class Params(BaseModel):
+    """Base of every section of a profile: unknown keys are errors, values never change after
+    reading.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+P = TypeVar("P", bound=Params)
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def _fits_a_file(name: str) -> str:
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError(
+            "becomes a file's name: letters, digits, `-`, `_` and `.` alone, not beginning with a dot"
+        )
+    return name
+
+
+# Any key or value that becomes part of a path. A name with a slash in it would be somebody's
+# folder.
+FileName = Annotated[str, AfterValidator(_fits_a_file)]
+
+
+def file_name(name: Any, *, where: str) -> str:
+    """The name itself, where it may be a file's.
+
+    InputError, beginning with `where`, for anything else.
+    """
+    try:
+        return _fits_a_file(str(name))
+    except ValueError as problem:
+        raise InputError(f"{where}: {name!r} {problem}") from None
+
+
+def project_root() -> Path:
+    """The project's folder: the nearest one above the working directory, else the one this file is
+    installed from.
+    """
+    here = Path.cwd()
+    for folder in [here, *here.parents, *Path(__file__).resolve().parents]:
+        if (folder / "params.yaml").is_file() and (folder / "profiles").is_dir():
+            return folder
+    raise InputError(
+        f"no params.yaml beside a profiles folder in {here} or above it; run inside the project's folder"
+    )
+
+
+def profile_path(profile: str | None = None) -> Path:
+    """The file of a profile: a name in profiles/, a path to a .yaml, or (None) the one that
+    params.yaml names.
+    """
+    if profile is None:
+        root = project_root()
+        chosen = read_yaml(root / "params.yaml").get("profile")
+        if not isinstance(chosen, str):
+            raise InputError(f"{root / 'params.yaml'}: needs one line, `profile: NAME`")
+        profile = chosen
+    path = (
+        Path(profile)
+        if profile.endswith((".yaml", ".yml"))
+        else project_root() / "profiles" / f"{profile}.yaml"
+    )
+    if not path.is_file():
+        known = sorted(p.stem for p in (path.parent).glob("*.yaml"))
+        raise InputError(f"no profile {path}; known here: {', '.join(known) or 'none'}")
+    return path
+
+
+def profile_name(profile: str) -> str:
+    """What a profile's experiments are called: its file without the ending, dots of the name kept."""
+    return profile_path(profile).stem
+
+
+def read_section(section: str, schema: type[P], profile: str | None = None, **overrides: Any) -> P:
+    """One section of a profile, checked against its schema; overrides that are not None replace its
+    top-level keys.
+
+    Raises InputError naming the file, the key and, for a misspelt key, the nearest right one; for
+    an override it names the option instead of the file.
+    """
+    path = profile_path(profile)
+    content = read_yaml(path)
+    if section not in content:
+        raise InputError(f"{path}: has no section `{section}`{nearest(section, list(content))}")
+    if not isinstance(content[section], dict):
+        raise InputError(f"{path}: section `{section}` holds no keys")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return check(schema, content[section] | given, where=f"{path}: {section}", options=tuple(given))
+
+
+def check(schema: type[P], values: Any, *, where: str, options: Collection[str] = ()) -> P:
+    """Validate values against a schema; InputError in one line for the first thing that is wrong.
+
+    `options` are the keys whose values were given on the command line.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as problem:
+        # A misspelt key is also a missing one: name the spelling first.
+        first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        # A key of a mapping that is wrong itself has one part more, pydantic's own word for it.
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        if first["type"] == "extra_forbidden":
+            names = _fields_at(schema, first["loc"][:-1])
+            raise InputError(
+                f"{where}: unknown key `{key}`{nearest(str(first['loc'][-1]), names)}"
+            ) from None
+        message = first["msg"].removeprefix("Value error, ")
+        if not key:
+            raise InputError(f"{where}: {message}") from None
+        given = "" if first["type"] == "missing" else f", got {str(first['input'])[:80]!r}"
+        if first["loc"][0] in options:
+            raise InputError(
+                f"--{str(first['loc'][0]).replace('_', '-')}: {message}{given}"
+            ) from None
+        raise InputError(f"{where}: `{key}`: {message}{given}") from None
+
+
+def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the (nested) schema that a validation location points into."""
+    fields = schema.model_fields
+    for part in location:
+        inner = fields[part].annotation if part in fields else None
+        for candidate in [inner, *getattr(inner, "__args__", ())]:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                fields = candidate.model_fields
+                break
+    return list(fields)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or else all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else f"; known here: {', '.join(known)}"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file. InputError when it is not one."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as problem:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no sections")
+    return content

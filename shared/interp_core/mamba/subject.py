@@ -1,0 +1,161 @@
+"""Mamba as a subject: a plain Hugging Face module whose mixers run on selective_scan, with its
+activations by name.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_core.errors import InputError
+from interp_core.mamba.selective_scan import fast_scan, mamba_mixers
+from interp_core.models.native import fold_norm, hooked, norm_divisor
+from interp_core.models.sites import MAMBA_TAPS, Site
+from interp_core.models.subject import HeadWeights, Observer, Subject
+
+UNBOUNDED = 2**31 - 1  # tokens: a scan has no longest sequence
+
+
+@dataclass(frozen=True, eq=False)
+class MambaSubject(Subject):
+    """A Mamba-1 language model. It has channels and states where transformers have heads."""
+
+    _stock: list[bool] = field(default_factory=lambda: [False], repr=False)
+
+    @property
+    def n_heads(self) -> int:
+        """A Mamba has none: InputError."""
+        return self._no_heads()
+
+    @property
+    def d_inner(self) -> int:
+        """Channels of a layer's inner stream."""
+        return int(self.config.intermediate_size)
+
+    @property
+    def d_state(self) -> int:
+        """States of a channel."""
+        return int(self.config.state_size)
+
+    @property
+    def d_conv(self) -> int:
+        """Taps of the convolution; the last one reads the position itself."""
+        return int(self.config.conv_kernel)
+
+    @property
+    def n_ctx(self) -> int:
+        return UNBOUNDED
+
+    def mixer(self, layer: int) -> Any:
+        """A layer's mixer: in_proj, conv1d, x_proj, dt_proj, A_log, D, out_proj."""
+        return self.model.get_submodule(f"backbone.layers.{layer}.mixer")
+
+    @contextmanager
+    def stock(self) -> Iterator[None]:
+        """Inside the block the model runs its authors' own code instead of selective_scan."""
+        before, self._stock[0] = self._stock[0], True
+        try:
+            yield
+        finally:
+            self._stock[0] = before
+
+    def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
+        return self._run(input_ids=ids)
+
+    def suffix(
+        self, residual: Float[Tensor, "batch position d_model"], first: int
+    ) -> Float[Tensor, "batch position d_model"]:
+        """What trunk gives when the residual stream before layer `first` is this one."""
+        backbone: Any = self.model.base_model
+        with self._scan():
+            for block in backbone.layers[first:]:
+                residual = block(residual)
+            return backbone.norm_f(residual)
+
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+        head: Any = self.model.get_output_embeddings()
+        return head(hidden.to(head.weight.dtype)).float()
+
+    @contextmanager
+    def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        if site.name not in MAMBA_TAPS:
+            raise InputError(
+                f"{self.name} is a Mamba: it has no {site}; sites are {', '.join(MAMBA_TAPS)}"
+            )
+        if not 0 <= site.layer < self.n_layers:
+            raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
+        tap = MAMBA_TAPS[site.name]
+        with hooked(
+            self.model.get_submodule(tap.module.format(layer=site.layer)), tap.side, function
+        ):
+            yield
+
+    @torch.no_grad()
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        weight: Any = self.model.get_input_embeddings().weight
+        return weight.float()
+
+    @torch.no_grad()
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
+        head: Any = self.model.get_output_embeddings()
+        return fold_norm(self.model.get_submodule("backbone.norm_f"), head.weight.float().T)
+
+    @contextmanager
+    def final_scale(self) -> Iterator[list[Tensor]]:
+        scales: list[Tensor] = []
+        norm = self.model.get_submodule("backbone.norm_f")
+        handle = norm.register_forward_pre_hook(
+            lambda module, args: scales.append(norm_divisor(module, args[0]))
+        )
+        try:
+            yield scales
+        finally:
+            handle.remove()
+
+    def observing(
+        self, observer: Observer, layers: list[int] | None = None
+    ) -> AbstractContextManager[None]:
+        return self._no_heads()
+
+    def freezing_attention(
+        self, ids: Int[Tensor, "batch position"]
+    ) -> AbstractContextManager[None]:
+        return self._no_heads()
+
+    def head_weights(self, layer: int) -> HeadWeights:
+        return self._no_heads()
+
+    def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        return self._no_heads()
+
+    def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
+        return self._no_heads()
+
+    def _run(self, **inputs: Any) -> Float[Tensor, "batch position d_model"]:
+        with self._scan():
+            return self.model.base_model(**inputs, use_cache=False).last_hidden_state
+
+    def _scan(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._stock[0] else fast_scan(self.model)
+
+    def _no_heads(self) -> NoReturn:
+        raise InputError(
+            f"{self.name} is a Mamba: it has no attention heads; this needs a transformer"
+        )
+
+
+def as_mamba(subject: Subject) -> MambaSubject:
+    """The subject, known to be a Mamba.
+
+    InputError, naming what it is, when it is something else.
+    """
+    if not isinstance(subject, MambaSubject):
+        raise InputError(
+            f"{subject.name} is a {subject.config.model_type}, not a Mamba (model_type mamba)"
+        )
+    mamba_mixers(subject.model)
+    return subject

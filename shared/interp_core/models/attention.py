@@ -1,0 +1,225 @@
+"""Fused attention that can be watched: single entries of the pattern without ever building [batch,
+head, T, T].
+
+The model runs a fused kernel that also returns the log-sum-exp of every row of scores. Any entry of the pattern is then
+    pattern[t, s] = exp(q_t . k_s * scale + mask[t, s] - logsumexp_t)
+(Dao et al. 2022, FlashAttention, keep the same number for their backward pass). It is put under a Hugging Face model as
+an attention implementation of its own, so it sees q and k exactly as attention uses them, after rotary.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IMPLEMENTATION = "induction_lab"
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One layer's attention as it ran: queries, keys and values, and the log-sum-exp of each row of
+    scores.
+    """
+
+    query: Float[Tensor, "batch head position d_head"]
+    key: Float[Tensor, "batch kv_head key d_head"]
+    value: Float[Tensor, "batch kv_head key d_head"]
+    logsumexp: Float[Tensor, "batch head position"]
+    scaling: float
+    mask: Tensor | None
+
+    def entries(
+        self,
+        batch: Int[Tensor, " entry"],
+        query: Int[Tensor, " entry"],
+        keys: Int[Tensor, "kind entry"],
+    ) -> Float[Tensor, "kind entry head"]:
+        """Attention paid by (batch, query) to each of `keys`, in [0, 1]; keys must not lie after
+        their query.
+        """
+        q = self.query[batch, :, query].float() * self.scaling
+        lse = self.logsumexp[batch, :, query]
+        group = q.shape[1] // self.key.shape[1]
+        kinds = []
+        for key in keys:
+            k = self.key[batch, :, key].float().repeat_interleave(group, dim=1)
+            kinds.append(torch.exp((q * k).sum(-1) + self._bias(batch, query, key) - lse))
+        return torch.stack(kinds)
+
+    def values(
+        self, batch: Int[Tensor, " entry"], position: Int[Tensor, " entry"]
+    ) -> Float[Tensor, "entry head d_head"]:
+        """Value vectors, once per query head."""
+        v = self.value[batch, :, position]
+        return v.repeat_interleave(self.query.shape[1] // v.shape[1], dim=1)
+
+    def pattern(self) -> Float[Tensor, "batch head query key"]:
+        """The whole pattern: quadratic in length, for drawing and for tests."""
+        group = self.query.shape[1] // self.key.shape[1]
+        keys = self.key.float().repeat_interleave(group, dim=1)
+        scores = self.query.float() @ keys.transpose(-1, -2) * self.scaling
+        return torch.exp(scores + _additive(self.mask, scores) - self.logsumexp[..., None])
+
+    def _bias(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor | float:
+        if self.mask is None:
+            return 0.0
+        mask = self.mask.expand(self.query.shape[0], -1, -1, -1)
+        entry = mask[batch, :, query, key]
+        return torch.where(entry, 0.0, -torch.inf) if entry.dtype == torch.bool else entry
+
+
+Edit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Observer = Callable[[AttentionCall], None]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What to do when an attention module runs: edit q, k, v (head axis second), then look at the
+    call.
+    """
+
+    edit: Edit | None = None
+    observe: Observer | None = None
+
+
+_WATCHES: "WeakKeyDictionary[nn.Module, list[Watch]]" = WeakKeyDictionary()
+
+
+@contextmanager
+def watching(model: "PreTrainedModel", watches: dict[nn.Module, Watch]) -> Iterator[None]:
+    """Run the given attention modules of `model` watched inside the block; everything is as before
+    after it.
+    """
+    _register()
+    before = model.config._attn_implementation or "sdpa"
+    for module, watch in watches.items():
+        _WATCHES.setdefault(module, []).append(watch)
+    try:
+        model.set_attn_implementation(IMPLEMENTATION)
+        yield
+    finally:
+        for module, watch in watches.items():
+            # By identity: two watches may compare equal.
+            _WATCHES[module] = [kept for kept in _WATCHES[module] if kept is not watch]
+            if not _WATCHES[module]:
+                del _WATCHES[module]
+        model.set_attn_implementation(before)
+
+
+def fused_attention(
+    query: Float[Tensor, "batch head position d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_head"],
+    mask: Tensor | None,
+    scaling: float,
+) -> tuple[Float[Tensor, "batch head position d_head"], Float[Tensor, "batch head position"]]:
+    """Causal attention (mask None) or masked attention, and the log-sum-exp of each row of scaled
+    scores.
+
+    CPU: the flash kernel; CUDA: the memory-efficient one; elsewhere, and for shapes they refuse:
+    rows in blocks.
+    """
+    aten = torch.ops.aten
+    causal = mask is None
+    if (
+        query.device.type == "cpu"
+        and query.shape[-1] == value.shape[-1]
+        and (causal or mask.dtype != torch.bool)
+    ):
+        return aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
+        )
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    if query.device.type == "cuda" and causal:
+        out, lse, *_ = aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, 0.0, True, scale=scaling
+        )
+        return out, lse[..., : query.shape[2]]
+    return _attention_in_blocks(query, key, value, mask, scaling)
+
+
+def _attention_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, rows: int = 128
+) -> tuple[Tensor, Tensor]:
+    length = key.shape[2]
+    later = torch.arange(length, device=key.device)
+    outs, sums = [], []
+    for start in range(0, query.shape[2], rows):
+        scores = (query[:, :, start : start + rows] @ key.transpose(-1, -2)).float() * scaling
+        if mask is None:
+            position = torch.arange(start, start + scores.shape[2], device=key.device)
+            scores = scores.masked_fill(later > position[:, None], -torch.inf)
+        else:
+            scores = scores + _additive(mask[:, :, start : start + rows], scores)
+        total = torch.logsumexp(scores, dim=-1)
+        # A row that may look nowhere (left padding) attends to nothing instead of being
+        # not-a-number.
+        sums.append(total.masked_fill(total == -torch.inf, 0.0))
+        outs.append(torch.exp(scores - sums[-1][..., None]).to(value.dtype) @ value)
+    return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
+
+
+def _additive(mask: Tensor | None, scores: Tensor) -> Tensor:
+    if mask is None:
+        length = scores.shape[-1]
+        ahead = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+        return torch.zeros(length, length, device=scores.device).masked_fill(ahead, -torch.inf)
+    return torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask
+
+
+def _attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: plain fused attention where nobody watches."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    watches = _WATCHES.get(module, [])
+    for watch in watches:
+        if watch.edit is not None:
+            query, key, value = watch.edit(query, key, value)
+    if all(watch.observe is None for watch in watches):
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scale,
+            **kwargs,  # pyright: ignore[reportArgumentType]
+        )
+    out, logsumexp = fused_attention(query, key, value, attention_mask, scale)
+    call = AttentionCall(query, key, value, logsumexp, scale, attention_mask)
+    for watch in watches:
+        if watch.observe is not None:
+            watch.observe(call)
+    return rearrange(out, "batch head position d_head -> batch position head d_head"), None
+
+
+@cache
+def _register() -> None:
+    """Tell transformers of the implementation, once, when a model of its kind is first watched:
+    seconds of imports.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(IMPLEMENTATION, _attention_forward)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

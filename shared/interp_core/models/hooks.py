@@ -1,0 +1,181 @@
+"""Read and edit activations by name inside a `with` block; nothing is left behind after it.
+
+    with capture(subject, [Site(5, "attn.z")]) as seen:
+        subject.logits(ids)
+    seen[Site(5, "attn.z")]                       # [batch, position, head, d_head]
+
+    with intervene(subject, {Site(5, "attn.z"): zero(heads=[1])}):
+        subject.logits(ids)
+
+A site that never fires, an edit whose result nobody reads, and an edit that changes a shape are
+errors (HookError): each would otherwise be a silent null result.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from interp_core.models.sites import Site
+
+if TYPE_CHECKING:
+    from interp_core.models.subject import Subject
+
+Edit = Callable[[Tensor], Tensor]
+
+
+class HookError(RuntimeError):
+    """A read or an edit that did not do what its author believes."""
+
+
+@contextmanager
+def capture(
+    subject: "Subject", sites: Iterable[Site], *, detach: bool = True
+) -> Iterator[dict[Site, Tensor]]:
+    """Collect activations of the last forward pass inside the block, by site.
+
+    detach=False keeps them in the autograd graph. HookError after the block for a site that never
+    fired.
+    """
+    seen: dict[Site, Tensor] = {}
+    with ExitStack() as stack:
+        wanted = list(sites)
+        for site in wanted:
+
+            def keep(activation: Tensor, site: Site = site) -> None:
+                value = _Watched.look(activation)
+                seen[site] = value.detach() if detach else value
+
+            stack.enter_context(subject.attach(site, keep))
+        yield seen
+    _all_fired(wanted, seen)
+
+
+@contextmanager
+def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
+    """Replace activations by what their edits return, in every forward pass inside the block.
+
+    An edit gets the activation (axes as in sites.py) and returns a tensor of the same shape, type
+    and device; it must not write into what it gets. HookError at once for a read-only site or a
+    changed shape, and after the block for a site that never fired or an edited activation that no
+    operation read.
+    """
+    fired: set[Site] = set()
+    unread: set[Site] = set()
+    with ExitStack() as stack:
+        for site, edit in edits.items():
+            if site.name == "attn.pattern" and not subject.pattern_is_editable:
+                raise HookError(
+                    f"{site}: nothing reads an edited pattern; edit attn.rot_q, attn.rot_k or attn.z"
+                )
+
+            def replace(activation: Tensor, site: Site = site, edit: Edit = edit) -> Tensor:
+                edited = edit(activation)
+                _same_kind(site, activation, edited)
+                fired.add(site)
+                unread.add(site)
+                return _Watched.watch(edited, lambda: unread.discard(site))
+
+            stack.enter_context(subject.attach(site, replace))
+        yield
+    _all_fired(edits, fired)
+    if unread:
+        raise HookError(
+            f"nothing read the edited {_listed(unread)}: the model does not use this activation"
+        )
+
+
+def zero(heads: Sequence[int]) -> Edit:
+    """Zero ablation: the heads' vectors become 0. For sites with a head axis."""
+    return lambda z: _with_heads(z, heads, torch.zeros_like(z[..., list(heads), :]))
+
+
+def replace_by(heads: Sequence[int], source: Tensor) -> Edit:
+    """Mean, resample or patch: the heads' vectors become those of `source`, which broadcasts to the
+    activation.
+    """
+    return lambda z: _with_heads(
+        z, heads, source[..., list(heads), :].expand(*z.shape[:-2], len(heads), z.shape[-1])
+    )
+
+
+def _with_heads(z: Tensor, heads: Sequence[int], vectors: Tensor) -> Tensor:
+    edited = z.clone()
+    edited[..., list(heads), :] = vectors.to(z.dtype)
+    return edited
+
+
+def _all_fired(wanted: Iterable[Site], fired: Iterable[Site]) -> None:
+    if missing := set(wanted) - set(fired):
+        raise HookError(
+            f"{_listed(missing)} never fired: the model's forward pass does not go through it"
+        )
+
+
+def _same_kind(site: Site, before: Tensor, after: Tensor) -> None:
+    for what in ("shape", "dtype", "device"):
+        if getattr(before, what) != getattr(after, what):
+            raise HookError(
+                f"{site}: the edit changed {what} from {getattr(before, what)} to {getattr(after, what)}"
+            )
+
+
+def _listed(sites: Iterable[Site]) -> str:
+    return ", ".join(str(site) for site in sorted(sites))
+
+
+_METADATA: set[Any] = {
+    getattr(torch.Tensor, name).__get__
+    for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")
+} | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.stride, torch.Tensor.is_floating_point}
+
+
+# Another shape of the same values is not a use of them: adapters between a module's axes and a
+# site's do only this.
+_VIEWS: set[Any] = {
+    getattr(torch.Tensor, name)
+    for name in ("flatten", "reshape", "view", "transpose", "permute", "unsqueeze", "contiguous")
+}
+
+
+class _Watched(Tensor):
+    """A tensor that reports the first operation that reads its values, and is an ordinary tensor
+    from there on.
+    """
+
+    on_read: Callable[[], None]
+    plain: (
+        Tensor  # what operations get: the tensor itself, so that gradients by it can be asked for
+    )
+
+    @classmethod
+    def watch(cls, tensor: Tensor, on_read: Callable[[], None]) -> "_Watched":
+        watched = tensor.as_subclass(cls)
+        watched.on_read, watched.plain = on_read, tensor
+        return watched
+
+    @staticmethod
+    def look(tensor: Tensor) -> Tensor:
+        """The tensor without its watch; looking does not count as reading."""
+        return tensor.plain if isinstance(tensor, _Watched) else tensor
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func in _METADATA:
+                return func(*args, **(kwargs or {}))
+            if func in _VIEWS and isinstance(args[0], _Watched):
+                return cls.watch(func(args[0].plain, *args[1:], **(kwargs or {})), args[0].on_read)
+            return func(*tree_map(cls._read, args), **tree_map(cls._read, kwargs or {}))
+
+    @staticmethod
+    def _read(value: Any) -> Any:
+        if isinstance(value, _Watched):
+            value.on_read()
+            return value.plain
+        return value

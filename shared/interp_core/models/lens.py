@@ -1,0 +1,250 @@
+"""Every other decoder that TransformerLens knows, through its TransformerBridge: slower, same
+results, same names.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_core.errors import InputError
+from interp_core.models.sites import Site
+from interp_core.models.subject import HeadWeights, Observer, Subject
+
+HOOKS = {
+    "resid_pre": ("hook_resid_pre", "hook_in"),
+    "resid_post": ("hook_resid_post", "hook_out"),
+    "attn_out": ("hook_attn_out", "attn.hook_out"),
+    "mlp_out": ("hook_mlp_out", "mlp.hook_out"),
+    "attn.z": ("attn.hook_z", "attn.o.hook_in"),
+    "attn.rot_q": ("attn.hook_rot_q", "attn.hook_q", "attn.q.hook_out"),
+    "attn.rot_k": ("attn.hook_rot_k", "attn.hook_k", "attn.k.hook_out"),
+    "attn.v": ("attn.hook_v", "attn.v.hook_out"),
+    "attn.pattern": ("attn.hook_pattern",),
+}
+
+
+def boot(model: Any, tokenizer: Any, name: str) -> Any:
+    """TransformerLens's bridge over `model`, which it takes over: wrap a copy where the module is
+    still needed.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    if tokenizer is None:
+        tokenizer = _nameless_tokenizer(int(model.config.vocab_size))
+    with torch.no_grad():
+        bridge = TransformerBridge.boot_transformers(
+            name,
+            hf_model=model,
+            tokenizer=tokenizer,
+            device=model.device,
+            dtype=model.dtype,
+            trust_remote_code=False,
+        )
+    bridge.eval()
+    return bridge
+
+
+def _nameless_tokenizer(vocab_size: int) -> Any:
+    """The bridge asks a hub for a tokenizer unless it gets one: ids as words, for models that have
+    none.
+    """
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="0", eos_token="0", pad_token="0"
+    )
+    tokenizer.init_kwargs |= {"name_or_path": "ids", "add_bos_token": True}
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class PatternRows:
+    """One layer's whole pattern and values: what TransformerLens has instead of log-sum-exps."""
+
+    pattern: Float[Tensor, "batch head query key"]
+    value: Float[Tensor, "batch position kv_head d_head"]
+
+    def entries(
+        self,
+        batch: Int[Tensor, " entry"],
+        query: Int[Tensor, " entry"],
+        keys: Int[Tensor, "kind entry"],
+    ) -> Float[Tensor, "kind entry head"]:
+        """Attention paid by (batch, query) to each of `keys`."""
+        return torch.stack([self.pattern[batch, :, query, key].float() for key in keys])
+
+    def values(
+        self, batch: Int[Tensor, " entry"], position: Int[Tensor, " entry"]
+    ) -> Float[Tensor, "entry head d_head"]:
+        """Value vectors, once per query head."""
+        v = self.value[batch, position]
+        return v.repeat_interleave(self.pattern.shape[1] // v.shape[1], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class BridgeSubject(Subject):
+    """A decoder run through TransformerLens: eager attention, patterns materialised one layer at a
+    time.
+    """
+
+    pattern_is_editable = True
+
+    @cached_property
+    def bridge(self) -> Any:
+        """The booted bridge; it owns `model` from here on."""
+        return boot(self.model, self.tokenizer, self.name)
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def n_heads(self) -> int:
+        return int(self.bridge.cfg.n_heads)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.bridge.cfg.d_model)
+
+    @property
+    def d_head(self) -> int:
+        return int(self.bridge.cfg.d_head)
+
+    @property
+    def n_ctx(self) -> int:
+        return int(self.bridge.cfg.n_ctx)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.bridge.cfg.device)
+
+    def logits(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position vocab"]:
+        return self.bridge(ids)
+
+    def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
+        seen: list[Tensor] = []
+        with self._hooked(
+            self._hook("ln_final.hook_out", "unembed.hook_in"), lambda x: seen.append(x)
+        ):
+            self.bridge(ids)
+        return seen[0]
+
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+        return self.bridge.unembed(hidden)
+
+    @contextmanager
+    def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        if not 0 <= site.layer < self.n_layers:
+            raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
+        hooks = HOOKS[site.name]
+        if (
+            site.name in ("attn.rot_q", "attn.rot_k")
+            and self.bridge.cfg.positional_embedding_type == "rotary"
+        ):
+            hooks = hooks[:1]  # the others come before the rotation
+        names = tuple(f"blocks.{site.layer}.{hook}" for hook in hooks)
+        with self._hooked(self._hook(*names), function):
+            yield
+
+    @contextmanager
+    def observing(self, observer: Observer, layers: list[int] | None = None) -> Iterator[None]:
+        values: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for layer in range(self.n_layers) if layers is None else layers:
+
+                def value(v: Tensor, layer: int = layer) -> None:
+                    values[layer] = v
+
+                def pattern(p: Tensor, layer: int = layer) -> None:
+                    observer(layer, PatternRows(p, values.pop(layer)))
+
+                stack.enter_context(self.attach(Site(layer, "attn.v"), value))
+                stack.enter_context(self.attach(Site(layer, "attn.pattern"), pattern))
+            yield
+
+    @contextmanager
+    def freezing_attention(self, ids: Int[Tensor, "batch position"]) -> Iterator[None]:
+        from interp_core.models.hooks import capture
+
+        sites = [Site(layer, "attn.pattern") for layer in range(self.n_layers)]
+        with torch.no_grad(), capture(self, sites) as clean:
+            self.bridge(ids)
+        with ExitStack() as stack:
+            for site in sites:
+                stack.enter_context(self.attach(site, lambda _, site=site: clean[site]))
+            yield
+
+    @torch.no_grad()
+    def head_weights(self, layer: int) -> HeadWeights:
+        from interp_core.models.native import fold_norm
+
+        block = self.bridge.blocks[layer]
+        norm = block.ln1.original_component if hasattr(block, "ln1") else torch.nn.Identity()
+        weights = {}
+        for name in ("W_Q", "W_K", "W_V"):
+            weight = getattr(self.bridge, name)[layer].float()
+            weights[name] = fold_norm(norm, weight).repeat_interleave(
+                self.n_heads // weight.shape[0], dim=0
+            )
+        return HeadWeights(**weights, W_O=self.out_weights(layer))
+
+    @torch.no_grad()
+    def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        return self.bridge.W_O[layer].float()
+
+    @torch.no_grad()
+    def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
+        cfg = self.bridge.cfg
+        if cfg.positional_embedding_type != "rotary":
+            return weights
+        raise InputError(
+            f"{self.name}: composition needs the layout of rotary positions, known for GPT-NeoX and the Llama family"
+        )
+
+    @torch.no_grad()
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        return self.bridge.W_E.float()
+
+    @torch.no_grad()
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
+        from interp_core.models.native import fold_norm
+
+        return fold_norm(self.bridge.ln_final.original_component, self.bridge.W_U.float())
+
+    @contextmanager
+    def final_scale(self) -> Iterator[list[Tensor]]:
+        from interp_core.models.native import norm_divisor
+
+        scales: list[Tensor] = []
+        norm = self.bridge.ln_final.original_component
+        with self._hooked(
+            self._hook("ln_final.hook_in"), lambda x: scales.append(norm_divisor(norm, x))
+        ):
+            yield scales
+
+    def _hook(self, *names: str) -> Any:
+        for name in names:
+            if name in self.bridge.hook_dict:
+                return self.bridge.hook_dict[name]
+        raise InputError(f"{self.name}: TransformerLens has no {names[0]} for this architecture")
+
+    @contextmanager
+    def _hooked(self, point: Any, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        before = list(point.fwd_hooks)
+        point.add_hook(lambda activation, hook: function(activation))
+        added = [handle for handle in point.fwd_hooks if handle not in before]
+        try:
+            yield
+        finally:
+            for handle in added:
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)

@@ -1,0 +1,73 @@
+"""A forward pass kept block by block, to run a model again from any layer on.
+
+What is changed in a layer leaves everything before it as it was: only the blocks behind it run
+again, and several changes can be stacked in the batch of one such run.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from interp_core.models.native import NativeSubject
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A clean run: the input of each block (and of the final norm, as if it were one block more)
+    and what else it was called with, to run the blocks again from anywhere.
+    """
+
+    inputs: dict[int, Float[Tensor, "batch position d_model"]] = field(default_factory=dict)
+    calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+
+    def run(
+        self,
+        subject: NativeSubject,
+        layer: int,
+        residual: Float[Tensor, "copies_batch position d_model"],
+    ) -> Float[Tensor, "copies_batch position d_model"]:
+        """The residual stream after the last block, starting with `residual` before block `layer`;
+        the batch may hold several copies of the recorded one.
+        """
+        batch = len(self.inputs[layer])
+        copies = len(residual) // batch
+
+        def spread(value: Any) -> Any:
+            per_row = isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch > 1
+            return value.repeat(copies, *[1] * (value.ndim - 1)) if per_row else value
+
+        for later in range(layer, subject.n_layers):
+            args, kwargs = tree_map(spread, self.calls[later])
+            output = subject.module(subject.architecture.block, later)(residual, *args, **kwargs)
+            residual = output[0] if isinstance(output, tuple) else output
+        return residual
+
+
+@contextmanager
+def recording(subject: NativeSubject) -> Iterator[Recording]:
+    """Record the last forward pass inside the block."""
+    record = Recording()
+    with ExitStack() as stack:
+        for layer in range(subject.n_layers):
+            block = subject.module(subject.architecture.block, layer)
+
+            def keep(
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
+            ) -> None:
+                kwargs = dict(kwargs)
+                residual, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+                record.inputs[layer], record.calls[layer] = residual, (rest, kwargs)
+
+            stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+
+        def keep_last(module: nn.Module, args: tuple[Any, ...]) -> None:
+            record.inputs[subject.n_layers] = args[0]
+
+        norm = subject.module(subject.architecture.final_norm)
+        stack.callback(norm.register_forward_pre_hook(keep_last).remove)
+        yield record

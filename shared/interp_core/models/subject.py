@@ -1,0 +1,199 @@
+"""Models under study: the one face they all show (Subject), whatever architecture they are."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_core.errors import InputError
+from interp_core.models.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """One layer's attention weights with its norm's gain folded in; keys and values repeated per
+    query head.
+
+    Acting on the normalised (and, for LayerNorm, centred) residual stream from the left: q = x @
+    W_Q.
+    """
+
+    W_Q: Float[Tensor, "head d_model d_head"]
+    W_K: Float[Tensor, "head d_model d_head"]
+    W_V: Float[Tensor, "head d_model d_head"]
+    W_O: Float[Tensor, "head d_head d_model"]
+
+
+@runtime_checkable
+class AttentionRows(Protocol):
+    """What an observer sees of one layer (attention.AttentionCall, or the bridge's pattern)."""
+
+    def entries(
+        self,
+        batch: Int[Tensor, " entry"],
+        query: Int[Tensor, " entry"],
+        keys: Int[Tensor, "kind entry"],
+    ) -> Float[Tensor, "kind entry head"]: ...
+
+    def values(
+        self, batch: Int[Tensor, " entry"], position: Int[Tensor, " entry"]
+    ) -> Float[Tensor, "entry head d_head"]: ...
+
+
+Observer = Callable[[int, AttentionRows], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject(ABC):
+    """A decoder under study.
+
+    Two kinds: native (plain Hugging Face module, fused attention) and bridge (slower).
+    """
+
+    name: str
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase | None"
+    bos: int
+    hash: str = field(
+        default=""
+    )  # of the weight files, or of the parameters for models that have none
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.model.config
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads a layer."""
+        return int(self.config.num_attention_heads)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.config.hidden_size)
+
+    @property
+    def d_head(self) -> int:
+        """Width of a head."""
+        return int(getattr(self.config, "head_dim", None) or self.d_model // self.n_heads)
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest sequence that the positions of the model know, in tokens."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return int(self.config.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    pattern_is_editable = False
+
+    def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
+        """Token ids (array or tensor) on the model's device.
+
+        InputError if too long or outside the vocabulary.
+        """
+        ids = torch.as_tensor(tokens, dtype=torch.long, device=self.device)
+        if ids.shape[-1] > self.n_ctx:
+            raise InputError(
+                f"{self.name}: a sequence of {ids.shape[-1]} tokens is longer than its context, {self.n_ctx}"
+            )
+        if ids.numel() and (int(ids.max()) >= self.vocab_size or int(ids.min()) < 0):
+            raise InputError(
+                f"{self.name}: token id {int(ids.max())} is outside its vocabulary of {self.vocab_size}"
+            )
+        return ids
+
+    def logits(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position vocab"]:
+        """Logits at t predict the token at t + 1."""
+        return self.unembed(self.trunk(ids))
+
+    @abstractmethod
+    def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
+        """The residual stream after the last block and the final norm: everything but the
+        unembedding.
+        """
+
+    @abstractmethod
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits of normed hidden states."""
+
+    @abstractmethod
+    def attach(
+        self, site: Site, function: Callable[[Tensor], Tensor | None]
+    ) -> AbstractContextManager[None]:
+        """Call `function` with the activation at a site whenever it fires; what it returns takes
+        its place.
+        """
+
+    @abstractmethod
+    def observing(
+        self, observer: Observer, layers: list[int] | None = None
+    ) -> AbstractContextManager[None]:
+        """Call observer(layer, rows) as each layer's attention runs; rows are not to be kept beyond
+        the call.
+        """
+
+    @abstractmethod
+    def freezing_attention(
+        self, ids: Int[Tensor, "batch position"]
+    ) -> AbstractContextManager[None]:
+        """Run with the attention patterns of a clean run on `ids` (same ids inside the block),
+        values live.
+        """
+
+    @abstractmethod
+    def head_weights(self, layer: int) -> HeadWeights:
+        """Attention weights of a layer, norm folded, in float32."""
+
+    @abstractmethod
+    def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """W_O of a layer: a head's contribution to the residual stream is z @ W_O."""
+
+    @abstractmethod
+    def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
+        """Query weights turned as rotary positions turn a query `distance` tokens after its key
+        (identity without).
+        """
+
+    @abstractmethod
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        """W_E."""
+
+    @abstractmethod
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
+        """W_U with the final norm's gain folded in (and, for LayerNorm, centred over d_model)."""
+
+    @abstractmethod
+    def final_scale(self) -> AbstractContextManager[list[Tensor]]:
+        """Inside the block, collect the divisor of the final norm [batch, position] of each forward
+        pass.
+        """
+
+    def to_transformer_lens(self) -> Any:
+        """A TransformerLens TransformerBridge over the same weights (shared, not copied)."""
+        from interp_core.models.lens import boot
+
+        shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
+        return boot(copy.deepcopy(self.model, shared), self.tokenizer, self.name)

@@ -1,0 +1,157 @@
+"""Where a training stands, on disk: the state it resumes from, and the weights at chosen steps.
+
+No pickle.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from interp_core import processor
+from interp_core.errors import InputError
+from interp_core.files.artifacts import load_weights, remove_unfinished, save_weights
+from interp_core.files.params import project_root
+
+
+def checkpoint_steps(steps: int, *, every: int, also: Iterable[int] = ()) -> list[int]:
+    """Steps at which weights are kept: 0, the powers of two, multiples of `every`, those in `also`,
+    the last one.
+    """
+    powers = [1 << n for n in range(steps.bit_length()) if 1 << n <= steps]
+    return sorted(
+        {
+            0,
+            *powers,
+            *range(every, steps + 1, every),
+            *(step for step in also if step <= steps),
+            steps,
+        }
+    )
+
+
+def checkpoint_name(step: int) -> str:
+    """File name of the weights after `step` updates."""
+    return f"step-{step:06d}.safetensors"
+
+
+def fingerprint(*parts: Any, code: Iterable[Path]) -> str:
+    """Hex digest of params, data hashes, source files and instructions: whoever changes one of them
+    starts afresh.
+    """
+    ground = [torch.__version__, processor.instructions()]
+    digest = hashlib.sha256(json.dumps([*parts, *ground], sort_keys=True, default=str).encode())
+    for path in code:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A saved training: tensors of model and optimiser after `step` updates, and what else the loop
+    must remember.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    memory: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The folder of one unfinished training, held by one process."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Weights kept so far."""
+        return self.folder / "checkpoints"
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], memory: Mapping[str, Any]) -> None:
+        """Replace the saved state: whole or not at all, even if the machine stops here."""
+        note = {"step": str(step), "memory": json.dumps(memory)}
+        save_weights(self._state, dict(tensors), note)
+
+    def load(self) -> Resumed | None:
+        """The saved state, or None before the first save. InputError when the file is damaged."""
+        if not self._state.exists():
+            return None
+        tensors = load_weights(self._state)
+        with safe_open(self._state, framework="pt") as opened:
+            note = opened.metadata()
+        return Resumed(int(note["step"]), tensors, json.loads(note["memory"]))
+
+    def keep(self, step: int, model: nn.Module) -> None:
+        """Keep the weights after `step` updates."""
+        # Tied weights share memory, which safetensors refuses: copies.
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        save_weights(self.checkpoints / checkpoint_name(step), weights)
+
+    def remove(self) -> None:
+        """Delete the folder: the training is finished and its results are in place."""
+        shutil.rmtree(self.folder)
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.safetensors"
+
+
+@contextmanager
+def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch]:
+    """The folder .scratch/<stage>/<mark>, locked against a second trainer of the same thing.
+
+    A killed trainer's lock is gone with it; `patience` (seconds) covers one that is just ending.
+    What it was writing when it was killed is deleted. InputError when another process holds the
+    lock. Removed when the block ends without an error.
+    """
+    folder = project_root() / ".scratch" / stage / mark
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so that removing the folder does not remove a lock that someone waits for.
+    # The whole name and then some: `with_suffix` would cut tiny-1.4b and tiny-1.7b to one lock.
+    lock = folder.with_name(f"{folder.name}.lock")
+    with _locked(lock, time.monotonic() + patience) as held:
+        folder.mkdir(exist_ok=True)
+        remove_unfinished(folder)
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        yield (found := Scratch(folder))
+        found.remove()
+        lock.unlink()
+
+
+def _locked(lock: Path, deadline: float) -> TextIO:
+    """The lock's file, locked until it is closed.
+
+    InputError when another process still has it at `deadline`.
+    """
+    while True:
+        held = lock.open("a+")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A trainer that ends removes its lock: who opened it before that has locked a file that
+            # nobody else sees.
+            if os.path.samestat(os.fstat(held.fileno()), lock.stat()):
+                return held
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        with held:
+            if time.monotonic() > deadline:
+                held.seek(0)
+                owner = held.read().strip() or "unknown"
+                raise InputError(
+                    f"process {owner} is already training this (lock {lock}): wait until it ends, or stop it first"
+                )
+        time.sleep(0.1)

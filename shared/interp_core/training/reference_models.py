@@ -1,0 +1,357 @@
+"""The reference models: one family, one recipe, trained here; only the size differs between its
+members.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from os import environ
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from interp_core.errors import InputError
+from interp_core.files.artifacts import (
+    array_sha256,
+    file_sha256,
+    replacing,
+    save_json,
+    save_weights,
+)
+from interp_core.files.folders import check_replaceable, replacing_folder
+from interp_core.files.params import FileName, Params
+from interp_core.measures import scores
+from interp_core.pipeline.import_closure import code_of
+from interp_core.stimuli import prompts as stimuli
+from interp_core.stimuli.corpus import END_OF_TEXT, Corpus
+from interp_core.stimuli.prompts import Prompts, Vocabulary
+from interp_core.training.batches import BatchSource
+from interp_core.training.checkpoints import Scratch, fingerprint, scratch
+from interp_core.training.history import History, history_csv
+from interp_core.training.loop import Evaluation, Moment, train
+from interp_core.training.recipe import Recipe
+from interp_core.training.repeat_mixture import Mixture, MixtureSource
+from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.workers import Task, run_in_processes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+STAGE = "reference_models"
+
+
+class Shape(Params):
+    """The size of one member of the family."""
+
+    layers: PositiveInt
+    heads: PositiveInt  # attention heads a layer
+    width: PositiveInt  # of the residual stream
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Shape":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Architecture(Params):
+    """What all members share: Pythia's architecture (Biderman et al. 2023), parallel residual and
+    rotary positions.
+    """
+
+    context: PositiveInt  # longest sequence, tokens
+    mlp_ratio: PositiveInt  # hidden units of the MLP per unit of width
+    rotary_share: float = Field(gt=0, le=1)  # share of each head's dimensions that carries position
+    initializer_range: PositiveFloat  # standard deviation of all weights at step 0
+
+
+class Watched(Params):
+    """What is measured at every checkpoint, on stimuli drawn once."""
+
+    prompts: PositiveInt
+    period: int = Field(ge=2)  # tokens in one copy
+    validation_rows: PositiveInt  # pieces of held-out text, as long as a training row
+
+
+class ReferenceModels(Params):
+    """Section `reference_models` of a profile."""
+
+    seed: NonNegativeInt
+    # models trained at once, each in a process of its own; the bytes do not depend on it
+    processes: PositiveInt
+    models: dict[FileName, Shape]  # by name
+    architecture: Architecture
+    mixture: Mixture
+    recipe: Recipe
+    watched: Watched
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ReferenceModels":
+        longest = max(self.mixture.length, 2 * self.watched.period + 1)
+        if longest > self.architecture.context:
+            raise ValueError(
+                f"architecture.context is {self.architecture.context}, but rows are {longest} tokens long"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a training reads and writes."""
+
+    corpus: Path
+    models: Path
+    history: Path
+
+
+def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = ()) -> None:
+    """Train every model of the section, or `only` some, the largest first.
+
+    InputError for a name it does not have.
+    """
+    if unknown := [name for name in only if name not in params.models]:
+        raise InputError(
+            f"no reference model {unknown[0]} in the profile; it has {', '.join(params.models) or 'none'}"
+        )
+    chosen = [name for name in params.models if name in only or not only]
+    chosen.sort(key=lambda name: -params.models[name].layers * params.models[name].width ** 2)
+    for name in chosen:
+        check_replaceable(places.models / name, kind=STAGE, name=name)
+    train_several(
+        [(train_reference_model, (name, params, places), {}) for name in chosen],
+        params.processes,
+        places,
+    )
+
+
+def train_several(tasks: list[Task], processes: int, places: Places) -> None:
+    """Run trainings, several at once."""
+    for folder in (places.models, places.history):
+        folder.mkdir(parents=True, exist_ok=True)
+    announce()
+    alone = "WORLD_SIZE" in environ  # under torchrun the processes share one model
+    run_in_processes(tasks, processes=1 if alone else processes)
+
+
+def train_reference_model(
+    name: str, params: ReferenceModels, places: Places, *, position: int = 0
+) -> None:
+    """Train one member and write its folder and its history.
+
+    Resumes; same params, corpus and threads, same bytes.
+    """
+    corpus = Corpus.load(places.corpus)
+    settings = {"name": name, **params.model_dump(mode="json", exclude={"models", "processes"})}
+    settings["shape"] = params.models[name].model_dump()
+    settings["corpus_sha256"] = array_sha256(corpus.train, corpus.validation)
+    torch.set_num_threads(params.recipe.threads)
+    model = new_model(
+        params.models[name], params.architecture, len(corpus.counts), seed=params.seed
+    )
+    content = np.arange(
+        1, len(corpus.counts)
+    )  # all but the end of text, bytes that the text lacks included
+    source = MixtureSource(params.mixture, corpus.train, content, bos=0, seed=params.seed)
+    training = Training(
+        STAGE, name, model, source, Watch.of(params, corpus), params.recipe, settings
+    )
+    train_into(training, corpus, places, code=code_of(__name__), position=position)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model with all that its training takes."""
+
+    stage: str  # folder under .scratch, and the group of its run
+    name: str
+    model: "PreTrainedModel"
+    source: BatchSource
+    watch: Evaluation
+    recipe: Recipe
+    settings: dict[str, Any]  # goes into training.json; with the code, what the bytes depend on
+
+
+def train_into(
+    training: Training, corpus: Corpus, places: Places, *, code: Sequence[Path], position: int = 0
+) -> None:
+    """Train, and write the model's folder and its history.
+
+    Resumes; same settings, code and threads, same bytes.
+    """
+    name, settings = training.name, training.settings
+    check_replaceable(places.models / name, kind=training.stage, name=name)
+    mark = fingerprint(settings, code=code)
+    tags = [training.model.config.model_type, name]
+    with (
+        _main_process_scratch(training.stage, f"{name}-{mark}") as held,
+        tracked_run(
+            name, group=training.stage, job_type="train", tags=tags, config=settings
+        ) as run,
+    ):
+        history = train(
+            training.model,
+            training.source,
+            training.watch,
+            training.recipe,
+            scratch=held,
+            run=run,
+            label=name,
+            position=position,
+        )
+        if held is not None:
+            place = places.models / name
+            with replacing_folder(place, kind=training.stage, name=name) as part:
+                _write(training.model, history, settings, held, corpus, part)
+            with replacing(places.history / f"{name}.csv") as written:
+                written.write_text(history_csv(history))
+
+
+def new_model(
+    shape: Shape, architecture: Architecture, vocabulary: int, *, seed: int
+) -> "PreTrainedModel":
+    """A GPT-NeoX of this shape with random weights."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    rotary = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": architecture.rotary_share,
+    }
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=architecture.mlp_ratio * shape.width,
+        max_position_embeddings=architecture.context,
+        initializer_range=architecture.initializer_range,
+        use_parallel_residual=True,
+        rope_parameters=rotary,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPTNeoXForCausalLM(config)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The numbers of a history row, measured on fixed stimuli."""
+
+    random: Prompts  # repeated random tokens
+    text: Prompts  # pieces of held-out text, twice
+    validation: torch.Tensor  # held-out text [row, position]
+
+    @classmethod
+    def of(cls, params: ReferenceModels, corpus: Corpus) -> "Watch":
+        """Draw the stimuli. InputError when the held-out text is too short."""
+        watched, length = params.watched, params.mixture.length
+        if len(corpus.validation) < max(length, watched.period) + 1:
+            raise InputError(
+                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text"
+            )
+        rng = np.random.default_rng(
+            [params.seed, 0, 0]
+        )  # three numbers: never the stream of a training batch
+        vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
+        random = stimuli.repeated_tokens(
+            vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng
+        )
+        pieces = pieces_of(corpus.validation, watched.period, watched.prompts, rng)
+        tokens = stimuli.begin(vocabulary, np.tile(pieces, (1, 2)))
+        pairs = stimuli.pairs_of(
+            tokens, batch=random.pairs.batch, query=random.pairs.query, distance=watched.period
+        )
+        text = Prompts("repeated_text", tokens, random.control, pairs, random.lengths)
+        rows = pieces_of(corpus.validation, length, watched.validation_rows, rng)
+        return cls(random, text, torch.from_numpy(rows))
+
+    @torch.no_grad()
+    def __call__(self, moment: Moment) -> Mapping[str, float]:
+        """Accuracy on second copies (random ids, held-out text), best head's prefix matching,
+        held-out loss in nats.
+        """
+        from interp_core.loading import subject_of
+
+        model: Any = moment.model
+        subject = subject_of(model, name="model in training", bos=0, digest="in training")
+        try:
+            keys = {"prefix_matching": self.random.pairs.induction_key}
+            random = scores.score_heads(
+                subject, self.random.tokens, self.random.pairs, keys, behaviour=True
+            )
+            accuracy, _ = scores.copy_behaviour(subject, self.text)
+            ids = self.validation.to(subject.device)
+            logits = subject.logits(ids)[:, :-1].float().flatten(0, 1)
+            loss = nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
+        finally:
+            model.requires_grad_(requires_grad=True)
+        return {
+            "validation_loss": float(loss),
+            "repeat_accuracy": float(random.accuracy.mean()),
+            "repeated_text_accuracy": float(accuracy.mean()),
+            "best_prefix_matching": float(
+                random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()
+            ),
+        }
+
+
+def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    """`n` pieces of a token stream at random places."""
+    starts = rng.integers(len(stream) - length + 1, size=n)
+    return stream[starts[:, None] + np.arange(length)].astype(np.int64)
+
+
+def _untied(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
+    """The weights, each tensor once: Hugging Face ties the unembedding to the embedding again when
+    it loads them.
+    """
+    shared = (
+        set(getattr(model, "_tied_weights_keys", None) or ())
+        if model.config.tie_word_embeddings
+        else set()
+    )
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
+
+
+def _main_process_scratch(stage: str, mark: str) -> Any:
+    """The locked scratch folder on the process of rank 0, nothing on the others."""
+    return scratch(stage, mark) if environ.get("RANK", "0") == "0" else nullcontext()
+
+
+def _write(
+    model: "PreTrainedModel",
+    history: History,
+    settings: dict[str, Any],
+    held: Scratch,
+    corpus: Corpus,
+    folder: Path,
+) -> None:
+    """The finished model's files."""
+    from transformers import PreTrainedTokenizerFast
+
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = "float32"
+    model.config.save_pretrained(folder)
+    save_weights(folder / "model.safetensors", _untied(model), {"format": "pt"})
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(corpus.tokenizer_file), **special)
+    if (context := getattr(model.config, "max_position_embeddings", None)) is not None:
+        tokenizer.model_max_length = context
+    tokenizer.save_pretrained(folder)
+    shutil.copytree(held.checkpoints, folder / "checkpoints")
+    record = {
+        **settings,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "final": history[-1],
+        "checkpoints": [int(row["step"]) for row in history],
+        "weights_sha256": file_sha256(folder / "model.safetensors"),
+    }
+    save_json(folder / "training.json", record)
