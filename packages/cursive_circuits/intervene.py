@@ -23,7 +23,7 @@ from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]

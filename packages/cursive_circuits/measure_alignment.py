@@ -17,7 +17,7 @@ from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]

@@ -17,7 +17,7 @@ from cursive_circuits.data_stimuli import Text, same_length
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 
 Report = dict[str, Any]
 KINDS = ("loss", "direction", "radius", "pen")

@@ -21,7 +21,7 @@ from cursive_circuits.model import Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
-from interp_core.statistics.intervals import mean_interval, sign_flip_threshold
+from interp_core.statistics.resampling import mean_interval, sign_flip_threshold
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]

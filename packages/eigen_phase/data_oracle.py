@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from eigen_phase.data import Data, Sequences
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 
 
 def oracle(ids: Int[np.ndarray, "row position"]) -> Int[np.ndarray, "row position"]:

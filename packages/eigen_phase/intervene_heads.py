@@ -15,7 +15,7 @@ from eigen_phase.measure_heads import attention_scores, per_target
 from eigen_phase.model import Head, Transformer
 from eigen_phase.params import Controls
 from eigen_phase.run_directory import RunDirectory
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]

@@ -11,7 +11,7 @@ from scipy import special
 
 from eigen_phase.params import Transition
 from eigen_phase.run_directory import RunDirectory
-from interp_core.statistics.intervals import discoveries
+from interp_core.statistics.resampling import discoveries
 from interp_core.statistics.transitions import FEWEST, Turn, midpoint_interval, turn_of
 
 ACCURACY = "pattern_accuracy"

@@ -16,7 +16,7 @@ from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.scores import copy_behaviour
 from interp_core.models.subject import Subject
 from interp_core.progress import progress
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import Stimuli, first_prompts
 from mamba_induction.intervene import (

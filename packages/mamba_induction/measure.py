@@ -9,7 +9,7 @@ from interp_core.loading import random_like
 from interp_core.mamba.hidden_attention import reconstruction_error
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.subject import Subject
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     Interval,
     mean_interval,
     percentile_interval,

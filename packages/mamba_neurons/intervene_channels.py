@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp_core.mamba.hidden_attention import mixer_calls
 from interp_core.mamba.subject import MambaSubject
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     mean_interval,
     percentile_interval,
     resampled_means,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_core.statistics.intervals import percentile_interval, resampled_means
+from interp_core.statistics.resampling import percentile_interval, resampled_means
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import Effects, Scored, scored_batches
 from mamba_neurons.model import Model

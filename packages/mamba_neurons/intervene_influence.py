@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_core.mamba.selective_scan import fast_scan
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     mean_interval,
     percentile_interval,
     resampled_means,

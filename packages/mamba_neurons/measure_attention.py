@@ -21,7 +21,7 @@ from torch import Tensor
 from interp_core.mamba.hidden_attention import MixerCall, attention_matrices, mixer_calls
 from interp_core.mamba.subject import MambaSubject
 from interp_core.progress import progress
-from interp_core.statistics.intervals import effective_number, mean_interval, split_half_rank
+from interp_core.statistics.resampling import effective_number, mean_interval, split_half_rank
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene_estimates import gradients
 from mamba_neurons.model import Model

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp_core.statistics.intervals import percentile_interval, resampled_means
+from interp_core.statistics.resampling import percentile_interval, resampled_means
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import Scored
 from mamba_neurons.measure_activity import activations, neuron_kind

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from interp_core.mamba.hidden_attention import mixer_calls
 from interp_core.mamba.subject import MambaSubject
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     max_test,
     percentile_interval,
     resampled_means,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp_core.statistics.intervals import max_test
+from interp_core.statistics.resampling import max_test
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_activity import activations
 from mamba_neurons.measure_delta import explained, explained_null

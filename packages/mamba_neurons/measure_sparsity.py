@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from interp_core.statistics.intervals import percentile_interval, resampled_means
+from interp_core.statistics.resampling import percentile_interval, resampled_means
 
 # Bins of |a|: four an octave, from 2^-24 to 2^16; the ends take what is beyond.
 PER_OCTAVE, LOWEST, HIGHEST = 4, -24, 16

@@ -18,7 +18,7 @@ from interp_core.measures.ablation import (
     first_order_effects,
 )
 from interp_core.models.subject import Subject
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Pairs, Prompts
 from pythia_topology.data import text_windows
 from pythia_topology.params import PythiaTopology

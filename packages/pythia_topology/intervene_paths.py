@@ -16,7 +16,7 @@ from interp_core.models.hooks import capture, intervene
 from interp_core.models.sites import Site
 from interp_core.models.subject import AttentionRows, Subject
 from interp_core.progress import progress
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Prompts
 from pythia_topology.intervene import first_prompts, head_name, rank_heads
 from pythia_topology.params import PythiaTopology

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     equivalence_from_draws,
     hierarchical_bootstrap,
     percentile_interval,

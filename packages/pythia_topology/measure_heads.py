@@ -8,7 +8,7 @@ from interp_core.loading import random_like
 from interp_core.measures.circuits import copying_eigenvalues
 from interp_core.measures.scores import attention_keys, score_heads
 from interp_core.models.subject import Subject
-from interp_core.statistics.intervals import mean_interval
+from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Prompts, shuffled_antecedents
 from pythia_topology.params import PythiaTopology
 

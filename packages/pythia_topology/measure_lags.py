@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import percentile_interval, resampled_heads, resampled_means
+from interp_core.statistics.resampling import percentile_interval, resampled_heads, resampled_means
 from pythia_topology.measure_layer_profile import (
     HeadEvidence,
     check_mode,

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     MaxTest,
     effective_number,
     hierarchical_bootstrap,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     hierarchical_bootstrap,
     max_test,
     percentile_interval,

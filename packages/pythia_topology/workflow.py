@@ -215,7 +215,7 @@ def print_prompts(run: Run) -> None:
 
 def _measure(run: Run, model: str) -> tuple[Arrays, Report]:
     """Score one model and write its scores and profile."""
-    from interp_core.statistics.intervals import mean_interval
+    from interp_core.statistics.resampling import mean_interval
     from pythia_topology.data import prompts_sha256, stimuli
     from pythia_topology.measure_heads import score_arrays
     from pythia_topology.measure_layer_profile import evidence, layer_profile_summary

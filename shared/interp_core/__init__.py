@@ -55,7 +55,7 @@ _BEFORE = {
     "text_stimuli": "stimuli.text",
     "name_texts": "stimuli.names",
     "corpus": "stimuli.corpus",
-    "stats": "statistics.intervals",
+    "stats": "statistics.resampling",
     "transitions": "statistics.transitions",
     "lm_recipe": "training.recipe",
     "lm_training": "training.loop",

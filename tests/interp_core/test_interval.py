@@ -17,7 +17,7 @@ from interp_core.statistics.interval import (
     student,
     two_levels,
 )
-from interp_core.statistics.intervals import hierarchical_bootstrap, mean_interval
+from interp_core.statistics.resampling import hierarchical_bootstrap, mean_interval
 
 
 def _rng(seed: int = 0) -> np.random.Generator:

@@ -20,7 +20,7 @@ from interp_core.measures.scores import (
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
 from interp_core.models.subject import Subject
-from interp_core.statistics.intervals import sign_flip_threshold
+from interp_core.statistics.resampling import sign_flip_threshold
 from interp_core.stimuli.prompts import Prompts, repeated_tokens, spaced_pairs
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import (
+from interp_core.statistics.resampling import (
     discoveries,
     effective_number,
     equivalence_from_draws,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import MaxTest, max_test
+from interp_core.statistics.resampling import MaxTest, max_test
 
 Values = Float[np.ndarray, "token unit"]
 Texts = Int[np.ndarray, " token"]

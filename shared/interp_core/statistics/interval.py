@@ -18,8 +18,8 @@ from jaxtyping import Float, Num
 from scipy import special
 
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import Interval as Ends
-from interp_core.statistics.intervals import mean_interval, resampled_means
+from interp_core.statistics.resampling import Interval as Ends
+from interp_core.statistics.resampling import mean_interval, resampled_means
 
 Matrices = Float[np.ndarray, "draw layer head"]
 

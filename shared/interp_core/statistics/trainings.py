@@ -19,7 +19,7 @@ from scipy import special
 
 from interp_core.errors import InputError
 from interp_core.statistics.interval import Interval
-from interp_core.statistics.intervals import equivalence_normal
+from interp_core.statistics.resampling import equivalence_normal
 
 FEWEST = 2  # trainings of a size: one has no spread
 UNIT = "trainings"

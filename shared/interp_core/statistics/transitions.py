@@ -15,7 +15,7 @@ from jaxtyping import Float, Num
 from scipy import special
 
 from interp_core.errors import InputError
-from interp_core.statistics.intervals import Interval, percentile_interval, resampled_means
+from interp_core.statistics.resampling import Interval, percentile_interval, resampled_means
 
 Kind = Literal["logistic", "change_point", "bump", "line", "flat"]
 STRONG = 10.0  # difference of BIC that counts (Kass & Raftery 1995: very strong evidence)
