@@ -74,7 +74,7 @@ def test_every_key_that_a_seed_replaces_holds_a_seed(study: str) -> None:
 
 
 def test_a_key_that_the_profile_lacks_is_named() -> None:
-    with pytest.raises(InputError, match="no key `reference_models.sed`"):
+    with pytest.raises(InputError, match=r"no key `reference_models\.sed`"):
         with_seed(LONG, ("reference_models.sed",), 1)
 
 
