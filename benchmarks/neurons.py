@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.mamba import model as stock_model
 from benchmarks.mamba import subject
+from benchmarks.matmul import onednn_products
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from interp_core.files.params import read_section
-from interp_core.matmul import onednn_products
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import neuron_effects
 from mamba_neurons.intervene_estimates import estimate_all, whole_model

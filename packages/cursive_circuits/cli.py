@@ -7,10 +7,12 @@ import click
 
 from interp_core.console.options import (
     Group,
+    fail,
     option,
     out_option,
     profile_option,
     study_option,
+    trainings_option,
     with_call,
 )
 
@@ -143,12 +145,18 @@ def run(run: Any) -> None:
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
 
-    write("cursive_circuits", found, out)
+    if not trainings:
+        write("cursive_circuits", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("cursive_circuits", found, trainings, out)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    fail,
     option,
     out_option,
     profile_option,
     study_option,
+    trainings_option,
 )
 
 _RUNS = click.argument(
@@ -221,12 +223,18 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from eigen_phase.answers import answers as found
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
 
-    write("eigen_phase", found, out)
+    if not trainings:
+        write("eigen_phase", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("eigen_phase", found, trainings, out)
 
 
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:

@@ -47,6 +47,7 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
     from interp_core.training.tracking import announce
 
     check_writable(place.parent)
+    check_replaceable(place, kind=KIND, name=name)
     announce()
     train_run(name, training, place)
     return RunDirectory.open(place)

@@ -8,10 +8,12 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    fail,
     option,
     out_option,
     profile_option,
     study_option,
+    trainings_option,
     with_call,
 )
 
@@ -209,12 +211,18 @@ def all_figures(run: Any) -> None:
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
     from mamba_neurons.answers import answers as found
 
-    write("mamba_neurons", found, out)
+    if not trainings:
+        write("mamba_neurons", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("mamba_neurons", found, trainings, out)
 
 
 if __name__ == "__main__":

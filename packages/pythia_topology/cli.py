@@ -8,10 +8,12 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    fail,
     option,
     out_option,
     profile_option,
     study_option,
+    trainings_option,
     with_call,
 )
 
@@ -244,9 +246,15 @@ def all_figures(run: Any) -> None:
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
     from pythia_topology.answers import answers as found
 
-    write("pythia_topology", found, out)
+    if not trainings:
+        write("pythia_topology", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("pythia_topology", found, trainings, out)

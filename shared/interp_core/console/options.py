@@ -140,3 +140,9 @@ study_option = option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the study, with its metrics (default: data/STUDY).",
 )
+trainings_option = option(
+    "--trainings",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A run's folder of the study; several: the answers over these trainings, into --out.",
+)

@@ -137,7 +137,13 @@ def reached(sources: Sources, module: str, function: str | None = None) -> Reach
 
 def _with_packages(modules: Iterable[str]) -> set[str]:
     """Modules and the packages they are in: Python runs those first."""
-    return {*modules, *(module.partition(".")[0] for module in modules)}
+    found = set()
+
+    for module in modules:
+        parts = module.split(".")
+        found |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+
+    return found
 
 
 @cache
