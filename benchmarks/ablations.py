@@ -1,4 +1,4 @@
-"""The effect of every head: one forward a head, the suffix run again, and the first-order estimate."""
+"""Every head's effect: one forward a head, the suffix run again, and the first-order estimate."""
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ def rows(repetitions: int) -> list[Row]:
 
 
 def ranks(index: int) -> Row:
-    """Spearman's rank correlation of estimate and exact effect over the heads of a trained model."""
+    """Spearman's rank correlation of estimate and exact effect over a trained model's heads."""
     subject = as_transformer(trained_subjects()[index])
     prompts = prompts_of_length(41, 64, vocab_size=subject.vocab_size, period=20)
     sets: list[list[Head]] = [

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
+from benchmarks.matmul import onednn_products
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from interp_core.loading import subject_of
 from interp_core.mamba.hidden_attention import (
@@ -27,7 +28,6 @@ from interp_core.mamba.hidden_attention import (
 )
 from interp_core.mamba.selective_scan import fast_scan
 from interp_core.mamba.subject import MambaSubject, as_mamba
-from interp_core.matmul import onednn_products
 from interp_core.models.lens import to_transformer_lens
 from interp_core.plotting import ABLATED, COPYING, INDUCTION, drawing
 
