@@ -126,7 +126,14 @@ OUT = re.compile(r"(o_proj|out_proj|c_proj|dense|out_lin|linear_out|wo|o)$")
 
 
 @torch.no_grad()
-def plain(model: PreTrainedModel, prompts: Prompts, out: list[nn.Module], heads: int) -> Plain:
+def plain(
+    model: PreTrainedModel,
+    prompts: Prompts,
+    out: list[nn.Module],
+    heads: int,
+    *,
+    attributed: bool = True,
+) -> Plain:
     """The numbers by eager attention and hooks; `out` are the output projections, by layer."""
     pairs, ids = prompts.pairs, torch.as_tensor(prompts.tokens)
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
@@ -160,7 +167,9 @@ def plain(model: PreTrainedModel, prompts: Prompts, out: list[nn.Module], heads:
     hook = out[1].register_forward_pre_hook(first_head)
     changed = model(input_ids=ids, use_cache=False).logits
     hook.remove()
-    attribution = _attribution(model, prompts, result.logits, out, seen, heads)
+    attribution = (
+        _attribution(model, prompts, result.logits, out, seen, heads) if attributed else None
+    )
     return Plain(scores, _loss(result.logits, prompts), attribution, _loss(changed, prompts))
 
 
@@ -300,8 +309,13 @@ def _compared(
     _, loss = copy_behaviour(subject, prompts)
 
     paths = _out_paths(subject)
+    without = subject.why_no_attribution()
     truth = plain(
-        reference, prompts, [reference.get_submodule(path) for path in paths], subject.n_heads
+        reference,
+        prompts,
+        [reference.get_submodule(path) for path in paths],
+        subject.n_heads,
+        attributed=not without,
     )
     wrong = [
         name for name in keys if not np.allclose(ours.heads[name], truth.scores[name], atol=1e-5)
@@ -311,7 +325,6 @@ def _compared(
     if not np.allclose(effects.loss[:, 0], truth.ablated, atol=1e-5, rtol=1e-5):
         wrong.append("ablation")
 
-    without = subject.why_no_attribution()
     given = ours.heads.get("direct_logit_attribution")
     if given is not None and truth.attribution is not None:
         size = max(1.0, float(np.abs(truth.attribution).max()))
