@@ -177,6 +177,11 @@ def with_pairs(prompts: Prompts, chosen: Int[np.ndarray, " pair"]) -> Prompts:
     )
 
 
+def as_control(prompts: Prompts) -> Prompts:
+    """The same questions asked of the control, where nothing came before."""
+    return Prompts(prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths)
+
+
 def first_prompts(prompts: Prompts, n: int) -> Prompts:
     """The first n prompts."""
     return with_pairs(prompts, np.flatnonzero(prompts.pairs.batch < n))

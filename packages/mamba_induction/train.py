@@ -39,16 +39,13 @@ from mamba_induction.params import MambaInduction
 
 # folder under .scratch, group of the run, and what a tuned model records itself as
 KIND = "mamba_induction"
+# What shapes no weight of a tuned model, and stays out of its record.
 _NOT_OF_TRAINING = {
     *("model", "twin", "dataset", "device", "dtype", "prompts_at_once"),
-    *(
-        "bootstrap_resamples",
-        "permutation_draws",
-        "null_level",
-        "smallest_excess",
-        "recognised_quantile",
-    ),
-    *("causal_prompts", "causal_draws", "examples", "example_period"),
+    *("bootstrap_resamples", "permutation_draws", "null_level", "smallest_excess"),
+    *("recognised_quantile", "other_rates", "mixed_repeats"),
+    *("causal_prompts", "causal_draws", "causal_level", "smallest_change"),
+    *("examples", "example_period"),
 }
 
 

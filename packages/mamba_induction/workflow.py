@@ -14,8 +14,10 @@ from interp_core.models.spec import short_name
 from mamba_induction.study import Run
 
 if TYPE_CHECKING:
+    from interp_core.mamba.subject import MambaSubject
     from interp_core.models.subject import Subject
     from mamba_induction.data import Stimuli, Texts
+    from mamba_induction.params import MambaInduction
 
 Arrays = dict[str, np.ndarray]
 Report = dict[str, Any]
@@ -47,11 +49,41 @@ def fine_tune(run: Run) -> Report:
         "after": history[-1],
     }
     save_json(run.place("metrics", "fine_tune") / "fine_tune.json", report)
+    save_json(run.place("metrics", "fine_tune") / "arms.json", _arms(run, subject, params, texts))
     before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
     click.echo(
-        f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates"
+        f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} "
+        f"in {report['updates']} updates"
     )
     return report
+
+
+def _arms(run: Run, tuned: "MambaSubject", params: "MambaInduction", texts: "Texts") -> Report:
+    """What the fine-tuned model is, and what it would be at other rates and with repeats."""
+    from mamba_induction.data import build_stimuli
+    from mamba_induction.model import load_mamba
+    from mamba_induction.train import padded
+    from mamba_induction.train_arms import Arm, arms_of, outcome, tune_arm
+
+    held_out = padded(texts.held_out[: params.watched_documents])
+    base = load_mamba(params.model, run.known, params)
+    stimuli = build_stimuli(base, params, texts)
+
+    found: Report = {"": outcome(base, stimuli, held_out, params)}
+    found[Arm(params.lr, 0.0).name] = outcome(tuned, stimuli, held_out, params)
+
+    for arm in arms_of(params):
+        subject = load_mamba(params.model, run.known, params)
+        tune_arm(subject, texts, params, arm)
+        found[arm.name] = outcome(subject, stimuli, held_out, params)
+
+    return {
+        "name": base.name,
+        "documents": len(texts.train),
+        "watched_documents": len(held_out[0]),
+        "before": found.pop(""),
+        "arms": found,
+    }
 
 
 def analyse(run: Run) -> None:
@@ -77,8 +109,9 @@ def analyse(run: Run) -> None:
 
 def gap(run: Run) -> None:
     """Recognition against prediction: by layer, by rival and by path, for every family of stimuli."""
+    from interp_core.statistics.interval import array_json
     from mamba_induction.data import Bigrams
-    from mamba_induction.measure import described, summarise
+    from mamba_induction.measure import summarise
     from mamba_induction.measure_gap import gap_of_family
 
     for subject, stimuli, texts in _asked(run):
@@ -92,15 +125,18 @@ def gap(run: Run) -> None:
             }
             summaries = summarise(found, run.params)
             scores = {
-                name: described(interval, len(found[name])) for name, interval in summaries.items()
+                name: array_json(interval, n=len(found[name]), unit="prompts")
+                for name, interval in summaries.items()
             }
             report[family] = described_as | {"scores": scores}
         save_arrays(run.place("scores", "gap") / f"gap_{subject.name}.npz", saved)
         save_json(run.place("metrics", "gap") / f"gap_{subject.name}.json", report)
         repeated = report["repeated"]["scores"]
         rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
+        independent = report["repeated"]["recognition"]["attention"]["independent"]["value"]
         click.echo(
-            f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted {rates[1]:.3f}"
+            f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted "
+            f"{rates[1]:.3f} ({independent:.3f} if recognising told nothing)"
         )
 
 
@@ -112,15 +148,7 @@ def causal(run: Run) -> None:
         report, arrays = cause(subject, stimuli, run.params)
         save_arrays(run.place("scores", "causal") / f"causal_{subject.name}.npz", arrays)
         save_json(run.place("metrics", "causal") / f"causal_{subject.name}.json", report)
-        reads = report["reads"]["all"]
-        worst = min(
-            reads,
-            key=lambda offset: reads[offset]["accuracy"]["value"] if offset != "prefix" else 0,
-        )
-        cost = reads[worst]["accuracy"]["value"]
-        click.echo(
-            f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} accuracy without)"
-        )
+        click.echo(f"{subject.name}: {report['verdict']['says']}")
 
 
 def figures(run: Run) -> None:
@@ -167,7 +195,7 @@ def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
 
 
 def _sentence(report: Report) -> str:
-    error = report["reconstruction_error"]
+    error, name = report["reconstruction_error"], report["name"]
     checked = "" if error is None else f"alpha x + D x is the model's own to {error:.1e}; "
     layers = report["null"]["trained"]["induction_layers"]
     peaks = ", ".join(
@@ -175,4 +203,4 @@ def _sentence(report: Report) -> str:
     )
     accuracy = report["scores"]["accuracy_by_period"]["value"][0]
     found = f"induction in {peaks}" if layers else "no layer matches prefixes above its null"
-    return f"{report['name']}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"
+    return f"{name}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"
