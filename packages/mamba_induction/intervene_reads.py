@@ -66,8 +66,9 @@ def reads_of_queries(bench: Bench, params: MambaInduction, arrays: Arrays) -> Re
 def reads_of_answers(bench: Bench, params: MambaInduction, arrays: Arrays) -> Report:
     """The same for what the answer's position itself reads: what makes it a key that is found.
 
-    Answers near the start of a prompt have no other key to be compared with: those are cut in
-    neither.
+    At each offset, against one key before all of these; answers near the start of a prompt have no
+    such key, and are cut in neither. `past`: all keys before the answer, against as many reads of
+    the same layers anywhere in the prompt.
     """
     batch, _, earlier = bench.places
     answer = earlier + 1
@@ -75,31 +76,71 @@ def reads_of_answers(bench: Bench, params: MambaInduction, arrays: Arrays) -> Re
 
     # Every named offset and one random key must fit between BOS and the answer.
     roomy = answer + min(ANSWER_OFFSETS) > 0
-    batch, answer = batch[roomy], answer[roomy]
     report: Report = {}
 
-    def without(layers: list[int], key: Int[Tensor, " pair"]) -> Block:
-        return without_reads(bench.subject, layers, batch, answer, key)
+    def one(layers: list[int], key: Int[Tensor, " pair"]) -> Block:
+        return without_reads(bench.subject, layers, batch[roomy], answer[roomy], key)
+
+    def several(layers: list[int], reads: tuple[Tensor, Tensor, Tensor]) -> Block:
+        return without_reads(bench.subject, layers, *reads)
+
+    past = _past(batch, answer)
 
     for where, layers in layer_sets(bench.subject).items():
 
-        def draw(layers: list[int] = layers) -> Block:
+        def draw_one(layers: list[int] = layers) -> Block:
             # A key before all named ones; position 0 is BOS and may be drawn.
-            room = (answer + min(ANSWER_OFFSETS)).cpu().numpy()
-            key = rng.integers(0, room)
-            return without(layers, torch.as_tensor(key, device=answer.device))
+            room = (answer[roomy] + min(ANSWER_OFFSETS)).cpu().numpy()
+            return one(layers, torch.as_tensor(rng.integers(0, room), device=answer.device))
 
-        random = bench.draws(draw, params, f"random reads of answers, {where}")
-        arrays[f"answer_reads/{where}/random"] = random
+        def draw_several(layers: list[int] = layers) -> Block:
+            return several(layers, _anywhere(bench, len(past[0]), rng))
 
-        for offset in ANSWER_OFFSETS:
-            changed = bench.change(without(layers, answer + offset))
-            arrays[f"answer_reads/{where}/{offset:+d}"] = changed
+        label = f"random reads of answers, {where}"
+        random = {
+            "one": bench.draws(draw_one, params, label),
+            "past": bench.draws(draw_several, params, label),
+        }
 
-            found = compared(bench, changed, random, params) | {"cut": len(answer)}
-            report.setdefault(where, {})[f"{offset:+d}"] = found
+        changes = {
+            f"{offset:+d}": bench.change(one(layers, answer[roomy] + offset))
+            for offset in ANSWER_OFFSETS
+        }
+        changes["past"] = bench.change(several(layers, past))
+
+        for name, changed in changes.items():
+            against = random["past" if name == "past" else "one"]
+            arrays[f"answer_reads/{where}/{name}"] = changed
+            report.setdefault(where, {})[name] = compared(bench, changed, against, params)
+
+        arrays |= {f"answer_reads/{where}/random {kind}": drawn for kind, drawn in random.items()}
 
     return report
+
+
+def _past(
+    batch: Int[Tensor, " pair"], position: Int[Tensor, " pair"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every key before each of these positions: prompt, position and key of each read."""
+    key = torch.arange(int(position.max()), device=position.device)
+    pair, before = torch.nonzero(key[None] < position[:, None], as_tuple=True)
+
+    return batch[pair], position[pair], key[before]
+
+
+def _anywhere(bench: Bench, reads: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """As many different reads of earlier keys, by any position of any prompt."""
+    n, length = bench.prompts.tokens.shape
+    query, key = np.tril_indices(length, -1)
+
+    drawn = rng.choice(n * len(query), size=reads, replace=False)
+    batch, place = np.divmod(drawn, len(query))
+
+    found = [
+        torch.as_tensor(index, device=bench.subject.device)
+        for index in (batch, query[place], key[place])
+    ]
+    return found[0], found[1], found[2]
 
 
 def other_keys(bench: Bench, size: int, rng: np.random.Generator) -> Keys:
