@@ -190,7 +190,7 @@ def _batches(
 def _written_by_prefix(
     subject: Subject, batch: CopyBatch
 ) -> dict[int, Float[Tensor, "pair d_model"]]:
-    """What the keys s + 1 to s + 3 together write into the residual stream at the query, by layer."""
+    """What the keys s + 1 to s + 3 together write into the residual stream at the query."""
     keys: Int[Tensor, "key pair"] = torch.stack([batch.key - 1 + offset for offset in PREFIX])
     found: dict[int, Tensor] = {}
     if isinstance(subject, MambaSubject):

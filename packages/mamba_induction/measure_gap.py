@@ -139,7 +139,7 @@ def decomposition(
 
 
 def _written(subject: Subject, batch: CopyBatch) -> dict[str, Float[Tensor, "pair d_model"]]:
-    """What each layer and path writes into the residual stream at the queries; runs the model once."""
+    """What each layer and path writes at the queries; runs the model once."""
     if not isinstance(subject, MambaSubject):
         sites = {
             f"L{layer} {kind}": at
@@ -320,7 +320,7 @@ def gap_of_family(
 def _scores(
     subject: Subject, asked: Prompts, params: MambaInduction
 ) -> dict[str, list[Float[np.ndarray, "pair layer"]]]:
-    """What may recognise a repeat, by name: at the repeats, and at the same places of the control."""
+    """What may recognise a repeat: at the repeats, and at the same places of the control."""
     return {
         "attention": [
             prefix_matching(offset_shares(subject, asked, params, control=control))

@@ -122,7 +122,8 @@ class MambaInduction(Params):
         if self.n_prompts < needed or (1 + self.permutation_draws) * self.null_level < 1 - 1e-9:
             raise ValueError(
                 f"null_level: {self.null_level} needs n_prompts {needed} and permutation_draws "
-                f"{ceil(1 / self.null_level) - 1}, got {self.n_prompts} and {self.permutation_draws}"
+                f"{ceil(1 / self.null_level) - 1}, got {self.n_prompts} and "
+                f"{self.permutation_draws}"
             )
 
         return self

@@ -70,21 +70,24 @@ def _arms(
     base = load_mamba(params.model, run.known, params)
     stimuli = build_stimuli(base, params, texts)
 
-    found: Report = {"": outcome(base, stimuli, held_out, params)}
-    found[Arm(params.lr, 0.0).name] = outcome(after, stimuli, held_out, params)
-
-    for arm in arms_of(params):
-        subject = load_mamba(params.model, run.known, params)
-        tune_arm(subject, texts, params, arm)
-        found[arm.name] = outcome(subject, stimuli, held_out, params)
-
-    return {
+    report: Report = {
         "name": base.name,
         "documents": len(texts.train),
         "watched_documents": len(held_out[0]),
-        "before": found.pop(""),
-        "arms": found,
+        "before": outcome(base, stimuli, held_out, params),
+        "arms": {},
     }
+
+    for arm in (own := Arm(params.lr, 0.0), *arms_of(params)):
+        subject = after if arm == own else load_mamba(params.model, run.known, params)
+        if arm != own:
+            tune_arm(subject, texts, params, arm)
+
+        measured = outcome(subject, stimuli, held_out, params)
+        recipe = {"rate": arm.rate, "repeats": arm.repeats}
+        report["arms"][arm.name] = recipe | measured
+
+    return report
 
 
 def analyse(run: Induction) -> None:
@@ -116,7 +119,7 @@ def analyse(run: Induction) -> None:
 
 
 def gap(run: Induction) -> None:
-    """Recognition against prediction: by layer, by rival and by path, for every family of stimuli."""
+    """Recognition against prediction: by layer, by rival and by path, for every family."""
     from interp_core.statistics.interval import array_json
     from mamba_induction.data import Bigrams
     from mamba_induction.measure import summarise

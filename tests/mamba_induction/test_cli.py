@@ -43,6 +43,7 @@ def test_run_writes_every_file_that_was_promised(finished: tuple[Path, Said]) ->
         "mamba-tuned",
         "fine_tune.csv",
         "fine_tune.json",
+        "arms.json",
         "change.json",
     }
     expected |= {
