@@ -53,7 +53,7 @@ def fine_tuning(
     before. Below: what other rates, and repeats mixed in, leave.
     """
     with drawing(path, width=14.0, height=12.0) as figure:
-        upper, lower = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+        upper, lower = figure.subfigures(2, 1, height_ratios=[1.1, 1], squeeze=False)[:, 0]
         curves, changes = upper.subplots(1, 2, width_ratios=[1.25, 1])
 
         plot_curves(curves, history)

@@ -70,7 +70,7 @@ def causal(
 
     if isinstance(subject, MambaSubject):
         report["taps"] = _taps(bench, subject, params, arrays)
-        report["states"] = _states(bench, control, subject, params, arrays)
+        report["states"] = swapped_states(bench, control, subject, params, arrays)
 
     found = verdict(bench, control, report["reads"], arrays, params)
     best = found["best"]
@@ -136,7 +136,7 @@ def random_taps(subject: MambaSubject, generator: torch.Generator) -> torch.Tens
     return removed.reshape(subject.d_inner, subject.d_conv).to(subject.device)
 
 
-def _states(
+def swapped_states(
     bench: Bench,
     control: Bench,
     subject: MambaSubject,

@@ -35,9 +35,11 @@ def fine_tune(run: Induction) -> Report:
     subject = load_mamba(params.model, run.known, params)
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
+
     texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
     history = tune(subject, build_stimuli(subject, params, texts), texts, params, tuned(run))
     save_history(history, run.place("training", "") / "fine_tune.csv")
+
     report = {
         "name": tuned(run).name,
         "documents": len(texts.train),
@@ -46,9 +48,11 @@ def fine_tune(run: Induction) -> Report:
         "before": history[0],
         "after": history[-1],
     }
+
     made = _made(run, run.params.model)
     run.save("fine_tune", "fine_tune", report, made=made)
     run.save("fine_tune", "arms", _arms(run, subject, params, texts), made=made)
+
     before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
     click.echo(
         f"{tuned(run).name}: held-out perplexity {before:.1f} -> {after:.1f} "
@@ -129,6 +133,7 @@ def gap(run: Induction) -> None:
         bigrams = None if texts is None else Bigrams.of(texts.train, subject.vocab_size)
         saved: Arrays = {}
         report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
+
         for family, prompts in stimuli.families.items():
             found, described_as = gap_of_family(subject, prompts, bigrams, run.params)
             saved |= {
@@ -140,7 +145,9 @@ def gap(run: Induction) -> None:
                 for name, interval in summaries.items()
             }
             report[family] = described_as | {"scores": scores}
+
         run.save("gap", f"gap_{subject.name}", report, saved, made=_made(run, model))
+
         repeated = report["repeated"]["scores"]
         rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
         independent = report["repeated"]["recognition"]["attention"]["independent"]["value"]

@@ -1,6 +1,7 @@
 """Edits against the same computation done by hand; controls are what they say."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ from mamba_induction.intervene import (
     without_taps,
 )
 from mamba_induction.intervene_bench import Bench
-from mamba_induction.intervene_causal import causal, on_new_tokens, random_taps
-from mamba_induction.intervene_kept import circuit_lags
+from mamba_induction.intervene_causal import causal, on_new_tokens, random_taps, swapped_states
+from mamba_induction.intervene_kept import circuit_lags, kept
 from mamba_induction.intervene_reads import other_keys, reads_of_answers
 from mamba_induction.params import ANSWER_OFFSETS, OFFSETS, MambaInduction
 
@@ -257,13 +258,19 @@ def stimuli_of(prompts: Prompts) -> Stimuli:
     return Stimuli(prompts, prompts, {}, prompts, prompts, None, None, None, None)
 
 
+def states_of(
+    subject: MambaSubject, bench: Bench, params: MambaInduction, *, draws: int
+) -> dict[str, Any]:
+    control = Bench.of(subject, as_control(bench.prompts))
+    changed = params.model_copy(update={"period": 16, "causal_draws": draws})
+    return swapped_states(bench, control, subject, changed, {})
+
+
 @pytest.mark.parametrize("offset", [1], indirect=True)
 def test_the_state_is_swapped_after_the_first_copys_last_token(
     planted: MambaSubject, offset: int, bench_of_planted: Bench, params: MambaInduction
 ) -> None:
-    changed = params.model_copy(update={"period": 16, "causal_draws": 2})
-    report, _ = causal(planted, stimuli_of(bench_of_planted.prompts), changed)
-    state = report["states"]["L0"]
+    state = states_of(planted, bench_of_planted, params, draws=2)["L0"]
 
     # One token earlier, the last pair's answer would be scanned after the swap, and survive.
     assert state["out"]["accuracy"]["value"] == -1.0
@@ -274,10 +281,9 @@ def test_the_state_is_swapped_after_the_first_copys_last_token(
 def test_each_other_prompts_state_is_a_control_once(
     planted: MambaSubject, offset: int, bench_of_planted: Bench, params: MambaInduction
 ) -> None:
-    changed = params.model_copy(update={"period": 16, "causal_draws": 30})
-    report, _ = causal(planted, stimuli_of(bench_of_planted.prompts), changed)
+    state = states_of(planted, bench_of_planted, params, draws=9)["L0"]
 
-    back = report["states"]["L0"]["back"]["random"]["accuracy"]
+    back = state["back"]["random"]["accuracy"]
     assert back["random"]["n"] == 7
     assert back["p"] is None
     assert "no test possible" in back["says"]
@@ -320,18 +326,19 @@ def test_the_report_says_that_the_planted_read_is_the_one(
 def test_the_planted_read_and_taps_are_enough_and_no_others(
     planted: MambaSubject, offset: int, bench_of_planted: Bench, params: MambaInduction
 ) -> None:
-    changed = params.model_copy(update={"period": 16, "causal_draws": 20})
-    kept = causal(planted, stimuli_of(bench_of_planted.prompts), changed)[0]["kept"]
+    changed = params.model_copy(update={"causal_draws": 2})
+    best = {"where": "L0", "offset": offset}
+    left = kept(bench_of_planted, best, changed, {})
 
-    reads = {name: found["accuracy"]["value"] for name, found in kept["reads"].items()}
+    reads = {name: found["accuracy"]["value"] for name, found in left["reads"].items()}
     assert reads == {f"{other:+d}": float(other == offset) for other in OFFSETS}
 
     needed = set(circuit_lags(offset))
-    for name, found in kept["taps"].items():
+    for name, found in left["taps"].items():
         enough = needed <= set(map(int, name.split("+")))
         assert found["value"] == float(enough), name
 
-    assert {found["value"] for found in kept["circuit"].values()} == {1.0}
+    assert {found["value"] for found in left["circuit"].values()} == {1.0}
 
 
 def test_a_random_mamba_has_nothing_to_explain(
