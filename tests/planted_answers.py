@@ -120,6 +120,9 @@ PLANTED: dict[str, Content] = {
                 },
             },
         },
+        "causal/causal_snake-tuned.json": {
+            "kept": {"clean": _share(0.48, 32), "circuit": {"one read": _share(0.91, 32)}},
+        },
         "gap/gap_snake.json": _gap("snake", 0.025, 0.035),
         "gap/gap_snake-tuned.json": _gap("snake-tuned", 0.215, 0.255),
         "fine_tune/arms.json": {

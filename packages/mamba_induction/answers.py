@@ -17,12 +17,15 @@ def answers(metrics: Path) -> list[Answer]:
     change = load_json(metrics / "analyse" / "change.json")
     before, after = change["before"], change["after"]
 
-    causal = load_json(metrics / "causal" / f"causal_{before}.json")
+    causal, tuned = (
+        load_json(metrics / "causal" / f"causal_{name}.json") for name in (before, after)
+    )
     gaps = {name: load_json(metrics / "gap" / f"gap_{name}.json") for name in (before, after)}
 
     return [
         *_reads(causal["verdict"]),
         *_kept(causal),
+        _outvoted(tuned),
         _perplexity(change),
         *_gap("before", gaps[before]),
         *_gap("after", gaps[after]),
@@ -74,6 +77,18 @@ def _kept(causal: Report) -> list[Answer]:
         _answer(name, accuracy, f"{says}, {where}")
         for (name, says), accuracy in zip(named.items(), chosen, strict=True)
     ]
+
+
+def _outvoted(tuned: Report) -> Answer:
+    """What the fine-tuned model copies when its other reads are silent."""
+    name, says = "accuracy_one_read_tuned", "accuracy when it keeps that read after fine-tuning"
+    kept = tuned["kept"]
+
+    if kept is None:
+        return _missing(name, f"{says}; no read is needed")
+
+    one = next(iter(kept["circuit"].values()))
+    return _answer(name, one, f"{says}, {kept['clean']['value']:.2f} with all reads")
 
 
 def _perplexity(change: Report) -> Answer:

@@ -27,18 +27,23 @@ def test_what_little_suffices_is_told_from_most_kept_to_least(tmp_path: Path) ->
     names = ("accuracy_with_one_read", "accuracy_with_circuit", "accuracy_circuit_alone")
     assert [found[name].value for name in names] == [0.98, 0.97, 0.76]
 
+    tuned = found["accuracy_one_read_tuned"]
+    assert tuned.value == 0.91
+    assert tuned.says.endswith(", 0.48 with all reads")
+
 
 def test_a_model_that_needs_no_read_gives_none_and_says_why(tmp_path: Path) -> None:
     content = planted("mamba_induction")
     causal = content["causal/causal_snake.json"]
     causal["verdict"] |= {"best": None, "other": None, "says": "does not copy: nothing to explain"}
-    causal["kept"] = None
+    causal["kept"] = content["causal/causal_snake-tuned.json"]["kept"] = None
 
     found = by_name(tmp_path, content)
 
     assert found["change_without_best_read"].value is None
     assert "does not copy" in found["change_without_best_read"].says
     assert found["accuracy_circuit_alone"].value is None
+    assert found["accuracy_one_read_tuned"].value is None
     assert set(found) == set(by_name(tmp_path))  # other trainings answer the same questions
 
 
