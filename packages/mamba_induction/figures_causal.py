@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from interp_core.plotting import COPYING, INK, NULL, drawing, model_styles, note
+from interp_core.plotting import COPYING, INK, NULL, LineStyle, drawing, model_styles, note
 
 Report = Mapping[str, Any]
 Entry = Mapping[str, Any]  # value, low and high
@@ -40,9 +40,17 @@ def causal(causes: Mapping[str, Report], path: Path) -> None:
             widths = [len(next(iter(table.values()))) + 0.8 for table in tables.values()]
             panels = np.atleast_1d(part.subplots(1, len(kinds), width_ratios=widths, sharey=True))
 
+            # One style for a layer in all panels of a model, whichever are drawn there.
+            styles = model_styles(list(report["reads"]))
+            drawn = [layer for layer in styles if any(layer in table for table in tables.values())]
+
             for axes, (kind, table) in zip(panels, tables.items(), strict=True):
-                plot_changes(axes, table)
+                plot_changes(axes, table, styles)
                 axes.set_title(TITLES[kind], fontsize=12)
+
+            for layer in drawn:
+                style = styles[layer]
+                panels[-1].plot([], [], style.marker, color=style.color, label=layer)
 
             panels[0].set_ylabel("change of accuracy")
             panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="layers")
@@ -89,10 +97,11 @@ def table_of(report: Report, kind: str) -> dict[str, dict[str, Entry]]:
     return {layer: entries for layer, entries in by_layer.items() if layer in shown}
 
 
-def plot_changes(axes: Axes, table: Mapping[str, Mapping[str, Entry]]) -> None:
+def plot_changes(
+    axes: Axes, table: Mapping[str, Mapping[str, Entry]], styles: Mapping[str, LineStyle]
+) -> None:
     """Whiskers side by side for the layers, over the range of their random controls."""
     columns = list(next(iter(table.values())))
-    styles = model_styles(list(table))
     axes.axhline(0, color=NULL, linewidth=1)
 
     for place, (layer, entries) in enumerate(table.items()):
@@ -108,8 +117,6 @@ def plot_changes(axes: Axes, table: Mapping[str, Mapping[str, Entry]]) -> None:
 
             axes.plot([x, x], [entry["low"], entry["high"]], color=style.color, linewidth=2)
             axes.plot(x, entry["value"], style.marker, color=style.color, markersize=6)
-
-        axes.plot([], [], style.marker, color=style.color, label=layer)
 
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set(xlim=(-0.6, len(columns) - 0.4), ylim=(-1.05, 1.05))

@@ -74,8 +74,8 @@ def _words(
 
     return (
         f"perplexity of {arms['watched_documents']} held-out documents (curve, and below) "
-        f"{watched[0]:.1f} -> {watched[-1]:.1f}, of {change['text_loss']['n']} windows in the "
-        f"middle of held-out text {windows[0]:.1f} -> {windows[1]:.1f}\n"
+        f"{watched[0]:.1f} -> {watched[-1]:.1f}, of {change['text_loss']['n']} windows of "
+        f"held-out text {windows[0]:.1f} -> {windows[1]:.1f}\n"
         f"n = {n} prompts, {unpredicted} where no bigram predicts · bars: 95 %, above of paired "
         "differences, below of each rate"
     )
