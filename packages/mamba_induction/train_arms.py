@@ -85,6 +85,8 @@ def tune_arm(subject: MambaSubject, texts: Texts, params: MambaInduction, arm: A
     source = DocumentSource(rows, params.batch_size * params.grad_accum, params.seed)
 
     model = subject.model.float().requires_grad_(requires_grad=True)
+    model.zero_grad()  # an earlier training of this model in this process leaves its last gradients
+
     settings = {
         "base_sha256": subject.hash,
         "texts_sha256": array_sha256(*rows),
