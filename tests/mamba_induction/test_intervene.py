@@ -346,7 +346,7 @@ def test_a_random_mamba_has_nothing_to_explain(
 ) -> None:
     vocabulary = Vocabulary.of(96, bos=0, pad=0)
     prompts = repeated_tokens(vocabulary, period=16, n_prompts=8, rng=np.random.default_rng(0))
-    changed = params.model_copy(update={"period": 16, "causal_draws": 20})
+    changed = params.model_copy(update={"period": 16, "causal_draws": 2})
 
     report, _ = causal(untrained, stimuli_of(prompts), changed)
 
