@@ -22,7 +22,7 @@ from interp_core.mamba.hidden_attention import (
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import Edit, capture, intervene
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Subject, as_transformer
 from mamba_induction.model import write_sites
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -192,7 +192,7 @@ def _with_reads(
         return lambda z: change(z, reads[layer], torch.zeros_like(reads[layer]))
 
     edits = {Site(layer, "attn.z"): edit_z(layer) for layer in layers}
-    with subject.observing(note, list(layers)), intervene(subject, edits):
+    with as_transformer(subject).observing(note, list(layers)), intervene(subject, edits):
         yield
 
 

@@ -15,7 +15,7 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256, load_arrays
 from interp_core.files.params import project_root
 from interp_core.models.subject import Subject
-from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
 
 
@@ -108,8 +108,10 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
     )  # as sign_flip_threshold has it; said before anything is measured
     if len(rows) < needed or len(rows) - params.repeats < 2:
         raise InputError(
-            f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few for tests at "
-            f"{params.alpha}: give at least 2 texts and {needed} rows in all (--text-limit, --texts, --repeats)"
+            f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few "
+            "for tests at "
+            f"{params.alpha}: give at least 2 texts and {needed} rows in all (--text-limit, "
+            "--texts, --repeats)"
         )
     tokens = np.full((len(rows), length), subject.bos, dtype=np.int64)
     for index, row in enumerate(rows):
@@ -217,8 +219,5 @@ def _vocabulary(subject: Subject) -> Vocabulary:
     tokenizer: Any = subject.tokenizer
     size = min(len(tokenizer), subject.vocab_size)
     return Vocabulary.of(
-        size,
-        bos=subject.bos,
-        pad=subject.bos,
-        special=[i for i in tokenizer.all_special_ids if i < size],
+        size, bos=subject.bos, pad=subject.bos, special=special_ids(tokenizer, size)
     )

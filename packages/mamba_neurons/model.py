@@ -14,7 +14,8 @@ from torch import Tensor
 from interp_core.errors import InputError
 from interp_core.loading import load_model
 from interp_core.mamba.subject import MambaSubject
-from interp_core.models.native import NativeSubject, hooked
+from interp_core.models.hooks import hooked
+from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
@@ -48,7 +49,8 @@ class Model:
             isinstance(self.subject, NativeSubject) and self._kind in MLP_OUT
         ):
             raise InputError(
-                f"{self.subject.name} is a {self._kind}: neurons are known in {', '.join(MLP_OUT)}, mamba"
+                f"{self.subject.name} is a {self._kind}: neurons are known in "
+                f"{', '.join(MLP_OUT)}, mamba"
             )
 
     @property
@@ -117,7 +119,8 @@ class Model:
         """InputError when a layer has fewer neurons."""
         if top_k > self.n_neurons:
             raise InputError(
-                f"top_k: {top_k} is more than the {self.n_neurons} neurons of a layer of {self.name}"
+                f"top_k: {top_k} is more than the {self.n_neurons} neurons of a layer of "
+                f"{self.name}"
             )
 
     def _out_path(self, layer: int) -> str:
@@ -156,9 +159,7 @@ class CleanRun:
             return subject.suffix(residual, first)
         assert isinstance(subject, NativeSubject)
         assert self.record is not None
-        return subject.module(subject.architecture.final_norm)(
-            self.record.run(subject, first, residual)
-        )
+        return subject.normed(self.record.run(subject, first, residual))
 
 
 @torch.no_grad()
