@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from scipy import stats
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json, save_json
@@ -99,6 +98,9 @@ def _together(same: Sequence[Answer]) -> Answer:
     mean = math.fsum(values) / n
     low, high = None, None
     if n > 1:
+        # Here, because answers are listed by commands that wait for no large library.
+        from scipy import stats
+
         spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
         reach = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
         low, high = mean - reach, mean + reach
