@@ -30,17 +30,28 @@ def _ablation(name: str, change: float) -> Content:
     return {"name": name, "n": 12, "top_k": 3, "ablations": {"mean": {"accuracy": accuracy}}}
 
 
-def _reads(*changes: float) -> Content:
-    offsets = ("+0", "+1", "prefix")
+def _share(value: float, n: int) -> Content:
+    ends = {"low": value - 0.01, "high": value + 0.01}
+    return {"value": value, **ends, "n": n, "unit": "prompts"}
+
+
+def _cut(where: str, offset: int, change: float) -> Content:
+    return {"where": where, "offset": offset, "accuracy": _share(change, 32)}
+
+
+def _gap(name: str, missed: float, independent: float) -> Content:
+    beyond = {"above_independence": _share(missed - independent, 128)}
     return {
-        offset: {"accuracy": {"value": change, "low": change - 0.01, "high": change + 0.01}}
-        for offset, change in zip(offsets, changes, strict=True)
+        "name": name,
+        "repeated": {
+            "scores": {"not_predicted/attention": _share(missed, 128)},
+            "recognition": {"attention": beyond},
+        },
     }
 
 
-def _gap(name: str, missed: float) -> Content:
-    share = {"value": missed, "low": missed - 0.005, "high": missed + 0.005, "n": 128}
-    return {"name": name, "repeated": {"scores": {"not_predicted/attention": share}}}
+def _arm(rate: float, repeats: float, accuracy: float) -> Content:
+    return {"rate": rate, "repeats": repeats, "repeat_accuracy": _share(accuracy, 128)}
 
 
 def _lag(value: float, n: int) -> Content:
@@ -89,15 +100,39 @@ PLANTED: dict[str, Content] = {
             "perplexity": {"before": 60.0, "after": 21.0, "ratio": 0.35, "ratio_ci": [0.33, 0.37]},
         },
         "causal/causal_snake.json": {
-            "n": 32,
-            "reads": {
-                "L0": _reads(-0.06, -0.02, -0.08),
-                "L1": _reads(-0.01, -0.93, -0.95),
-                "all": _reads(-0.07, -0.96, -0.98),
+            "verdict": {
+                "copies": True,
+                "cuts": 12,
+                "level": 0.996,
+                "best": _cut("L1", 1, -0.93),
+                "other": _cut("L0", 0, -0.06),
+                "says": "copies",
+            },
+            "kept": {
+                "layer": 1,
+                "offset": 1,
+                "circuit": {
+                    "one read": _share(0.98, 32),
+                    "taps 0 and 1": _share(0.8, 32),
+                    "one read, taps 0 and 1": _share(0.97, 32),
+                    "and other layers' scans unmixed": _share(0.76, 32),
+                    "and their convolutions at lag 0": _share(0.49, 32),
+                },
             },
         },
-        "gap/gap_snake.json": _gap("snake", 0.025),
-        "gap/gap_snake-tuned.json": _gap("snake-tuned", 0.215),
+        "causal/causal_snake-tuned.json": {
+            "kept": {"clean": _share(0.48, 32), "circuit": {"one read": _share(0.91, 32)}},
+        },
+        "gap/gap_snake.json": _gap("snake", 0.025, 0.035),
+        "gap/gap_snake-tuned.json": _gap("snake-tuned", 0.215, 0.255),
+        "fine_tune/arms.json": {
+            "before": {"repeat_accuracy": _share(0.95, 128)},
+            "arms": {
+                "lr 0.001": _arm(0.001, 0, 0.48),
+                "lr 5e-05": _arm(5e-5, 0, 0.9),
+                "lr 0.001, 10 % repeats": _arm(0.001, 0.1, 0.93),
+            },
+        },
     },
     "mamba_neurons": {
         "compare/compare_snake_twin.json": {
