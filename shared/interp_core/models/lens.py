@@ -86,8 +86,8 @@ def bridged(
         subject = BridgeSubject(name, model, tokenizer, bos, digest)
         if "blocks.0.attn.hook_pattern" not in subject.bridge.hook_dict:
             raise InputError(
-                f"{name}: a {model.config.model_type} has no attention heads that TransformerLens "
-                "knows"
+                f"{name} is a {model.config.model_type}, not a Mamba, and has no attention heads "
+                "that TransformerLens knows"
             )
         logits = subject.logits(ids)
         apart = subject.unembed(subject.trunk(ids))
