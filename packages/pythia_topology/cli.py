@@ -91,8 +91,9 @@ _READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "com
 
 
 def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options; in an experiment its scores are
-    there first.
+    """A command that gets a prepared Run instead of its options.
+
+    In an experiment its scores are there first.
     """
 
     @wraps(command)
@@ -133,9 +134,7 @@ def main() -> None:
 @main.command()
 @_with_run
 def profile(run: Any) -> None:
-    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json, heatmap_M.png,
-    profile_M.png.
-    """
+    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json and figures."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.profile(run).items():
@@ -174,7 +173,8 @@ def multisize(run: Any) -> None:
 @main.command()
 @_with_run
 def nulls(run: Any) -> None:
-    """Permuted heads, shuffled antecedents, untrained model, bootstrap: nulls_M.json, nulls_M.png."""
+    """Permuted heads, shuffled antecedents, untrained model, bootstrap: nulls_M.json,
+    nulls_M.png."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.nulls(run).items():
@@ -200,9 +200,7 @@ def lagbuckets(run: Any) -> None:
 @main.command()
 @_with_run
 def causal(run: Any) -> None:
-    """Ablate the best heads against layer-matched random ones: causal_M.json, causal_delta.png,
-    dose_M.png.
-    """
+    """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose_M.png."""
     from pythia_topology import workflow
 
     found = workflow.causal(run)
@@ -256,7 +254,10 @@ def all_figures(run: Any) -> None:
 @study_option
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
+    """The study's headline numbers, from its metrics: answers.json.
+
+    Over several trainings also what they say of sizes: sizes.json, sizes.png.
+    """
     from interp_core.console.answers import write, write_over
     from pythia_topology.answers import answers as found
 
@@ -265,4 +266,7 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     elif out is None:
         fail("--trainings needs --out, a folder for the answers over them")
     else:
+        from pythia_topology import workflow
+
         write_over("pythia_topology", found, trainings, out)
+        workflow.sizes(trainings, out)

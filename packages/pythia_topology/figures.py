@@ -20,55 +20,60 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def draw_all(models: Sequence[str], folder: Path) -> list[Path]:
-    """Every figure of the commands that have run, for the named models, into folder/figures;
-    returns the files written.
+    """Every figure of the commands that have run, for the named models, into folder/figures.
 
-    Reads folder/scores/<command>/*.npz and folder/metrics/<command>/*.json. A command without a
-    folder of metrics has not run; within a folder every model's file must be there. InputError
-    names what is missing or damaged.
+    Returns the files written. Reads folder/scores/<command>/*.npz and
+    folder/metrics/<command>/*.json. A command without a folder of metrics has not run; within a
+    folder every model's file must be there. InputError names what is missing or damaged.
     """
     metrics, out = folder / "metrics", folder / "figures"
     scores = {
         name: load_arrays(folder / "scores" / "profile" / f"scores_{name}.npz") for name in models
     }
     written: list[Path] = []
+
     for name in models:
         profile = load_json(metrics / "profile" / f"profile_{name}.json")
         written += draw_profile(scores[name], profile, name, out)
+
     for command, stem in (("crosssize", "cross_size"), ("multisize", "multi_size")):
         if (metrics / command).is_dir():
-            written += draw_crosssize(
-                load_json(metrics / command / f"{stem}.json"), out / f"{stem}_overlay.png"
-            )
+            report = load_json(metrics / command / f"{stem}.json")
+            written += draw_crosssize(report, out / f"{stem}_overlay.png")
+
     for name, report in _reports(folder, "nulls", models, stem="nulls").items():
         written += draw_nulls(report, scores[name], name, out)
+
     if lags := _reports(folder, "lagbuckets", models, stem="lags"):
         written += draw_lags(lags, out)
+
     if causal := _reports(folder, "causal", models, stem="causal"):
         written += draw_causal(causal, out)
+
         for name, report in causal.items():
             written += draw_dose(report, name, out)
             written += draw_single_heads(report, _arrays(folder, "causal", name), name, out)
+
     for name, report in _reports(folder, "composition", models, stem="composition").items():
-        written += draw_composition(
-            report, _arrays(folder, "composition", name), scores[name], name, out
-        )
+        arrays = _arrays(folder, "composition", name)
+        written += draw_composition(report, arrays, scores[name], name, out)
+
     if emerged := _reports(folder, "emergence", models, stem="emergence"):
         both = {
             name: (report, _arrays(folder, "emergence", name)) for name, report in emerged.items()
         }
         written += draw_emergence(both, out)
+
     return written
 
 
 def _reports(folder: Path, command: str, models: Sequence[str], *, stem: str) -> dict[str, Report]:
     """One command's reports by model; empty when it has not run."""
     place = folder / "metrics" / command
-    return (
-        {name: load_json(place / f"{stem}_{name}.json") for name in models}
-        if place.is_dir()
-        else {}
-    )
+    if not place.is_dir():
+        return {}
+
+    return {name: load_json(place / f"{stem}_{name}.json") for name in models}
 
 
 def _arrays(folder: Path, command: str, name: str) -> Arrays:
