@@ -78,7 +78,7 @@ def p_text(report: Mapping[str, Any]) -> str:
 def _whose(name: str, report: Mapping[str, Any]) -> list[str]:
     """From which layers the partners come, for the caption."""
     controls = report["controls"]
-    told = f"{name}: outside: {controls['outside']}; same layers: {controls['layer_matched']}"
+    told = f"{name}: {controls['outside']}; same layers: {controls['layer_matched']}"
     return wrap(told, 118)
 
 

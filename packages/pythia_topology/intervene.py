@@ -11,7 +11,6 @@ from interp_core.models.subject import Subject
 from interp_core.statistics.against_random import AgainstRandom, Direction, against_random
 from interp_core.statistics.heads import Head
 from interp_core.statistics.interval import Interval, bootstrap
-from interp_core.statistics.random_sets import RandomSets
 from interp_core.stimuli.prompts import Pairs, Prompts
 from pythia_topology.data import first_prompts, text_windows
 from pythia_topology.intervene_controls import Controls, Roles, check_sizes, controls_of
@@ -69,10 +68,10 @@ def causal(
         "p_value": main["loss"]["outside"]["p"],
         "controls": {
             "layer_matched": controls.layer_matched.words,
-            "outside": controls.outside.words,
+            "outside": controls.outside_words,
             "left_out": [str(head) for head in sorted({*roles.induction, *roles.writers})],
         },
-        "verdict": _verdict(main, controls.outside, level=params.causal_level),
+        "verdict": _verdict(main, controls, level=params.causal_level),
         "ablations": ablations,
         "dose": _dose(subject, used, roles, params),
         "specificity": _specificity(subject, text, top, controls, params),
@@ -146,9 +145,7 @@ def _mean(
     return bootstrap(values, rng, resamples=params.bootstrap_resamples, unit="prompts")
 
 
-def _verdict(
-    main: Mapping[str, Mapping[str, Any]], outside: RandomSets[Head], *, level: float
-) -> str:
+def _verdict(main: Mapping[str, Mapping[str, Any]], controls: Controls, *, level: float) -> str:
     """Needed when the change excludes 0 and is beyond that of heads outside the circuit."""
     loss, accuracy = main["loss"], main["accuracy"]
     found = AgainstRandom.from_json(loss["outside"])
@@ -158,11 +155,11 @@ def _verdict(
         f"{accuracy['top']['value']:+.2f}"
     )
 
-    if not outside.sets:
-        return f"no control: no heads outside the circuit are left; {what}"
+    if not controls.outside.sets:
+        return f"no control: {controls.outside_words}; {what}"
 
     changes = accuracy["outside"]["random"]["value"]
-    against = f"{outside.words}, outside the circuit: {found.mean:+.2f} and {changes:+.2f}"
+    against = f"{controls.outside_words}: {found.mean:+.2f} and {changes:+.2f}"
 
     if not found.possible:
         return f"{found.says}; {what}; {against}"
@@ -182,9 +179,8 @@ def _dose(
     ranked, (n_layers, n_heads) = roles.ranked, roles.excess.shape
     doses = [k for k in params.dose_k if 2 * k <= n_layers * n_heads]
 
-    outside = [
-        controls_of(ranked[:k], roles, rng, size=k, draws=params.dose_draws).outside for k in doses
-    ]
+    beside = [controls_of(ranked[:k], roles, rng, size=k, draws=params.dose_draws) for k in doses]
+    outside = [controls.outside for controls in beside]
     layer = [Head(ranked[0].layer, head) for head in range(n_heads)]
     sets: list[Sequence[Head]] = [layer]
     starts = []
@@ -197,7 +193,7 @@ def _dose(
     report: dict[str, Any] = {
         "k": doses,
         "sets": [len(control.sets) for control in outside],
-        "controls": [control.words for control in outside],
+        "controls": [controls.outside_words for controls in beside],
         "whole_layer": {"layer": ranked[0].layer},
     }
 

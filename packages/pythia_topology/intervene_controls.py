@@ -3,7 +3,8 @@
 Two controls, because they answer two questions. LAYER-MATCHED sets are other heads of the same
 layers, whatever they do: in a layer full of induction heads they are induction heads too. OUTSIDE
 sets hold no induction head and no previous-token head, which writes what induction heads read: they
-say what losing as many heads costs that have no part in the circuit.
+say what losing as many heads costs that have no part in the circuit. Those come from any layer,
+since the circuit may fill its own.
 """
 
 from collections.abc import Collection, Sequence
@@ -41,6 +42,20 @@ class Controls:
     outside: RandomSets[Head]
 
     @property
+    def outside_words(self) -> str:
+        """For captions: how many, of how many, from which layers."""
+        found = self.outside
+        if not found.sets:
+            return "no set of so many heads is outside the circuit"
+
+        drawn = f"{len(found.sets)} of {found.distinct}"
+        if found.complete:
+            drawn = f"all {found.distinct}"
+
+        where = ", ".join(f"L{layer}" for layer in found.layers)
+        return f"{drawn} distinct sets of heads outside the circuit, from {where}"
+
+    @property
     def sets(self) -> list[tuple[Head, ...]]:
         """Those of both kinds, layer-matched ones first."""
         return [*self.layer_matched.sets, *self.outside.sets]
@@ -68,15 +83,23 @@ def rank_heads(excess: Float[np.ndarray, "layer head"]) -> list[Head]:
     return [Head(int(layer), int(head)) for layer, head in places]
 
 
+@dataclass(frozen=True)
+class _Anywhere:
+    """A head that may stand for one of any layer."""
+
+    head: Head
+    layer: int = 0
+
+
 def controls_of(
     top: Sequence[Head], roles: Roles, rng: np.random.Generator, *, size: int, draws: int
 ) -> Controls:
-    """Both kinds of random sets beside the top heads, matched to them by layer as far as it
-    goes."""
+    """Both kinds of random sets beside the top heads."""
     pool = sorted(roles.ranked)
-    circuit = {*top, *roles.induction, *roles.writers}
+    same = matched_sets(top, pool, rng, draws=draws, size=size, without=top)
 
-    return Controls(
-        matched_sets(top, pool, rng, draws=draws, size=size, without=top),
-        matched_sets(top, pool, rng, draws=draws, size=size, without=circuit),
-    )
+    circuit = {*top, *roles.induction, *roles.writers}
+    idle = [_Anywhere(head) for head in pool if head not in circuit]
+    found = matched_sets([_Anywhere(top[0])], idle, rng, draws=draws, size=size)
+    sets = [tuple(one.head for one in chosen) for chosen in found.sets]
+    return Controls(same, RandomSets(sets, found.distinct, {}))

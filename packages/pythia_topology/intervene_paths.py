@@ -37,7 +37,7 @@ def composition(
     For the best induction heads as readers, the writers with the highest z are path patched: the
     writer's output is replaced by its mean in the reader's KEY input only, and the reader's prefix
     matching is measured again. The control are as many random pairs of the same readers with
-    writers of the same layers that are no previous-token heads.
+    writers that are no previous-token heads, of the same layers or the nearest.
     """
     generator = torch.Generator().manual_seed(params.seed)
     circuit = k_composition(
@@ -203,8 +203,8 @@ def _chosen_pairs(
 ) -> tuple[list[Pair], list[Pair]]:
     """The pairs with the highest z into the best induction heads, and their control.
 
-    Writers of control pairs come from the chosen writers' layers and are no previous-token heads;
-    there may be fewer of them.
+    Writers of control pairs are no previous-token heads, and come from the chosen writers' layers
+    as far as those have others; there may be fewer of them.
     """
     n_heads = roles.excess.shape[1]
     readers = [head for head in roles.ranked if head.layer > 0][: max(1, params.causal_top_k)]
@@ -220,16 +220,20 @@ def _chosen_pairs(
     top, rest = pairs[: params.path_pairs], pairs[params.path_pairs :]
 
     layers = {writer.layer for writer, _ in top}
-    idle = [pair for pair in rest if pair[0] not in roles.writers and pair[0].layer in layers]
+    idle = [pair for pair in rest if pair[0] not in roles.writers]
+
+    def away(pair: Pair) -> int:
+        return min(abs(pair[0].layer - layer) for layer in layers)
+
     rng = np.random.default_rng([params.seed, 8])
-    chosen = rng.permutation(len(idle))[: len(top)]
-    return top, [idle[i] for i in sorted(chosen)]
+    shuffled = [idle[i] for i in rng.permutation(len(idle))]
+    return top, sorted(sorted(shuffled, key=away)[: len(top)])
 
 
 def _control_words(control: Sequence[Pair]) -> str:
     """How many control pairs there are, and which layers' heads write in them."""
     if not control:
-        return "no control pairs: every other writer of these layers is a previous-token head"
+        return "no control pairs: every other writer is a previous-token head"
 
     layers = sorted({writer.layer for writer, _ in control})
     where = " and ".join(f"L{layer}" for layer in layers)

@@ -220,7 +220,7 @@ def _centre(excess: Float[np.ndarray, "layer head"], params: PythiaTopology) -> 
 
 
 def _verdict(onset: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """Onsets in order; `with` joins those whose intervals overlap, which have no order."""
+    """Onsets by step; `with` joins one whose interval overlaps the one before: no order shown."""
     emerged = {name: found["step"] for name, found in onset.items() if found is not None}
     if "induction_head" not in emerged:
         return "no induction head emerges"
@@ -238,4 +238,4 @@ def _verdict(onset: Mapping[str, Mapping[str, Any] | None]) -> str:
             apart = emerged[before]["high"] < step["low"]
             words += f"{', then' if apart else ', with'} {told}"
 
-    return words
+    return f"in order: {words}"

@@ -124,8 +124,9 @@ def describe(
 
 
 def _column(errors: Errors, at: int | slice) -> Errors:
-    parts = (errors.value[at], errors.error[at], errors.freedom[at])
-    return Errors(*(np.asarray(part) for part in parts))
+    # Draws that all agree differ from their mean by rounding alone.
+    error = np.where(errors.error[at] < 1e-9, 0.0, errors.error[at])
+    return Errors(np.asarray(errors.value[at]), np.asarray(error), np.asarray(errors.freedom[at]))
 
 
 def relative_depth(n_layers: int) -> Float[np.ndarray, " layer"]:

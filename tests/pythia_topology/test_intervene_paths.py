@@ -13,7 +13,9 @@ import small_models as small
 import small_project
 from interp_core.loading import subject_of
 from interp_core.models.subject import Subject
+from interp_core.statistics.heads import Head
 from interp_core.stimuli.prompts import Prompts, repeated_tokens
+from pythia_topology.intervene_controls import Roles
 from pythia_topology.intervene_paths import composition, path_patching
 
 PLANTED = (known.PREVIOUS_TOKEN_HEAD, known.INDUCTION_HEAD)
@@ -24,17 +26,17 @@ def prompts_of(n: int = 8) -> Prompts:
     return repeated_tokens(known.VOCABULARY, period=16, n_prompts=n, rng=np.random.default_rng(0))
 
 
-def excess_at(head: tuple[int, int]) -> np.ndarray:
+def roles(reader: tuple[int, int] = known.INDUCTION_HEAD) -> Roles:
     excess = np.zeros((known.N_LAYERS, known.N_HEADS))
-    excess[head] = 1
-    return excess
+    excess[reader] = 1
+    return Roles(excess, [Head(*reader)], [Head(*known.PREVIOUS_TOKEN_HEAD)])
 
 
 def report_of(subject: Subject, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     params = small_project.study(
         **({"path_pairs": 1, "causal_top_k": 1, "composition_draws": 40} | changes)
     )
-    return composition(subject, prompts_of(), excess_at(known.INDUCTION_HEAD), params)
+    return composition(subject, prompts_of(), roles(), params)
 
 
 def test_the_planted_pair_comes_first_and_is_confirmed(planted: Subject) -> None:
@@ -43,9 +45,9 @@ def test_the_planted_pair_comes_first_and_is_confirmed(planted: Subject) -> None
     assert (first["writer"], first["reader"]) == ("L0H1", "L1H2")
     assert first["z"] == report["z_max"] == pytest.approx(arrays["z"].max(), rel=1e-6)
     assert first["z"] > 10 > abs(second["z"])
-    assert first["path_patching"]["change"] == pytest.approx(-1, abs=0.05)
-    assert first["path_patching"]["ci"][1] < -0.9
-    assert second["path_patching"]["change"] == pytest.approx(0, abs=1e-6)
+    assert first["path_patching"]["value"] == pytest.approx(-1, abs=0.05)
+    assert first["path_patching"]["high"] < -0.9
+    assert second["path_patching"]["value"] == pytest.approx(0, abs=1e-6)
     assert report["verdict"].startswith("confirmed: without L0H1 -> L1H2")
     assert np.unravel_index(arrays["z"].argmax(), arrays["z"].shape) == (*PLANTED[0], *PLANTED[1])
 
@@ -59,7 +61,21 @@ def test_random_pairs_of_the_same_layers_change_nothing(planted: Subject) -> Non
     assert len(set(names)) == 4
     for pair in report["random_pairs"]:
         assert pair["writer"][:2] == "L0"
-        assert pair["path_patching"]["change"] == pytest.approx(0, abs=1e-6)
+        assert pair["path_patching"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_control_pairs_hold_no_previous_token_head(planted: Subject) -> None:
+    """Were the planted writer a control of itself, nothing could be confirmed."""
+    everything = {"path_pairs": 2, "causal_top_k": 3}
+    params = small_project.study(composition_draws=40, **everything)
+    excess = np.zeros((known.N_LAYERS, known.N_HEADS))
+    excess[1] = [0.1, 0.2, 1.0, 0.3]
+    writer = Head(*known.PREVIOUS_TOKEN_HEAD)
+    found = Roles(excess, [Head(*known.INDUCTION_HEAD)], [writer])
+    report, _ = composition(planted, prompts_of(), found, params)
+    assert report["random_pairs"]
+    assert str(writer) not in {pair["writer"] for pair in report["random_pairs"]}
+    assert report["control"] == "2 random pairs, writers from L0, no previous-token heads"
 
 
 def test_a_reader_that_does_not_use_the_writer_is_not_confirmed() -> None:
@@ -68,14 +84,15 @@ def test_a_reader_that_does_not_use_the_writer_is_not_confirmed() -> None:
     """
     subject = subject_of(known.duplicate_token_model(), name="duplicate")
     report, _ = report_of(subject, path_pairs=2)
-    assert all(abs(pair["path_patching"]["change"]) < 1e-6 for pair in report["pairs"])
+    assert all(abs(pair["path_patching"]["value"]) < 1e-6 for pair in report["pairs"])
     assert report["verdict"].startswith("not confirmed")
 
 
 def test_one_layer_cannot_compose() -> None:
     subject = subject_of(small.build("gpt2", n_layer=1), name="flat", bos=0)
     params = small_project.study()
-    report, _ = composition(subject, small.prompts(), np.ones((1, small.HEADS)), params)
+    flat = Roles(np.ones((1, small.HEADS)), [], [])
+    report, _ = composition(subject, small.prompts(), flat, params)
     assert (report["pairs"], report["random_pairs"], report["z_max"]) == ([], [], None)
     assert report["verdict"] == "no pair of heads can compose: one layer"
 
