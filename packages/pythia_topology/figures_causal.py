@@ -33,7 +33,7 @@ _TEXT = "mean, on text\nwithout repeats"
 # Key in a report, legend, marker, and its place below the row of the top heads.
 _CONTROLS = (
     ("outside", "as many heads outside the circuit", "s", 0.08),
-    ("layer_matched", "as many other heads of the same layers", "D", 0.32),
+    ("layer_matched", "as many others of the same and the next layers", "D", 0.32),
 )
 
 

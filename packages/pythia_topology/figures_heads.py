@@ -94,7 +94,7 @@ def plot_heatmap(
 
     for (layer, head), value in np.ndenumerate(excess):
         text = f"{value:.2f}".replace("-0.00", "0.00")
-        colour = "white" if value > 0.45 else INK  # what can be read on that shade
+        colour = "white" if value > 0.3 else INK  # what can be read on that shade
         axes.text(head, layer, text, ha="center", va="center", fontsize=11, color=colour)
 
 
@@ -161,7 +161,7 @@ def single_heads(
 
     And how well a first-order estimate agrees.
     """
-    with drawing(path, width=10.5, height=5.4) as figure:
+    with drawing(path, width=10.5, height=5.2) as figure:
         left, right = figure.subplots(1, 2)
         effect = arrays["loss_effect"]
         image = head_map(
@@ -174,31 +174,30 @@ def single_heads(
         left.set(xlabel="head", ylabel="layer", title="Mean ablation of one head")
         bar = figure.colorbar(image, ax=left, pad=0.02)
         bar.set_label("copying gained (nats; red: lost)")
-        plot_agreement(right, effect, arrays["first_order"], agreement_text(causal))
+        plot_agreement(right, effect, arrays["first_order"], causal["rank_agreement"])
         figure.suptitle(f"{name}: every head ablated alone")
         note(
             figure,
             f"framed: the {causal['top_k']} heads with the most excess prefix matching · "
-            f"n = {causal['n']} prompts\ntop heads found: how many of the k whose ablation harms "
-            "most are among the k largest estimates",
+            f"n = {causal['n']} prompts\nof the heads whose ablation harms most, among as many "
+            f"largest estimates: {recall_text(causal)}",
         )
 
 
-def agreement_text(causal: Mapping[str, Any]) -> str:
-    """How well first-order estimates rank heads, and find those that matter most."""
+def recall_text(causal: Mapping[str, Any]) -> str:
+    """How many of the heads that matter most are among the largest estimates, for each number."""
     found = causal["recall"]
     shared = [
         f"{share * k:.0f} of {k:.0f}" for k, share in zip(found["k"], found["recall"], strict=True)
     ]
-    told = f"top heads found: {', '.join(shared)}"
-    return f"Rank agreement (Spearman) {causal['rank_agreement']:.2f}\n{told}"
+    return ", ".join(shared)
 
 
 def plot_agreement(
     axes: Axes,
     exact: Float[np.ndarray, "layer head"],
     estimate: Float[np.ndarray, "layer head"],
-    title: str,
+    agreement: float,
 ) -> None:
     """First-order estimates against exact effects, with the line on which both are equal."""
     both = np.concatenate([exact.ravel(), estimate.ravel()])
@@ -212,7 +211,7 @@ def plot_agreement(
         xlabel="exact change of loss (nats)",
         ylabel="first-order estimate (nats)",
     )
-    axes.set_title(title)
+    axes.set_title(f"Rank agreement (Spearman) {agreement:.2f}")
     axes.legend(loc="upper left")
 
 

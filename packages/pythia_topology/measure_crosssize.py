@@ -33,7 +33,7 @@ class _Model:
     @property
     def known(self) -> bool:
         """Whether there are induction heads, and so a depth to compare."""
-        return self.verdict.n > 0 and bool(self.mass.any())
+        return self.described.known and bool(self.mass.any())
 
 
 def crosssize_summary(
@@ -68,7 +68,13 @@ def crosssize_summary(
             heads, rng, alpha=alpha, draws=draws, smallest_effect=smallest_effect
         )
         described = describe(
-            heads.excess, rng, mode=mode, q=q, threshold=verdict.above, resamples=resamples
+            heads.excess,
+            rng,
+            mode=mode,
+            q=q,
+            threshold=verdict.above,
+            resamples=resamples,
+            shaped=verdict.n > 0,
         )
         mass = np.clip(heads.excess.mean(axis=(0, 2)), 0, None)
         measured.append(_Model(name, verdict, mass, described))
@@ -112,7 +118,7 @@ def _curve(model: _Model, grid_points: int) -> dict[str, Any]:
         "depth": depth.tolist(),
         **band,
         **curves,
-        **model.described.entries(known=model.known),
+        **model.described.entries(),
     }
 
 

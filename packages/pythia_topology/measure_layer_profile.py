@@ -137,7 +137,15 @@ def layer_profile_summary(
 
     excess = heads.excess
     head_means = excess.mean(axis=0)
-    described = describe(excess, rng, mode=mode, q=q, threshold=verdict.above, resamples=resamples)
+    described = describe(
+        excess,
+        rng,
+        mode=mode,
+        q=q,
+        threshold=verdict.above,
+        resamples=resamples,
+        shaped=verdict.n > 0,
+    )
 
     with_control = heads.prefix_matching.mean(axis=0, dtype=np.float64)
     plain = layer_profile(with_control, mode=mode, q=q, threshold=verdict.above)
@@ -148,7 +156,7 @@ def layer_profile_summary(
         "q": q,
         **described.band(),
         "per_layer_prefix_matching": plain.tolist(),
-        **described.entries(known=verdict.n > 0),
+        **described.entries(),
         "n": len(excess),
         "n_layers": excess.shape[1],
         "n_heads": excess.shape[2],

@@ -41,7 +41,13 @@ def nulls_summary(
 
     permuted = head_permutation(heads.excess.mean(axis=0), q=q)
     described = describe(
-        heads.excess, rng, mode=mode, q=q, threshold=verdict.above, resamples=resamples
+        heads.excess,
+        rng,
+        mode=mode,
+        q=q,
+        threshold=verdict.above,
+        resamples=resamples,
+        shaped=verdict.n > 0,
     )
 
     untrained = None
@@ -59,11 +65,11 @@ def nulls_summary(
         "permute_summary": permuted,
         "shuffled_summary": shuffled_antecedent_null(heads, rng, alpha=alpha, draws=draws),
         "untrained_summary": untrained,
-        "bootstrap": peak_and_band(described, resamples=resamples, known=verdict.n > 0),
+        "bootstrap": peak_and_band(described, resamples=resamples),
     }
 
 
-def peak_and_band(described: Described, *, resamples: int, known: bool) -> dict[str, Any]:
+def peak_and_band(described: Described, *, resamples: int) -> dict[str, Any]:
     """The peak's relative depth and the bandwidth, with 95 % intervals.
 
     None where there are no induction heads to describe; no interval where no draw moves the peak.
@@ -71,7 +77,7 @@ def peak_and_band(described: Described, *, resamples: int, known: bool) -> dict[
     entries: dict[str, Any] = {"resamples": resamples}
 
     for name in ("peak_rel", "bandwidth"):
-        found = described.interval(name) if known else None
+        found = described.interval(name) if described.known else None
         ends = None if found is None else found.ends
         entries[f"{name}_mean"] = None if found is None else found.value
         entries[f"{name}_ci"] = None if ends is None else list(ends)

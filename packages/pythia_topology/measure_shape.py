@@ -49,20 +49,24 @@ class Described:
 
     per_layer: Errors
     peak_layer: int
-    shape: dict[str, Errors]  # by the names in SHAPE
+    shape: dict[str, Errors]  # by the names in SHAPE; empty where there are no induction heads
     n: int  # prompts
 
     def interval(self, name: str) -> Interval:
         """One entry of SHAPE with its 95 % interval; no ends where no draw moves it."""
         return interval_of(self.shape[name], n=self.n)
 
-    def entries(self, *, known: bool) -> dict[str, Any]:
+    @property
+    def known(self) -> bool:
+        """Whether there is a peak and a band to describe."""
+        return bool(self.shape) and bool(np.isfinite(self.shape["peak_rel"].value))
+
+    def entries(self) -> dict[str, Any]:
         """For a report: every interval of SHAPE, or None where there is nothing to describe."""
-        known = known and bool(np.isfinite(self.shape["peak_rel"].value))
-        found: dict[str, Any] = {"peak_layer": self.peak_layer if known else None}
+        found: dict[str, Any] = {"peak_layer": self.peak_layer if self.known else None}
 
         for name in SHAPE:
-            found[name] = self.interval(name).to_json() if known else None
+            found[name] = self.interval(name).to_json() if self.known else None
 
         return found
 
@@ -106,19 +110,23 @@ def describe(
     q: float,
     threshold: float,
     resamples: int,
+    shaped: bool,
 ) -> Described:
-    """The profile of per-prompt scores and its shape, prompts and heads resampled in turn."""
-    n_layers = excess.shape[1]
+    """The profile of per-prompt scores and its shape, prompts and heads resampled in turn.
+
+    `shaped`: whether there are induction heads, and so a shape to describe.
+    """
+    n_layers, names = excess.shape[1], SHAPE if shaped else ()
 
     def columns(means: Float[np.ndarray, "draw layer head"]) -> Float[np.ndarray, "draw column"]:
         profile = layer_profile(means, mode=mode, q=q, threshold=threshold)
         shape = profile_shape(profile)
-        return np.concatenate([profile, *(getattr(shape, name)[:, None] for name in SHAPE)], axis=1)
+        return np.concatenate([profile, *(getattr(shape, name)[:, None] for name in names)], axis=1)
 
     with np.errstate(invalid="ignore"):
         found = two_level_errors(excess, rng, resamples=resamples, statistic=columns)
 
-    shape = {name: _column(found, n_layers + i) for i, name in enumerate(SHAPE)}
+    shape = {name: _column(found, n_layers + i) for i, name in enumerate(names)}
     per_layer = _column(found, slice(n_layers))
     return Described(per_layer, int(per_layer.value.argmax()), shape, len(excess))
 

@@ -18,7 +18,7 @@ from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from pythia_topology.intervene_controls import Roles
 from pythia_topology.intervene_paths import composition, path_patching
 
-PLANTED = (known.PREVIOUS_TOKEN_HEAD, known.INDUCTION_HEAD)
+PLANTED = (Head(*known.PREVIOUS_TOKEN_HEAD), Head(*known.INDUCTION_HEAD))
 HEADS = [(layer, head) for layer in range(known.N_LAYERS) for head in range(known.N_HEADS)]
 
 
@@ -164,7 +164,8 @@ def test_path_patching_is_the_keys_of_one_reader_patched_by_hand(
     model: Any = small.build("gpt2")
     prompts = small.prompts()
     subject = subject_of(model, name="gpt2", bos=0)
-    found = path_patching(subject, prompts, [(writer, reader)], batch_size=8)[:, 0]
+    pair = (Head(*writer), Head(*reader))
+    found = path_patching(subject, prompts, [pair], batch_size=8)[:, 0]
     expected = {
         part: patched_by_hand(model, prompts, writer, reader, part) for part in ("query", "key")
     }
@@ -188,7 +189,7 @@ def test_path_patching_does_not_depend_on_how_prompts_are_batched(planted: Subje
     random = subject_of(small.build("gpt2"), name="gpt2", bos=0)
     for subject, prompts, pairs in (
         (planted, prompts_of(7), [PLANTED]),
-        (random, small.prompts(7), [((0, 1), (1, 2)), ((1, 0), (2, 2))]),
+        (random, small.prompts(7), [(Head(0, 1), Head(1, 2)), (Head(1, 0), Head(2, 2))]),
     ):
         whole = path_patching(subject, prompts, pairs, batch_size=7)
         parts = path_patching(subject, prompts, pairs, batch_size=3)
@@ -202,7 +203,8 @@ def test_path_patching_leaves_no_hooks(name: str) -> None:
     prompts = small.prompts()
     ids = subject.ids(prompts.tokens)
     before = model(ids).logits
-    path_patching(subject, prompts, [((0, 0), (1, 1)), ((1, 3), (2, 0))], batch_size=2)
+    pairs = [(Head(0, 0), Head(1, 1)), (Head(1, 3), Head(2, 0))]
+    path_patching(subject, prompts, pairs, batch_size=2)
     hooks = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert hooks == []
     assert model(ids).logits.equal(before)

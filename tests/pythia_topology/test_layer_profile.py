@@ -160,7 +160,9 @@ def test_intervals_of_a_centre_cover_over_prompts_and_heads() -> None:
     for _ in range(150):
         heads = levels[:, None] + 0.15 * rng.standard_normal((3, 4))
         excess = heads + 0.1 * rng.standard_normal((40, 3, 4))
-        described = describe(excess, rng, mode="mean", q=0.5, threshold=0.1, resamples=150)
+        described = describe(
+            excess, rng, mode="mean", q=0.5, threshold=0.1, resamples=150, shaped=True
+        )
         ends = described.interval("centre_of_mass").ends
         covered += ends is not None and ends[0] <= truth <= ends[1]
 
