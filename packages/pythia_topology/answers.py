@@ -35,7 +35,7 @@ def _centre(profile: Report) -> Answer:
         says = f"no centre: {profile['verdict']}"
         return Answer(name, None, None, None, profile["n"], "prompts", says)
 
-    says = "centre of mass of excess prefix matching, relative depth; prompts and heads resampled"
+    says = "centre of mass of excess prefix matching, relative depth"
     return _answer(name, centre, says)
 
 
@@ -49,7 +49,7 @@ def _largest_less_smallest(sizes: Report) -> Answer:
         n = sizes["models"][models[0]]["n"]
         return Answer(name, None, None, None, n, "prompts", pair["verdict"])
 
-    says = f"{models[-1]} minus {models[0]}, relative depth; these two trainings"
+    says = f"{models[-1]} minus {models[0]}, relative depth"
     return _answer(name, pair["centre_of_mass"]["difference"], says)
 
 

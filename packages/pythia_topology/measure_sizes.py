@@ -21,7 +21,14 @@ from interp_core.statistics.trainings import (
 )
 
 Report = Mapping[str, Any]
-MEASURED = ("centre_of_mass", "centre_in_layers", "peak_rel", "previous_token_layer")
+MEASURED = (
+    "centre_of_mass",
+    "centre_in_layers",
+    "peak_rel",
+    "peak_layer",
+    "previous_token_layer",
+    "peak_after_previous",
+)
 
 
 def sizes_summary(
@@ -80,7 +87,14 @@ def _of_size(size: str, reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def _value(report: Report, name: str) -> float | None:
-    """A number of a profile; intervals of one training are not used."""
+    """A number of a profile; intervals of one training are not used.
+
+    `peak_after_previous`: layers from the previous-token heads to the peak.
+    """
+    if name == "peak_after_previous":
+        peak, previous = _value(report, "peak_layer"), _value(report, "previous_token_layer")
+        return None if peak is None or previous is None else peak - previous
+
     if name not in report:
         raise InputError(
             f"profile_{report['name']}.json lacks `{name}`: run `induct profile` again"

@@ -20,7 +20,7 @@ def test_claims_about_all_sizes_rest_on_the_weakest(tmp_path: Path) -> None:
     ]
     assert [one.value for one in centres] == [0.41, 0.46, 0.39]
 
-    says = "taller minus short, relative depth; these two trainings"
+    says = "taller minus short, relative depth"
     assert (difference.name, difference.value) == ("centre_difference", -0.042)
     assert (difference.low, difference.high) == pytest.approx((-0.052, -0.032))
     assert difference.says == says

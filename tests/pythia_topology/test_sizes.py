@@ -35,6 +35,7 @@ def profile(name: str, centre: float, previous: float | None = 1.0) -> dict[str,
         "centre_of_mass": over_prompts((centre + 0.5) / n_layers),
         "centre_in_layers": over_prompts(centre),
         "peak_rel": over_prompts((round(centre) + 0.5) / n_layers),
+        "peak_layer": round(centre),
         "previous_token_layer": previous,
     }
 
@@ -98,7 +99,9 @@ def test_seeds_that_differ_more_than_the_margin_are_not_equivalent() -> None:
 
 def test_a_training_without_induction_heads_is_counted_and_left_out() -> None:
     found = trainings(DEPTH)
-    found["6l"][0] |= dict.fromkeys(("centre_of_mass", "centre_in_layers", "peak_rel"))
+    found["6l"][0] |= dict.fromkeys(
+        ("centre_of_mass", "centre_in_layers", "peak_rel", "peak_layer")
+    )
     size = sizes_summary(found, **SETTINGS)["sizes"]["6l"]
     assert (size["trainings"], size["without_induction_heads"]) == (5, 1)
     assert size["centre_of_mass"]["mean"]["n"] == 4
@@ -112,6 +115,14 @@ def test_predictions_are_in_layers_and_of_each_size() -> None:
     expected = {name: depth["fitted"] * n - 0.5 for name, n in LAYERS.items()}
     assert depth["predicts"] == pytest.approx(expected)
     assert [*rivals[LAYER]["predicts"].values()] == pytest.approx([rivals[LAYER]["fitted"]] * 3)
+
+
+def test_how_far_the_peak_lies_behind_the_previous_token_heads_is_counted_by_training() -> None:
+    found = trainings(AFTER)
+    found["8l"][1]["previous_token_layer"] = None
+    sizes = sizes_summary(found, **SETTINGS)["sizes"]
+    assert sizes["4l"]["peak_after_previous"]["values"] == [1.0] * 5
+    assert sizes["8l"]["peak_after_previous"]["values"] == [1.0] * 4
 
 
 def test_a_name_means_one_size() -> None:
