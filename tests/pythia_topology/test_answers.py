@@ -30,7 +30,8 @@ def test_claims_about_all_sizes_rest_on_the_weakest(tmp_path: Path) -> None:
 
 
 def test_the_pair_that_is_compared_is_the_same_in_every_training(tmp_path: Path) -> None:
-    """Were it the pair farthest apart, its mean over trainings would be of other pairs each time."""
+    """Were it the pair farthest apart, its mean over trainings would be of other pairs each
+    time."""
     reports = planted("pythia_topology")
     pairs = reports["multisize/multi_size.json"]["pairs"]
     pairs[0]["centre_of_mass"]["difference"]["value"] = 0.4

@@ -192,7 +192,8 @@ def test_layers_not_heads_are_exchanged_between_models() -> None:
 
 
 def test_the_p_of_two_models_of_one_kind_is_uniform_where_layers_vary() -> None:
-    """Every layer has a level of its own, which its heads share: exchanging heads finds .36 at .05."""
+    """Every layer has a level of its own, which its heads share: exchanging heads finds .36 at
+    .05."""
     rng = np.random.default_rng(3)
     p = []
 

@@ -1,4 +1,5 @@
-"""Onsets lie where they were planted: checkpoints that turn the hand-built heads on at known steps."""
+"""Onsets lie where they were planted: checkpoints that turn the hand-built heads on at known
+steps."""
 
 import shutil
 from pathlib import Path
