@@ -256,7 +256,9 @@ def composition(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str
         "control": "4 random pairs, writers from L0, no previous-token heads",
         "z_max": float(z.max()),
         "share_above_2": float((z > 2).mean()),
-        "verdict": "confirmed: without L0H0 -> L2H1 (z +9.1) in its keys the reader's prefix "
-        "matching changes by -0.60, at random by +0.01",
+        "verdict": (
+            "confirmed: without L0H0 -> L2H1 (z +9.1) in its keys the reader's prefix matching"
+            " changes by -0.60, at random by +0.01"
+        ),
     }
     return report, {"score": np.abs(z) / 20, "z": z}

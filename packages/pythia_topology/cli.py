@@ -164,7 +164,7 @@ def multisize(run: Any) -> None:
 @main.command()
 @_with_call
 def nulls(run: Any) -> None:
-    """Permuted heads, shuffled antecedents, untrained model, bootstrap: nulls_M.json, nulls_M.png."""
+    """Permuted heads, shuffled antecedents, untrained model: nulls_M.json, nulls_M.png."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.nulls(run).items():

@@ -328,7 +328,7 @@ def _made_scores(run: Induct, model: str) -> Report:
 
 
 def _is_measured(run: Induct, model: str) -> bool:
-    """Whether an experiment's folder has this model's scores, for its weights and these settings."""
+    """Whether an experiment's folder has this model's scores, as they would be now."""
     if run.is_stage:
         return False
 

@@ -23,7 +23,7 @@ from interp_core.files.artifacts import (
     save_arrays,
     save_json,
 )
-from interp_core.files.params import Params, profile_path, project_root
+from interp_core.files.params import Params, profile_path, project_root, settings_root
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 
 P = TypeVar("P", bound=Params)
@@ -179,7 +179,8 @@ class Call(Generic[P]):
             name = short_name(model)
             if name in found:
                 raise InputError(
-                    f"two models would write files of the name {name}: rename a folder, or use two --out"
+                    f"two models would write files of the name {name}: rename a folder, or use two "
+                    "--out"
                 )
             found[name] = self._origin(spec_of(model, self.known))
         self.check_names(found)
@@ -228,7 +229,7 @@ def start(
 def profile_folder(profile: str | None) -> str:
     """The name of a profile of the project; that of any other file with a hash of its place."""
     path = profile_path(profile).resolve()
-    ours = project_root().resolve() / "profiles"
+    ours = settings_root().resolve() / "profiles"
     return path.stem if path.parent == ours else f"{path.stem}-{sha256_of(str(path))[:8]}"
 
 

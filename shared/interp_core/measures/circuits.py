@@ -194,7 +194,7 @@ def _strength(
     rows: Float[Tensor, "distance #writer reader d_head"],
     reader: _Reader,
 ) -> Float[Tensor, "writer reader"]:
-    """Mean over distances of |S inner W_Q^T| / (|S| |W_K W_Q^T|), S the writer's singular values."""
+    """Mean over distances of |S inner W_Q^T| / (|S| |W_K W_Q^T|), S singular values of a writer."""
     total = torch.einsum("we,nwre->nwr", values.pow(2), rows.expand(-1, len(values), -1, -1)).sqrt()
     tiny = torch.finfo(torch.float64).tiny
     whole = (values.norm(dim=-1)[:, None] * reader.norms[:, None]).clamp_min(tiny)
