@@ -31,7 +31,13 @@ def _profile(name: str, centre: float) -> Content:
 
 def _ablation(name: str, change: float) -> Content:
     accuracy = {"top": _over_prompts(change, 0.1, 12)}
-    return {"name": name, "n": 12, "top_k": 3, "ablations": {"mean": {"accuracy": accuracy}}}
+    return {
+        "name": name,
+        "n": 12,
+        "top_k": 3,
+        "ablations": {"mean": {"accuracy": accuracy}},
+        "dose": {"whole_layer": {"accuracy": -0.97}},
+    }
 
 
 def _reads(*changes: float) -> Content:

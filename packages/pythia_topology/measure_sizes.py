@@ -28,6 +28,8 @@ MEASURED = (
     "peak_layer",
     "previous_token_layer",
     "peak_after_previous",
+    "without_top_heads",  # change of accuracy when they are ablated
+    "without_best_layer",
 )
 
 

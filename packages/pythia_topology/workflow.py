@@ -225,10 +225,7 @@ def sizes(trainings: Sequence[Path], out: Path) -> Report:
 
     compared = load_json(trainings[0] / "metrics" / "multisize" / "multi_size.json")
     profiles = {
-        name: [
-            load_json(folder / "metrics" / "profile" / f"profile_{name}.json")
-            for folder in trainings
-        ]
+        name: [_of_training(folder / "metrics", name) for folder in trainings]
         for name in compared["models"]
     }
 
@@ -239,6 +236,17 @@ def sizes(trainings: Sequence[Path], out: Path) -> Report:
     draw(report, out / "sizes.png")
     click.echo(f"{len(trainings)} trainings of each size: {report['verdict']}")
     return report
+
+
+def _of_training(metrics: Path, name: str) -> Report:
+    """A model's profile, with what copying loses without its best heads."""
+    report = load_json(metrics / "profile" / f"profile_{name}.json")
+    causal = load_json(metrics / "causal" / f"causal_{name}.json")
+
+    return report | {
+        "without_top_heads": causal["ablations"]["mean"]["accuracy"]["top"]["value"],
+        "without_best_layer": causal["dose"]["whole_layer"]["accuracy"],
+    }
 
 
 def print_prompts(run: Induct) -> None:

@@ -37,6 +37,8 @@ def profile(name: str, centre: float, previous: float | None = 1.0) -> dict[str,
         "peak_rel": over_prompts((round(centre) + 0.5) / n_layers),
         "peak_layer": round(centre),
         "previous_token_layer": previous,
+        "without_top_heads": -0.6,
+        "without_best_layer": -0.9,
     }
 
 
@@ -170,7 +172,10 @@ def test_answers_over_trainings_write_what_they_say_of_sizes(
     assert (said.code, said.err) == (0, "")
     assert {file.name for file in out.iterdir()} == {"answers.json", "sizes.json", "sizes.png"}
     assert load_json(out / "answers.json")["centre_of_short"]["n"] == 3
-    assert load_json(out / "sizes.json")["sizes"]["short"]["n_layers"] == 4
+    short = load_json(out / "sizes.json")["sizes"]["short"]
+    assert short["n_layers"] == 4
+    assert short["without_top_heads"]["values"] == [-0.61] * 3
+    assert short["without_best_layer"]["values"] == [-0.97] * 3
     assert "3 trainings of each size: relative depth:" in said.out
 
 
@@ -184,8 +189,8 @@ def test_the_figure_shows_every_training_and_every_rule(
     assert "n = 5 trainings of each size" in found.words
 
     for axes, name in zip(found.figure.axes, ("centre_of_mass", "centre_in_layers"), strict=True):
-        points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
-        shown = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in points])
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        shown = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in dots])
         values = [value for size in report["sizes"].values() for value in size[name]["values"]]
         assert sorted(shown) == pytest.approx(sorted(values))
         assert sum("rule" in str(line.get_label()) for line in axes.lines) == 3
