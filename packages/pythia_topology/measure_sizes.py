@@ -103,7 +103,8 @@ def _value(report: Report, name: str) -> float | None:
         )
 
     entry = report[name]
-    return entry["value"] if isinstance(entry, Mapping) else entry
+    value = entry["value"] if isinstance(entry, Mapping) else entry
+    return None if value is None else float(value)
 
 
 def _trainings(profiles: Mapping[str, Sequence[Report]]) -> list[Training]:

@@ -280,7 +280,7 @@ def test_one_training_stands_beside_the_published_interval(project: Path) -> Non
 
     lines = compare()
     rows = {line[2:25].strip(): line for line in lines}
-    assert lines[0].rstrip().endswith("published [interval], trainings")
+    assert lines[0].rstrip().endswith("published [interval], n")
     assert rows["centre of short"].endswith("0.50 [0.40, 0.60], 5")
     assert "0.41" in rows["centre of short"]
     assert rows["centre of tall"].endswith("same")  # nothing is published of it

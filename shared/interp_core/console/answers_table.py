@@ -11,7 +11,7 @@ from interp_core.files.artifacts import load_json
 
 Answers = Mapping[str, list[Answer]]  # by study
 Row = tuple[str, ...]
-PUBLISHED = "published [interval], trainings"
+PUBLISHED = "published [interval], n"  # n counts trainings
 
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
