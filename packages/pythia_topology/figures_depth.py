@@ -126,8 +126,8 @@ def cross_size(crosssize: Mapping[str, Any], path: Path) -> None:
         note(
             figure,
             f"n = {_span({model['n'] for model in models.values()})} prompts · bands: 95 %, "
-            "prompts and heads resampled, not trainings\nthin bars: 95 % of the difference, thick bars: "
-            f"{level:g} %, equivalent when inside the shaded margin of ± {crosssize['margin']:g}\n"
+            "prompts and heads resampled, not trainings\nthin bars: 95 % of the difference, "
+            f"thick bars: {level:g} %, equivalent when inside the shaded margin of ± {crosssize['margin']:g}\n"
             "diamonds: difference of peaks, without a bar where no draw moves either",
         )
 
