@@ -127,7 +127,8 @@ def cross_size(crosssize: Mapping[str, Any], path: Path) -> None:
             figure,
             f"n = {_span({model['n'] for model in models.values()})} prompts · bands: 95 %, "
             "prompts and heads resampled, not trainings\nthin bars: 95 % of the difference, "
-            f"thick bars: {level:g} %, equivalent when inside the shaded margin of ± {crosssize['margin']:g}\n"
+            f"thick bars: {level:g} %, equivalent when inside the shaded margin of "
+            f"± {crosssize['margin']:g}\n"
             "diamonds: difference of peaks, without a bar where no draw moves either",
         )
 
