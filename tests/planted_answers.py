@@ -14,20 +14,30 @@ def scored(value: float, low: float, high: float) -> Content:
     return {"value": value, "ci": [low, high]}
 
 
+def _over_prompts(value: float, reach: float, n: int) -> Content:
+    """A number with its interval, as pythia_topology's reports have it."""
+    return {"value": value, "low": value - reach, "high": value + reach, "n": n, "unit": "prompts"}
+
+
 def _pair(first: str, second: str, difference: float) -> Content:
-    away = {"difference": difference, "ci_equivalence": [difference - 0.01, difference + 0.01]}
+    away = {"difference": _over_prompts(difference, 0.01, 24), "p": 0.01, "equivalent": True}
     return {"models": [first, second], "centre_of_mass": away, "verdict": "equivalent within 0.1"}
 
 
 def _profile(name: str, centre: float) -> Content:
-    ends = [centre - 0.02, centre + 0.02]
-    centred = {"centre_of_mass": centre, "centre_of_mass_ci": ends}
+    centred = {"centre_of_mass": _over_prompts(centre, 0.02, 24)}
     return {"name": name, **centred, "n": 24, "verdict": "2 induction heads"}
 
 
 def _ablation(name: str, change: float) -> Content:
-    accuracy = {"top": change, "top_ci": [change - 0.1, change + 0.1]}
-    return {"name": name, "n": 12, "top_k": 3, "ablations": {"mean": {"accuracy": accuracy}}}
+    accuracy = {"top": _over_prompts(change, 0.1, 12)}
+    return {
+        "name": name,
+        "n": 12,
+        "top_k": 3,
+        "ablations": {"mean": {"accuracy": accuracy}},
+        "dose": {"whole_layer": {"accuracy": -0.97}},
+    }
 
 
 def _share(value: float, n: int) -> Content:

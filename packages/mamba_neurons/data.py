@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256, load_arrays
-from interp_core.files.params import project_root
 from interp_core.models.subject import Subject
+from interp_core.stimuli.corpus import corpus_folder
 from interp_core.stimuli.prompts import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
 
@@ -192,7 +192,9 @@ def token_classes(
 def _corpus_documents() -> list[str]:
     from tokenizers import Tokenizer
 
-    folder = project_root() / "data" / "corpus"
+    folder = corpus_folder()
+    if folder is None:
+        raise InputError("no corpus here, and the profile has no section `corpus` to make one of")
     stream = load_arrays(folder / "tokens.npz")["validation"]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     pieces = np.split(stream, np.flatnonzero(stream == 0))

@@ -6,21 +6,25 @@ from typing import TYPE_CHECKING
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 from pythia_topology.params import PythiaTopology
 
-# Settings that only read scores, or never touch them: changing one leaves measured scores as they
-# are.
+# Settings that only read scores, or never touch them: changing one leaves measured scores alone.
 READ_LATER = frozenset(
     {
         "split_lag",
         "equivalence_margin",
+        "equivalence_alpha",
+        "grid_points",
         "causal_top_k",
         "causal_random_k",
         "causal_draws",
         "causal_sequences",
+        "causal_level",
         "dose_k",
+        "dose_draws",
         "composition_distances",
         "composition_draws",
         "path_pairs",
         "revisions",
+        "onset_resamples",
     }
 )
 

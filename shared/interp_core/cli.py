@@ -146,16 +146,19 @@ def answers(compare: bool) -> None:
     from interp_core.console.answers import merge, of_studies
     from interp_core.files.params import project_root
 
-    data = project_root() / "data"
+    root = project_root()
+    data = root / "data"
 
     if not compare:
         merge(data)
         return
 
-    from interp_core.console.answers_table import committed, table
+    from interp_core.console.answers_table import committed, published, table
 
     yours = of_studies(data)
-    click.echo("\n".join(table(yours, committed(data, list(yours)))))
+    studies = list(yours)
+    over_trainings = published(root / "published", studies)
+    click.echo("\n".join(table(yours, committed(data, studies), over_trainings)))
 
 
 @main.command()

@@ -20,7 +20,13 @@ from pydantic import Field, PositiveInt, model_validator
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays, replacing, save_arrays, save_json
 from interp_core.files.hub_files import fetch_pinned
-from interp_core.files.params import Params, project_root, read_section
+from interp_core.files.params import (
+    Params,
+    profile_path,
+    project_root,
+    read_section,
+    read_yaml,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -156,15 +162,19 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def corpus_folder() -> Path:
+def corpus_folder() -> Path | None:
     """The pipeline's corpus; in a project that has not made one, the same made on the spot.
 
     A fresh clone and an empty folder have none: their text then comes from `.scratch/corpus`,
-    built once from the profile's section (some seconds), said in one line.
+    built once from the profile's section (some seconds), said in one line. None for a profile
+    without that section.
     """
     pipelines = project_root() / "data" / "corpus"
     if (pipelines / "tokens.npz").is_file():
         return pipelines
+
+    if "corpus" not in read_yaml(profile_path()):
+        return None
 
     made = project_root() / ".scratch" / "corpus"
     if not (made / "corpus.json").is_file():
