@@ -43,6 +43,11 @@ class Texts:
         return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     @property
+    def after_bos(self) -> Bool[np.ndarray, "text position"]:
+        """Positions that hold a token other than the BOS that every text begins with."""
+        return self.real & (np.arange(self.tokens.shape[1]) > 0)
+
+    @property
     def sha256(self) -> str:
         """Hex hash of what is read and what is scored."""
         return array_sha256(self.tokens, self.lengths, self.counted)
@@ -79,18 +84,26 @@ class Texts:
         }
 
 
+def halves(texts: Texts) -> tuple[Int[np.ndarray, " text"], Int[np.ndarray, " text"]]:
+    """Rows that rank units and rows that judge rankings: every second one."""
+    rows = np.arange(len(texts))
+    return rows[::2], rows[1::2]
+
+
 def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
     """The study's texts in the model's tokens.
 
     InputError when there are none, or too few for a statistic.
     """
     documents = read_documents(params)[: params.text_limit]
-    rows = encoded(subject, documents)
-    truncated = sum(len(row) > params.text_length for row in rows)
+    whole = encoded(subject, documents)
+    truncated = sum(len(row) > params.text_length for row in whole)
+
     length = min(params.text_length, subject.n_ctx)
-    rows = [row[:length] for row in rows]
+    rows = [row[:length] for row in whole]
     counted = [np.arange(length) < len(row) - 1 for row in rows]
     repeated = np.zeros(len(rows) + params.repeats, dtype=bool)
+
     if params.repeats:
         prompts = repeated_tokens(
             _vocabulary(subject),
@@ -100,23 +113,27 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
         )
         queries = np.zeros((params.repeats, length), dtype=bool)
         queries[prompts.pairs.batch, prompts.pairs.query] = True
+
         rows += list(prompts.tokens)
         counted += list(queries)
         repeated[-params.repeats :] = True
-    needed = ceil(
-        log2(4 / params.alpha)
-    )  # as sign_flip_threshold has it; said before anything is measured
-    if len(rows) < needed or len(rows) - params.repeats < 2:
+
+    # As sign_flip_threshold has it; said before anything is measured.
+    needed = ceil(log2(4 / params.alpha))
+    n_texts = len(rows) - params.repeats
+    if len(rows) < needed or n_texts < 2:
         raise InputError(
-            f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few for tests at "
-            f"{params.alpha}: give at least 2 texts and {needed} rows in all (--text-limit, --texts, --repeats)"
+            f"{n_texts} texts and {params.repeats} rows of repeats are too few for tests at "
+            f"{params.alpha}: give at least 2 texts and {needed} rows in all "
+            "(--text-limit, --texts, --repeats)"
         )
+
     tokens = np.full((len(rows), length), subject.bos, dtype=np.int64)
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row
-    return Texts(
-        tokens, np.array([len(row) for row in rows]), np.stack(counted), repeated, truncated
-    )
+
+    lengths = np.array([len(row) for row in rows])
+    return Texts(tokens, lengths, np.stack(counted), repeated, truncated)
 
 
 def read_documents(params: MambaNeurons) -> list[str]:
