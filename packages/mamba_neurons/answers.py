@@ -5,7 +5,6 @@ from typing import Any
 
 from interp_core.console.answers import Answer, only_file
 from interp_core.files.artifacts import load_json
-from interp_core.statistics.interval import Interval
 
 Report = dict[str, Any]
 
@@ -26,17 +25,18 @@ def answers(metrics: Path) -> list[Answer]:
     return [
         _best_channel(causal),
         _best_set(causal),
-        _enough("share_that_must_stay", "single", few[mamba]),
-        _enough("share_that_must_stay_joint", "joint", few[mamba]),
-        _enough("share_that_must_stay_twin", "single", few[twin]),
-        _enough("share_that_must_stay_twin_joint", "joint", few[twin]),
+        _enough("share_needed_alone", "single", few[mamba]),
+        _enough("share_needed_together", "joint", few[mamba]),
+        _enough("twin_needed_alone", "single", few[twin]),
+        _enough("twin_needed_together", "joint", few[twin]),
         _sparser("gini", compare),
         _sparser("treves_rolls", compare),
     ]
 
 
-def _answer(name: str, found: Interval, says: str) -> Answer:
-    return Answer(name, found.value, found.low, found.high, n=found.n, unit=found.unit, says=says)
+def _answer(name: str, interval: Report, says: str) -> Answer:
+    """From an interval of a report, which has the fields that an answer has."""
+    return Answer(name, **interval, says=says)
 
 
 def _best_channel(causal: Report) -> Answer:
@@ -44,7 +44,7 @@ def _best_channel(causal: Report) -> Answer:
     best = whole["top"][0]
     says = f"nats by mean-ablating the best of {whole['channels']} channels, {best['neuron']}"
 
-    return _answer("kl_of_best_channel", Interval.from_json(best["kl"]), says)
+    return _answer("kl_of_best_channel", best["kl"], says)
 
 
 def _best_set(causal: Report) -> Answer:
@@ -57,7 +57,7 @@ def _best_set(causal: Report) -> Answer:
     beside = "no random sets" if random is None else f"random ones {random:.2f}"
     says = f"nats for the {where}, {beside}"
 
-    return _answer("kl_of_best_set", Interval.from_json(dose["kl"]), says)
+    return _answer("kl_of_best_set", dose["kl"], says)
 
 
 def _enough(name: str, ranking: str, few: Report) -> Answer:
@@ -69,11 +69,11 @@ def _enough(name: str, ranking: str, few: Report) -> Answer:
         f"that is {found['enough']['value']:.0f}"
     )
 
-    return _answer(name, Interval.from_json(found["enough_share"]), says)
+    return _answer(name, found["enough_share"], says)
 
 
 def _sparser(measure: str, compare: Report) -> Answer:
-    found = Interval.from_json(compare["sparsity"][measure]["difference"])
+    found = compare["sparsity"][measure]["difference"]
     says = f"{compare['first']} minus {compare['second']}; larger is sparser"
 
     return _answer(f"{measure}_difference", found, says)

@@ -68,6 +68,7 @@ class Texts:
         """
         n = len(self)
         starts = list(range(0, n, size))
+
         if len(starts) > 1 and n - starts[-1] == 1:
             starts[-1] -= 1
         return [self.rows(slice(a, b)) for a, b in zip(starts, [*starts[1:], n], strict=True)]
@@ -84,7 +85,7 @@ class Texts:
         }
 
 
-def halves(texts: Texts) -> tuple[Int[np.ndarray, " text"], Int[np.ndarray, " text"]]:
+def halves(texts: Texts) -> tuple[Int[np.ndarray, " ranking"], Int[np.ndarray, " judging"]]:
     """Rows that rank units and rows that judge rankings: every second one."""
     rows = np.arange(len(texts))
     return rows[::2], rows[1::2]
@@ -154,10 +155,12 @@ def encoded(subject: Subject, documents: Sequence[str]) -> list[Int[np.ndarray, 
     """
     if subject.tokenizer is None:
         raise InputError(f"{subject.name} has no tokenizer to read texts with")
+
     tokenizer: Any = subject.tokenizer
     rows = [
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in documents
     ]
+
     if empty := [index for index, row in enumerate(rows) if not row]:
         raise InputError(f"text {empty[0]} has no tokens: {documents[empty[0]][:40]!r}")
     return [np.array([subject.bos, *row]) for row in rows]
@@ -165,14 +168,15 @@ def encoded(subject: Subject, documents: Sequence[str]) -> list[Int[np.ndarray, 
 
 def same_tokens(first: Subject, second: Subject, documents: Sequence[str]) -> str | None:
     """None when both models read every document as the same ids; otherwise what differs first."""
-    for index, (ours, theirs) in enumerate(
-        zip(encoded(first, documents), encoded(second, documents), strict=True)
-    ):
+    both = zip(encoded(first, documents), encoded(second, documents), strict=True)
+
+    for index, (ours, theirs) in enumerate(both):
         if not np.array_equal(ours, theirs):
             n = min(len(ours), len(theirs))
             differing = np.flatnonzero(ours[:n] != theirs[:n])
             place = int(differing[0]) if len(differing) else n
             return f"text {index} differs from token {place} on"
+
     return None
 
 
@@ -183,25 +187,26 @@ def token_classes(
     names = ["begin", "space", "word start", "word part", "digits", "punctuation", "other"]
     tokenizer: Any = subject.tokenizer
     kinds = np.zeros(int(ids.max()) + 1, dtype=np.int64)
+
     for token in np.unique(ids):
-        text = tokenizer.decode([int(token)])
-        core = text.strip()
-        if token == subject.bos:
-            kind = "begin"
-        elif not core:
-            kind = "space"
-        elif core.isalpha():
-            kind = "word start" if text[0].isspace() else "word part"
-        elif core.isdigit():
-            kind = "digits"
-        else:
-            kind = (
-                "punctuation"
-                if not any(c.isalnum() for c in core) and core.isprintable()
-                else "other"
-            )
+        kind = "begin" if token == subject.bos else _kind(tokenizer.decode([int(token)]))
         kinds[token] = names.index(kind)
+
     return names, kinds[ids]
+
+
+def _kind(text: str) -> str:
+    core = text.strip()
+
+    if not core:
+        return "space"
+    if core.isalpha():
+        return "word start" if text[0].isspace() else "word part"
+    if core.isdigit():
+        return "digits"
+
+    is_punctuation = core.isprintable() and not any(char.isalnum() for char in core)
+    return "punctuation" if is_punctuation else "other"
 
 
 def _corpus_documents() -> list[str]:
@@ -215,17 +220,17 @@ def _corpus_documents() -> list[str]:
 
 
 def _user_documents(path: Path) -> list[str]:
-    files = (
-        sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
-        if path.is_dir()
-        else [path]
-    )
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
+
     try:
         contents = [file.read_text(encoding="utf-8") for file in files]
     except FileNotFoundError:
         raise InputError(f"--texts: {path} is not there") from None
     except UnicodeDecodeError:
         raise InputError(f"--texts: {path} holds something that is not UTF-8 text") from None
+
     pieces = contents if path.is_dir() else contents[0].split("\n\n")
     return [piece.strip() for piece in pieces if piece.strip()]
 

@@ -67,10 +67,10 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         blocks = sorted({found["share_null_block"] for found in report["layers"].values()})
         note(
             figure,
-            f"{report['texts']} texts; horizontal lines: largest share of any channel in 95 % of "
-            "draws with blocks of\n"
-            f"{' or '.join(map(str, blocks))} tokens dealt to texts at random (left) and kinds "
-            "dealt to token types at random (right); band: 95 % over texts",
+            f"{report['texts']} texts; band: 95 % over texts; horizontal lines: largest share of any "
+            "channel in 95 % of draws\n"
+            f"left: blocks of {' or '.join(map(str, blocks))} tokens dealt to texts at random\n"
+            "right: kinds dealt to token types at random",
         )
 
 
@@ -254,10 +254,13 @@ def compare(arrays: Arrays, report: Report, path: Path) -> None:
             for place, (which, name) in enumerate(names.items()):
                 plot_layers(axes, arrays, which, key, name, styles[name], shift=place)
 
+            # Differences of sparsity are small.
             section = "dynamics" if key in report["dynamics"] else "sparsity"
+            digits = 2 if section == "dynamics" else 3
             found = report[section][key]["difference"]
             value, low, high = (found[part] for part in ("value", "low", "high"))
-            axes.set_title(f"{title}\n{value:+.2f} [{low:+.2f}, {high:+.2f}]", loc="left")
+            said = f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            axes.set_title(f"{title}\n{said}", loc="left")
 
             axes.set_xlim(0, 1)
             if key == "update":

@@ -182,7 +182,7 @@ def plot_two_layers(axes: Axes, arrays: Arrays, report: Report) -> None:
     named = [top["dimension"] for top in report["top"]]
     rank = report["rank_correlation"][0][-1]
 
-    ends = [0.7 * float(min(first.min(), last.min())), 1.4 * float(max(first.max(), last.max()))]
+    ends = [0.0, 1.2 * float(max(first.max(), last.max()))]
     axes.plot(ends, ends, color=GRID, linewidth=1.5, zorder=1)
     axes.plot(first, last, "o", color=NULL, markersize=5, alpha=0.6, label="a dimension")
 
@@ -199,7 +199,6 @@ def plot_two_layers(axes: Axes, arrays: Arrays, report: Report) -> None:
         label=f"the {len(named)} largest on average",
     )
 
-    logarithmic(axes, "x", "y")
     axes.set(
         xlabel="KL, ablated after layer 0 (nats)",
         ylabel=f"KL, ablated after layer {len(arrays['kl']) - 1} (nats)",

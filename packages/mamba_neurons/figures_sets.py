@@ -117,8 +117,10 @@ def functional_curves(reports: Mapping[str, Report], path: Path) -> None:
             figure,
             "all others mean-ablated; units are neurons, in a transformer its attention heads too\n"
             f"ranked on every second text, judged on the other {first['n']}; bands: 95 % over "
-            f"texts and over {orders} random orders of the neurons (grey)\nbars: fewest units that stay within "
-            f"{first['tolerance']:.0%}, bisected in every draw; the scale is linear below 1 %",
+            "texts (ranked alone),\n"
+            f"and over {orders} random orders of the neurons (grey); bars: fewest units within "
+            f"{first['tolerance']:.0%}, bisected in every draw\n"
+            "the scale is linear below 1 %",
         )
 
 
@@ -137,7 +139,9 @@ def plot_functional(axes: Axes, few: Report) -> None:
         colour = (ABLATED, INK)[place]
         share, rise = np.array(found["sizes"]) / total, found["rise"]
 
-        band(axes, share, rise["low"], rise["high"], colour=colour)
+        if place == 0:
+            # A second band on top of two others could not be told from them.
+            band(axes, share, rise["low"], rise["high"], colour=colour)
         axes.plot(share, rise["value"], line, color=colour, linewidth=1.4, label=label)
 
         crossing = found["enough_share"]

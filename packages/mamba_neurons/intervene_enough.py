@@ -136,7 +136,7 @@ def halving(total: int, depth: int) -> list[int]:
     return sorted(sizes - {0})
 
 
-def bisect_together(judge: Judge, clean: ByText, orders: list[Order]) -> list[int]:
+def bisect_together(judge: Judge, clean: ByText, orders: list[Order]) -> list[float]:
     """The fewest of each order that keep the mean loss; all orders take a step at a time, so that
     they are measured in one batch.
     """
@@ -154,7 +154,7 @@ def bisect_together(judge: Judge, clean: ByText, orders: list[Order]) -> list[in
                 fine = judge.rises(order, [middle], "")[:, 0].mean() <= tolerated
                 brackets[place] = (low, middle) if fine else (middle, high)
 
-    return [high for _, high in brackets]
+    return [float(high) for _, high in brackets]
 
 
 def _of_ranking(
@@ -163,7 +163,7 @@ def _of_ranking(
     sizes: list[int],
     judge: Judge,
     clean: ByText,
-    by_chance: list[int],
+    by_chance: list[float],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     params = judge.params

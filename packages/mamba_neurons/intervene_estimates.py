@@ -150,6 +150,7 @@ def calibrate(
         "loss": (estimates.loss[:, layer, sample].mean(axis=0), exact.loss.mean(axis=0)),
     }
     agreement = {name: rank_agreement(*pair) for name, pair in pairs.items()}
+
     estimated, true = pairs["kl"]
     positive = estimated > 0
     factor = float(np.median(true[positive] / estimated[positive])) if positive.any() else 1.0
@@ -211,6 +212,7 @@ def whole_model(
         calibrate(model, texts, layer, estimates, params, rng, means)
         for layer in range(model.n_layers)
     ]
+
     factors = np.array([found.factor for found in calibrations])
     whole = WholeModel(
         kl=estimates.kl * factors[:, None],
@@ -226,6 +228,7 @@ def whole_model(
     )
     for layer, found in enumerate(calibrations):
         _put(whole, layer, found.sample, found.exact)
+
     wanted = np.zeros_like(whole.exact)
     wanted[sorted({*whole.exact_layers, *also_exact})] = True
     _make_exact(model, texts, whole, wanted, params, means)
@@ -257,12 +260,8 @@ def _make_exact(
     for layer in range(model.n_layers):
         missing = np.flatnonzero(wanted[layer] & ~whole.exact[layer])
         if len(missing):
-            _put(
-                whole,
-                layer,
-                missing,
-                neuron_effects(model, texts, layer, missing.tolist(), params, means=means),
-            )
+            exact = neuron_effects(model, texts, layer, missing.tolist(), params, means=means)
+            _put(whole, layer, missing, exact)
 
 
 def _put(whole: WholeModel, layer: int, neurons: np.ndarray, exact: Effects) -> None:

@@ -22,7 +22,7 @@ from mamba_neurons.intervene_units import Kept, Means, keeping, kept_effects
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons
 
-Order = Int[np.ndarray, " unit"]  # flat indices of [layer, unit], the most needed first
+Order = Int[np.ndarray, " flat_unit"]  # flat indices of [layer, unit], the most needed first
 
 
 def single_effects(
@@ -131,7 +131,7 @@ def _along(
     activations: dict[tuple[int, str], Tensor],
     gradient: Tensor,
     means: Means,
-) -> Float[Tensor, "text unit"]:
+) -> Float[Tensor, "text part"]:
     """(E a - a) times the gradient, summed over a text's positions and over a head's vector."""
     layer, kind = at
     mean = means.neurons[layer] if kind == "neurons" else means.heads[layer]
@@ -141,7 +141,7 @@ def _along(
 
 
 def _by_unit(
-    cost: dict[tuple[int, str], Float[Tensor, "text unit"]],
+    cost: dict[tuple[int, str], Float[Tensor, "text part"]],
     positions: Int[Tensor, " text"],
     means: Means,
 ) -> Float[np.ndarray, "layer unit"]:

@@ -88,7 +88,10 @@ def shares(
 
     between = (weight * (mean - grand) ** 2).sum(axis=-2)
     total = between + (weight * within).sum(axis=-2)
-    return np.divide(between, total, out=np.zeros_like(total), where=total > 0)
+
+    # Means of equal values differ in their last digits: that is no variance.
+    varies = total > (1e-12 * grand[..., 0, :]) ** 2
+    return np.divide(between, total, out=np.zeros_like(total), where=varies)
 
 
 def half_lives(steps: StepSizes) -> Float[np.ndarray, "channel state"]:

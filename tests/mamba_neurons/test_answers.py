@@ -25,10 +25,10 @@ def test_the_best_the_largest_set_what_is_enough_and_what_is_sparser(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "units", "enough"),
     [
-        ("share_that_must_stay", 512, 412),
-        ("share_that_must_stay_joint", 512, 399),
-        ("share_that_must_stay_twin", 1032, 833),
-        ("share_that_must_stay_twin_joint", 1032, 867),
+        ("share_needed_alone", 512, 412),
+        ("share_needed_together", 512, 399),
+        ("twin_needed_alone", 1032, 833),
+        ("twin_needed_together", 1032, 867),
     ],
 )
 def test_what_must_stay_is_a_share_of_each_models_own_units(

@@ -13,7 +13,6 @@ FILES = sorted(STUDY.glob("*.py"))
 # Function -> what it draws. Texts, samples, label draws, resamples and nulls; no result.
 MAY_DRAW = {
     "load_texts": "rows of repeated random tokens",
-    "rng": "the generator of a purpose, from the seed",
     "drawn_labels": "labels from the model's own predictions",
     "whole_model": "the seed of the label draws",
     "fisher_order": "the seed of the label draws",
