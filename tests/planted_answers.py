@@ -74,8 +74,8 @@ def _dose(k: int, kl: Content, random: float) -> Content:
 def _few(units: int, single: int, joint: int) -> Content:
     def ranking(enough: int) -> Content:
         ends = (enough, enough - 20, enough + 30)
-        shares = (size / units for size in ends)
-        return {"enough": _interval(*ends, 28), "enough_share": _interval(*shares, 28)}
+        value, low, high = (size / units for size in ends)
+        return {"enough": _interval(*ends, 28), "enough_share": _interval(value, low, high, 28)}
 
     return {
         "units": units,

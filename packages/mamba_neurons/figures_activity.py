@@ -86,11 +86,12 @@ def plot_ranked(
         low, high = (arrays[f"{key}_{end}"][layer][order] for end in ("low", "high"))
         band(axes, rank, low, high, colour=style.color)
 
-    line = {"linestyle": style.linestyle}
-    axes.plot(rank, values[order], color=style.color, label=label, **line)
+    line = style.linestyle
+    axes.plot(rank, values[order], color=style.color, linestyle=line, label=label)
 
     threshold = float(arrays[f"{key}_null_threshold"][layer])
-    axes.axhline(threshold, color=NULL, linewidth=1.4, label=f"chance, {label}", **line)
+    chance = f"chance, {label}"
+    axes.axhline(threshold, color=NULL, linestyle=line, linewidth=1.4, label=chance)
 
 
 def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:

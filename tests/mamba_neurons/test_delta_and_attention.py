@@ -80,7 +80,7 @@ def autocorrelated(rng: np.random.Generator, *, lag_one: float) -> delta.StepSiz
     sizes = rng.permutation(np.linspace(8, 90, 24).astype(int))
     text = np.repeat(np.arange(len(sizes)), sizes)
     noise = rng.standard_normal((len(text), 4))
-    dt = lfilter([np.sqrt(1 - lag_one**2)], [1, -lag_one], noise, axis=0)
+    dt = np.asarray(lfilter([np.sqrt(1 - lag_one**2)], [1, -lag_one], noise, axis=0))
     return delta.StepSizes(dt.astype(np.float32), text, np.ones((4, 2)))
 
 

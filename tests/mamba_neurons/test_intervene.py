@@ -167,6 +167,15 @@ def test_the_carrier_alone_is_worth_more_than_random_sets(
     assert everyone["against_random"]["p"] is None
 
 
+def effects_of(how: Ablation) -> Callable[[Model, Texts, MambaNeurons], np.ndarray]:
+    """KL of ablating a few neurons so."""
+
+    def measure(model: Model, texts: Texts, params: MambaNeurons) -> np.ndarray:
+        return neuron_effects(model, texts, 0, range(6), params, ablation=how).kl
+
+    return measure
+
+
 @pytest.mark.parametrize(
     "measure",
     [
@@ -174,12 +183,7 @@ def test_the_carrier_alone_is_worth_more_than_random_sets(
         lambda model, texts, params: unit_means(model, texts, 3).neurons.numpy(),
         lambda model, texts, params: unit_means(model, texts, 3).heads.numpy(),
         lambda model, texts, params: neuron_spread(model, texts, params).numpy(),
-        *(
-            lambda model, texts, params, how=how: (
-                neuron_effects(model, texts, 0, range(6), params, ablation=how).kl
-            )
-            for how in ABLATIONS
-        ),
+        *(effects_of(how) for how in ABLATIONS),
         lambda model, texts, params: exact.residual_effects(model, texts, 0, params).kl,
     ],
     ids=["means", "unit means", "heads", "spread", *ABLATIONS, "residual"],
