@@ -5,8 +5,11 @@ import pytest
 import torch
 
 import planted_mamba as planted
+from interp_core.models.hooks import intervene
+from interp_core.models.sites import Site
 from interp_core.statistics.enough import enough
 from mamba_neurons.data import Texts
+from mamba_neurons.intervene import neuron_effects
 from mamba_neurons.intervene_enough import (
     Judge,
     bisect_together,
@@ -71,6 +74,39 @@ def test_without_any_unit_a_prediction_follows_its_own_token_alone(
     for token in np.unique(texts.tokens[texts.real]):
         same = hidden[torch.as_tensor((texts.tokens == token) & texts.real)]
         torch.testing.assert_close(same, same[:1].expand_as(same), atol=1e-5, rtol=1e-5)
+
+
+def test_a_unit_that_is_left_out_is_its_mean(
+    either: Model, texts: Texts, params: MambaNeurons
+) -> None:
+    means = unit_means(either, texts, params.batch_size)
+    batches = scored_texts(either, texts, params)
+    without = np.ones(means.shape, dtype=bool)
+    without[1, 5] = False
+
+    found = kept_effects(either, batches, [without], params, means, label="")
+    alone = neuron_effects(either, texts, 1, [5], params, means=means.neurons)
+    np.testing.assert_allclose(found.kl, alone.kl, atol=1e-6)
+    assert alone.kl.max() > 1e-4
+
+
+def test_a_head_that_is_left_out_is_its_mean(twin: Model, texts: Texts) -> None:
+    means = unit_means(twin, texts, 3)
+    kept = torch.ones(1, *means.shape, dtype=torch.bool)
+    kept[0, 0, twin.n_neurons + 1] = False
+    ids = twin.subject.ids(texts.tokens)
+
+    def by_its_mean(z: torch.Tensor) -> torch.Tensor:
+        edited = z.clone()
+        edited[:, :, 1] = means.heads[0, 1]
+        return edited
+
+    with torch.no_grad():
+        with keeping(twin, kept, means):
+            found = twin.subject.trunk(ids)
+        with intervene(twin.subject, {Site(0, "attn.z"): by_its_mean}):
+            expected = twin.subject.trunk(ids)
+    torch.testing.assert_close(found, expected)
 
 
 def test_sets_in_one_batch_are_sets_one_at_a_time(
