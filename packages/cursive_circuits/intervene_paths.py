@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
-from cursive_circuits.model import Head, Kind
+from cursive_circuits.model import Head
 from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
@@ -142,13 +142,10 @@ def _verdict(report: Report) -> str:
         else "refuted"
     )
     return (
-        f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) {word}: prefix matching "
+        f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) "
+        f"{word}: prefix matching "
         f"{interval_text(chosen['effect'], chosen['ci'], 3)} without it in the keys, median writer "
-        f"{keys['median_effect']:+.3f}; strongest {keys['by_effect']['writer']} {keys['by_effect']['effect']:+.3f}, "
+        f"{keys['median_effect']:+.3f}; strongest {keys['by_effect']['writer']} "
+        f"{keys['by_effect']['effect']:+.3f}, "
         f"through queries {queries['by_effect']['writer']} {queries['by_effect']['effect']:+.3f}"
     )
-
-
-def kinds_of(names: np.ndarray) -> list[Kind]:
-    """Kind of the writer of each path."""
-    return ["cross" if "X" in writer else "self" for _, writer, _ in names]

@@ -50,8 +50,7 @@ def unit_means(model: Model, texts: Texts, batch_size: int) -> Means:
     subject = model.subject
     shape = (model.n_layers, model.n_neurons)
     neurons = torch.zeros(shape, dtype=torch.float64, device=subject.device)
-    width = 0 if model.is_mamba else subject.d_head
-    heads = neurons.new_zeros(model.n_layers, model.n_heads, width)
+    heads: dict[int, Tensor] = {}
 
     for batch in texts.batches(batch_size):
         real = torch.as_tensor(batch.real, device=neurons.device)
@@ -62,10 +61,13 @@ def unit_means(model: Model, texts: Texts, batch_size: int) -> Means:
         for layer in range(model.n_layers):
             neurons[layer] += clean.neurons[layer][real].double().sum(dim=0)
         for site, z in vectors.items():
-            heads[site.layer] += z[real].double().sum(dim=0)
+            total = z[real].double().sum(dim=0)
+            heads[site.layer] = heads.get(site.layer, torch.zeros_like(total)) + total
 
     n = int(texts.lengths.sum())
-    return Means((neurons / n).float(), (heads / n).float())
+    none = neurons.new_zeros(model.n_layers, 0, 0)
+    of_heads = torch.stack([heads[layer] for layer in sorted(heads)]) if heads else none
+    return Means((neurons / n).float(), (of_heads / n).float())
 
 
 def head_sites(model: Model) -> list[Site]:

@@ -14,11 +14,12 @@ from torch import Tensor
 from interp_core.errors import InputError
 from interp_core.loading import load_model
 from interp_core.mamba.subject import MambaSubject
-from interp_core.models.native import NativeSubject, hooked
+from interp_core.models.hooks import hooked
+from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer
 from interp_core.training.threads import use_threads
 from mamba_neurons.data import Texts
 from mamba_neurons.params import MambaNeurons
@@ -79,7 +80,7 @@ class Model:
     @property
     def n_heads(self) -> int:
         """Attention heads of a layer; 0 in a Mamba."""
-        return 0 if self.is_mamba else self.subject.n_heads
+        return self.subject.n_heads if isinstance(self.subject, Transformer) else 0
 
     def write_directions(self, layer: int) -> Float[Tensor, "neuron d_model"]:
         """What a neuron of activation 1 adds to the residual stream."""
@@ -164,9 +165,7 @@ class CleanRun:
             return subject.suffix(residual, first)
         assert isinstance(subject, NativeSubject)
         assert self.record is not None
-        return subject.module(subject.architecture.final_norm)(
-            self.record.run(subject, first, residual)
-        )
+        return subject.normed(self.record.run(subject, first, residual))
 
 
 @torch.no_grad()

@@ -14,7 +14,13 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays
 from interp_core.files.params import project_root
 from interp_core.models.subject import Subject
-from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens, spaced_pairs
+from interp_core.stimuli.prompts import (
+    Prompts,
+    Vocabulary,
+    repeated_tokens,
+    spaced_pairs,
+    special_ids,
+)
 from interp_core.stimuli.text import names, natural_repeats
 from pythia_topology.params import PythiaTopology
 
@@ -40,7 +46,8 @@ def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
     longest = max(2 * params.period + 1, params.seq_len)
     if longest > subject.n_ctx:
         raise InputError(
-            f"{subject.name}: prompts of {longest} tokens (seq_len {params.seq_len}, period {params.period}) are "
+            f"{subject.name}: prompts of {longest} tokens (seq_len {params.seq_len}, period "
+            f"{params.period}) are "
             f"longer than its context, {subject.n_ctx}"
         )
     built = {
@@ -82,7 +89,7 @@ def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | Non
     """
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
-    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    special = [] if tokenizer is None else special_ids(tokenizer, size)
     counts = None if corpus is None or corpus.counts is None else corpus.counts[:size]
     return Vocabulary.of(
         size,
@@ -103,7 +110,8 @@ def text_windows(
     corpus = load_corpus(subject, params)
     if corpus is None:
         raise InputError(
-            f"{subject.name}: what ablation does elsewhere is measured on real text: run `induction-lab corpus` in the "
+            f"{subject.name}: what ablation does elsewhere is measured on real text: run "
+            "`induction-lab corpus` in the "
             "project's folder, and give a model with a tokenizer"
         )
     stream = corpus.validation.astype(np.int64)
@@ -111,7 +119,8 @@ def text_windows(
     windows = stream[: len(stream) // width * width].reshape(-1, width)
     if len(windows) < n:
         raise InputError(
-            f"the text has {len(windows)} windows of {width} tokens, {n} wanted: use fewer (--causal-sequences) or "
+            f"the text has {len(windows)} windows of {width} tokens, {n} wanted: use fewer "
+            "(--causal-sequences) or "
             "shorter ones (--seq-len)"
         )
     drawn = windows[_rng(params, "text").permutation(len(windows))[:n]]
@@ -169,7 +178,8 @@ def _tokenizer(subject: Subject, family: str) -> Any:
 def _text(corpus: Corpus | None, family: str) -> Corpus:
     if corpus is None:
         raise InputError(
-            f"{family} needs real text: run `induction-lab corpus` in the project's folder (and a model with a "
+            f"{family} needs real text: run `induction-lab corpus` in the project's folder (and a "
+            "model with a "
             "tokenizer), or leave it out with --task_types"
         )
     return corpus

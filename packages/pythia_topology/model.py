@@ -25,15 +25,17 @@ READ_LATER = frozenset(
 )
 
 if TYPE_CHECKING:
-    from interp_core.models.subject import Subject
+    from interp_core.models.subject import Transformer
 
 
-def load(name: str, known: Mapping[str, ModelSpec], params: PythiaTopology) -> "Subject":
+def load(name: str, known: Mapping[str, ModelSpec], params: PythiaTopology) -> "Transformer":
     """The model of this name, checked, on the device and in the type that params say."""
     from interp_core.loading import load_model
+    from interp_core.models.subject import as_transformer
     from interp_core.training.threads import use_threads
 
     use_threads(params.threads)
-    return load_model(
+    subject = load_model(
         spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype
     )
+    return as_transformer(subject)

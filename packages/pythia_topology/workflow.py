@@ -17,7 +17,7 @@ from interp_core.models.spec import short_name
 from pythia_topology.study import Induct, names
 
 if TYPE_CHECKING:
-    from interp_core.models.subject import Subject
+    from interp_core.models.subject import Transformer
     from interp_core.stimuli.prompts import Prompts
 
 
@@ -50,7 +50,8 @@ def check_request(run: Induct, command: str) -> None:
     """
     if command == "crosssize" and not run.is_stage and len(run.params.models) != 2:
         raise InputError(
-            f"crosssize compares two models, got {len(run.params.models)}; multisize takes any number"
+            f"crosssize compares two models, got {len(run.params.models)}; multisize takes any "
+            "number"
         )
     if command == "lagbuckets" and "spaced_pairs" not in run.params.task_types:
         raise InputError("lagbuckets needs the family spaced_pairs: add it to --task-types")
@@ -72,7 +73,8 @@ def nulls(run: Induct) -> dict[str, tuple[Arrays, Report]]:
         run.save("nulls", f"nulls_{name}", report, made=_made(run, [model]))
         best = report["permute_summary"]["p_max"]
         click.echo(
-            f"{name}: {report['verdict']}; heads denser in one layer than dealt at random: p = {best:.3g}"
+            f"{name}: {report['verdict']}; heads denser in one layer than dealt at random: p = "
+            f"{best:.3g}"
         )
         found[name] = (arrays, report)
     return found
@@ -293,7 +295,7 @@ def _scores(run: Induct, model: str) -> Arrays:
     return load_arrays(run.file("scores", "profile", f"scores_{short_name(model)}"))
 
 
-def _repeated(run: Induct, model: str) -> "tuple[Subject, Prompts]":
+def _repeated(run: Induct, model: str) -> "tuple[Transformer, Prompts]":
     from pythia_topology.data import stimuli
     from pythia_topology.model import load
 
@@ -319,7 +321,10 @@ def _sentence(report: dict[str, Any]) -> str:
         return "no induction heads: no head stands out of the null"
     low, high = report["peak_rel_ci"]
     best = ", ".join(report["induction_heads"][:5])
-    return f"{report['verdict']} ({best}), peak at relative depth {report['peak_rel']:.2f} [{low:.2f}, {high:.2f}]"
+    return (
+        f"{report['verdict']} ({best}), peak at relative depth {report['peak_rel']:.2f} "
+        f"[{low:.2f}, {high:.2f}]"
+    )
 
 
 def _shift(report: dict[str, Any]) -> str:
@@ -327,4 +332,7 @@ def _shift(report: dict[str, Any]) -> str:
     if shift is None:
         return f"{report['verdict']}: no shift to speak of"
     low, high = shift["ci"]
-    return f"long lags sit {shift['value']:+.3f} of relative depth from short ones [{low:+.3f}, {high:+.3f}]"
+    return (
+        f"long lags sit {shift['value']:+.3f} of relative depth from short ones [{low:+.3f}, "
+        f"{high:+.3f}]"
+    )

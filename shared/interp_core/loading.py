@@ -12,10 +12,11 @@ import torch
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
 from interp_core.mamba.subject import MambaSubject
+from interp_core.models.anatomy import NotUnderstood, look
+from interp_core.models.attention import run_by_us
 from interp_core.models.native import NativeSubject
-from interp_core.models.sites import ARCHITECTURES
 from interp_core.models.spec import Dtype, ModelSpec
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer, as_transformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,28 +56,48 @@ def subject_of(
     bos: int | None = None,
     digest: str | None = None,
 ) -> Subject:
-    """A Subject of a Hugging Face causal language model in memory: native where its architecture is
-    known.
+    """A Subject of a Hugging Face causal language model in memory.
+
+    Native where it calls attention through transformers' registry, else through TransformerLens.
+    InputError, with the reason, for one that is no plain decoder.
     """
     if bos is None:
         bos = getattr(tokenizer, "bos_token_id", None) if tokenizer is not None else None
         bos = model.config.bos_token_id if bos is None else bos
         bos = model.config.eos_token_id if bos is None else bos
         bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
-    kind: type[Subject] = MambaSubject if model.config.model_type == "mamba" else NativeSubject
-    if kind is NativeSubject and not _is_native(model.config):
-        from interp_core.models.lens import BridgeSubject
-
-        kind = BridgeSubject
     model.eval().requires_grad_(requires_grad=False)
-    return kind(name, model, tokenizer, bos, digest or _parameters_hash(model))
+    digest = digest or _parameters_hash(model)
+    if model.config.model_type == "mamba":
+        return MambaSubject(name, model, tokenizer, bos, digest)
+
+    try:
+        anatomy = look(model)
+    except NotUnderstood as problem:
+        kind = model.config.model_type
+        raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None
+    if anatomy is None:
+        from interp_core.models.lens import bridged
+
+        return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
+
+    if anatomy.beyond_default:
+        run_by_us(model)
+    return NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy)
 
 
-def _is_native(config: Any) -> bool:
-    sliding = getattr(config, "use_sliding_window", True) and getattr(
-        config, "sliding_window", None
-    )
-    return config.model_type in ARCHITECTURES and not sliding
+def transformer_of(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    *,
+    name: str = "model",
+    bos: int | None = None,
+) -> Transformer:
+    """The same of a model that must have attention heads.
+
+    InputError, naming what it is, for one that has none.
+    """
+    return as_transformer(subject_of(model, tokenizer, name=name, bos=bos))
 
 
 def random_like(subject: Subject, *, seed: int) -> Subject:
@@ -419,5 +440,7 @@ def _tensors_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

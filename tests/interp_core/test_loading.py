@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 import small_models as small
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
-from interp_core.loading import load_model, random_like, subject_of
+from interp_core.loading import load_model, random_like
 from interp_core.models.native import NativeSubject
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 
@@ -619,20 +619,3 @@ def test_a_hub_that_refuses_is_told_apart_from_one_that_is_not_there(
         server.shutdown()
     assert REPO in one_line(problem)
     assert REVISION in one_line(problem)
-
-
-def test_sliding_windows_are_not_native() -> None:
-    """Their mask depends on the distance: the bridge has it, the fused entries would not."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    sizes: dict[str, Any] = {
-        "vocab_size": 40,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    sizes |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
-    with_window = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
-    without = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
-    assert not isinstance(subject_of(with_window, bos=0), NativeSubject)
-    assert isinstance(subject_of(without, bos=0), NativeSubject)
