@@ -84,6 +84,27 @@ def _heads(**families: tuple[float, str]) -> Content:
     return found
 
 
+def _interval(value: float, low: float, high: float, n: int) -> Content:
+    return {"value": value, "low": low, "high": high, "n": n, "unit": "texts"}
+
+
+def _dose(k: int, kl: Content, random: float) -> Content:
+    return {"k": k, "kl": kl, "against_random": {"random": {"value": random}}}
+
+
+def _few(units: int, single: int, joint: int) -> Content:
+    def ranking(enough: int) -> Content:
+        ends = (enough, enough - 20, enough + 30)
+        value, low, high = (size / units for size in ends)
+        return {"enough": _interval(*ends, 28), "enough_share": _interval(value, low, high, 28)}
+
+    return {
+        "units": units,
+        "tolerance": 0.01,
+        "rankings": {"single": ranking(single), "joint": ranking(joint)},
+    }
+
+
 PLANTED: dict[str, Content] = {
     "pythia_topology": {
         "multisize/multi_size.json": {
@@ -149,36 +170,25 @@ PLANTED: dict[str, Content] = {
             "first": "snake",
             "second": "twin",
             "sparsity": {
-                "gini": {"difference": scored(0.011, 0.004, 0.018), "n": 55},
-                "treves_rolls": {"difference": scored(-0.016, -0.022, -0.009), "n": 55},
+                "gini": {"difference": _interval(0.011, 0.004, 0.018, 55)},
+                "treves_rolls": {"difference": _interval(-0.016, -0.022, -0.009, 55)},
             },
         },
         "causal/causal_snake.json": {
-            "texts": 44,
-            "repeated_rows": 11,
-            "layer": {"layer": 1},
             "whole_model": {
                 "channels": 512,
-                "top": [{"neuron": "L1C7", "kl": 0.027, "kl_ci": [0.023, 0.032]}],
+                "top": [{"neuron": "L1C7", "kl": _interval(0.027, 0.023, 0.032, 55)}],
             },
             "together": {
-                "k": [1, 8],
-                "kl": [0.02, 0.82],
-                "kl_low": [0.01, 0.75],
-                "kl_high": [0.03, 0.91],
-                "random_mean": [0.004, 0.4],
-                "n": 27,
+                "layer": 1,
+                "doses": [
+                    _dose(1, _interval(0.02, 0.01, 0.03, 27), 0.004),
+                    _dose(8, _interval(0.82, 0.75, 0.91, 27), 0.4),
+                ],
             },
         },
-        "efficiency/efficiency_snake.json": {
-            "functional": {
-                "enough": 412,
-                "enough_ci": [376.0, 421.0],
-                "neurons": 512,
-                "tolerance": 0.01,
-                "n": 28,
-            }
-        },
+        "efficiency/efficiency_snake.json": {"functional": _few(512, 412, 399)},
+        "efficiency/efficiency_twin.json": {"functional": _few(1032, 833, 867)},
     },
     "eigen_phase": {
         "transition/transition.json": {
