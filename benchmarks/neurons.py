@@ -240,6 +240,7 @@ def sparsity_of(n_texts: int) -> Work:
                 percentiles=params.percentiles,
                 target=params.target_sparsity,
                 resamples=params.bootstrap_resamples,
+                lifetime_draws=params.lifetime_draws,
                 rng=rng,
             )
 

@@ -5,20 +5,20 @@ from typing import Any
 
 import numpy as np
 
+from interp_core.errors import InputError
 from interp_core.loading import random_like
 from interp_core.measures.circuits import copying_eigenvalues
 from interp_core.measures.scores import attention_keys, score_heads
-from interp_core.models.subject import Transformer
+from interp_core.models.subject import Transformer, as_transformer
+from interp_core.progress import left_out
 from interp_core.statistics.interval import mean_share
 from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Prompts, shuffled_antecedents
 from pythia_topology.params import PythiaTopology
 
 WITH_INTERVAL = ("prefix_matching", "excess_prefix_matching", "duplicate_token", "previous_token")
-WRITTEN = (
-    "direct_logit_attribution",
-    "copying_empirical",
-)  # absent where what heads write is not known
+# Absent where what heads write is not known.
+WRITTEN = ("direct_logit_attribution", "copying_empirical")
 PER_PROMPT = ("prefix_matching", "duplicate_token", "previous_token", "bos")
 
 
@@ -44,9 +44,12 @@ def score_arrays(
             first = np.searchsorted(prompts.pairs.batch, np.arange(len(prompts.tokens)))
             arrays["prompts/spaced_pairs/lag"] = prompts.pairs.lag[first]
 
-    arrays["copying"] = copying_eigenvalues(subject)
+    try:
+        arrays["copying"] = copying_eigenvalues(subject)
+    except InputError as problem:
+        left_out(f"copying by OV weights is left out: {problem}")
 
-    untrained = random_like(subject, seed=params.seed)
+    untrained = as_transformer(random_like(subject, seed=params.seed))
     scores = _of_family(untrained, stimuli["repeated_tokens"], params)
     arrays["untrained/excess_prefix_matching"] = _excess(scores)
 
@@ -115,7 +118,7 @@ def _of_family(
         label=f"{label}, control",
     )
 
-    kept = (*PER_PROMPT, "direct_logit_attribution", "copying_empirical")
+    kept = [name for name in (*PER_PROMPT, *WRITTEN) if name in found.heads]
     shuffled = [found.heads[f"shuffled {draw}"] for draw in range(params.shuffled_draws)]
     return {name: found.heads[name] for name in kept} | {
         "prefix_matching_control": control.heads["prefix_matching"],
@@ -148,7 +151,9 @@ def _summaries(scores: Mapping[str, np.ndarray], params: PythiaTopology) -> dict
             f"{name}_high": interval.high,
         }
 
-    for name in ("bos", "direct_logit_attribution", "copying_empirical"):
+    for name in ("bos", *WRITTEN):
+        if name not in by_prompt:
+            continue
         summaries[name] = by_prompt[name].mean(axis=0, dtype=np.float64)
 
     return summaries

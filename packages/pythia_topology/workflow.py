@@ -18,6 +18,7 @@ from interp_core.stimuli.corpus import corpus_folder
 from pythia_topology.study import Induct, names
 
 if TYPE_CHECKING:
+    from interp_core.models.subject import Transformer
     from interp_core.stimuli.prompts import Prompts
     from pythia_topology.intervene_controls import Roles
 

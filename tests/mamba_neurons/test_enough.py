@@ -7,6 +7,7 @@ import torch
 import planted_mamba as planted
 from interp_core.models.hooks import intervene
 from interp_core.models.sites import Site
+from interp_core.models.subject import as_transformer
 from interp_core.statistics.enough import enough
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import neuron_effects
@@ -44,7 +45,7 @@ def test_a_transformers_units_are_its_neurons_and_its_heads(twin: Model, texts: 
     means = unit_means(twin, texts, 3)
     heads = means.shape[1] - twin.n_neurons
 
-    assert heads == twin.subject.n_heads
+    assert heads == as_transformer(twin.subject).n_heads
     assert str(means.name(1, twin.n_neurons - 1)) == f"L1C{twin.n_neurons - 1}"
     assert str(means.name(1, twin.n_neurons)) == "L1H0"
 

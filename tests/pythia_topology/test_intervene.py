@@ -11,7 +11,7 @@ import known_circuits as known
 import small_project
 from interp_core.errors import InputError
 from interp_core.measures.scores import copy_behaviour
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer
 from interp_core.statistics.heads import Head
 from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import first_prompts, stimuli
@@ -38,7 +38,7 @@ def settings(**changes: Any) -> PythiaTopology:
 INDUCTION, WRITER = Head(*known.INDUCTION_HEAD), Head(*known.PREVIOUS_TOKEN_HEAD)
 
 
-def planted_roles(subject: Subject, params: PythiaTopology) -> tuple[Prompts, Roles]:
+def planted_roles(subject: Transformer, params: PythiaTopology) -> tuple[Prompts, Roles]:
     """The scores' own ranking, with the circuit as it was planted."""
     prompts = stimuli(subject, params)
     excess = score_arrays(subject, prompts, params)["excess_prefix_matching"]
@@ -93,7 +93,7 @@ def test_few_sets_allow_no_test_however_many_draws_are_asked_for(
         assert measures["accuracy"]["layer_matched"]["random"]["n"] == 3
 
 
-def test_with_enough_sets_the_planted_heads_are_needed(induction: Subject) -> None:
+def test_with_enough_sets_the_planted_heads_are_needed(induction: Transformer) -> None:
     """Sets of three of the heads outside the circuit: twenty, the fewest that a test needs."""
     params = settings(causal_top_k=1, causal_random_k=3, causal_draws=200)
     prompts, roles = planted_roles(induction, params)
@@ -107,7 +107,7 @@ def test_with_enough_sets_the_planted_heads_are_needed(induction: Subject) -> No
     assert report["verdict"].startswith("copying needs them")
 
 
-def test_without_heads_outside_the_circuit_there_is_no_control(induction: Subject) -> None:
+def test_without_heads_outside_the_circuit_there_is_no_control(induction: Transformer) -> None:
     params = settings(causal_draws=4)
     prompts, roles = planted_roles(induction, params)
     everyone = replace(roles, induction=roles.ranked)
@@ -174,7 +174,7 @@ def test_the_model_is_left_as_it_was(induction: Transformer) -> None:
     assert copy_behaviour(induction, prompts)[0].mean() == 1
 
 
-def test_heads_that_do_nothing_are_no_more_than_random_heads(toy: Subject) -> None:
+def test_heads_that_do_nothing_are_no_more_than_random_heads(toy: Transformer) -> None:
     params = small_project.study(causal_draws=40, causal_top_k=2, causal_random_k=3)
     prompts, roles = planted_roles(toy, params)
     report, _ = causal(toy, prompts, replace(roles, induction=[], writers=[]), params)
@@ -182,7 +182,7 @@ def test_heads_that_do_nothing_are_no_more_than_random_heads(toy: Subject) -> No
     assert not report["verdict"].startswith("copying needs them")
 
 
-def test_the_same_seed_gives_the_same_report(toy: Subject) -> None:
+def test_the_same_seed_gives_the_same_report(toy: Transformer) -> None:
     prompts, roles = planted_roles(toy, small_project.study())
     first, again, other = (
         causal(toy, prompts, roles, small_project.study(seed=seed, causal_draws=2))

@@ -11,8 +11,8 @@ import torch
 import known_circuits as known
 import small_models as small
 import small_project
-from interp_core.loading import subject_of
-from interp_core.models.subject import Subject
+from interp_core.loading import transformer_of
+from interp_core.models.subject import Transformer
 from interp_core.statistics.heads import Head
 from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from pythia_topology.intervene_controls import Roles
@@ -64,7 +64,7 @@ def test_random_pairs_of_the_same_layers_change_nothing(planted: Transformer) ->
         assert pair["path_patching"]["value"] == pytest.approx(0, abs=1e-6)
 
 
-def test_control_pairs_hold_no_previous_token_head(planted: Subject) -> None:
+def test_control_pairs_hold_no_previous_token_head(planted: Transformer) -> None:
     """Were the planted writer a control of itself, nothing could be confirmed."""
     everything = {"path_pairs": 2, "causal_top_k": 3}
     params = small_project.study(composition_draws=40, **everything)
@@ -163,7 +163,7 @@ def test_path_patching_is_the_keys_of_one_reader_patched_by_hand(
 ) -> None:
     model: Any = small.build("gpt2")
     prompts = small.prompts()
-    subject = subject_of(model, name="gpt2", bos=0)
+    subject = transformer_of(model, name="gpt2", bos=0)
     pair = (Head(*writer), Head(*reader))
     found = path_patching(subject, prompts, [pair], batch_size=8)[:, 0]
     expected = {
