@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from cursive_circuits.data import Mixture, Split
 from cursive_circuits.data_bank import Source
 from cursive_circuits.data_script import Script
+from cursive_circuits.data_taken import Published
 from cursive_circuits.data_tiled import Drill, Tiled
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model_shape import Shape
@@ -18,6 +19,7 @@ class Bank(Params):
     """The handwriting."""
 
     source: Source | None  # a bank of your own; none: the default one is written
+    published: Published  # what is done with the words of a bank of your own
     alphabet: str = Field(min_length=2)  # characters of texts, in the order of their ids; holds the space
     script: Script  # the default bank
     split: Split

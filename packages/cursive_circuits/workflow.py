@@ -22,20 +22,33 @@ NAMES = ("handwriting", "control")
 
 
 def prepare(study: Study) -> None:
-    """Write the default bank, or check one of the user's, and say what is in it."""
-    from cursive_circuits.data_bank import fetch, load_bank, save_bank
+    """Write the default bank, or take the words of one of the user's, and say what is in it."""
+    from cursive_circuits.data_bank import fetch, load_bank, read_bank, save_bank
     from cursive_circuits.data_script import write_bank
+    from cursive_circuits.data_taken import take
     from cursive_circuits.measure_bank import bank_report
 
-    settings = study.params.bank
-    if settings.source is None:
-        save_bank(study.bank, write_bank(settings.script))
+    params = study.params
+    context = params.configurations[params.handwriting.configuration].context
+    taken = None
+    if params.bank.source is None:
+        save_bank(study.bank, write_bank(params.bank.script))
     else:
-        path = fetch(settings.source, study.folder / "bank")
-        save_bank(study.bank, load_bank(path, alphabet=settings.alphabet, sha256=settings.source.sha256))
-    shape = study.params.configurations[study.params.handwriting.configuration]
-    report = bank_report(load_bank(study.bank, alphabet=settings.alphabet), study.params.tokens, shape.context)
-    study.save("prepare", "bank", report)
+        path = fetch(params.bank.source, study.folder / "bank")
+        taken = take(
+            read_bank(path, sha256=params.bank.source.sha256),
+            alphabet=params.bank.alphabet,
+            tokens=params.tokens,
+            context=context,
+            published=params.bank.published,
+            name=str(path),
+        )
+        save_bank(study.bank, taken.items)
+
+    report = bank_report(load_bank(study.bank, alphabet=params.bank.alphabet), params.tokens, context)
+    study.save("prepare", "bank", report if taken is None else report | {"taken": taken.report})
+    for line in [] if taken is None else taken.told:
+        click.echo(line)
     click.echo(report["verdict"])
 
 

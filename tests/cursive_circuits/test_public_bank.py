@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from cursive_circuits.data_bank import Item, load_bank, published, save_bank
+from cursive_circuits.data_taken import Published, take, thinned
+from cursive_circuits.data_tokens import Tokens
 from interp_core.errors import InputError
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
@@ -108,3 +110,60 @@ def moved(points: list[list[float]]) -> list[list[float]]:
 def test_a_file_that_contradicts_itself_is_refused(content: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         load_bank(put(tmp_path / "bank.zip", content), alphabet=ALPHABET)
+
+
+PUBLISHED = Published(dropped=0.65, slant=0.0)
+TOKENS = Tokens(directions=72, radii=32, smallest_radius=0.005, largest_radius=0.4, origin=(0.0, 0.6))
+
+
+def line(points: int, text: str) -> Item:
+    """A stroke of so many points, and a second of three."""
+    first = np.column_stack([np.linspace(0, 2, points), np.full(points, 0.5), np.arange(points) > 0])
+    second = np.array([[0.5, 0.2, 0], [0.6, 0.2, 1], [0.7, 0.2, 1]])
+    return Item("Ann", text, np.concatenate([first, second]), None)
+
+
+@pytest.mark.parametrize(("points", "left"), [(100, 35), (20, 7), (5, 2), (2, 2)])
+def test_a_share_of_each_strokes_points_is_left_out_and_its_ends_stay(points: int, left: int) -> None:
+    item = thinned(line(points, "a"), 0.65)
+    first, second = item.points[:-2], item.points[-2:]
+    assert len(first) == left
+    np.testing.assert_array_equal(first[[0, -1]], line(points, "a").points[[0, points - 1]])
+    np.testing.assert_array_equal(second, [[0.5, 0.2, 0], [0.7, 0.2, 1]])
+    steps = np.diff(first[:, 0]) / (2 / (points - 1))
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+    assert np.ptp(steps) < 1.5  # evenly: neighbouring gaps differ by a point at most
+
+
+def test_letters_go_with_their_points_and_a_word_leans_by_its_height() -> None:
+    item = line(20, "ab")
+    item = Item(item.author, item.text, item.points, (0,) * 20 + (1,) * 3)
+    (taken,) = take([item], **settings_of(slant=-0.2)).items
+    assert taken.letters == (0,) * 7 + (1,) * 2
+    upright = thinned(item, 0.65).points
+    np.testing.assert_allclose(taken.points[:, 0], upright[:, 0] - 0.2 * upright[:, 1])
+    np.testing.assert_array_equal(taken.points[:, 1:], upright[:, 1:])
+
+
+def settings_of(*, context: int = 200, slant: float = 0.0) -> dict[str, Any]:
+    published = PUBLISHED.model_copy(update={"slant": slant})
+    return {"alphabet": ALPHABET, "tokens": TOKENS, "context": context, "published": published, "name": "bank.zip"}
+
+
+def test_words_that_do_not_fit_are_left_out_and_counted() -> None:
+    items = [line(20, "ann"), line(20, "Bob"), line(20, "it's"), line(2000, "long"), line(20, "ann's")]
+    taken = take(items, **settings_of())
+    assert [item.text for item in taken.items] == ["ann"]
+    assert taken.report == {
+        "read": 5,
+        "beyond_context": 1,
+        "outside_alphabet": 3,
+        "unknown": {"'": 2, "B": 1},
+    }
+    letters, words = taken.told
+    assert "3 of 5 words" in letters
+    assert "`bank.alphabet`" in letters
+    assert "1 of 5 words" in words
+    assert "`context`" in words
+    with pytest.raises(InputError, match="no word is left: 1 of 1 words are left out for characters"):
+        take([items[1]], **settings_of())
