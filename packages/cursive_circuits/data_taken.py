@@ -14,7 +14,7 @@ from jaxtyping import Int
 from pydantic import Field
 
 from cursive_circuits.data_bank import Item, outside
-from cursive_circuits.data_tokens import Points, Tokens
+from cursive_circuits.data_tokens import Points, Vocabulary
 from interp_core.errors import InputError
 from interp_core.params import Params
 
@@ -65,7 +65,7 @@ class Taken:
 
 
 def take(
-    items: Sequence[Item], *, alphabet: str, tokens: Tokens, context: int, published: Published, name: str
+    items: Sequence[Item], *, alphabet: str, tokens: Vocabulary, context: int, published: Published, name: str
 ) -> Taken:
     """The words of a bank that a model of this alphabet and context can see twice, thinned and leaning.
 
@@ -83,16 +83,23 @@ def take(
     return taken
 
 
-def fitting(items: Iterable[Item], tokens: Tokens, context: int) -> list[Item]:
+def fitting(items: Iterable[Item], tokens: Vocabulary, context: int) -> list[Item]:
     """The words that fit a context twice, with the tokens around them."""
     return [item for item in items if 2 * len(tokens.encode(item.points)) + 5 <= context]
 
 
 def thinned(item: Item, dropped: float) -> Item:
-    """The word with that share of each stroke's points left out, evenly, its ends kept."""
+    """The word with that share of each stroke's points left out, evenly, its ends kept. A stroke of one point becomes
+    one of two equal ones, as in the public training."""
+    if dropped == 0:
+        return item
     kept = np.concatenate([stroke[_even(len(stroke), dropped)] for stroke in _strokes(item.points)])
+
+    # A point that is there twice is drawn the second time.
+    points = item.points[kept]
+    points[1:, 2][kept[1:] == kept[:-1]] = 1.0
     letters = None if item.letters is None else tuple(item.letters[place] for place in kept)
-    return replace(item, points=item.points[kept], letters=letters)
+    return replace(item, points=points, letters=letters)
 
 
 def _strokes(points: Points) -> list[Int[np.ndarray, "_"]]:
@@ -104,7 +111,7 @@ def _strokes(points: Points) -> list[Int[np.ndarray, "_"]]:
 def _even(length: int, dropped: float) -> Int[np.ndarray, "_"]:
     """Places that are kept of a stroke: at least both ends."""
     left = max(2, int(length * (1 - dropped)))
-    return np.unique(np.arange(left) * (length - 1) // (left - 1))
+    return np.linspace(0, length - 1, left, dtype=np.int64)
 
 
 def _leaning(item: Item, slant: float) -> Item:

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from cursive_circuits.data import Row, WrittenRows
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from interp_core.batches import IGNORED, Batch
 from interp_core.params import Params
 
@@ -53,7 +53,7 @@ class TiledRows:
     """The control's training rows: a batch source without texts. Predicted are copies after the first, from their
     second token on, and rows that have an order, from their second pair on: all else is chance."""
 
-    tokens: Tokens
+    tokens: Vocabulary
     tiled: Tiled
     rows: int
     seed: int

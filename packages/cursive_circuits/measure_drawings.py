@@ -38,18 +38,19 @@ def attention_over_ink(trained: Trained, words: Words, item: Item) -> Arrays:
     place in the text goes most with the pen.
     """
     tokens, model = trained.tokens, trained.model
-    ink = tokens.encode(item.points)
-    row = tokens.row([ink, ink], end=False)
+    ink, again = words.inks([item, item])
+    row = tokens.row([ink, again], end=False)
     text = words.text([item.text, item.text])
     with observing(model) as seen:
         model(torch.from_numpy(row[None]).to(model.device), torch.from_numpy(text[None]).to(model.device))
     layers = range(model.n_layers)
-    copies = tokens.decode(row)
+    copies = [tokens.path(ink), tokens.path(again)]
     shift = np.array([np.ptp(copies[0][:, 0]) + 0.35, 0.0, 0.0])
-    pairs = 2 + 2 * np.arange(len(ink) // 2) + 1
+    begins = len(tokens.opening)
+    pairs = begins + 2 * np.arange(len(ink) // 2) + 1
     attended = torch.stack([seen[layer, "self"].call.pattern()[0] for layer in layers]).float().cpu().numpy()
     read = torch.stack([seen[layer, "cross"].call.pattern()[0] for layer in layers]).float().cpu().numpy()
-    later = np.arange(len(ink) + 4, len(row) - 1)
+    later = np.arange(begins + len(ink) + 2 + tokens.travel, len(row) - 1)
     places = [np.minimum(later - len(ink) - 2 + offset, later) for offset in AFTER]
     matching = np.stack([attended[:, :, later, place].mean(axis=-1) for place in places]).max(axis=0)
     centre = (read * np.arange(read.shape[-1])).sum(axis=-1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Tokens, Vocabulary
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
 from interp_core.artifacts import file_sha256, load_json, load_weights, save_json, save_weights
@@ -24,7 +24,7 @@ class Trained:
 
     name: str
     model: CursiveTransformer
-    tokens: Tokens
+    tokens: Vocabulary
     alphabet: str
 
     @property

@@ -218,6 +218,7 @@ def figures(study: Study) -> None:
 
 def _models(study: Study) -> "list[Trained]":
     """The study's two models, or the user's."""
+    from cursive_circuits.data_public_tokens import PublicTokens
     from cursive_circuits.model_checkpoint import checkpoint_stem, load_public
     from cursive_circuits.run_directory import Trained, open_run
 
@@ -226,11 +227,10 @@ def _models(study: Study) -> "list[Trained]":
         return [_on_device(study, open_run(study.folder / "runs" / name)) for name in NAMES]
     if study.model.is_dir():
         return [_on_device(study, open_run(study.model))]
-    params = study.params
-    shape = params.configurations[params.handwriting.configuration]
-    sizes = {"vocabulary": params.tokens.size, "alphabet": len(params.bank.alphabet)}
-    public = load_public(study.model, shape, **sizes)
-    return [_on_device(study, Trained(checkpoint_stem(study.model), public, params.tokens, params.bank.alphabet))]
+    shape = study.params.configurations[study.params.handwriting.configuration]
+    tokens, alphabet = PublicTokens(), study.params.bank.alphabet
+    public = load_public(study.model, shape, tokens=tokens, alphabet=alphabet)
+    return [_on_device(study, Trained(checkpoint_stem(study.model), public, tokens, alphabet))]
 
 
 def _on_device(study: Study, trained: "Trained") -> "Trained":
@@ -258,18 +258,22 @@ def _words(study: Study, trained: "Trained") -> "tuple[Words, Words]":
     """Training and held-out words of the bank, in a model's tokens."""
     from cursive_circuits.data import Words
     from cursive_circuits.data_bank import load_bank
+    from cursive_circuits.data_taken import fitting
 
     items = load_bank(study.bank, alphabet=trained.alphabet)
+    if study.model is not None:  # `prepare` has seen to it for the study's own
+        items = fitting(items, trained.tokens, trained.model.shape.context)
     return Words.split(items, trained.tokens, trained.alphabet, study.params.bank.split)
 
 
 def _families(study: Study, trained: "Trained", words: "Words", n: int | None = None) -> "dict[str, Stimuli]":
     """The families that a model is asked about: all, or the synthetic one for a model that never saw handwriting."""
-    from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, family
+    from cursive_circuits.data_stimuli import FamilySettings, family, written_families
 
     chosen = study.params.stimuli
-    sizes = FamilySettings(chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs)
-    names = FAMILIES if trained.writes else ("synthetic",)
+    context = trained.model.shape.context
+    sizes = FamilySettings(chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs, context)
+    names = written_families(words) if trained.writes else ("synthetic",)
     return {name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes) for name in names}
 
 

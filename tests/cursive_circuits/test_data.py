@@ -32,7 +32,7 @@ from interp_core.params import read_section
 from interp_core.stimuli import oracle
 from small_strokes import ALPHABET
 
-SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6)
+SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6, context=400)
 TOKENS = Tokens(directions=72, radii=32, smallest_radius=0.02, largest_radius=0.4, origin=(0.0, 0.6))
 coordinates = st.floats(-3, 3, allow_nan=False, width=32)
 
