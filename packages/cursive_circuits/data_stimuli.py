@@ -131,7 +131,7 @@ def natural(words: Words, *, in_row: int, most: int, context: int, n: int, rng: 
         while len(items) < in_row:
             items.append(words.draw(rng, items[0].author, other_than=items[-1].text))
         row = tokens.row(words.inks(items), end=False)
-        places = _recurrences(row, tokens)
+        places = recurrences(row, tokens)
         places = _undisturbed(places[np.sort(rng.permutation(len(places))[:most])])
         tries += 1
         if len(places) == 0 or len(row) > context:
@@ -154,7 +154,7 @@ def natural(words: Words, *, in_row: int, most: int, context: int, n: int, rng: 
     return replace(stimuli, prompts=replace(stimuli.prompts, pairs=pairs))
 
 
-def _recurrences(row: Row, tokens: Vocabulary) -> Int[np.ndarray, "place 2"]:
+def recurrences(row: Row, tokens: Vocabulary) -> Int[np.ndarray, "place 2"]:
     """(query, earlier) where tokens query - 1, query and query + 1 occurred before, most recent first, as strokes."""
     length = len(row)
     stroke = row < tokens.pad

@@ -3,12 +3,13 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from cursive_circuits.study import Arrays, Study
+from cursive_circuits.study import Arrays, Report, Study
 from interp_core.artifacts import load_arrays, load_json, save_arrays, save_json
 from interp_core.errors import InputError
 
@@ -46,10 +47,29 @@ def prepare(study: Study) -> None:
         save_bank(study.bank, taken.items)
 
     report = bank_report(load_bank(study.bank, alphabet=params.bank.alphabet), params.tokens, context)
-    study.save("prepare", "bank", report if taken is None else report | {"taken": taken.report})
+    if taken is not None:
+        report |= {"taken": taken.report, "made_from": _bank_settings(study)}
+    study.save("prepare", "bank", report)
     for line in [] if taken is None else taken.told:
         click.echo(line)
     click.echo(report["verdict"])
+
+
+def ensure_bank(study: Study) -> None:
+    """Take the words of the bank that the call names, unless the folder holds them already, taken so."""
+    record = study.place("metrics", "prepare", "bank")
+    there = study.bank.is_file() and record.is_file()
+    if study.params.bank.source is None or (there and load_json(record).get("made_from") == _bank_settings(study)):
+        return
+    prepare(study)
+
+
+def _bank_settings(study: Study) -> Report:
+    """What decides the words that are taken of a bank."""
+    params = study.params
+    settings = params.bank.model_dump(mode="json", exclude={"script", "split"})
+    shape = params.configurations[params.handwriting.configuration]
+    return {**settings, "tokens": params.tokens.model_dump(mode="json"), "context": shape.context}
 
 
 def train(study: Study, *, only: str | None = None) -> None:
@@ -192,17 +212,21 @@ def ablate(study: Study) -> None:
         click.echo(f"{trained.name}: {report['verdict']}")
 
 
-def draw(study: Study, *, word: str | None = None) -> None:
-    """Attention over the ink of a word written twice: arrays for figures; for a word of the user's, pictures too."""
-    from cursive_circuits.measure_drawings import as_page, attention_over_ink, item_of
+def draw(study: Study, *, words: Sequence[str] = (), ids: Sequence[int] = (), text: str = "") -> None:
+    """Attention over the ink of a word written twice: arrays for figures; for a row of the user's, pictures too."""
+    from cursive_circuits.measure_drawings import as_page, attention_over_ink, of_tokens, of_words
 
     trained = _writer(study)
     sides = _words(study, trained)
-    arrays = attention_over_ink(trained, sides[1], item_of(list(sides), word or study.params.drawings.word))
+    if ids:
+        chosen = of_tokens(trained, ids, text)
+    else:
+        chosen = of_words(trained, sides, words or [study.params.drawings.word], study.params.sampling)
+    arrays = attention_over_ink(trained, sides[1], chosen)
     place = study.place("scores", "draw", trained.name)
     save_arrays(place, arrays)
     save_json(place.with_suffix(".json"), as_page(arrays))
-    if word is not None:
+    if words or ids:
         from cursive_circuits.figures import draw_ink
 
         for path in draw_ink(study.folder, study.folder / "figures"):

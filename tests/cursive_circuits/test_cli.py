@@ -11,11 +11,13 @@ import pytest
 import torch
 import yaml
 
+from cursive_circuits.data_bank import Item, save_bank
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
 from interp_core.artifacts import load_arrays
 from interp_core.errors import InputError
 from interp_core.params import profile_path
+from small_strokes import public_checkpoint
 from small_study import call
 
 COMMANDS = (
@@ -109,13 +111,76 @@ def test_one_text_is_written_to_one_picture(whole: Path) -> None:
         (("sample", "--text", " "), "--text is empty"),
         (("sample", "--temperature", "0"), "--temperature: "),
         (("sample", "--text", "a" * 60), "longer than the 50"),
-        (("draw", "--word", "zzzzzz"), "holds no word 'zzzzzz'"),
-        (("heads", "--model", "nowhere.pt"), "learned positions"),
+        (("draw", "--word", "Añ"), "'A', 'ñ' in the alphabet"),
+        (("draw", "--word", "an", "--tokens", "1,2"), "--tokens and --word: name one of them"),
+        (("draw", "--tokens", "1,x"), "--tokens: ids must be whole numbers"),
+        (("draw", "--tokens", "138,138,1,80,80,1"), "--tokens: ids 80 and 1 at 4 are no direction (0-71) and radius"),
+        (("draw", "--tokens", "138,138,138,138"), "the row holds no stroke"),
+        (("heads", "--bank", "none.zip"), "--bank: no file none.zip"),
+        (("heads", "--model", "nowhere.pt"), "no checkpoint nowhere.pt"),
     ],
 )
 def test_bad_input_is_one_line_that_helps(arguments: tuple[str, ...], message: str, whole: Path) -> None:
     place = ("--profile", str(whole / "mine.yaml"), "--out", str(whole / "out"))
     assert message in refused(*arguments, *place)
+
+
+@pytest.fixture(scope="module")
+def one_writer(items: list[Item], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of one writer, each spelling once, with a word that is too long and one in another alphabet."""
+    place = tmp_path_factory.mktemp("bank") / "ann.zip"
+    of_spelling = {item.text: Item("Ann", item.text, item.points, None) for item in items}
+    long = np.concatenate([item.points for item in items[:10]])
+    save_bank(place, [*of_spelling.values(), Item("Ann", "long", long, None), Item("Ann", "Bo", long[:9], None)])
+    return place
+
+
+def test_a_public_checkpoint_goes_the_whole_way_on_one_writers_bank(
+    whole: Path, one_writer: Path, tmp_path: Path
+) -> None:
+    torch.save({"model_state_dict": public_checkpoint(context=300)}, tmp_path / "best.pt")
+    place = ("--profile", str(whole / "mine.yaml"), "--out", str(tmp_path / "out"))
+    place += ("--model", str(tmp_path / "best.pt"), "--bank", str(one_writer))
+    first = call("sample", *place)
+    assert "1 of 26 words are left out, twice their tokens are beyond the context" in first.output
+    assert "1 of 26 words are left out for characters outside the alphabet ('B' in 1)" in first.output
+    assert "the bank has one writer" in first.output
+    for command in ("attention", "heads", "circuits", "composition", "ablate", "draw", "figures"):
+        done = call(command, *place)
+        assert done.exit_code == 0, done.output
+        assert "left out" not in done.output  # taken once
+
+    report = json.loads((tmp_path / "out" / "metrics" / "heads" / "best.json").read_text())
+    assert "other_writer" not in report["families"]
+    assert len(report["families"]) == 4
+    drawn = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"samples_best.png", "ink_best.png", "excess_best.png", "ablation.png"} <= drawn
+    arrays = load_arrays(tmp_path / "out" / "scores" / "draw" / "best.npz")
+    assert arrays["position"][0] == 1  # no WORD WORD before the first word
+
+
+@pytest.mark.parametrize(
+    ("arguments", "letters", "strokes"),
+    [
+        (("--word", "zzq"), "zzq zzq", 2),
+        (("--word", "an", "--word", "zo", "--word", "an"), "an zo an", 3),
+        (("--tokens", "138,138,3,80,9,81,138,138,5,82", "--text", "an"), "an", 2),
+        (("--tokens", "3,80,9,81"), "(none)", 1),
+    ],
+)
+def test_any_word_and_any_row_can_be_drawn(
+    arguments: tuple[str, ...], letters: str, strokes: int, whole: Path, tmp_path: Path
+) -> None:
+    place = ("--profile", str(whole / "mine.yaml"), "--model", str(whole / "out" / "runs" / "handwriting"))
+    place += ("--bank", str(whole / "mine.zip"), "--out", str(tmp_path))
+    done = call("draw", *place, *arguments)
+    assert done.exit_code == 0, done.output
+    arrays = load_arrays(tmp_path / "scores" / "draw" / "handwriting.npz")
+    assert "".join(arrays["letters"]) == letters
+    words = 1 + int((np.diff(arrays["position"]) > 2).sum())
+    assert words == strokes
+    assert (tmp_path / "figures" / "ink_handwriting.png").stat().st_size > 500
+    assert str(tmp_path / "figures" / "ink.html") in done.output
 
 
 def test_commands_say_what_must_run_before_them(tmp_path: Path) -> None:
