@@ -16,6 +16,8 @@ from cursive_circuits.data_public_tokens import PublicTokens
 from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
+from cursive_circuits.params import CursiveCircuits
+from cursive_circuits.run_directory import Trained, open_run
 from interp_core.artifacts import load_weights
 from interp_core.errors import InputError
 from interp_core.params import check
@@ -40,6 +42,15 @@ _IN_BLOCK = {
     "mlp.c_fc": "up",
     "mlp.c_proj": "down",
 }
+
+
+def open_trained(path: Path, params: CursiveCircuits) -> Trained:
+    """A run directory, or a public checkpoint beside the settings that its file does not hold."""
+    if path.is_dir():
+        return open_run(path)
+    shape = params.configurations[params.handwriting.configuration]
+    tokens, alphabet = PublicTokens(), params.bank.alphabet
+    return Trained(checkpoint_stem(path), load_public(path, shape, tokens=tokens, alphabet=alphabet), tokens, alphabet)
 
 
 def load_public(path: Path, shape: Shape, *, tokens: Vocabulary, alphabet: str) -> CursiveTransformer:

@@ -242,19 +242,13 @@ def figures(study: Study) -> None:
 
 def _models(study: Study) -> "list[Trained]":
     """The study's two models, or the user's."""
-    from cursive_circuits.data_public_tokens import PublicTokens
-    from cursive_circuits.model_checkpoint import checkpoint_stem, load_public
-    from cursive_circuits.run_directory import Trained, open_run
+    from cursive_circuits.model_checkpoint import open_trained
+    from cursive_circuits.run_directory import open_run
 
     _use(study)
     if study.model is None:
         return [_on_device(study, open_run(study.folder / "runs" / name)) for name in NAMES]
-    if study.model.is_dir():
-        return [_on_device(study, open_run(study.model))]
-    shape = study.params.configurations[study.params.handwriting.configuration]
-    tokens, alphabet = PublicTokens(), study.params.bank.alphabet
-    public = load_public(study.model, shape, tokens=tokens, alphabet=alphabet)
-    return [_on_device(study, Trained(checkpoint_stem(study.model), public, tokens, alphabet))]
+    return [_on_device(study, open_trained(study.model, study.params))]
 
 
 def _on_device(study: Study, trained: "Trained") -> "Trained":
