@@ -1,6 +1,8 @@
 """The notebook's functions, each against the same number computed directly."""
 
+import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from cursive_circuits.measure_composition import compositions
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.run_directory import Trained
 from interp_core.batches import IGNORED
-from small_strokes import ALPHABET, random_model
+from small_strokes import ALPHABET, public_checkpoint, random_model
 
 PROFILE = "smoke"
 
@@ -134,3 +136,47 @@ def test_pictures_are_drawn_from_what_the_functions_return(
     for number, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{number}.png")
         plt.close(figure)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cursive_induction.ipynb"
+
+
+def run_cells(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    """The code of the example, cell after cell, in one namespace."""
+    content = json.loads(EXAMPLE.read_text())
+    found: dict[str, object] = {}
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(EXAMPLE), "exec"), found)
+            plt.close("all")
+    assert "even attention" in capsys.readouterr().out
+    return found
+
+
+def test_the_example_has_the_notebooks_nine_sections_and_was_run() -> None:
+    cells = json.loads(EXAMPLE.read_text())["cells"]
+    told = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert re.findall(r"^## (\d)\.", told, flags=re.MULTILINE) == list("123456789")
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in code[1:])
+    assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("public", [False, True])
+def test_the_example_runs_on_a_small_model_and_on_a_public_checkpoint(
+    public: bool,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = whole / "out" / "runs" / "handwriting"
+    if public:
+        model = tmp_path / "best.pt"
+        torch.save({"model_state_dict": public_checkpoint(context=300)}, model)
+    monkeypatch.setenv("CURSIVE_MODEL", str(model))
+    monkeypatch.setenv("CURSIVE_BANK", str(whole / "mine.zip"))
+    monkeypatch.setenv("CURSIVE_PROFILE", str(whole / "mine.yaml"))
+    found = run_cells(capsys)
+    assert np.shape(found["scores"]) == (2, 2)
