@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from cursive_circuits.data_bank import Item, save_bank
+from cursive_circuits.data_script import Script, write_bank
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
 from interp_core.artifacts import load_arrays
@@ -205,3 +206,49 @@ def test_a_training_that_is_repeated_gives_the_same_bytes(whole: Path) -> None:
     assert call("train", *place, "--only", "control").exit_code == 0
     assert weights.read_bytes() == before
     assert torch.isfinite(open_run(weights.parent).model.embed.weight).all()
+
+
+@pytest.mark.slow
+def test_the_papers_training_goes_the_whole_way_from_one_writers_bank(tmp_path: Path) -> None:
+    """The public shape, vocabulary and alphabet, on words of 300 points; only steps and samples are few."""
+    profile = yaml.safe_load(profile_path("paper").read_text())
+    section = profile["cursive_circuits"]
+    section |= {"device": "cpu", "processes": 1}
+    for model in ("handwriting", "control"):
+        section[model]["recipe"] |= {"steps": 4, "warmup": 1, "device": "cpu", "checkpoint_every": 2}
+    section["handwriting"] |= {"rows": 4}
+    section["watched"] = {"rows": 4, "sample_every": 4}
+    section["sampling"] |= {"words": 4, "samples": 1, "shown": 4, "longest": 40}
+    section["stimuli"] |= {"prompts": 12}
+    section["interventions"] |= {"prompts": 4, "draws": 10, "dose": [1], "dose_draws": 2, "path_prompts": 4}
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(profile))
+
+    script = section["bank"]["script"] | {"spellings": 60, "hands": 2, "copies": 1, "letters": [3, 6]}
+    words = [
+        Item("Ann", item.text, dense(item.points, 300), None) for item in write_bank(Script.model_validate(script))
+    ]
+    save_bank(tmp_path / "ann.zip", words)
+
+    place = ("--profile", str(tmp_path / "paper.yaml"), "--out", str(tmp_path / "out"))
+    done = call("run", *place, "--bank", str(tmp_path / "ann.zip"))
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "out" / "metrics" / "prepare" / "bank.json").read_text())
+    assert report["writers"] == 1
+    assert report["taken"]["read"] == 60
+    assert 100 < report["tokens_a_word"] < 300  # of 600 and more before points were left out
+    trained = open_run(tmp_path / "out" / "runs" / "handwriting")
+    assert (trained.model.shape.positions, trained.tokens.size) == ("learned", 525)
+    assert trained.alphabet == section["bank"]["alphabet"]
+    drawn = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"samples_handwriting.png", "excess_handwriting.png", "ablation.png", "paths.png", "ink.html"} <= drawn
+
+
+def dense(points: np.ndarray, n: int) -> np.ndarray:
+    """About n points along the same strokes, as a mouse records them."""
+    found = []
+    for stroke in np.split(points, np.flatnonzero(points[1:, 2] == 0) + 1):
+        count = max(3, n * len(stroke) // len(points))
+        at = np.linspace(0, len(stroke) - 1, count)
+        plane = [np.interp(at, np.arange(len(stroke)), stroke[:, axis]) for axis in (0, 1)]
+        found.append(np.column_stack([*plane, np.arange(count) > 0]))
+    return np.concatenate(found)

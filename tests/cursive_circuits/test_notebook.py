@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,10 +142,10 @@ def test_pictures_are_drawn_from_what_the_functions_return(
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cursive_induction.ipynb"
 
 
-def run_cells(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def run_cells(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The code of the example, cell after cell, in one namespace."""
     content = json.loads(EXAMPLE.read_text())
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), str(EXAMPLE), "exec"), found)
