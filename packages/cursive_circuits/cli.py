@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from interp_core.console.options import Group, option, profile_option, study_option
+
+if TYPE_CHECKING:
+    from cursive_circuits.study import Study
 
 _OUT = option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
@@ -13,8 +17,29 @@ _OUT = option(
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
-    help="A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, instead of the study's.",
+    help=(
+        "A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, "
+        "instead of the study's."
+    ),
 )
+_BANK = option(
+    "--bank",
+    type=click.Path(path_type=Path),
+    help="A bank of handwriting in the public format (.zip, .json), instead of the profile's.",
+)
+
+
+def _prepared(
+    profile: str | None, out: Path | None, model: Path | None, bank: Path | None
+) -> "Study":
+    """The call, with the words of the bank that it names."""
+    from cursive_circuits import workflow
+    from cursive_circuits.study import prepare_study
+
+    study = prepare_study(profile, out, model, bank)
+    if bank is not None:
+        workflow.ensure_bank(study)
+    return study
 
 
 @click.group(
@@ -33,30 +58,32 @@ def main() -> None:
 @main.command()
 @profile_option
 @_OUT
-def prepare(profile: str | None, out: Path | None) -> None:
-    """Write the default bank of handwriting, or check the one that the profile names."""
+@_BANK
+def prepare(profile: str | None, out: Path | None, bank: Path | None) -> None:
+    """Write the default bank of handwriting, or take the words of one of your own."""
     from cursive_circuits import workflow
     from cursive_circuits.study import prepare_study
 
-    workflow.prepare(prepare_study(profile, out))
+    workflow.prepare(prepare_study(profile, out, bank=bank))
 
 
 @main.command()
 @profile_option
 @_OUT
+@_BANK
 @option("--only", type=click.Choice(["handwriting", "control"]), help="One of the two models.")
-def train(profile: str | None, out: Path | None, only: str | None) -> None:
+def train(profile: str | None, out: Path | None, bank: Path | None, only: str | None) -> None:
     """Train the model that writes, and beside it the positive control. Resumes."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    workflow.train(prepare_study(profile, out), only=only)
+    workflow.train(_prepared(profile, out, None, bank), only=only)
 
 
 @main.command()
 @profile_option
 @_OUT
 @_MODEL
+@_BANK
 @option(
     "--text", help="Write this, into sample.png of the folder, instead of measuring legibility."
 )
@@ -65,14 +92,15 @@ def sample(
     profile: str | None,
     out: Path | None,
     model: Path | None,
+    bank: Path | None,
     text: str | None,
     temperature: float | None,
 ) -> None:
     """Words that the model writes, and whether they can be read."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import at_temperature, prepare_study
+    from cursive_circuits.study import at_temperature
 
-    study = prepare_study(profile, out, model)
+    study = _prepared(profile, out, model, bank)
     workflow.sample(at_temperature(study, temperature), text=text)
 
 
@@ -80,15 +108,37 @@ def sample(
 @profile_option
 @_OUT
 @_MODEL
-@option("--word", help="A word of the bank, instead of the profile's.")
-def draw(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
-    """Attention over the ink of a word written twice; with --word also its pictures and the page to
-    hover over.
+@_BANK
+@option(
+    "--word",
+    "words",
+    multiple=True,
+    help=(
+        "A word, instead of the profile's: alone it is written twice; named several times, a row "
+        "of words."
+    ),
+)
+@option("--tokens", help="A row of token ids, with commas between, instead of words.")
+@option("--text", default="", help="What is read beside --tokens.")
+def draw(
+    profile: str | None,
+    out: Path | None,
+    model: Path | None,
+    bank: Path | None,
+    words: tuple[str, ...],
+    tokens: str | None,
+    text: str,
+) -> None:
+    """Attention over the ink of a word written twice.
+
+    With --word or --tokens its pictures and the page to hover over are drawn too. A word that the
+    bank does not hold is drawn as the model writes it.
     """
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
+    from cursive_circuits.study import ids_of
 
-    workflow.draw(prepare_study(profile, out, model), word=word)
+    study = _prepared(profile, out, model, bank)
+    workflow.draw(study, words=words, ids=ids_of(tokens, words), text=text)
 
 
 def _stage(name: str, text: str) -> Callable[..., None]:
@@ -98,11 +148,13 @@ def _stage(name: str, text: str) -> Callable[..., None]:
     @profile_option
     @_OUT
     @_MODEL
-    def command(profile: str | None, out: Path | None, model: Path | None) -> None:
+    @_BANK
+    def command(
+        profile: str | None, out: Path | None, model: Path | None, bank: Path | None
+    ) -> None:
         from cursive_circuits import workflow
-        from cursive_circuits.study import prepare_study
 
-        getattr(workflow, name)(prepare_study(profile, out, model))
+        getattr(workflow, name)(_prepared(profile, out, model, bank))
 
     return command
 
@@ -123,12 +175,13 @@ _stage("figures", "All figures, from files alone.")
 @main.command()
 @profile_option
 @_OUT
-def run(profile: str | None, out: Path | None) -> None:
+@_BANK
+def run(profile: str | None, out: Path | None, bank: Path | None) -> None:
     """Everything, from the bank to the figures."""
     from cursive_circuits import workflow
     from cursive_circuits.study import prepare_study
 
-    study = prepare_study(profile, out)
+    study = prepare_study(profile, out, bank=bank)
     for stage in (
         workflow.prepare,
         workflow.train,

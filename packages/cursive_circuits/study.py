@@ -5,6 +5,7 @@ of the pipeline and the folder is data/cursive_circuits; with --profile or --out
 and the folder is --out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cursive_circuits.params import CursiveCircuits, Sampling
+from interp_core.errors import InputError
 from interp_core.files.artifacts import save_arrays, save_json
 from interp_core.files.params import check, profile_name, project_root, read_section
 
@@ -45,15 +47,19 @@ class Study:
             save_arrays(self.place("scores", command, name), arrays)
 
 
-def prepare_study(profile: str | None, out: Path | None, model: Path | None = None) -> Study:
+def prepare_study(
+    profile: str | None, out: Path | None, model: Path | None = None, bank: Path | None = None
+) -> Study:
     """Settings of a profile and the folder they belong to."""
-    if out is None and (profile is not None or model is not None):
+    if out is None and (profile is not None or model is not None or bank is not None):
         out = (
             Path("outputs")
             / "cursive_circuits"
             / ("model" if profile is None else profile_name(profile))
         )
     params = read_section("cursive_circuits", CursiveCircuits, profile)
+    if bank is not None:
+        params = params.model_copy(update={"bank": params.bank.of_file(bank)})
     return Study(params, out or project_root() / "data" / "cursive_circuits", model)
 
 
@@ -67,3 +73,17 @@ def at_temperature(study: Study, temperature: float | None) -> Study:
         options=tuple(given),
     )
     return replace(study, params=study.params.model_copy(update={"sampling": sampling}))
+
+
+def ids_of(tokens: str | None, words: Sequence[str]) -> list[int]:
+    """Token ids as they were typed. InputError for what are none, or for words beside them."""
+    if tokens is None:
+        return []
+    if words:
+        raise InputError("--tokens and --word: name one of them")
+    parts = tokens.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(
+            f"--tokens: ids must be whole numbers with commas between, got {tokens[:60]!r}"
+        )
+    return [int(part) for part in parts]

@@ -3,12 +3,13 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from cursive_circuits.study import Arrays, Study
+from cursive_circuits.study import Arrays, Report, Study
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, load_json, save_arrays, save_json
 
@@ -22,25 +23,59 @@ NAMES = ("handwriting", "control")
 
 
 def prepare(study: Study) -> None:
-    """Write the default bank, or check one of the user's, and say what is in it."""
-    from cursive_circuits.data_bank import fetch, load_bank, save_bank
+    """Write the default bank, or take the words of one of the user's, and say what is in it."""
+    from cursive_circuits.data_bank import fetch, load_bank, read_bank, save_bank
     from cursive_circuits.data_script import write_bank
+    from cursive_circuits.data_taken import take
     from cursive_circuits.measure_bank import bank_report
 
-    settings = study.params.bank
-    if settings.source is None:
-        save_bank(study.bank, write_bank(settings.script))
+    params = study.params
+    context = params.configurations[params.handwriting.configuration].context
+    taken = None
+    if params.bank.source is None:
+        save_bank(study.bank, write_bank(params.bank.script))
     else:
-        path = fetch(settings.source, study.folder / "bank")
-        save_bank(
-            study.bank, load_bank(path, alphabet=settings.alphabet, sha256=settings.source.sha256)
+        path = fetch(params.bank.source, study.folder / "bank")
+        taken = take(
+            read_bank(path, sha256=params.bank.source.sha256),
+            alphabet=params.bank.alphabet,
+            tokens=params.tokens,
+            context=context,
+            published=params.bank.published,
+            name=str(path),
         )
-    shape = study.params.configurations[study.params.handwriting.configuration]
+        save_bank(study.bank, taken.items)
+
     report = bank_report(
-        load_bank(study.bank, alphabet=settings.alphabet), study.params.tokens, shape.context
+        load_bank(study.bank, alphabet=params.bank.alphabet), params.tokens, context
     )
+    if taken is not None:
+        report |= {"taken": taken.report, "made_from": _bank_settings(study)}
     study.save("prepare", "bank", report)
+    for line in [] if taken is None else taken.told:
+        click.echo(line)
     click.echo(report["verdict"])
+
+
+def ensure_bank(study: Study) -> None:
+    """Take the words of the bank that the call names, unless the folder holds them already, taken
+    so.
+    """
+    record = study.place("metrics", "prepare", "bank")
+    there = study.bank.is_file() and record.is_file()
+    if study.params.bank.source is None or (
+        there and load_json(record).get("made_from") == _bank_settings(study)
+    ):
+        return
+    prepare(study)
+
+
+def _bank_settings(study: Study) -> Report:
+    """What decides the words that are taken of a bank."""
+    params = study.params
+    settings = params.bank.model_dump(mode="json", exclude={"script", "split"})
+    shape = params.configurations[params.handwriting.configuration]
+    return {**settings, "tokens": params.tokens.model_dump(mode="json"), "context": shape.context}
 
 
 def train(study: Study, *, only: str | None = None) -> None:
@@ -218,21 +253,27 @@ def ablate(study: Study) -> None:
         click.echo(f"{trained.name}: {report['verdict']}")
 
 
-def draw(study: Study, *, word: str | None = None) -> None:
-    """Attention over the ink of a word written twice: arrays for figures; for a word of the user's,
+def draw(
+    study: Study, *, words: Sequence[str] = (), ids: Sequence[int] = (), text: str = ""
+) -> None:
+    """Attention over the ink of a word written twice: arrays for figures; for a row of the user's,
     pictures too.
     """
-    from cursive_circuits.measure_drawings import as_page, attention_over_ink, item_of
+    from cursive_circuits.measure_drawings import as_page, attention_over_ink, of_tokens, of_words
 
     trained = _writer(study)
     sides = _words(study, trained)
-    arrays = attention_over_ink(
-        trained, sides[1], item_of(list(sides), word or study.params.drawings.word)
-    )
+    if ids:
+        chosen = of_tokens(trained, ids, text)
+    else:
+        chosen = of_words(
+            trained, sides, words or [study.params.drawings.word], study.params.sampling
+        )
+    arrays = attention_over_ink(trained, sides[1], chosen)
     place = study.place("scores", "draw", trained.name)
     save_arrays(place, arrays)
     save_json(place.with_suffix(".json"), as_page(arrays))
-    if word is not None:
+    if words or ids:
         from cursive_circuits.figures import draw_ink
 
         for path in draw_ink(study.folder, study.folder / "figures"):
@@ -248,24 +289,13 @@ def figures(study: Study) -> None:
 
 def _models(study: Study) -> "list[Trained]":
     """The study's two models, or the user's."""
-    from cursive_circuits.model_checkpoint import checkpoint_stem, load_public
-    from cursive_circuits.run_directory import Trained, open_run
+    from cursive_circuits.model_checkpoint import open_trained
+    from cursive_circuits.run_directory import open_run
 
     _use(study)
     if study.model is None:
         return [_on_device(study, open_run(study.folder / "runs" / name)) for name in NAMES]
-    if study.model.is_dir():
-        return [_on_device(study, open_run(study.model))]
-    params = study.params
-    shape = params.configurations[params.handwriting.configuration]
-    sizes = {"vocabulary": params.tokens.size, "alphabet": len(params.bank.alphabet)}
-    public = load_public(study.model, shape, **sizes)
-    return [
-        _on_device(
-            study,
-            Trained(checkpoint_stem(study.model), public, params.tokens, params.bank.alphabet),
-        )
-    ]
+    return [_on_device(study, open_trained(study.model, study.params))]
 
 
 def _on_device(study: Study, trained: "Trained") -> "Trained":
@@ -299,8 +329,11 @@ def _words(study: Study, trained: "Trained") -> "tuple[Words, Words]":
     """Training and held-out words of the bank, in a model's tokens."""
     from cursive_circuits.data import Words
     from cursive_circuits.data_bank import load_bank
+    from cursive_circuits.data_taken import fitting
 
     items = load_bank(study.bank, alphabet=trained.alphabet)
+    if study.model is not None:  # `prepare` has seen to it for the study's own
+        items = fitting(items, trained.tokens, trained.model.shape.context)
     return Words.split(items, trained.tokens, trained.alphabet, study.params.bank.split)
 
 
@@ -310,11 +343,14 @@ def _families(
     """The families that a model is asked about: all, or the synthetic one for a model that never
     saw handwriting.
     """
-    from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, family
+    from cursive_circuits.data_stimuli import FamilySettings, family, written_families
 
     chosen = study.params.stimuli
-    sizes = FamilySettings(chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs)
-    names = FAMILIES if trained.writes else ("synthetic",)
+    context = trained.model.shape.context
+    sizes = FamilySettings(
+        chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs, context
+    )
+    names = written_families(words) if trained.writes else ("synthetic",)
     return {
         name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes)
         for name in names

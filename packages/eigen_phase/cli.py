@@ -237,7 +237,8 @@ def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -
     place = out or Path("outputs") / "eigen_phase" / name
     trained = workflow.train_one(name, training, place)
     click.echo(
-        f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
+        f"{place}: {training.num_steps} steps, pattern accuracy "
+        f"{trained.history['pattern_accuracy'][-1]:.3f}"
     )
     return trained, study
 
