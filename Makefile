@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test test-slow check stages bench
+.PHONY: repro test test-slow check stages bench published
 
 repro: .venv/installed
 	@dvc repro
@@ -23,6 +23,10 @@ test-slow: .venv/installed
 check: .venv/installed
 	@induction-lab stages --check
 	@ruff format --check . && ruff check . && basedpyright
+
+# make published STUDY=pythia_topology: the study once a seed, and its answers over trainings.
+published: .venv/installed
+	@induction-lab publish $(STUDY)
 
 stages: .venv/installed
 	@induction-lab stages

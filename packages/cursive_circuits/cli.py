@@ -1,19 +1,21 @@
 """`cursive-circuits`: the commands of this study. Thin: options in, one call."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from interp_core.console.options import Group, option, profile_option, study_option
-
-if TYPE_CHECKING:
-    from cursive_circuits.study import Study
-
-_OUT = option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
+from interp_core.console.options import (
+    Group,
+    fail,
+    option,
+    out_option,
+    profile_option,
+    study_option,
+    trainings_option,
+    with_call,
 )
+
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
@@ -29,17 +31,22 @@ _BANK = option(
 )
 
 
-def _prepared(
-    profile: str | None, out: Path | None, model: Path | None, bank: Path | None
-) -> "Study":
-    """The call, with the words of the bank that it names."""
-    from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
+def _start(command: str, *, profile: str | None, out: Path | None, **given: Any) -> Any:
+    """The call of a command, its folder looked at, with the words of the bank that it names."""
+    from cursive_circuits import study, workflow
 
-    study = prepare_study(profile, out, model, bank)
-    if bank is not None:
-        workflow.ensure_bank(study)
-    return study
+    given.pop("only", None)  # a part of a stage, and no other result
+    run = study.prepare(profile, out, **given)
+    run.check_folder()
+
+    # These two take the words themselves.
+    if given["bank"] is not None and command not in ("prepare", "run"):
+        workflow.ensure_bank(run)
+    return run
+
+
+_of_a_study = with_call(_start, (profile_option, out_option, _BANK))
+_of_a_model = with_call(_start, (profile_option, out_option, _MODEL, _BANK))
 
 
 @click.group(
@@ -50,65 +57,44 @@ def main() -> None:
     control.
 
     Called without options a command is a stage of the pipeline (data/cursive_circuits). With
-    --profile, --model or --out it is an experiment in a folder of its own; commands read there what
-    earlier ones left.
+    --profile, --model, --bank or --out it is an experiment in a folder of its own; commands read
+    there what earlier ones left.
     """
 
 
 @main.command()
-@profile_option
-@_OUT
-@_BANK
-def prepare(profile: str | None, out: Path | None, bank: Path | None) -> None:
+@_of_a_study
+def prepare(run: Any) -> None:
     """Write the default bank of handwriting, or take the words of one of your own."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    workflow.prepare(prepare_study(profile, out, bank=bank))
+    workflow.prepare(run)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_BANK
 @option("--only", type=click.Choice(["handwriting", "control"]), help="One of the two models.")
-def train(profile: str | None, out: Path | None, bank: Path | None, only: str | None) -> None:
+@_of_a_study
+def train(run: Any, only: str | None) -> None:
     """Train the model that writes, and beside it the positive control. Resumes."""
     from cursive_circuits import workflow
 
-    workflow.train(_prepared(profile, out, None, bank), only=only)
+    workflow.train(run, only=only)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_MODEL
-@_BANK
 @option(
     "--text", help="Write this, into sample.png of the folder, instead of measuring legibility."
 )
 @option("--temperature", type=float, help="Of the sampled tokens; above 0.")
-def sample(
-    profile: str | None,
-    out: Path | None,
-    model: Path | None,
-    bank: Path | None,
-    text: str | None,
-    temperature: float | None,
-) -> None:
+@_of_a_model
+def sample(run: Any, text: str | None) -> None:
     """Words that the model writes, and whether they can be read."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import at_temperature
 
-    study = _prepared(profile, out, model, bank)
-    workflow.sample(at_temperature(study, temperature), text=text)
+    workflow.sample(run, text=text)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_MODEL
-@_BANK
 @option(
     "--word",
     "words",
@@ -119,16 +105,9 @@ def sample(
     ),
 )
 @option("--tokens", help="A row of token ids, with commas between, instead of words.")
-@option("--text", default="", help="What is read beside --tokens.")
-def draw(
-    profile: str | None,
-    out: Path | None,
-    model: Path | None,
-    bank: Path | None,
-    words: tuple[str, ...],
-    tokens: str | None,
-    text: str,
-) -> None:
+@option("--text", help="What is read beside --tokens.")
+@_of_a_model
+def draw(run: Any, words: tuple[str, ...], tokens: str | None, text: str | None) -> None:
     """Attention over the ink of a word written twice.
 
     With --word or --tokens its pictures and the page to hover over are drawn too. A word that the
@@ -137,28 +116,23 @@ def draw(
     from cursive_circuits import workflow
     from cursive_circuits.study import ids_of
 
-    study = _prepared(profile, out, model, bank)
-    workflow.draw(study, words=words, ids=ids_of(tokens, words), text=text)
+    workflow.draw(run, words=words, ids=ids_of(tokens, words), text=text or "")
 
 
-def _stage(name: str, text: str) -> Callable[..., None]:
+def _stage(name: str, text: str) -> None:
     """A command that takes a profile, a folder and a model, and calls the function of its name."""
 
-    @main.command(name, help=text)
-    @profile_option
-    @_OUT
-    @_MODEL
-    @_BANK
-    def command(
-        profile: str | None, out: Path | None, model: Path | None, bank: Path | None
-    ) -> None:
+    def command(run: Any) -> None:
         from cursive_circuits import workflow
 
-        getattr(workflow, name)(_prepared(profile, out, model, bank))
+        if name in _READS_HEADS and not run.is_stage:
+            workflow.ensure(run, writes=name == "ablate")
+        getattr(workflow, name)(run)
 
-    return command
+    main.command(name, help=text)(_of_a_model(command))
 
 
+_READS_HEADS = ("composition", "ablate")
 _stage("attention", "Where cross-attention reads, against the letter that is written.")
 _stage(
     "heads",
@@ -173,15 +147,11 @@ _stage("figures", "All figures, from files alone.")
 
 
 @main.command()
-@profile_option
-@_OUT
-@_BANK
-def run(profile: str | None, out: Path | None, bank: Path | None) -> None:
+@_of_a_study
+def run(run: Any) -> None:
     """Everything, from the bank to the figures."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    study = prepare_study(profile, out, bank=bank)
     for stage in (
         workflow.prepare,
         workflow.train,
@@ -192,19 +162,25 @@ def run(profile: str | None, out: Path | None, bank: Path | None) -> None:
         workflow.composition,
         workflow.ablate,
         workflow.draw,
-        workflow.figures,
     ):
-        stage(study)
+        stage(run)
+        workflow.figures(run, only=stage.__name__)
 
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
 
-    write("cursive_circuits", found, out)
+    if not trainings:
+        write("cursive_circuits", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("cursive_circuits", found, trainings, out)
 
 
 if __name__ == "__main__":

@@ -145,8 +145,7 @@ def read_bank(path: Path, *, sha256: str | None = None) -> list[Item]:
             f"no bank at {path}: `cursive-circuits prepare` writes the default one; a bank of your "
             "own is named by "
             "--bank or by `bank.source` in the profile (the public cursive data has no licence and "
-            "is not shipped: ask "
-            "its authors)"
+            "is not shipped: ask its authors)"
         )
     if sha256 is not None:
         _check(path, sha256, str(path))

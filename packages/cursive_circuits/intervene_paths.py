@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
-from cursive_circuits.model import Head, Kind
+from cursive_circuits.model import Head
 from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
@@ -149,8 +149,3 @@ def _verdict(report: Report) -> str:
         f"{keys['by_effect']['effect']:+.3f}, "
         f"through queries {queries['by_effect']['writer']} {queries['by_effect']['effect']:+.3f}"
     )
-
-
-def kinds_of(names: np.ndarray) -> list[Kind]:
-    """Kind of the writer of each path."""
-    return ["cross" if "X" in writer else "self" for _, writer, _ in names]

@@ -98,8 +98,8 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.grid(axis="x", color=GRID)
         figure.suptitle(f"{condition}: what turns before and what after pattern accuracy")
         words = (
-            "event: m midpoint of a step, p peak, t trough · n seeds of those that turned · 95 % "
-            "Student's intervals"
+            "event: m midpoint of a step, p peak, t trough · n seeds of those that turned"
+            " · 95 % Student's intervals"
         )
         if undated:
             words += (

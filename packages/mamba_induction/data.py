@@ -19,6 +19,7 @@ from interp_core.stimuli.prompts import (
     repeated_tokens,
     shuffled_pairs,
     spaced_pairs,
+    special_ids,
 )
 from interp_core.stimuli.text import natural_repeats, repeated_text
 from mamba_induction.params import OFFSETS, MambaInduction
@@ -144,7 +145,7 @@ def vocabulary_of(subject: Subject) -> Vocabulary:
     """
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
-    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    special = [] if tokenizer is None else special_ids(tokenizer, size)
     return Vocabulary.of(size, bos=subject.bos, pad=subject.bos, special=special)
 
 

@@ -22,7 +22,7 @@ from interp_core.mamba.hidden_attention import (
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import Edit, capture, intervene
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Subject, as_transformer
 from mamba_induction.model import write_sites
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -127,7 +127,7 @@ def without_reads(
         return lambda z: z.index_put((batch, query), -reads[layer].to(z.dtype), accumulate=True)
 
     edits = {Site(layer, "attn.z"): take(layer) for layer in layers}
-    with subject.observing(keep, list(layers)), intervene(subject, edits):
+    with as_transformer(subject).observing(keep, list(layers)), intervene(subject, edits):
         yield
 
 

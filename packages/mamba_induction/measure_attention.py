@@ -24,7 +24,7 @@ from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.scores import CopyBatch, copy_batches, score_heads
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Subject, as_transformer
 from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import sampled
 from mamba_induction.model import attended_vectors, effective_rows
@@ -209,11 +209,13 @@ def _written_by_prefix(
             subject.trunk(batch.ids)
         return found
 
+    heads = as_transformer(subject)
+
     def of_attention(layer: int, rows: AttentionRows) -> None:
-        found[layer] = attended_vectors(subject, layer, rows, batch.where, batch.query, keys).sum(
+        found[layer] = attended_vectors(heads, layer, rows, batch.where, batch.query, keys).sum(
             dim=1
         )
 
-    with subject.observing(of_attention):
+    with heads.observing(of_attention):
         subject.trunk(batch.ids)
     return found

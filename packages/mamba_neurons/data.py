@@ -15,7 +15,7 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256, load_arrays
 from interp_core.files.params import project_root
 from interp_core.models.subject import Subject
-from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
 
 
@@ -219,8 +219,5 @@ def _vocabulary(subject: Subject) -> Vocabulary:
     tokenizer: Any = subject.tokenizer
     size = min(len(tokenizer), subject.vocab_size)
     return Vocabulary.of(
-        size,
-        bos=subject.bos,
-        pad=subject.bos,
-        special=[i for i in tokenizer.all_special_ids if i < size],
+        size, bos=subject.bos, pad=subject.bos, special=special_ids(tokenizer, size)
     )

@@ -14,7 +14,8 @@ from torch import Tensor
 from interp_core.errors import InputError
 from interp_core.loading import load_model
 from interp_core.mamba.subject import MambaSubject
-from interp_core.models.native import NativeSubject, hooked
+from interp_core.models.hooks import hooked
+from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
@@ -158,9 +159,7 @@ class CleanRun:
             return subject.suffix(residual, first)
         assert isinstance(subject, NativeSubject)
         assert self.record is not None
-        return subject.module(subject.architecture.final_norm)(
-            self.record.run(subject, first, residual)
-        )
+        return subject.normed(self.record.run(subject, first, residual))
 
 
 @torch.no_grad()

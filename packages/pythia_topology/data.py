@@ -14,7 +14,13 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays
 from interp_core.files.params import project_root
 from interp_core.models.subject import Subject
-from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens, spaced_pairs
+from interp_core.stimuli.prompts import (
+    Prompts,
+    Vocabulary,
+    repeated_tokens,
+    spaced_pairs,
+    special_ids,
+)
 from interp_core.stimuli.text import names, natural_repeats
 from pythia_topology.params import PythiaTopology
 
@@ -83,7 +89,7 @@ def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | Non
     """
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
-    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    special = [] if tokenizer is None else special_ids(tokenizer, size)
     counts = None if corpus is None or corpus.counts is None else corpus.counts[:size]
     return Vocabulary.of(
         size,

@@ -123,6 +123,9 @@ def score_table(
     with drawing(path, width=11.5, height=7.0) as figure:
         grid = figure.subplots(2, 4, sharex=True, sharey=True)
         for axes, (score, title, unit, shown) in zip(grid.flat, _PANELS, strict=True):
+            if score not in scores:
+                axes.set_title(f"{title}:\nnot known of this model")
+                continue
             values = scores[score]
             interval = (
                 [scores[f"{score}_low"], scores[f"{score}_high"]]

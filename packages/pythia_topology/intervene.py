@@ -17,7 +17,7 @@ from interp_core.measures.ablation import (
     ablation_effects,
     first_order_effects,
 )
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer
 from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Pairs, Prompts
 from pythia_topology.data import text_windows
@@ -25,7 +25,7 @@ from pythia_topology.params import PythiaTopology
 
 
 def causal(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     excess: Float[np.ndarray, "layer head"],
     params: PythiaTopology,
@@ -88,7 +88,7 @@ _ABLATIONS: tuple[tuple[str, Ablation, bool], ...] = (
 )
 
 
-def check_sizes(subject: Subject, params: PythiaTopology) -> None:
+def check_sizes(subject: Transformer, params: PythiaTopology) -> None:
     """InputError when more heads are to be ablated than the model has."""
     total = subject.n_layers * subject.n_heads
     for option, k in (
@@ -159,7 +159,7 @@ def first_prompts(prompts: Prompts, n: int) -> Prompts:
 
 
 def _effects(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     sets: Sequence[Sequence[Head]],
     params: PythiaTopology,
@@ -189,7 +189,7 @@ def _effects(
 
 
 def _against_random(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     top: Sequence[Head],
     draws: Sequence[Sequence[Head]],
@@ -254,7 +254,7 @@ def _verdict(main: Mapping[str, Mapping[str, Any]], draws: int) -> str:
 
 
 def _every_head(
-    subject: Subject, prompts: Prompts, params: PythiaTopology
+    subject: Transformer, prompts: Prompts, params: PythiaTopology
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Each head ablated alone, exactly and to first order, and how well the two rankings agree."""
     heads = [(layer, head) for layer in range(subject.n_layers) for head in range(subject.n_heads)]
@@ -271,7 +271,7 @@ def _every_head(
 
 
 def _dose(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     ranked: Sequence[Head],
     shape: tuple[int, ...],
@@ -312,7 +312,7 @@ def _dose(
 
 
 def _specificity(
-    subject: Subject,
+    subject: Transformer,
     tokens: Int[np.ndarray, "prompt position"],
     top: Sequence[Head],
     draws: Sequence[Sequence[Head]],

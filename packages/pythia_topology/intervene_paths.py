@@ -14,7 +14,7 @@ from interp_core.measures.ablation import Head
 from interp_core.measures.circuits import Composition, k_composition
 from interp_core.models.hooks import capture, intervene
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Transformer
 from interp_core.progress import progress
 from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Prompts
@@ -25,7 +25,7 @@ Pair = tuple[Head, Head]  # writer, reader
 
 
 def composition(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
     excess: Float[np.ndarray, "layer head"],
     params: PythiaTopology,
@@ -69,12 +69,13 @@ def composition(
 
 @torch.no_grad()
 def path_patching(
-    subject: Subject, prompts: Prompts, pairs: Sequence[Pair], *, batch_size: int
+    subject: Transformer, prompts: Prompts, pairs: Sequence[Pair], *, batch_size: int
 ) -> Float[np.ndarray, "prompt pair"]:
     """Change of each reader's prefix matching (attention, in [-1, 1]) when the writer's output,
     less its mean over prompts and positions, is taken out of what the reader's keys are computed
     from, and out of nothing else.
     """
+    subject.check_plain_writes()
     if not pairs:
         return np.empty((len(prompts.tokens), 0))
     sites = [Site(layer, "attn.z") for layer in sorted({writer[0] for writer, _ in pairs})]
@@ -105,7 +106,7 @@ def path_patching(
 
 
 def _means(
-    subject: Subject, prompts: Prompts, sites: Sequence[Site], batch_size: int
+    subject: Transformer, prompts: Prompts, sites: Sequence[Site], batch_size: int
 ) -> dict[Site, Float[Tensor, "head d_head"]]:
     """Mean of each head's vector over all prompts and positions, whatever the batches are."""
     n = len(prompts.tokens)
@@ -133,7 +134,9 @@ class _Entries:
             *(torch.as_tensor(column, device=ids.device) for column in columns), n_prompts=len(ids)
         )
 
-    def attention(self, subject: Subject, ids: Tensor, reader: Head) -> Float[Tensor, " prompt"]:
+    def attention(
+        self, subject: Transformer, ids: Tensor, reader: Head
+    ) -> Float[Tensor, " prompt"]:
         """Mean prefix matching of one head by prompt; interventions in force apply."""
         found: list[Tensor] = []
 
@@ -151,7 +154,7 @@ class _Entries:
 
     def attention_with_keys(
         self,
-        subject: Subject,
+        subject: Transformer,
         ids: Tensor,
         reader: Head,
         written: Float[Tensor, "batch position d_model"],

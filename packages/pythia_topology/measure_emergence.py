@@ -13,7 +13,7 @@ from interp_core.files.artifacts import file_sha256, load_weights
 from interp_core.loading import load_model
 from interp_core.measures.scores import score_heads
 from interp_core.models.spec import ModelSpec
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer, as_transformer
 from interp_core.progress import progress
 from interp_core.statistics.transitions import logistic_fit
 from interp_core.stimuli.prompts import Prompts
@@ -51,7 +51,7 @@ def checkpoints(spec: ModelSpec, params: PythiaTopology) -> list[Checkpoint]:
 
 
 def emergence(
-    subject: Subject, spec: ModelSpec, prompts: Prompts, params: PythiaTopology
+    subject: Transformer, spec: ModelSpec, prompts: Prompts, params: PythiaTopology
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The report and arrays of emergence_<name>: copying, induction heads and previous-token heads
     at each checkpoint.
@@ -87,7 +87,7 @@ def emergence(
 
 
 def _series(
-    subject: Subject, spec: ModelSpec, prompts: Prompts, params: PythiaTopology
+    subject: Transformer, spec: ModelSpec, prompts: Prompts, params: PythiaTopology
 ) -> tuple[list[int], dict[str, Float[np.ndarray, "checkpoint prompt ..."]]]:
     pairs = prompts.pairs
     keys = {"prefix_matching": pairs.induction_key, "previous_token": pairs.previous_key}
@@ -117,8 +117,8 @@ def _series(
 
 
 def _subjects(
-    subject: Subject, spec: ModelSpec, listed: Sequence[Checkpoint], params: PythiaTopology
-) -> Iterator[tuple[int, Subject]]:
+    subject: Transformer, spec: ModelSpec, listed: Sequence[Checkpoint], params: PythiaTopology
+) -> Iterator[tuple[int, Transformer]]:
     """The subject at each checkpoint; two checkpoints with the same weights are an error, as on
     hubs where branches were never filled.
     """
@@ -129,9 +129,10 @@ def _subjects(
             _put(subject, checkpoint.weights)
         else:
             revision = spec.model_copy(update={"revision": checkpoint.weights})
-            at_step = load_model(
+            found = load_model(
                 revision, name=subject.name, device=params.device, dtype=params.dtype
             )
+            at_step = as_transformer(found)
             digest = at_step.hash
         if digest in seen:
             raise InputError(
@@ -143,7 +144,7 @@ def _subjects(
         yield checkpoint.step, at_step
 
 
-def _put(subject: Subject, file: Path) -> None:
+def _put(subject: Transformer, file: Path) -> None:
     """Give the subject the weights of a checkpoint, all of them."""
     weights = load_weights(file)
     own = {name: tensor.shape for name, tensor in subject.model.state_dict().items()}

@@ -4,20 +4,26 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from interp_core.errors import InputError
 from interp_core.loading import random_like
 from interp_core.measures.circuits import copying_eigenvalues
 from interp_core.measures.scores import attention_keys, score_heads
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer, as_transformer
+from interp_core.progress import left_out
 from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Prompts, shuffled_antecedents
 from pythia_topology.params import PythiaTopology
 
 WITH_INTERVAL = ("prefix_matching", "excess_prefix_matching", "duplicate_token", "previous_token")
+WRITTEN = (
+    "direct_logit_attribution",
+    "copying_empirical",
+)  # absent where what heads write is not known
 PER_PROMPT = ("prefix_matching", "duplicate_token", "previous_token", "bos")
 
 
 def score_arrays(
-    subject: Subject, stimuli: Mapping[str, Prompts], params: PythiaTopology
+    subject: Transformer, stimuli: Mapping[str, Prompts], params: PythiaTopology
 ) -> dict[str, np.ndarray]:
     """Named arrays, float32: summaries [layer, head] (with `_low` and `_high`), and per prompt
     under `prompts/`.
@@ -35,8 +41,11 @@ def score_arrays(
         if family == "spaced_pairs":
             first = np.searchsorted(prompts.pairs.batch, np.arange(len(prompts.tokens)))
             arrays["prompts/spaced_pairs/lag"] = prompts.pairs.lag[first]
-    arrays["copying"] = copying_eigenvalues(subject)
-    untrained = random_like(subject, seed=params.seed)
+    try:
+        arrays["copying"] = copying_eigenvalues(subject)
+    except InputError as problem:
+        left_out(f"copying by OV weights is left out: {problem}")
+    untrained = as_transformer(random_like(subject, seed=params.seed))
     scores = _of_family(untrained, stimuli["repeated_tokens"], params)
     arrays["untrained/excess_prefix_matching"] = _excess(scores)
     return {
@@ -45,7 +54,9 @@ def score_arrays(
     }
 
 
-def _of_family(subject: Subject, prompts: Prompts, params: PythiaTopology) -> dict[str, np.ndarray]:
+def _of_family(
+    subject: Transformer, prompts: Prompts, params: PythiaTopology
+) -> dict[str, np.ndarray]:
     """Per prompt: attention to the standard keys and to shuffled antecedents, contributions,
     behaviour; and the same attention on the control prompts, where nothing was there to copy.
     """
@@ -74,10 +85,7 @@ def _of_family(subject: Subject, prompts: Prompts, params: PythiaTopology) -> di
         behaviour=True,
         label=f"{label}, control",
     )
-    scores = {
-        name: found.heads[name]
-        for name in (*PER_PROMPT, "direct_logit_attribution", "copying_empirical")
-    }
+    scores = {name: found.heads[name] for name in (*PER_PROMPT, *WRITTEN) if name in found.heads}
     return scores | {
         "prefix_matching_control": control.heads["prefix_matching"],
         "shuffled": np.stack(
@@ -108,6 +116,8 @@ def _summaries(scores: Mapping[str, np.ndarray], params: PythiaTopology) -> dict
             f"{name}_low": interval.low,
             f"{name}_high": interval.high,
         }
-    for name in ("bos", "direct_logit_attribution", "copying_empirical"):
+    for name in ("bos", *WRITTEN):
+        if name not in by_prompt:
+            continue
         summaries[name] = by_prompt[name].mean(axis=0, dtype=np.float64)
     return summaries

@@ -15,6 +15,7 @@ from cursive_circuits.data_bank import Item, save_bank
 from cursive_circuits.data_script import Script, write_bank
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
+from cursive_circuits.study import prepare
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays
 from interp_core.files.params import profile_path
@@ -45,8 +46,8 @@ def refused(*arguments: str) -> str:
 
 def test_help_needs_no_torch_and_no_profile() -> None:
     program = (
-        "import sys; from cursive_circuits import cli; assert not {'torch', 'numpy', 'pydantic'} & "
-        "set(sys.modules)"
+        "import sys; from cursive_circuits import cli;"
+        " assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
     for command in COMMANDS:
@@ -319,3 +320,37 @@ def dense(points: np.ndarray, n: int) -> np.ndarray:
         plane = [np.interp(at, np.arange(len(stroke)), stroke[:, axis]) for axis in (0, 1)]
         found.append(np.column_stack([*plane, np.arange(count) > 0]))
     return np.concatenate(found)
+
+
+def test_a_word_of_ones_own_is_an_experiment_and_leaves_the_pipelines_files() -> None:
+    for run in (
+        prepare(None, None, words=("anna",)),
+        prepare(None, None, tokens="3,80,9,81"),
+        prepare(None, None, text="anna"),
+    ):
+        assert not run.is_stage
+        assert run.folder == run.place("scores", "draw").parents[1] != run.home
+    assert prepare(None, None, words=(), tokens=None, text=None).is_stage
+
+
+def test_two_banks_never_share_a_folder_and_a_bank_is_no_model(
+    items: list[Item], tmp_path: Path
+) -> None:
+    runs = []
+    for name in ("ann", "bob"):
+        save_bank(tmp_path / f"{name}.zip", items[:2])
+        runs.append(prepare(None, None, bank=tmp_path / f"{name}.zip"))
+    folders = {run.folder for run in (*runs, prepare("laptop", None))}
+    assert len(folders) == 3
+    assert not any(run.models or run.is_stage for run in runs)
+
+
+def test_the_heads_of_one_model_never_rank_those_of_another(whole: Path, tmp_path: Path) -> None:
+    trained = whole / "out" / "runs" / "handwriting"
+    other = shutil.copytree(trained, tmp_path / "other" / "handwriting")
+    place = ("--profile", str(whole / "mine.yaml"), "--out", str(tmp_path / "o"))
+    shutil.copytree(whole / "out" / "bank", tmp_path / "o" / "bank")
+
+    assert call("heads", *place, "--model", str(trained)).exit_code == 0
+    told = refused("ablate", *place, "--model", str(other))
+    assert "has the same name handwriting: name another folder (--out)" in told

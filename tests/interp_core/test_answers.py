@@ -14,7 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from interp_core import cli as commands
+from interp_core import cli
 from interp_core.console.answers import Answer, from_json
 from interp_core.console.answers_table import committed, shown, table, verdict
 from planted_answers import PLANTED, planted, save
@@ -83,7 +83,7 @@ def commit(folder: Path) -> None:
 
 
 def compare() -> list[str]:
-    done = CliRunner().invoke(commands.main, ["answers", "--compare"])
+    done = CliRunner().invoke(cli.main, ["answers", "--compare"])
     assert done.exit_code == 0, done.output
     return done.output.splitlines()
 
@@ -139,7 +139,7 @@ def test_a_report_that_is_missing_is_an_error_of_one_line(study: str, tmp_path: 
 
 def test_a_study_that_has_reports_and_no_answers_is_named(project: Path) -> None:
     (project / "data" / "eigen_phase" / "answers.json").unlink()
-    result = CliRunner().invoke(commands.main, ["answers"])
+    result = CliRunner().invoke(cli.main, ["answers"])
 
     assert result.exit_code == 2
     assert "eigen_phase/answers.json is missing" in result.stderr
@@ -147,7 +147,7 @@ def test_a_study_that_has_reports_and_no_answers_is_named(project: Path) -> None
 
 def test_without_any_report_the_way_out_is_named(project: Path) -> None:
     (project / "data").rename(project / "elsewhere")
-    result = CliRunner().invoke(commands.main, ["answers"])
+    result = CliRunner().invoke(cli.main, ["answers"])
 
     assert result.exit_code == 2
     way_out = "run the pipeline first (`dvc repro`)"
@@ -169,7 +169,7 @@ def test_dvc_shows_the_answers_and_nothing_fails(project: Path) -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     stage = {"cmd": "true", "metrics": stages["answers"]["metrics"]}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"answers": stage}}))
-    assert CliRunner().invoke(commands.main, ["answers"]).exit_code == 0
+    assert CliRunner().invoke(cli.main, ["answers"]).exit_code == 0
     commit(project)
     run(project, "dvc", "init", "--quiet")
 

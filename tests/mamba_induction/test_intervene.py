@@ -12,7 +12,7 @@ from interp_core.mamba.selective_scan import selective_scan
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, as_transformer
 from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from mamba_induction.data import Stimuli
 from mamba_induction.intervene import states, with_state, without_layer, without_reads, without_taps
@@ -58,7 +58,7 @@ def test_a_transformers_cut_read_takes_the_value_times_its_attention() -> None:
         capture(twin, [Site(1, "attn_out")]) as seen,
     ):
         twin.trunk(ids)
-    out = torch.einsum("bphd,hdm->bpm", expected, twin.out_weights(1))
+    out = torch.einsum("bphd,hdm->bpm", expected, as_transformer(twin).out_weights(1))
     difference = seen[Site(1, "attn_out")] - out
     torch.testing.assert_close(
         difference, difference[0, 0].expand_as(difference), atol=1e-5, rtol=0

@@ -13,7 +13,7 @@ from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, as_transformer
 from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
 from mamba_induction.data import Bigrams, sampled, with_pairs
 from mamba_induction.measure import change, null_of, peak_offsets
@@ -67,7 +67,7 @@ def test_effective_attention_of_a_transformer_is_that_of_its_pattern(twin: Subje
     with capture(twin, [Site(0, "attn.pattern"), Site(0, "attn.v")]) as seen:
         twin.trunk(ids)
     pattern, values = seen[Site(0, "attn.pattern")][1, :, 20], seen[Site(0, "attn.v")][1]
-    written = torch.einsum("hk,khd,hdm->km", pattern, values, twin.out_weights(0))
+    written = torch.einsum("hk,khd,hdm->km", pattern, values, as_transformer(twin).out_weights(0))
     torch.testing.assert_close(rows[0][0], written.norm(dim=1), atol=1e-5, rtol=1e-4)
 
 

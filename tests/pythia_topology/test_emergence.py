@@ -14,7 +14,7 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, load_json, save_weights
 from interp_core.loading import load_model
 from interp_core.models.spec import ModelSpec
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer, as_transformer
 from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import stimuli
 from pythia_topology.measure_emergence import checkpoints, emergence
@@ -87,8 +87,8 @@ def measured(folder: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, np
     return emergence(subject, local(folder), prompts, settings(**changes))
 
 
-def loaded(folder: Path, **changes: Any) -> tuple[Subject, Prompts]:
-    subject = load_model(local(folder), name="induction")
+def loaded(folder: Path, **changes: Any) -> tuple[Transformer, Prompts]:
+    subject = as_transformer(load_model(local(folder), name="induction"))
     return subject, stimuli(subject, settings(**changes))["repeated_tokens"]
 
 

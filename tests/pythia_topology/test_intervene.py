@@ -9,7 +9,7 @@ import known_circuits as known
 import small_project
 from interp_core.errors import InputError
 from interp_core.measures.scores import copy_behaviour
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer
 from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import stimuli
 from pythia_topology.intervene import (
@@ -37,7 +37,7 @@ def settings(**changes: Any) -> PythiaTopology:
     return small_project.study(**(wanted | changes))
 
 
-def planted_excess(subject: Subject, params: PythiaTopology) -> tuple[Prompts, np.ndarray]:
+def planted_excess(subject: Transformer, params: PythiaTopology) -> tuple[Prompts, np.ndarray]:
     prompts = stimuli(subject, params)
     return prompts["repeated_tokens"], score_arrays(subject, prompts, params)[
         "excess_prefix_matching"
@@ -45,7 +45,7 @@ def planted_excess(subject: Subject, params: PythiaTopology) -> tuple[Prompts, n
 
 
 @pytest.fixture
-def found(induction: Subject) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def found(induction: Transformer) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `causal` reports of the planted circuit."""
     params = settings()
     prompts, excess = planted_excess(induction, params)
@@ -87,7 +87,7 @@ def test_keeping_the_patterns_changes_nothing_where_no_later_head_reads(
         assert frozen["top"] == pytest.approx(free["top"], abs=1e-4)
 
 
-def test_with_patterns_kept_the_previous_token_head_is_not_needed(induction: Subject) -> None:
+def test_with_patterns_kept_the_previous_token_head_is_not_needed(induction: Transformer) -> None:
     """It works through the induction head's pattern alone: the pattern-preserving ablation tells
     that apart.
     """
@@ -125,7 +125,7 @@ def test_ablation_leaves_text_without_repeats_alone(
     assert text["n"] == 8
 
 
-def test_the_model_is_left_as_it_was(induction: Subject) -> None:
+def test_the_model_is_left_as_it_was(induction: Transformer) -> None:
     params = settings(causal_draws=4)
     prompts, excess = planted_excess(induction, params)
     before = induction.trunk(induction.ids(prompts.tokens))
@@ -134,7 +134,7 @@ def test_the_model_is_left_as_it_was(induction: Subject) -> None:
     assert copy_behaviour(induction, prompts)[0].mean() == 1
 
 
-def test_heads_that_do_nothing_are_no_more_than_random_heads(toy: Subject) -> None:
+def test_heads_that_do_nothing_are_no_more_than_random_heads(toy: Transformer) -> None:
     params = small_project.study(causal_draws=40)
     prompts, excess = planted_excess(toy, params)
     report, _ = causal(toy, prompts, excess, params)
@@ -142,7 +142,7 @@ def test_heads_that_do_nothing_are_no_more_than_random_heads(toy: Subject) -> No
     assert 1 / 41 <= report["p_value"] <= 1
 
 
-def test_the_same_seed_gives_the_same_report(toy: Subject) -> None:
+def test_the_same_seed_gives_the_same_report(toy: Transformer) -> None:
     prompts, excess = planted_excess(toy, small_project.study())
     first, again, other = (
         causal(toy, prompts, excess, small_project.study(seed=seed, causal_draws=12))
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_report(toy: Subject) -> None:
 
 
 def test_nothing_is_ablated_before_it_is_known_that_there_is_text(
-    induction: Subject, monkeypatch: pytest.MonkeyPatch
+    induction: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = settings(causal_sequences=2000)
     prompts, excess = planted_excess(induction, params)
@@ -214,7 +214,7 @@ def test_ranking_is_by_score_with_ties_in_order() -> None:
     assert [head_name(head) for head in rank_heads(scores)[:2]] == ["L1H0", "L0H1"]
 
 
-def test_first_prompts_keep_their_pairs(toy: Subject) -> None:
+def test_first_prompts_keep_their_pairs(toy: Transformer) -> None:
     prompts = stimuli(toy, small_project.study())["names"]
     few = first_prompts(prompts, 5)
     assert len(few.tokens) == len(few.control) == len(few.lengths) == 5
@@ -235,7 +235,7 @@ def test_first_prompts_keep_their_pairs(toy: Subject) -> None:
     ],
 )
 def test_more_heads_than_there_are_is_refused(
-    changes: dict[str, int], says: str, planted: Subject
+    changes: dict[str, int], says: str, planted: Transformer
 ) -> None:
     with pytest.raises(InputError, match=says):
         check_sizes(planted, settings(**changes))

@@ -11,8 +11,8 @@ import torch
 import known_circuits as known
 import small_models as small
 import small_project
-from interp_core.loading import subject_of
-from interp_core.models.subject import Subject
+from interp_core.loading import transformer_of
+from interp_core.models.subject import Transformer
 from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from pythia_topology.intervene_paths import composition, path_patching
 
@@ -30,14 +30,14 @@ def excess_at(head: tuple[int, int]) -> np.ndarray:
     return excess
 
 
-def report_of(subject: Subject, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def report_of(subject: Transformer, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     params = small_project.study(
         **({"path_pairs": 1, "causal_top_k": 1, "composition_draws": 40} | changes)
     )
     return composition(subject, prompts_of(), excess_at(known.INDUCTION_HEAD), params)
 
 
-def test_the_planted_pair_comes_first_and_is_confirmed(planted: Subject) -> None:
+def test_the_planted_pair_comes_first_and_is_confirmed(planted: Transformer) -> None:
     report, arrays = report_of(planted, path_pairs=2)
     first, second = report["pairs"]
     assert (first["writer"], first["reader"]) == ("L0H1", "L1H2")
@@ -50,7 +50,7 @@ def test_the_planted_pair_comes_first_and_is_confirmed(planted: Subject) -> None
     assert np.unravel_index(arrays["z"].argmax(), arrays["z"].shape) == (*PLANTED[0], *PLANTED[1])
 
 
-def test_random_pairs_of_the_same_layers_change_nothing(planted: Subject) -> None:
+def test_random_pairs_of_the_same_layers_change_nothing(planted: Transformer) -> None:
     report, _ = report_of(planted, path_pairs=2)
     assert len(report["random_pairs"]) == 2
     names = [
@@ -66,14 +66,14 @@ def test_a_reader_that_does_not_use_the_writer_is_not_confirmed() -> None:
     """The duplicate-token head reads tokens: the previous-token head before it is no part of its
     circuit.
     """
-    subject = subject_of(known.duplicate_token_model(), name="duplicate")
+    subject = transformer_of(known.duplicate_token_model(), name="duplicate")
     report, _ = report_of(subject, path_pairs=2)
     assert all(abs(pair["path_patching"]["change"]) < 1e-6 for pair in report["pairs"])
     assert report["verdict"].startswith("not confirmed")
 
 
 def test_one_layer_cannot_compose() -> None:
-    subject = subject_of(small.build("gpt2", n_layer=1), name="flat", bos=0)
+    subject = transformer_of(small.build("gpt2", n_layer=1), name="flat", bos=0)
     params = small_project.study()
     report, _ = composition(subject, small.prompts(), np.ones((1, small.HEADS)), params)
     assert (report["pairs"], report["random_pairs"], report["z_max"]) == ([], [], None)
@@ -146,7 +146,7 @@ def test_path_patching_is_the_keys_of_one_reader_patched_by_hand(
 ) -> None:
     model: Any = small.build("gpt2")
     prompts = small.prompts()
-    subject = subject_of(model, name="gpt2", bos=0)
+    subject = transformer_of(model, name="gpt2", bos=0)
     found = path_patching(subject, prompts, [(writer, reader)], batch_size=8)[:, 0]
     expected = {
         part: patched_by_hand(model, prompts, writer, reader, part) for part in ("query", "key")
@@ -163,12 +163,12 @@ def test_the_previous_token_head_feeds_keys_and_a_swapped_reader_has_none_to_los
     model = known.induction_model()
     swap_keys_and_queries(model)
     prompts = prompts_of()
-    change = path_patching(subject_of(model, name="swapped"), prompts, [PLANTED], batch_size=8)
+    change = path_patching(transformer_of(model, name="swapped"), prompts, [PLANTED], batch_size=8)
     np.testing.assert_allclose(change, 0, atol=1e-5)
 
 
-def test_path_patching_does_not_depend_on_how_prompts_are_batched(planted: Subject) -> None:
-    random = subject_of(small.build("gpt2"), name="gpt2", bos=0)
+def test_path_patching_does_not_depend_on_how_prompts_are_batched(planted: Transformer) -> None:
+    random = transformer_of(small.build("gpt2"), name="gpt2", bos=0)
     for subject, prompts, pairs in (
         (planted, prompts_of(7), [PLANTED]),
         (random, small.prompts(7), [((0, 1), (1, 2)), ((1, 0), (2, 2))]),
@@ -181,7 +181,7 @@ def test_path_patching_does_not_depend_on_how_prompts_are_batched(planted: Subje
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama"])
 def test_path_patching_leaves_no_hooks(name: str) -> None:
     model = small.build(name)
-    subject = subject_of(model, name=name, bos=0)
+    subject = transformer_of(model, name=name, bos=0)
     prompts = small.prompts()
     ids = subject.ids(prompts.tokens)
     before = model(ids).logits
@@ -191,5 +191,5 @@ def test_path_patching_leaves_no_hooks(name: str) -> None:
     assert model(ids).logits.equal(before)
 
 
-def test_the_same_seed_gives_the_same_report(planted: Subject) -> None:
+def test_the_same_seed_gives_the_same_report(planted: Transformer) -> None:
     assert report_of(planted, seed=3)[0] == report_of(planted, seed=3)[0]
