@@ -116,7 +116,8 @@ def draw(run: Any, words: tuple[str, ...], tokens: str | None, text: str | None)
     from cursive_circuits import workflow
     from cursive_circuits.study import ids_of
 
-    workflow.draw(run, words=words, ids=ids_of(tokens, words), text=text or "")
+    ids = ids_of(tokens, words, text)
+    workflow.draw(run, words=words, ids=ids, text=text or "")
 
 
 def _stage(name: str, text: str) -> None:

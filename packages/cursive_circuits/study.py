@@ -64,12 +64,18 @@ def bank(run: Cursive) -> Path:
     return run.at_home("bank/bank.zip")
 
 
-def ids_of(tokens: str | None, words: Sequence[str]) -> list[int]:
-    """Token ids as they were typed. InputError for what are none, or for words beside them."""
+def ids_of(tokens: str | None, words: Sequence[str], text: str | None) -> list[int]:
+    """Token ids as they were typed. InputError for what are none, for words beside them, and for a
+    text without them.
+    """
     if tokens is None:
+        if text is not None:
+            raise InputError("--text is what is read beside --tokens: name these too")
         return []
+
     if words:
         raise InputError("--tokens and --word: name one of them")
+
     parts = tokens.replace(",", " ").split()
     if not parts or not all(part.isdecimal() for part in parts):
         raise InputError(

@@ -11,16 +11,17 @@ import pytest
 import torch
 import yaml
 
-from cursive_circuits.data_bank import Item, save_bank
+from cursive_circuits import workflow
+from cursive_circuits.data_bank import Item, load_bank, save_bank
 from cursive_circuits.data_script import Script, write_bank
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
-from cursive_circuits.study import prepare
+from cursive_circuits.study import bank, prepare
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays
 from interp_core.files.params import profile_path
 from small_strokes import public_checkpoint
-from small_study import call
+from small_study import call, write_profile
 
 COMMANDS = (
     "prepare",
@@ -138,6 +139,7 @@ def test_one_text_is_written_to_one_picture(whole: Path) -> None:
         (("sample", "--text", "a" * 60), "longer than the 50"),
         (("draw", "--word", "Añ"), "'A', 'ñ' in the alphabet"),
         (("draw", "--word", "an", "--tokens", "1,2"), "--tokens and --word: name one of them"),
+        (("draw", "--text", "an"), "--text is what is read beside --tokens: name these too"),
         (("draw", "--tokens", "1,x"), "--tokens: ids must be whole numbers"),
         (
             ("draw", "--tokens", "138,138,1,80,80,1"),
@@ -343,6 +345,31 @@ def test_two_banks_never_share_a_folder_and_a_bank_is_no_model(
     folders = {run.folder for run in (*runs, prepare("laptop", None))}
     assert len(folders) == 3
     assert not any(run.models or run.is_stage for run in runs)
+
+
+def test_the_words_of_a_bank_are_taken_once_and_again_of_another(
+    items: list[Item], tmp_path: Path
+) -> None:
+    profile = str(write_profile(tmp_path / "mine.yaml", None))
+    out = tmp_path / "out"
+    for name, some in (("ann", items[:4]), ("bob", items[4:9])):
+        save_bank(tmp_path / f"{name}.zip", some)
+
+    def written(name: str) -> tuple[list[str], int]:
+        run = prepare(profile, out, bank=tmp_path / f"{name}.zip")
+        workflow.ensure_bank(run)
+        taken = load_bank(bank(run), alphabet=run.params.bank.alphabet)
+        return [item.text for item in taken], bank(run).stat().st_mtime_ns
+
+    ann = written("ann")
+    assert ann[0] == [item.text for item in items[:4]]
+    assert written("ann") == ann
+
+    assert written("bob")[0] == [item.text for item in items[4:9]]
+
+    # What was taken and then changed is not what the record says.
+    save_bank(out / "bank" / "bank.zip", items[:1])
+    assert written("bob")[0] == [item.text for item in items[4:9]]
 
 
 def test_the_heads_of_one_model_never_rank_those_of_another(whole: Path, tmp_path: Path) -> None:
