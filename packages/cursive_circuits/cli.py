@@ -24,21 +24,29 @@ _MODEL = option(
         "instead of the study's."
     ),
 )
+_BANK = option(
+    "--bank",
+    type=click.Path(path_type=Path),
+    help="A bank of handwriting in the public format (.zip, .json), instead of the profile's.",
+)
 
 
 def _start(command: str, *, profile: str | None, out: Path | None, **given: Any) -> Any:
-    """The call of a command, its folder looked at."""
-    from cursive_circuits import study
+    """The call of a command, its folder looked at, with the words of the bank that it names."""
+    from cursive_circuits import study, workflow
 
-    del command
     given.pop("only", None)  # a part of a stage, and no other result
     run = study.prepare(profile, out, **given)
     run.check_folder()
+
+    # These two take the words themselves.
+    if given["bank"] is not None and command not in ("prepare", "run"):
+        workflow.ensure_bank(run)
     return run
 
 
-_of_a_study = with_call(_start, (profile_option, out_option))
-_of_a_model = with_call(_start, (profile_option, out_option, _MODEL))
+_of_a_study = with_call(_start, (profile_option, out_option, _BANK))
+_of_a_model = with_call(_start, (profile_option, out_option, _MODEL, _BANK))
 
 
 @click.group(
@@ -49,15 +57,15 @@ def main() -> None:
     control.
 
     Called without options a command is a stage of the pipeline (data/cursive_circuits). With
-    --profile, --model or --out it is an experiment in a folder of its own; commands read there what
-    earlier ones left.
+    --profile, --model, --bank or --out it is an experiment in a folder of its own; commands read
+    there what earlier ones left.
     """
 
 
 @main.command()
 @_of_a_study
 def prepare(run: Any) -> None:
-    """Write the default bank of handwriting, or check the one that the profile names."""
+    """Write the default bank of handwriting, or take the words of one of your own."""
     from cursive_circuits import workflow
 
     workflow.prepare(run)
@@ -87,15 +95,29 @@ def sample(run: Any, text: str | None) -> None:
 
 
 @main.command()
-@option("--word", help="A word of the bank, instead of the profile's.")
+@option(
+    "--word",
+    "words",
+    multiple=True,
+    help=(
+        "A word, instead of the profile's: alone it is written twice; named several times, a row "
+        "of words."
+    ),
+)
+@option("--tokens", help="A row of token ids, with commas between, instead of words.")
+@option("--text", help="What is read beside --tokens.")
 @_of_a_model
-def draw(run: Any, word: str | None) -> None:
-    """Attention over the ink of a word written twice; with --word also its pictures and the page to
-    hover over.
+def draw(run: Any, words: tuple[str, ...], tokens: str | None, text: str | None) -> None:
+    """Attention over the ink of a word written twice.
+
+    With --word or --tokens its pictures and the page to hover over are drawn too. A word that the
+    bank does not hold is drawn as the model writes it.
     """
     from cursive_circuits import workflow
+    from cursive_circuits.study import ids_of
 
-    workflow.draw(run, word=word)
+    ids = ids_of(tokens, words, text)
+    workflow.draw(run, words=words, ids=ids, text=text or "")
 
 
 def _stage(name: str, text: str) -> None:

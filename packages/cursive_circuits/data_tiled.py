@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from cursive_circuits.data import Row, WrittenRows
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from interp_core.files.params import Params
 from interp_core.training.batches import IGNORED, Batch
 
@@ -62,7 +62,7 @@ class TiledRows:
     from their second pair on: all else is chance.
     """
 
-    tokens: Tokens
+    tokens: Vocabulary
     tiled: Tiled
     rows: int
     seed: int

@@ -194,13 +194,17 @@ def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path
         )
         panels[1].set_xlabel("stroke that is written, first copy then second")
         panels[1].set_ylabel("character")
-        panels[1].axvline(len(points) / 2 - 0.5, color=INK, linewidth=1)
+        # Between two words stand two WORD tokens.
+        for begins in np.flatnonzero(np.diff(position) > 2) + 1:
+            panels[1].axvline(begins - 0.5, color=INK, linewidth=1)
         panels[1].set_title(
             f"L{cross[0]}X{cross[1]}: attention of every stroke to the text", loc="left"
         )
         figure.colorbar(image, ax=panels[1], label="attention", pad=0.01)
+        text = "".join(letters)
         word = "".join(letters[: (len(letters) - 1) // 2])
-        figure.suptitle(f"Attention over the ink of {word!r}, written twice")
+        told = f"{word!r}, written twice" if text == f"{word} {word}" else repr(text)
+        figure.suptitle(f"Attention over the ink of {told}")
 
 
 def _strokes(axes: Axes, points: Points, weights: np.ndarray, colour: str) -> None:

@@ -68,15 +68,17 @@ def alignment(
                 if item.letters is None
                 else _letters_of_tokens(trained, item)
             )
-            found.append(_of_word(pattern[:, :, 1 : len(ink) + 1], letters, len(item.text)))
+            # The token at t + 1 is asked about at t; nothing asks about a row's first one.
+            begins = len(trained.tokens.opening) - 1
+            skipped = max(0, -begins)
+            places = pattern[:, :, begins + skipped : begins + len(ink)]
+            found.append(_of_word(places, letters[skipped:], len(item.text)))
     return {name: np.stack([word[name] for word in found]) for name in names}
 
 
 def _letters_of_tokens(trained: Trained, item: Any) -> np.ndarray:
     """The letter of each token of a word; cut steps belong to their point's letter."""
-    ends = [last for _, _, _, last in trained.tokens.steps(item.points)]
-    point = np.concatenate([[0], np.cumsum(ends)[:-1]])
-    return np.repeat(np.array(item.letters)[point], 2)
+    return np.repeat(np.array(item.letters)[trained.tokens.owners(item.points)], 2)
 
 
 def _of_word(

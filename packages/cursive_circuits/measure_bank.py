@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from cursive_circuits.data_bank import Item
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from interp_core.errors import InputError
 
 
-def bank_report(items: Sequence[Item], tokens: Tokens, context: int) -> dict[str, Any]:
+def bank_report(items: Sequence[Item], tokens: Vocabulary, context: int) -> dict[str, Any]:
     """Counts, lengths and drift (canvas heights) of a bank.
 
     InputError names the first word whose repetition is longer than the model's context.

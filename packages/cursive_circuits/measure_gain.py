@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from cursive_circuits.data import Row, Words, stacked_text
 from cursive_circuits.data_stimuli import Text, same_length
+from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
@@ -38,12 +39,12 @@ def gains(
     spans, bound = [], []
     for _ in range(n):
         item = words.draw(rng)
-        ink = words.tokens.encode(item.points)
+        ink, again = words.inks([item, item])
         other, instead = same_length(words, item, len(ink), rng)
         shuffled = rng.permutation(ink.reshape(-1, 2)).reshape(-1)
         wrong = [words.draw(rng, other_than=item.text).text for _ in range(2)]
         for kind, first in zip(kinds, (ink, instead, shuffled), strict=True):
-            rows[kind].append(words.tokens.row([first, ink], end=False))
+            rows[kind].append(words.tokens.row([first, again], end=False))
             right = [other.text if kind == "after_other" else item.text, item.text]
             said: dict[Text, list[str]] = {"matching": right, "mismatched": wrong, "empty": []}
             for text, spelt in said.items():
@@ -55,10 +56,23 @@ def gains(
         for kind in kinds:
             values = _losses(trained, rows[kind], texts[text, kind], batch_size)
             second = "second" if kind == "repeat" else kind
-            found[f"{text}/{second}"] = _means(values, [(span + 3, 2 * span + 3) for span in spans])
+            found[f"{text}/{second}"] = _means(
+                values, [_targets(trained.tokens, span + 2, span) for span in spans]
+            )
             if kind == "repeat":
-                found[f"{text}/first"] = _means(values, [(1, span + 1) for span in spans])
+                first = [_targets(trained.tokens, 0, span) for span in spans]
+                found[f"{text}/first"] = _means(values, first)
     return found
+
+
+def _targets(tokens: Vocabulary, before: int, span: int) -> tuple[int, int]:
+    """From where to where the losses of a word's tokens stand that comes after `before` tokens;
+    without the way to it.
+
+    The loss of the token at t + 1 stands at t.
+    """
+    begins = len(tokens.opening) + before - 1
+    return begins + tokens.travel, begins + span
 
 
 def _losses(

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from cursive_circuits.data_stimuli import Stimuli
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.model import Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
@@ -40,7 +40,7 @@ class Asked:
     where: Bool[np.ndarray, " pair"]
 
 
-def asked(stimuli: Stimuli, tokens: Tokens) -> dict[str, Asked]:
+def asked(stimuli: Stimuli, tokens: Vocabulary) -> dict[str, Asked]:
     """Every score as keys.
 
     `prefix_matching` the token after the earlier occurrence (`_direction`, `_radius`: at queries of

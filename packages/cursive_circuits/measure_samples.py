@@ -25,18 +25,26 @@ Report = dict[str, Any]
 def candidates(words: Words, settings: Sampling) -> tuple[list[Item], list[Item]]:
     """Different held-out words, each by two writers: the rendered candidates, and the true ink that
     is read back.
+
+    A bank of one writer has candidates and no true ink.
     """
     rng = np.random.default_rng([settings.seed, 50])
     by_word: dict[str, list[Item]] = {}
     for item in words.items:
         by_word.setdefault(item.text, []).append(item)
-    pairs = [items for items in by_word.values() if len({item.author for item in items}) > 1]
+    alone = len(words.by_author) == 1
+    pairs = [
+        items for items in by_word.values() if alone or len({item.author for item in items}) > 1
+    ]
     if len(pairs) < settings.words:
+        written = "" if alone else " with two writers"
         raise InputError(
-            f"{len(pairs)} held-out words have two writers; lower sampling.words ({settings.words})"
+            f"{len(pairs)} held-out words{written}; lower sampling.words ({settings.words})"
         )
     chosen = [pairs[int(i)] for i in rng.permutation(len(pairs))[: settings.words]]
     rendered = [items[0] for items in chosen]
+    if alone:
+        return rendered, []
     true = [next(item for item in items if item.author != items[0].author) for items in chosen]
     return rendered, true
 
@@ -115,26 +123,40 @@ def sample_report(
     """Accuracy of reading samples and true ink among the candidates, with intervals over inks.
 
     Arrays: `shown/<i>` points of the first samples, `true/<i>` of the same words' true ink,
-    `distance` and `true_distance` [ink, candidate].
+    `distance` and `true_distance` [ink, candidate]. With one writer the true ink is the candidates'
+    own, and is not read back: the report has no `true_ink` and no `legible`.
     """
     rendered, true = candidates(words, settings)
     spelt = [item.text for item in rendered] * settings.samples
     inks = written(trained, words, spelt, settings)
     shapes = [_as_decoded(trained, item) for item in rendered]
     distance = read_back(inks, shapes, settings)
-    true_distance = read_back([_as_decoded(trained, item) for item in true], shapes, settings)
     right = (distance.argmin(axis=1) == np.arange(len(inks)) % len(rendered)) & np.isfinite(
         distance[:, 0]
     )
-    true_right = true_distance.argmin(axis=1) == np.arange(len(true))
     rng = np.random.default_rng([settings.seed, 51])
-    read, yardstick = (_accuracy(hits, tests, rng) for hits in (right, true_right))
+    read = _accuracy(right, tests, rng)
     report = {
         "samples": read,
-        "true_ink": yardstick,
         "chance": 1 / len(rendered),
         "shown": spelt[: settings.shown],
         "shown_right": int(right[: settings.shown].sum()),
+    }
+    arrays = {f"shown/{i}": inks[i] for i in range(settings.shown)}
+    arrays |= {f"true/{i}": (true or rendered)[i].points for i in range(settings.shown)}
+    arrays |= {"distance": distance}
+    if not true:
+        report["verdict"] = (
+            f"{read['value']:.2f} of {read['n']} samples are read right among {len(rendered)} "
+            "words; the bank has one "
+            "writer, so there is no other's ink to compare with"
+        )
+        return arrays, report
+
+    true_distance = read_back([_as_decoded(trained, item) for item in true], shapes, settings)
+    yardstick = _accuracy(true_distance.argmin(axis=1) == np.arange(len(true)), tests, rng)
+    report |= {
+        "true_ink": yardstick,
         "legible": read["value"] >= yardstick["value"] - settings.margin,
     }
     word = "legible" if report["legible"] else "not legible"
@@ -143,9 +165,7 @@ def sample_report(
         "words, true ink "
         f"{yardstick['value']:.2f}"
     )
-    arrays = {f"shown/{i}": inks[i] for i in range(settings.shown)}
-    arrays |= {f"true/{i}": true[i].points for i in range(settings.shown)}
-    return arrays | {"distance": distance, "true_distance": true_distance}, report
+    return arrays | {"true_distance": true_distance}, report
 
 
 def _as_decoded(trained: Trained, item: Item) -> Points:

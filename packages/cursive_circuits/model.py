@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cursive_circuits.model_blocks import Attention, Block, Reads
 from cursive_circuits.model_shape import NO_CHARACTER, Shape
@@ -149,10 +150,11 @@ class CursiveTransformer(nn.Module):
 
     def read_text(
         self, text: Int[Tensor, "row character"] | None, rows: int
-    ) -> tuple[Float[Tensor, "row character d_model"], Float[Tensor, "row 1 1 character"] | None]:
+    ) -> tuple[Float[Tensor, "row read d_model"], Float[Tensor, "row 1 1 read"] | None]:
         """What cross-attention reads, and its mask.
 
-        The first place is always visible: it stands for "no text".
+        The first place is always visible: it stands for "no text". A model that does not mask its
+        padding reads every text as long as the longest, so that its length is always the same.
         """
         if text is None:
             text = torch.full((rows, 1), NO_CHARACTER, device=self.device)
@@ -161,9 +163,12 @@ class CursiveTransformer(nn.Module):
                 f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} "
                 "it reads"
             )
-        memory = self.character(text) + self.character_place.weight[: text.shape[1]]
         if not self.shape.mask_padding:
-            return memory, None
+            text = functional.pad(
+                text, (0, self.shape.characters - text.shape[1]), value=NO_CHARACTER
+            )
+            return self.character(text) + self.character_place.weight, None
+        memory = self.character(text) + self.character_place.weight[: text.shape[1]]
         hidden = text == NO_CHARACTER
         hidden[:, 0] = False
         return memory, torch.zeros_like(hidden, dtype=memory.dtype).masked_fill(hidden, -torch.inf)[

@@ -4,12 +4,15 @@ A study lives in one folder: bank, runs, scores, metrics, figures. An experiment
 no runs of its own reads those of its profile.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cursive_circuits.params import CursiveCircuits, Sampling
 from interp_core.console import call
 from interp_core.console.call import Call
+from interp_core.errors import InputError
 from interp_core.files.params import check, read_section
 
 Cursive = Call[CursiveCircuits]
@@ -22,33 +25,60 @@ def prepare(
     out: Path | None,
     *,
     model: Path | None = None,
+    bank: Path | None = None,
     temperature: float | None = None,
     **asked: Any,
 ) -> Cursive:
     """Settings of a profile and the folder they belong to; any option makes it an experiment.
 
-    `model` is one of the user's instead of the study's two; `asked` is what else a command was
-    asked. InputError for a temperature that is not above zero.
+    `model` is one of the user's instead of the study's two, `bank` handwriting instead of the
+    profile's; `asked` is what else a command was asked. InputError for a bank that is not there,
+    and for a temperature that is not above zero.
     """
     params = read_section("cursive_circuits", CursiveCircuits, profile)
+    if bank is not None:
+        params = params.model_copy(update={"bank": params.bank.of_file(bank)})
+
     if temperature is not None:
         given = params.sampling.model_dump() | {"temperature": temperature}
         where, options = "cursive_circuits.sampling", ("temperature",)
         sampling = check(Sampling, given, where=where, options=options)
         params = params.model_copy(update={"sampling": sampling})
 
-    return call.start(
+    run = call.start(
         "cursive_circuits",
         params,
         profile=profile,
         out=out,
-        given=any(value is not None for value in (temperature, *asked.values())),
-        subjects=[] if model is None else [str(model)],
+        given=any(value not in (None, ()) for value in (temperature, *asked.values())),
+        subjects=[str(one) for one in (model, bank) if one is not None],
         streams=STREAMS,
         flat=False,
     )
+    # A bank has a part in the folder's name, so that two never share one; it is no model.
+    return replace(run, models=() if model is None else (str(model),))
 
 
 def bank(run: Cursive) -> Path:
     """The handwriting that is read."""
     return run.at_home("bank/bank.zip")
+
+
+def ids_of(tokens: str | None, words: Sequence[str], text: str | None) -> list[int]:
+    """Token ids as they were typed. InputError for what are none, for words beside them, and for a
+    text without them.
+    """
+    if tokens is None:
+        if text is not None:
+            raise InputError("--text is what is read beside --tokens: name these too")
+        return []
+
+    if words:
+        raise InputError("--tokens and --word: name one of them")
+
+    parts = tokens.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(
+            f"--tokens: ids must be whole numbers with commas between, got {tokens[:60]!r}"
+        )
+    return [int(part) for part in parts]

@@ -3,7 +3,7 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,24 +26,60 @@ NAMES = ("handwriting", "control")
 
 
 def prepare(run: Cursive) -> None:
-    """Write the default bank, or check one of the user's, and say what is in it."""
-    from cursive_circuits.data_bank import fetch, load_bank, save_bank
+    """Write the default bank, or take the words of one of the user's, and say what is in it."""
+    from cursive_circuits.data_bank import fetch, load_bank, read_bank, save_bank
     from cursive_circuits.data_script import write_bank
+    from cursive_circuits.data_taken import take
     from cursive_circuits.measure_bank import bank_report
 
-    settings = run.params.bank
-    place = run.folder / "bank" / "bank.zip"
+    params = run.params
+    settings = params.bank
+    context = params.configurations[params.handwriting.configuration].context
+    place = _own_bank(run)
+    taken = None
+
     if settings.source is None:
         save_bank(place, write_bank(settings.script))
     else:
         path = fetch(settings.source, place.parent)
-        save_bank(place, load_bank(path, alphabet=settings.alphabet, sha256=settings.source.sha256))
-    shape = run.params.configurations[run.params.handwriting.configuration]
-    report = bank_report(
-        load_bank(place, alphabet=settings.alphabet), run.params.tokens, shape.context
-    )
-    run.save("prepare", "bank", report, made=_made(run))
+        taken = take(
+            read_bank(path, sha256=settings.source.sha256),
+            alphabet=settings.alphabet,
+            tokens=params.tokens,
+            context=context,
+            published=settings.published,
+            name=str(path),
+        )
+        save_bank(place, taken.items)
+
+    report = bank_report(load_bank(place, alphabet=settings.alphabet), params.tokens, context)
+    if taken is not None:
+        report |= {"taken": taken.report}
+    run.save("prepare", "bank", report, made=_made_bank(run))
+
+    for line in [] if taken is None else taken.told:
+        click.echo(line)
     click.echo(report["verdict"])
+
+
+def ensure_bank(run: Cursive) -> None:
+    """Take the words of the bank that an experiment names, unless its folder holds them, taken so."""
+    record = run.file("metrics", "prepare", "bank")
+    if record.is_file() and load_json(record).get(MADE_FROM) == _made_bank(run):
+        return
+    prepare(run)
+
+
+def _own_bank(run: Cursive) -> Path:
+    """Where a call puts the words that it writes or takes."""
+    return run.folder / "bank" / "bank.zip"
+
+
+def _made_bank(run: Cursive) -> Report:
+    """What the words of a bank are made from: the bank, tokens, and the context they must fit."""
+    read = {"bank", "tokens", "configurations", "handwriting"}
+    unread = set(type(run.params).model_fields) - read
+    return run.made_from({}, unread=unread, read=[_own_bank(run)])
 
 
 def train(run: Cursive, *, only: str | None = None) -> None:
@@ -213,22 +249,29 @@ def ablate(run: Cursive) -> None:
         click.echo(f"{trained.name}: {report['verdict']}")
 
 
-def draw(run: Cursive, *, word: str | None = None) -> None:
-    """Attention over the ink of a word written twice: arrays for figures; for a word of the user's,
+def draw(
+    run: Cursive, *, words: Sequence[str] = (), ids: Sequence[int] = (), text: str = ""
+) -> None:
+    """Attention over the ink of a word written twice: arrays for figures; for a row of the user's,
     pictures too.
     """
-    from cursive_circuits.measure_drawings import as_page, attention_over_ink, item_of
+    from cursive_circuits.measure_drawings import as_page, attention_over_ink, of_tokens, of_words
 
     trained, source = _writer(run)
     sides = _words(run, trained)
-    arrays = attention_over_ink(
-        trained, sides[1], item_of(list(sides), word or run.params.drawings.word)
-    )
+    if ids:
+        chosen = of_tokens(trained, ids, text)
+    else:
+        spelt = words or [run.params.drawings.word]
+        chosen = of_words(trained, sides, spelt, run.params.sampling)
+
+    arrays = attention_over_ink(trained, sides[1], chosen)
     place = run.file("scores", "draw", trained.name)
     save_arrays(place, arrays)
     made = {} if run.is_stage else {MADE_FROM: _made(run, trained.name, source)}
     save_json(place.with_suffix(".json"), as_page(arrays) | made)
-    if word is not None:
+
+    if words or ids:
         from cursive_circuits.figures import draw_ink
 
         for path in draw_ink(run.folder, run.folder / "figures"):
@@ -265,22 +308,16 @@ def ensure(run: Cursive, *, writes: bool) -> None:
 
 def _models(run: Cursive) -> "list[tuple[Trained, Path]]":
     """The study's two models, or the user's, each with where it is."""
-    from cursive_circuits.model_checkpoint import checkpoint_stem, load_public
-    from cursive_circuits.run_directory import Trained, open_run
+    from cursive_circuits.model_checkpoint import open_trained
+    from cursive_circuits.run_directory import open_run
 
     _use(run)
     if not run.models:
         places = [run.at_home(f"runs/{name}") for name in NAMES]
         return [(_ready(run, open_run(place), place), place) for place in places]
+
     path = Path(run.models[0])
-    if path.is_dir():
-        return [(_ready(run, open_run(path), path), path)]
-    params = run.params
-    shape = params.configurations[params.handwriting.configuration]
-    sizes = {"vocabulary": params.tokens.size, "alphabet": len(params.bank.alphabet)}
-    public = load_public(path, shape, **sizes)
-    trained = Trained(checkpoint_stem(path), public, params.tokens, params.bank.alphabet)
-    return [(_ready(run, trained, path), path)]
+    return [(_ready(run, open_trained(path, run.params), path), path)]
 
 
 def _ready(run: Cursive, trained: "Trained", place: Path) -> "Trained":
@@ -338,8 +375,11 @@ def _words(run: Cursive, trained: "Trained") -> "tuple[Words, Words]":
     """Training and held-out words of the bank, in a model's tokens."""
     from cursive_circuits.data import Words
     from cursive_circuits.data_bank import load_bank
+    from cursive_circuits.data_taken import fitting
 
     items = load_bank(bank(run), alphabet=trained.alphabet)
+    if run.models:  # `prepare` has seen to it for the study's own
+        items = fitting(items, trained.tokens, trained.model.shape.context)
     return Words.split(items, trained.tokens, trained.alphabet, run.params.bank.split)
 
 
@@ -349,11 +389,14 @@ def _families(
     """The families that a model is asked about: all, or the synthetic one for a model that never
     saw handwriting.
     """
-    from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, family
+    from cursive_circuits.data_stimuli import FamilySettings, family, written_families
 
     chosen = run.params.stimuli
-    sizes = FamilySettings(chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs)
-    names = FAMILIES if trained.writes else ("synthetic",)
+    context = trained.model.shape.context
+    sizes = FamilySettings(
+        chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs, context
+    )
+    names = written_families(words) if trained.writes else ("synthetic",)
     return {
         name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes)
         for name in names
