@@ -126,17 +126,22 @@ def draw_interventions(
 
 
 def draw_ink(folder: Path, out: Path) -> list[Path]:
-    """ink_<name>.png, and ink.html to hover over."""
-    written = []
-    for place in sorted((folder / "scores" / "draw").glob("*.npz")):
+    """ink_<name>.png of each model, and one ink.html to hover over."""
+    written, pages = [], {}
+
+    # The model that writes first: the page opens with it.
+    for place in sorted((folder / "scores" / "draw").glob("*.npz"), reverse=True):
         arrays = load_arrays(place)
         best, cross = ((int(a), int(b)) for a, b in (arrays["best"], arrays["best_cross"]))
-        figures_ink.over_ink(arrays, best, cross, out / f"ink_{place.stem}.png")
+        figures_ink.over_ink(arrays, place.stem, best, cross, path := out / f"ink_{place.stem}.png")
+        written.append(path)
+
         page = load_json(place.with_suffix(".json"))
         page.pop(MADE_FROM, None)
-        figures_page.write_page(page, out / "ink.html")
-        written += [out / f"ink_{place.stem}.png", out / "ink.html"]
-    return written
+        pages[place.stem] = page
+
+    figures_page.write_page(pages, out / "ink.html")
+    return [*written, out / "ink.html"]
 
 
 def _found(folder: Path, command: str) -> dict[str, tuple[Report, Arrays]]:

@@ -30,8 +30,8 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def ablation(reports: Mapping[str, Report], path: Path) -> None:
-    """Rise of the loss without the top heads: copied tokens, control, their difference, and random
-    sets.
+    """Rise of the loss without the top heads: copied tokens, control, their difference, and other
+    sets; directly and in total.
     """
     with drawing(path, width=5.2 * len(reports), height=7.4) as figure:
         grid = figure.subplots(2, len(reports), squeeze=False)
@@ -43,62 +43,66 @@ def ablation(reports: Mapping[str, Report], path: Path) -> None:
             figure, grid[0, 0], "Ablating the heads with the highest excess attention", columns=4
         )
         parts = [
-            f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}"
+            f"{name}, direct: {report['direct']['copied']['n']} prompts, "
+            f"{report['direct']['against']['says']}"
             for name, report in reports.items()
         ]
-        note(
-            figure,
-            "copy-specific: copied tokens minus the same tokens after a word with nothing to copy\n"
-            + " · ".join(parts),
-        )
+        lines = [
+            "copy-specific: copied tokens minus the same tokens after a word with nothing to copy",
+            "direct: what the heads write to the prediction, other heads held; means, zeros: total",
+            *parts,
+        ]
+        note(figure, "\n".join(lines))
 
 
 def _bars(axes: Axes, report: Report) -> None:
-    for height, how in enumerate(("zero", "mean")):
+    parts = (
+        ("copied", ABLATED, "copied tokens"),
+        ("control", NULL, "control"),
+        ("specific", INDUCTION, "copy-specific"),
+    )
+    for height, how in enumerate(("zero", "mean", "direct")):
         found = report[how]
-        for shift, (key, colour, label) in enumerate(
-            (
-                ("copied", ABLATED, "copied tokens"),
-                ("control", NULL, "control"),
-                ("specific", INDUCTION, "copy-specific"),
-            )
-        ):
+
+        for shift, (key, colour, label) in enumerate(parts):
             y = height + 0.25 * (1 - shift)
-            whisker(axes, found[key]["value"], y, found[key]["ci"], colour=colour)
+            ends = [found[key]["low"], found[key]["high"]]
+            whisker(axes, found[key]["value"], y, ends, colour=colour)
             if height == 0:
                 axes.plot([], [], "o", color=colour, label=label)
-        chance = found["random"]
-        axes.plot(
-            [chance["low"], chance["high"]], [height - 0.4] * 2, color=INK, linewidth=2, alpha=0.5
-        )
-        axes.plot(
-            [chance["mean"]],
-            [height - 0.4],
-            "|",
-            color=INK,
-            markersize=12,
-            label="random heads, specific" if height == 0 else None,
-        )
+
+        chance = found["against"]["random"]
+        if chance["n"] == 0:
+            continue
+
+        y = height - 0.4
+        axes.plot([chance["low"], chance["high"]], [y, y], color=INK, linewidth=2, alpha=0.5)
+        axes.plot([chance["value"]], [y], "|", color=INK, markersize=12)
+
+    axes.plot([], [], "|", color=INK, markersize=12, label="other heads, specific")
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks([0, 1], ["zeros", "means"])
-    axes.set_ylim(-0.65, 1.5)
+    axes.set_yticks([0, 1, 2], ["zeros", "means", "direct"])
+    axes.set_ylim(-0.65, 2.5)
     axes.set_xlabel("rise of the loss (nats a token)")
 
 
 def _dose(axes: Axes, report: Report) -> None:
     doses = report["dose"]
     k = [float(dose["k"]) for dose in doses]
-    band(
-        axes,
-        k,
-        [d["random"]["low"] for d in doses],
-        [d["random"]["high"] for d in doses],
-        colour=NULL,
-        label="random heads, 95 %",
-    )
-    axes.plot(k, [d["random"]["mean"] for d in doses], color=NULL)
-    values = np.array([d["specific"]["value"] for d in doses])
-    ends = np.array([d["specific"]["ci"] for d in doses]).T
+
+    # A dose has as many random sets as there are: with one set, its range is a point.
+    chance = [(dose["k"], dose["against"]["random"]) for dose in doses]
+    chance = [(at, random) for at, random in chance if random["n"] > 0]
+    if chance:
+        at = [float(dose) for dose, _ in chance]
+        low, high, mean = (
+            [random[key] for _, random in chance] for key in ("low", "high", "value")
+        )
+        band(axes, at, low, high, colour=NULL, label="random heads, 95 %")
+        axes.plot(at, mean, color=NULL, marker=".")
+
+    values = np.array([dose["specific"]["value"] for dose in doses])
+    ends = np.array([[dose["specific"]["low"], dose["specific"]["high"]] for dose in doses]).T
     axes.errorbar(
         k, values, yerr=np.abs(ends - values), color=INDUCTION, marker="o", label="top heads"
     )

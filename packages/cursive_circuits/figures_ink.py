@@ -159,16 +159,20 @@ def continued(arrays: Arrays, report: Report, path: Path) -> None:
         )
 
 
-def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path: Path) -> None:
-    """Where a self-attention head looks from one stroke of the second copy, and a cross-attention
-    head from every stroke.
+def over_ink(
+    arrays: Arrays, name: str, best: tuple[int, int], cross: tuple[int, int], path: Path
+) -> None:
+    """Where a self-attention head looks from one stroke of the second copy; and, where there is a
+    text, a cross-attention head from every stroke.
     """
+    letters = arrays["letters"]
+    reads = len(letters) > 0
     points, position = arrays["points"], arrays["position"]
     query = int(0.75 * len(points))
     weights = arrays["self"][best][position[query]]
     by_stroke = weights[position] + weights[position - 1]
-    with drawing(path, width=11.0, height=6.2) as figure:
-        panels = figure.subplots(2, 1)
+    with drawing(path, width=11.0, height=6.2 if reads else 4.6) as figure:
+        panels = np.ravel(figure.subplots(2 if reads else 1, 1))
         _strokes(panels[0], points, by_stroke, INDUCTION)
         panels[0].plot(
             *points[query, :2], marker="o", color=ABLATED, markersize=10, linestyle="none"
@@ -176,9 +180,15 @@ def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path
         panels[0].set_title(
             f"L{best[0]}H{best[1]}: attention of one place (dot) to each stroke", loc="left"
         )
+        note(
+            figure, "grey: ink · blue, wider: strokes that are attended to · dot: where it is asked"
+        )
         scale = ScalarMappable(Normalize(0, max(0.05, float(by_stroke.max()))), shades(INDUCTION))
         figure.colorbar(scale, ax=panels[0], label="attention", pad=0.01, shrink=0.8)
-        letters = arrays["letters"]
+        if not reads:
+            figure.suptitle(f"{name}: attention over random strokes, drawn twice")
+            return
+
         pattern = arrays["cross"][cross][position - 1][:, : len(letters)]
         image = panels[1].imshow(
             pattern.T,
@@ -199,7 +209,7 @@ def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path
         )
         figure.colorbar(image, ax=panels[1], label="attention", pad=0.01)
         word = "".join(letters[: (len(letters) - 1) // 2])
-        figure.suptitle(f"Attention over the ink of {word!r}, written twice")
+        figure.suptitle(f"{name}: attention over the ink of {word!r}, written twice")
 
 
 def _strokes(axes: Axes, points: Points, weights: np.ndarray, colour: str) -> None:

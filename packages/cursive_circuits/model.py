@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cursive_circuits.model_blocks import Attention, Block, Reads
 from cursive_circuits.model_shape import NO_CHARACTER, Shape
 from interp_core.errors import InputError
+from interp_core.statistics.heads import read_name
 
 Kind = Literal["self", "cross"]
 KINDS: tuple[Kind, Kind] = ("self", "cross")
@@ -33,6 +34,12 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.number}"
+
+    @classmethod
+    def read(cls, name: str) -> "Head":
+        """The inverse of str. InputError for anything else."""
+        layer, letter, number = read_name(name, kinds="HX", example="L1H2 or L1X2")
+        return cls(layer, "self" if letter == "H" else "cross", number)
 
 
 class Output(NamedTuple):

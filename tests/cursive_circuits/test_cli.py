@@ -85,14 +85,32 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
         "training.png",
         "ink.html",
         "redrawn_control.png",
+        "ink_handwriting.png",
+        "ink_control.png",
     } <= drawn
+
+
+def test_the_strongest_composition_of_all_is_the_one_that_is_patched(whole: Path) -> None:
+    for name in ("handwriting", "control"):
+        report = json.loads(
+            (whole / "out" / "metrics" / "composition" / f"{name}.json").read_text()
+        )
+        firsts = [report[f"{kind}_k"][0] for kind in ("self", "cross") if report[f"{kind}_k"]]
+        strongest = max(firsts, key=lambda pair: pair["z"])
+        patched = report["paths"]["k"]["by_weights"]
+        assert {key: patched[key] for key in ("reader", "writer")} == {
+            key: strongest[key] for key in ("reader", "writer")
+        }
 
 
 def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
     page = (whole / "out" / "figures" / "ink.html").read_text()
     assert "://" not in page
     assert "pointermove" in page
-    content = json.loads(page.split("const data=")[1].split(";\n")[0].replace("<\\/", "</"))
+    models = json.loads(page.split("const data=")[1].split(";\n")[0].replace("<\\/", "</"))
+    assert list(models) == ["handwriting", "control"]
+    assert models["control"]["letters"] == []
+    content = models["handwriting"]
     arrays = load_arrays(whole / "out" / "scores" / "draw" / "handwriting.npz")
     query = 2 * (len(content["strokes"]) - 1) + 1
     shown = dict(map(tuple, content["self"][1][0][query]))
