@@ -109,7 +109,7 @@ def mamba_models(
     history: Path,
     **given: int | None,
 ) -> None:
-    """Train the Mamba and its transformer twin; a training that was stopped goes on where it was."""
+    """Train the Mamba and its transformer twin; a stopped training goes on where it was."""
     from interp_core.files.params import read_section
     from interp_core.training.mamba_models import MambaModels, train_all
     from interp_core.training.reference_models import Places

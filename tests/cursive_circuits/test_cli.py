@@ -193,3 +193,14 @@ def test_a_word_of_ones_own_is_an_experiment_and_leaves_the_pipelines_files() ->
     assert not run.is_stage
     assert run.folder == run.place("scores", "draw").parents[1] != run.home
     assert prepare(None, None, word=None).is_stage
+
+
+def test_the_heads_of_one_model_never_rank_those_of_another(whole: Path, tmp_path: Path) -> None:
+    trained = whole / "out" / "runs" / "handwriting"
+    other = shutil.copytree(trained, tmp_path / "other" / "handwriting")
+    place = ("--profile", str(whole / "mine.yaml"), "--out", str(tmp_path / "o"))
+    shutil.copytree(whole / "out" / "bank", tmp_path / "o" / "bank")
+
+    assert call("heads", *place, "--model", str(trained)).exit_code == 0
+    told = refused("ablate", *place, "--model", str(other))
+    assert "has the same name handwriting: name another folder (--out)" in told

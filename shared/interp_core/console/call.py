@@ -179,7 +179,8 @@ class Call(Generic[P]):
             name = short_name(model)
             if name in found:
                 raise InputError(
-                    f"two models would write files of the name {name}: rename a folder, or use two --out"
+                    f"two models would write files of the name {name}: rename a folder, or use two "
+                    "--out"
                 )
             found[name] = self._origin(spec_of(model, self.known))
         self.check_names(found)

@@ -133,7 +133,10 @@ profile_option = option(
 out_option = option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write into (default: outputs/STUDY/PROFILE, and a folder in it for a model that is named).",
+    help=(
+        "Folder to write into (default: outputs/STUDY/PROFILE, and a folder in it for a model "
+        "that is named)."
+    ),
 )
 study_option = option(
     "--out",
