@@ -1,4 +1,4 @@
-"""What interventions do: ablations against random heads, dose, single heads; paths against weights."""
+"""What interventions do: ablations against other heads, dose, single heads; paths and weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +27,7 @@ from interp_core.plotting import (
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
+FLAT = 0.1  # nats: maps of smaller effects are pale, or not drawn
 
 
 def ablation(reports: Mapping[str, Report], path: Path) -> None:
@@ -115,23 +116,25 @@ def _dose(axes: Axes, report: Report) -> None:
 def single_heads(arrays: Arrays, name: str, path: Path) -> None:
     """Every head alone: copy-specific harm and harm in the control."""
     alone = arrays["alone"]
-    with drawing(path, width=9.8, height=4.0) as figure:
-        row = np.ravel(figure.subplots(1, 4, sharey=True))
-        specific, plain = alone[..., 0] - alone[..., 1], alone[..., 1]
-        scale = centred(np.stack([specific, plain]), least=0.1)
-        for axes, (values, title) in zip(
-            row,
-            (
-                (specific[:, 0], "self-attention:\ncopy-specific"),
-                (specific[:, 1], "cross-attention:\ncopy-specific"),
-                (plain[:, 0], "self-attention:\ncontrol"),
-                (plain[:, 1], "cross-attention:\ncontrol"),
-            ),
-            strict=True,
-        ):
+    specific, plain = alone[..., 0] - alone[..., 1], alone[..., 1]
+    scale = centred(np.stack([specific, plain]), least=FLAT)
+
+    # A model without a text has cross-attention that does nothing: no map of it.
+    cross = max(float(np.abs(values[:, 1]).max()) for values in (specific, plain))
+    kinds = ["self", "cross"] if cross >= FLAT else ["self"]
+    panels = [
+        (values[:, kinds.index(kind)], f"{kind}-attention:\n{title}")
+        for values, title in ((specific, "copy-specific"), (plain, "control"))
+        for kind in kinds
+    ]
+
+    with drawing(path, width=2.2 * len(panels) + 1.2, height=4.2) as figure:
+        row = np.ravel(figure.subplots(1, len(panels), sharey=True))
+        for axes, (values, title) in zip(row, panels, strict=True):
             head_map(axes, values, scale=scale, colours=DIVERGING)
             axes.set_title(title)
             axes.set_xlabel("head")
+
         row[0].set_ylabel("layer")
         figure.colorbar(
             ScalarMappable(scale, DIVERGING),
@@ -140,6 +143,8 @@ def single_heads(arrays: Arrays, name: str, path: Path) -> None:
             pad=0.02,
         )
         figure.suptitle(f"{name}: every head replaced by its mean, alone")
+        if cross < FLAT:
+            note(figure, f"cross-attention: every head below {cross:.3f} nats, not drawn")
 
 
 def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
@@ -153,9 +158,13 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
                 mine = arrays["paths/names"][:, 2] == reads
                 colour, marker = styles[reads]
                 axes.plot(
-                    arrays["paths/z"][mine], arrays["paths/effect"][mine, 0], marker, color=colour, alpha=0.75,
+                    arrays["paths/z"][mine],
+                    arrays["paths/effect"][mine, 0],
+                    marker,
+                    color=colour,
+                    alpha=0.75,
                     label=f"through {'keys' if reads == 'k' else 'queries'}",
-                )  # fmt: skip
+                )
             axes.axhline(0, color=INK, linewidth=0.8)
             lowest = float(arrays["paths/effect"][:, 0].min())
             axes.set_ylim(

@@ -109,7 +109,8 @@ def circles(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         )
         note(
             figure,
-            f"mean over query directions; title: largest deviation · the angle explains at most {share:.0%} of a map",
+            f"mean over query directions; title: largest deviation · the angle explains at most "
+            f"{share:.0%} of a map",
         )
 
 
@@ -145,7 +146,7 @@ def kernels(arrays: Arrays, name: str, path: Path) -> None:
 
 
 def characters(arrays: Arrays, alphabet: str, best: tuple[int, int], path: Path) -> None:
-    """What attending to a character adds to the logits of directions, for one cross-attention head."""
+    """What attending to a character adds to the logits of directions, by one cross head."""
     values = arrays["cross_ov"][best]
     used = [i for i, letter in enumerate(alphabet) if letter != " "]
     with drawing(path, width=9.5, height=0.24 * len(used) + 2.0) as figure:

@@ -83,7 +83,7 @@ def _letters_of_tokens(trained: Trained, item: Any) -> np.ndarray:
 def _of_word(
     pattern: Float[np.ndarray, "layer head place character"], letters: np.ndarray, length: int
 ) -> Arrays:
-    """One word's numbers, each [layer, head]; places predict the tokens that `letters` belong to."""
+    """One word's numbers, each [layer, head]; places predict the tokens that `letters` are of."""
     inside = pattern[..., :length]
     distance = np.abs(np.arange(length)[None, :] - letters[:, None])
     most = inside.argmax(axis=-1)

@@ -128,8 +128,8 @@ def gain_report(
 ) -> Report:
     """For each text: `gain` of the second occurrence over the first; `control` the same word's gain
     after another word; `excess`, their difference; `order`, what the order of the pairs adds over
-    their bag. Nats a token, all and by kind, 95 % intervals over words. `bag_bound` is what a bag of
-    the word's pairs could reach, nats a token too.
+    their bag. Nats a token, all and by kind, 95 % intervals over words. `bag_bound` is what a bag
+    of the word's pairs could reach, nats a token too.
     """
     bound = bootstrap(found["bound"][:, 0], rng, resamples=tests.resamples, unit="words")
     report: Report = {"n": len(found["bound"]), "bag_bound": bound.to_json()}

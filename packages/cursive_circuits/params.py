@@ -34,7 +34,7 @@ class Bank(Params):
 
 
 class Schedule(Recipe):
-    """The core's recipe, its learning rate held for a while and then taken down in a straight line."""
+    """The core's recipe, its learning rate held for a while and then taken down linearly."""
 
     held: float = Field(ge=0, lt=1)  # share of the steps before the descent
 
@@ -169,7 +169,8 @@ class CursiveCircuits(Params):
         for name in ("handwriting", "control"):
             if (chosen := getattr(self, name).configuration) not in self.configurations:
                 raise ValueError(
-                    f"{name}: no configuration {chosen}; known here: {', '.join(self.configurations)}"
+                    f"{name}: no configuration {chosen}; known here: "
+                    f"{', '.join(self.configurations)}"
                 )
         if (1 + self.tests.draws) * self.tests.level < 1 - 1e-9:
             raise ValueError(

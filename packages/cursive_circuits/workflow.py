@@ -178,7 +178,7 @@ def composition(run: Cursive) -> None:
         later = [head for head in ranked(excess) if head.layer > 0][: params.interventions.readers]
 
         # The strongest pair by weights is patched too, whether or not its reader looks.
-        pairs = [report[f"{kind}_k"][0] for kind in KINDS if report[f"{kind}_k"]]
+        pairs = [report[f"{kind}_k"][0] for kind in KINDS]
         strongest = max(pairs, key=lambda pair: pair["z"])
         readers = dict.fromkeys([*later, Head.read(strongest["reader"])])
 
@@ -357,7 +357,7 @@ def _made(
 
 
 def _made_heads(run: Cursive, name: str, place: Path) -> Report:
-    """What scores of heads are made from: not how the model was trained, nor what is asked later."""
+    """What scores of heads are made from: not how a model was trained, nor what is asked later."""
     later = {"sampling", "interventions", "circuits", "drawings"}
     return _made(run, name, place, unread={*later, "handwriting", "control", "watched"})
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from cursive_circuits.figures import SEEN
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
 from cursive_circuits.study import prepare
@@ -71,13 +72,15 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
         "excess",
         "scores",
         "gain",
-        "qk",
         "ov",
-        "circle",
-        "kernel",
         "characters",
     }
     assert {f"{kind}_handwriting.png" for kind in wanted} <= drawn
+
+    for name in ("handwriting", "control"):
+        heads = json.loads((out / "metrics" / "circuits" / f"{name}.json").read_text())["heads"]
+        share = max(head["angular_share"] for head in heads.values())
+        assert (f"qk_{name}.png" in drawn) is (share >= SEEN)
     assert {
         "ablation.png",
         "paths.png",
@@ -95,7 +98,7 @@ def test_the_strongest_composition_of_all_is_the_one_that_is_patched(whole: Path
         report = json.loads(
             (whole / "out" / "metrics" / "composition" / f"{name}.json").read_text()
         )
-        firsts = [report[f"{kind}_k"][0] for kind in ("self", "cross") if report[f"{kind}_k"]]
+        firsts = [report[f"{kind}_k"][0] for kind in ("self", "cross")]
         strongest = max(firsts, key=lambda pair: pair["z"])
         patched = report["paths"]["k"]["by_weights"]
         assert {key: patched[key] for key in ("reader", "writer")} == {

@@ -153,6 +153,12 @@ def test_too_few_other_heads_are_no_test(
         assert against["says"].startswith("no test possible")
     assert report["direct"]["heads_to_draw_from"] == 3
 
+    both = [INDUCTION, IDLE]
+    _, report = ablation_report(
+        model, stimuli, excess, SETTINGS, tests, matching=both, batch_size=24
+    )
+    assert report["direct"]["heads_to_draw_from"] == 2
+
 
 def test_the_values_of_the_copying_head_are_found(model: Trained, stimuli: Stimuli) -> None:
     found = value_report(value_accuracy(model, stimuli, [INDUCTION], batch_size=10), [INDUCTION])

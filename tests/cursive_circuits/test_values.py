@@ -10,6 +10,7 @@ import torch
 from cursive_circuits.data import Words
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_stimuli import same_length, synthetic
+from cursive_circuits.figures_circuits import composition
 from cursive_circuits.figures_heads import offsets
 from cursive_circuits.intervene import stand_ins
 from cursive_circuits.intervene_paths import path_effects
@@ -188,7 +189,7 @@ def test_a_writer_that_always_writes_the_same_is_no_path(trained: Trained) -> No
     same = Trained("control", model, trained.tokens, ALPHABET)
     effects = path_effects(same, stimuli, {reader: 2}, batch_size=4)
 
-    assert np.abs(effects[reader, constant, "k"]).max() < 1e-5
+    assert np.abs(effects[reader, constant, "k"]).max() < 1e-4
     assert np.abs(effects[reader, other, "k"]).max() > 1e-3
 
 
@@ -210,6 +211,24 @@ def test_a_head_reads_its_own_name(head: Head) -> None:
     assert Head.read(str(head)) == head
     with pytest.raises(InputError, match="L1H2 or L1X2"):
         Head.read("L1Y2")
+
+
+def test_maps_of_composition_name_their_heads_and_leave_out_what_is_noise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = figures_saved(monkeypatch)
+    quiet, loud = np.zeros((2, 2, 2, 2)), np.zeros((2, 2, 2, 2))
+    quiet[0, 0, 1, 1], loud[0, 1, 1, 0] = 2.0, 9.0
+
+    for name, cross in (("quiet", quiet), ("loud", loud)):
+        arrays = {f"self_{reads}_z": loud for reads in "qkv"}
+        arrays |= {f"cross_{reads}_z": cross for reads in "qkv"}
+        composition(arrays, name, tmp_path / f"{name}.png")
+
+    assert {"L0H1", "L1H0"} <= set(seen["quiet"].words.split(" | "))
+    assert "L0X1" not in seen["quiet"].words
+    assert "none of their pairs is above z = 2.0" in seen["quiet"].words
+    assert "L0X1" in seen["loud"].words
 
 
 def test_two_models_offsets_stand_on_one_axis(
