@@ -138,7 +138,7 @@ def test_direct_harm_is_the_copying_heads_and_spares_what_feeds_it(
 
     assert direct[0] == pytest.approx(total[0], abs=1e-6)  # the last layer feeds no other head
     assert total[1] > 1.0
-    assert np.abs(direct[1:]).max() < 0.05
+    assert np.abs(direct[1:]).max() < 0.1 * direct[0]
 
 
 def test_too_few_other_heads_are_no_test(
