@@ -174,7 +174,7 @@ def over_ink(
     by_stroke = weights[position] + weights[position - 1]
     with drawing(path, width=11.0, height=6.2 if reads else 4.6) as figure:
         panels = np.ravel(figure.subplots(2 if reads else 1, 1))
-        _strokes(panels[0], points, by_stroke, INDUCTION)
+        _strokes(panels[0], points, by_stroke, INDUCTION, lifts=not reads)
         panels[0].plot(
             *points[query, :2], marker="o", color=ABLATED, markersize=10, linestyle="none"
         )
@@ -187,7 +187,7 @@ def over_ink(
         scale = ScalarMappable(Normalize(0, max(0.05, float(by_stroke.max()))), shades(INDUCTION))
         figure.colorbar(scale, ax=panels[0], label="attention", pad=0.01, shrink=0.8)
         if not reads:
-            figure.suptitle(f"{name}: attention over random strokes, drawn twice")
+            figure.suptitle(f"{name}: attention over random strokes, drawn twice (pen lifts too)")
             return
 
         pattern = arrays["cross"][cross][position - 1][:, : len(letters)]
@@ -213,9 +213,9 @@ def over_ink(
         figure.suptitle(f"{name}: attention over the ink of {word!r}, written twice")
 
 
-def _strokes(axes: Axes, points: Points, weights: np.ndarray, colour: str) -> None:
-    """Strokes coloured by weight on a pale word."""
-    drawn = [i for i in range(1, len(points)) if points[i, 2]]
+def _strokes(axes: Axes, points: Points, weights: np.ndarray, colour: str, *, lifts: bool) -> None:
+    """Strokes coloured by weight on a pale word; with `lifts`, what the pen skips too."""
+    drawn = [i for i in range(1, len(points)) if points[i, 2] or lifts]
     segments = [points[i - 1 : i + 1, :2] for i in drawn]
     axes.add_collection(LineCollection(segments, colors=GRID, linewidths=2.0))
     top = max(0.05, float(weights.max()))

@@ -27,7 +27,7 @@ from small_strokes import ALPHABET, random_model
 
 
 def spelt(row: np.ndarray) -> list[str]:
-    return "".join(ALPHABET[i - 1] for i in row if i).split(" ")
+    return [*map(str, "".join(ALPHABET[i - 1] for i in row if i).split(" "))]
 
 
 def test_a_gain_is_what_the_strokes_cost_one_by_one(trained: Trained, words: Words) -> None:
