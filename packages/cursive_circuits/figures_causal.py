@@ -144,7 +144,7 @@ def single_heads(arrays: Arrays, name: str, path: Path) -> None:
         )
         figure.suptitle(f"{name}: every head replaced by its mean, alone")
         if cross < FLAT:
-            note(figure, f"cross-attention: every head below {cross:.3f} nats, not drawn")
+            note(figure, f"cross-attention: every head below {FLAT} nats, not drawn")
 
 
 def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
