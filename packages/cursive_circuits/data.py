@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from torch import Tensor
 
@@ -208,12 +208,3 @@ def random_pairs(tokens: Tokens, pairs: int, rng: np.random.Generator) -> Row:
         tokens.directions + rng.integers(2 * tokens.radii, size=pairs),
     ]
     return np.stack(drawn, axis=1).reshape(-1)
-
-
-def shares_of_slots(
-    ids: Int[np.ndarray, "row position"], tokens: Tokens
-) -> dict[str, Float[np.ndarray, "row position"]]:
-    """1.0 where a token is a direction or a radius, else 0.0."""
-    direction = ids < tokens.directions
-    radius = (ids >= tokens.directions) & (ids < tokens.pad)
-    return {"direction": direction.astype(np.float64), "radius": radius.astype(np.float64)}

@@ -248,7 +248,8 @@ def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -
     place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     trained = workflow.train_one(name, training, place)
     click.echo(
-        f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
+        f"{place}: {training.num_steps} steps, pattern accuracy "
+        f"{trained.history['pattern_accuracy'][-1]:.3f}"
     )
     return trained, study
 

@@ -5,7 +5,6 @@ happen in tiny subspaces?, ICLR 2025), steps along them do not lower the loss, a
 them do. The same is asked here of AdamW's steps, on the way into the transition.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,6 @@ from interp_core.errors import InputError
 ARMS = ("free", "inside", "outside")
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
-Projection = Callable[[Tensor], Tensor]
 
 
 def subspace_arms(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report]:
@@ -59,8 +57,10 @@ def subspace_arms(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report
     share = float(arms["free"]["inside"].mean())
     k = run.training.track_top_k_eigenvalues
     verdict = (
-        f"{settings.subspace_steps} steps from step {start}: loss on predictable targets {change['free']:+.2f} nats"
-        f" freely, {change['inside']:+.2f} inside the top {k} eigenvectors, {change['outside']:+.2f} outside;"
+        f"{settings.subspace_steps} steps from step {start}: loss on predictable targets "
+        f"{change['free']:+.2f} nats"
+        f" freely, {change['inside']:+.2f} inside the top {k} eigenvectors, "
+        f"{change['outside']:+.2f} outside;"
         f" {share:.1%} of a free step lies inside"
     )
     return arrays, {

@@ -15,8 +15,10 @@ from interp_core.models.spec import short_name
 from mamba_induction.study import Induction, main_model, models, names, tuned
 
 if TYPE_CHECKING:
+    from interp_core.mamba.subject import MambaSubject
     from interp_core.models.subject import Subject
     from mamba_induction.data import Stimuli, Texts
+    from mamba_induction.params import MambaInduction
 
 
 def fine_tune(run: Induction) -> Report:
@@ -33,9 +35,11 @@ def fine_tune(run: Induction) -> Report:
     subject = load_mamba(params.model, run.known, params)
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
+
     texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
     history = tune(subject, build_stimuli(subject, params, texts), texts, params, tuned(run))
     save_history(history, run.place("training", "") / "fine_tune.csv")
+
     report = {
         "name": tuned(run).name,
         "documents": len(texts.train),
@@ -44,11 +48,49 @@ def fine_tune(run: Induction) -> Report:
         "before": history[0],
         "after": history[-1],
     }
-    run.save("fine_tune", "fine_tune", report, made=_made(run, run.params.model))
+
+    made = _made(run, run.params.model)
+    run.save("fine_tune", "fine_tune", report, made=made)
+    run.save("fine_tune", "arms", _arms(run, subject, params, texts), made=made)
+
     before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
     click.echo(
-        f"{tuned(run).name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates"
+        f"{tuned(run).name}: held-out perplexity {before:.1f} -> {after:.1f} "
+        f"in {report['updates']} updates"
     )
+    return report
+
+
+def _arms(
+    run: Induction, after: "MambaSubject", params: "MambaInduction", texts: "Texts"
+) -> Report:
+    """What the fine-tuned model is, and what it would be at other rates and with repeats."""
+    from mamba_induction.data import build_stimuli
+    from mamba_induction.model import load_mamba
+    from mamba_induction.train import padded
+    from mamba_induction.train_arms import Arm, arms_of, outcome, tune_arm
+
+    held_out = padded(texts.held_out[: params.watched_documents])
+    base = load_mamba(params.model, run.known, params)
+    stimuli = build_stimuli(base, params, texts)
+
+    report: Report = {
+        "name": base.name,
+        "documents": len(texts.train),
+        "watched_documents": len(held_out[0]),
+        "before": outcome(base, stimuli, held_out, params),
+        "arms": {},
+    }
+
+    for arm in (own := Arm(params.lr, 0.0), *arms_of(params)):
+        subject = after if arm == own else load_mamba(params.model, run.known, params)
+        if arm != own:
+            tune_arm(subject, texts, params, arm)
+
+        measured = outcome(subject, stimuli, held_out, params)
+        recipe = {"rate": arm.rate, "repeats": arm.repeats}
+        report["arms"][arm.name] = recipe | measured
+
     return report
 
 
@@ -81,15 +123,17 @@ def analyse(run: Induction) -> None:
 
 
 def gap(run: Induction) -> None:
-    """Recognition against prediction: by layer, by rival and by path, for every family of stimuli."""
+    """Recognition against prediction: by layer, by rival and by path, for every family."""
+    from interp_core.statistics.interval import array_json
     from mamba_induction.data import Bigrams
-    from mamba_induction.measure import described, summarise
+    from mamba_induction.measure import summarise
     from mamba_induction.measure_gap import gap_of_family
 
     for model, (subject, stimuli, texts) in zip(models(run), _asked(run), strict=True):
         bigrams = None if texts is None else Bigrams.of(texts.train, subject.vocab_size)
         saved: Arrays = {}
         report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
+
         for family, prompts in stimuli.families.items():
             found, described_as = gap_of_family(subject, prompts, bigrams, run.params)
             saved |= {
@@ -97,14 +141,19 @@ def gap(run: Induction) -> None:
             }
             summaries = summarise(found, run.params)
             scores = {
-                name: described(interval, len(found[name])) for name, interval in summaries.items()
+                name: array_json(interval, n=len(found[name]), unit="prompts")
+                for name, interval in summaries.items()
             }
             report[family] = described_as | {"scores": scores}
+
         run.save("gap", f"gap_{subject.name}", report, saved, made=_made(run, model))
+
         repeated = report["repeated"]["scores"]
         rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
+        independent = report["repeated"]["recognition"]["attention"]["independent"]["value"]
         click.echo(
-            f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted {rates[1]:.3f}"
+            f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted "
+            f"{rates[1]:.3f} ({independent:.3f} if recognising told nothing)"
         )
 
 
@@ -115,15 +164,7 @@ def causal(run: Induction) -> None:
     for model, (subject, stimuli, _) in zip(models(run), _asked(run), strict=True):
         report, arrays = cause(subject, stimuli, run.params)
         run.save("causal", f"causal_{subject.name}", report, arrays, made=_made(run, model))
-        reads = report["reads"]["all"]
-        worst = min(
-            reads,
-            key=lambda offset: reads[offset]["accuracy"]["value"] if offset != "prefix" else 0,
-        )
-        cost = reads[worst]["accuracy"]["value"]
-        click.echo(
-            f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} accuracy without)"
-        )
+        click.echo(f"{subject.name}: {report['verdict']['says']}")
 
 
 def figures(run: Induction) -> None:
@@ -177,7 +218,7 @@ def _asked(run: Induction) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
 
 
 def _sentence(report: Report) -> str:
-    error = report["reconstruction_error"]
+    error, name = report["reconstruction_error"], report["name"]
     checked = "" if error is None else f"alpha x + D x is the model's own to {error:.1e}; "
     layers = report["null"]["trained"]["induction_layers"]
     peaks = ", ".join(
@@ -185,4 +226,4 @@ def _sentence(report: Report) -> str:
     )
     accuracy = report["scores"]["accuracy_by_period"]["value"][0]
     found = f"induction in {peaks}" if layers else "no layer matches prefixes above its null"
-    return f"{report['name']}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"
+    return f"{name}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"

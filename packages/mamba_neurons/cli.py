@@ -129,7 +129,7 @@ def delta(run: Any) -> None:
 @main.command()
 @_with_call
 def causal(run: Any) -> None:
-    """Causal neurons: exact effects of a layer, calibrated estimates of the model: causal_M.json."""
+    """Causal neurons: a layer exactly, the model by calibrated estimates: causal_M.json."""
     from mamba_neurons import workflow
 
     workflow.causal(run)

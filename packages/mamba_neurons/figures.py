@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from interp_core.files.artifacts import load_arrays, load_json
-from mamba_neurons import figures_activity, figures_causal
+from mamba_neurons import figures_activity, figures_causal, figures_sets
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -28,7 +28,7 @@ _OF_THE_MAMBA = {
     "causal": (figures_causal.ranked_effects, figures_causal.estimates),
     "inter_layer": (figures_causal.inter_layer,),
     "cross_layer": (figures_causal.influence,),
-    "attention": (figures_causal.faithfulness,),
+    "attention": (figures_sets.faithfulness,),
 }
 
 
@@ -39,10 +39,12 @@ def draw_all(names: Sequence[str], place: Place) -> list[Path]:
     damaged.
     """
     written = []
+
     for command in COMMANDS:
         has_run = any(place("metrics", command).glob(f"{command}_*.json"))
         if has_run and (command != "compare" or len(names) > 1):
             written += draw(command, names, place)
+
     return written
 
 
@@ -51,27 +53,31 @@ def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
     folder = place("figures", "")
     if command in _OF_THE_MAMBA:
         arrays, report = _read(command, names[0], place)
-        paths = [
-            folder / f"{function.__name__}_{names[0]}.png" for function in _OF_THE_MAMBA[command]
-        ]
-        for function, path in zip(_OF_THE_MAMBA[command], paths, strict=True):
-            function(arrays, report, names[0], path)
+        paths = []
+
+        for function in _OF_THE_MAMBA[command]:
+            paths.append(folder / f"{function.__name__}_{names[0]}.png")
+            function(arrays, report, names[0], paths[-1])
+
         return paths
+
     if command == "compare":
-        arrays, report = _read(command, "_".join(names), place)
-        figures_activity.compare(arrays, report, folder / "compare.png")
-        return [folder / "compare.png"]
+        path = folder / "compare.png"
+        figures_activity.compare(*_read(command, "_".join(names), place), path)
+        return [path]
+
     found = {name: _read(command, name, place) for name in names}
+    reports = {name: report for name, (_, report) in found.items()}
+
     if command == "efficiency":
-        figures_causal.functional_curves(
-            {name: report for name, (_, report) in found.items()}, folder / "efficiency.png"
-        )
-        return [folder / "efficiency.png"]
-    figures_activity.sparsity(
-        {name: report for name, (_, report) in found.items()}, folder / "sparsity.png"
-    )
-    figures_activity.lorenz(found, folder / "lorenz.png")
-    return [folder / "sparsity.png", folder / "lorenz.png"]
+        path = folder / "efficiency.png"
+        figures_sets.functional_curves(reports, path)
+        return [path]
+
+    paths = [folder / "sparsity.png", folder / "lorenz.png"]
+    figures_activity.sparsity(reports, paths[0])
+    figures_activity.lorenz(found, paths[1])
+    return paths
 
 
 def _read(command: str, name: str, place: Place) -> tuple[Arrays, Report]:

@@ -25,6 +25,7 @@ STREAMS = {
     "efficiency_estimates": 9,
     "efficiency_curve": 10,
     "compare": 11,
+    "efficiency_joint": 12,
 }
 
 

@@ -31,14 +31,16 @@ def delta(run: Neurons) -> tuple[Arrays, Report]:
     for layer, found in report["layers"].items():
         slowest = found["longest_half_life_quartiles"][1]
         click.echo(
-            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {model.n_neurons} channels differ between "
-            f"texts, median of their longest half-lives {slowest:.3g} tokens"
+            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {model.n_neurons} "
+            f"channels differ between texts, median of their longest half-lives {slowest:.3g} "
+            "tokens"
         )
+
     return arrays, report
 
 
 def causal(run: Neurons) -> tuple[Arrays, Report]:
-    """Effects of every channel: one layer exactly in three ways, the model by calibrated estimates."""
+    """Effects of every channel: a layer exactly in three ways, the model by estimates."""
     from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_channels import causal as measure
 
@@ -51,10 +53,11 @@ def causal(run: Neurons) -> tuple[Arrays, Report]:
     for found in whole["agreement"]:
         exact = "computed exactly" if found["layer"] in whole["exact_layers"] else "estimates kept"
         click.echo(
-            f"{model.name} layer {found['layer']}: estimates agree with {found['sample']} exact effects at "
-            f"{found['kl']:.2f} (KL), {found['loss']:.2f} (loss): {exact}"
+            f"{model.name} layer {found['layer']}: estimates agree with {found['sample']} exact "
+            f"effects at {found['kl']:.2f} (KL), {found['loss']:.2f} (loss): {exact}"
         )
-    best = ", ".join(f"{top['neuron']} {top['kl']:.3g}" for top in whole["top"][:5])
+
+    best = ", ".join(f"{top['neuron']} {top['kl']['value']:.3g}" for top in whole["top"][:5])
     click.echo(f"{model.name}: largest KL (nats, all exact): {best}")
     return arrays, report
 
@@ -66,7 +69,9 @@ def inter_layer(run: Neurons) -> tuple[Arrays, Report]:
     model, texts = _model_and_texts(run, run.params.model)
     arrays, report = measure(model, texts, run.params, run.rng("inter_layer"))
     _save(run, "inter_layer", model, texts, report, arrays)
-    kl = ", ".join(f"layer {found['layer']} {found['mean_kl']:.3g}" for found in report["layers"])
+    kl = ", ".join(
+        f"layer {found['layer']} {found['mean_kl']['value']:.3g}" for found in report["layers"]
+    )
     click.echo(f"{model.name}: mean KL of ablating one residual dimension (nats): {kl}")
     return arrays, report
 
@@ -81,11 +86,12 @@ def cross_layer(run: Neurons) -> tuple[Arrays, Report]:
     kl = _causal_of(run, model, texts)["kl"]
     arrays, report = measure(model, texts, kl, run.params, run.rng("cross_layer"))
     _save(run, "cross_layer", model, texts, report, arrays)
-    total, null = report["influence"]["total"], report["influence"]["null"]
-    if model.n_layers > 1:
+    for pair in report["influence"]["pairs"][:1]:
+        against = pair["against_random"]
         click.echo(
-            f"{model.name}: the top {run.params.top_k} of layer 0 move layer 1 by {total[0][1]:.3g} standard "
-            f"deviations a token, random channels by {null[0][1]:.3g}"
+            f"{model.name}: the top {run.params.top_k} of layer {pair['from']} move layer "
+            f"{pair['to']} by {against['observed']:.3g} standard deviations a token; "
+            f"{against['says']}"
         )
     return arrays, report
 
@@ -94,10 +100,11 @@ def attention(run: Neurons) -> tuple[Arrays, Report]:
     """Attention neurons by the chosen methods, and how faithful each is."""
     from interp_core.mamba.hidden_attention import reconstruction_error
     from interp_core.mamba.subject import as_mamba
-    from mamba_neurons.intervene_curves import faithfulness, halves
+    from mamba_neurons.data import halves
+    from mamba_neurons.intervene_curves import faithfulness
     from mamba_neurons.intervene_estimates import fisher_order
+    from mamba_neurons.intervene_units import unit_means
     from mamba_neurons.measure_attention import attention_summary, importances
-    from mamba_neurons.model import neuron_means
 
     params = run.params
     model, texts = _model_and_texts(run, params.model)
@@ -112,7 +119,7 @@ def attention(run: Neurons) -> tuple[Arrays, Report]:
     orders["fisher"] = fisher_order(
         model, texts.rows(rank_rows), params, run.rng("attention_fisher")
     )
-    means = neuron_means(model, texts, params.batch_size)
+    means = unit_means(model, texts, params.batch_size)
     faithful = faithfulness(
         model, texts.rows(rows), orders, params, means, run.rng("attention_faithfulness")
     )
@@ -125,10 +132,10 @@ def attention(run: Neurons) -> tuple[Arrays, Report]:
     _save(run, "attention", model, texts, report, arrays)
     for method in params.attention_methods:
         deletion = faithful["deletion"][method]
-        low, high = deletion["area_ci"]
+        area = deletion["area"]
         click.echo(
-            f"{model.name} {method}: deletion beats random orders by {deletion['area']:.3g} nats "
-            f"[{low:.3g}, {high:.3g}], p = {deletion['p']:.3g}"
+            f"{model.name} {method}: deletion beats random orders by {area['value']:.3g} nats "
+            f"[{area['low']:.3g}, {area['high']:.3g}], {deletion['against_random']['says']}"
         )
     return arrays, report
 
@@ -138,11 +145,13 @@ def sparsity(run: Neurons) -> dict[str, tuple[Arrays, Report]]:
     kinds of neuron.
     """
     from mamba_neurons.measure_activity import KINDS, activations, neuron_kind
+    from mamba_neurons.measure_compare import fixed_thresholds
     from mamba_neurons.measure_kinds import kinds
-    from mamba_neurons.measure_sparsity import stream_all, summarise
+    from mamba_neurons.measure_sparsity import seeds_of_layers, stream_all, summarise
 
     params = run.params
     results = {}
+
     for model, texts in _models_and_texts(run):
         names = KINDS[model.is_mamba]
         layers = list(params.sparsity_layers)
@@ -150,78 +159,91 @@ def sparsity(run: Neurons) -> dict[str, tuple[Arrays, Report]]:
             activations(model, texts, layers, names, params.batch_size),
             n_texts=len(texts),
             groups=params.text_groups,
-            thresholds=(params.mamba_threshold, params.transformer_threshold),
+            thresholds=fixed_thresholds(params),
             share=params.near_zero,
         )
+
         report: Report = {"layers": {str(layer): {} for layer in layers}, **texts.described()}
         arrays: Arrays = {}
         rng = run.rng("sparsity")
+
         for (kind, layer), stream in streams.items():
             found, of_stream = summarise(
                 stream,
                 percentiles=params.percentiles,
                 target=params.target_sparsity,
                 resamples=params.bootstrap_resamples,
+                lifetime_draws=params.lifetime_draws,
                 rng=rng,
             )
             report["layers"][str(layer)][kind] = found
             arrays |= {f"{kind}/{layer}/{name}": values for name, values in of_stream.items()}
+
         for kind in ("inner", "gate") if model.is_mamba else (neuron_kind(model),):
             of_kind, report[f"kinds_{kind}"] = kinds(model, texts, layers, kind, params, rng)
             arrays |= {f"kinds_{kind}/{name}": values for name, values in of_kind.items()}
+
+        own = [streams[neuron_kind(model), layer] for layer in layers]
+        report |= seeds_of_layers(own, params.percentiles, params.target_sparsity)
         _save(run, "sparsity", model, texts, report, arrays)
+
         for layer in layers:
             found = report["layers"][str(layer)][neuron_kind(model)]
-            gini, p50 = found["population"]["gini"], found["percentile"].get("p50")
-            said = (
-                ""
-                if p50 is None
-                else f"; P50 threshold {p50['threshold']:.3g} (its sparsity is .5 by construction)"
-            )
-            click.echo(
-                f"{model.name} layer {layer}: Gini {gini['value']:.3f} over neurons at a token{said}"
-            )
+            gini = found["population"]["gini"]["value"]
+            click.echo(f"{model.name} layer {layer}: Gini {gini:.3f} over neurons at a token")
+
         results[model.name] = (arrays, report)
+
     return results
 
 
 def efficiency(run: Neurons) -> dict[str, tuple[Arrays, Report]]:
-    """Parameters and active neurons, and the fewest neurons that keep the loss."""
-    from mamba_neurons.intervene_curves import functional_curve, halves
+    """Parameters and active neurons, and the fewest units that keep the loss."""
+    from mamba_neurons.data import halves
+    from mamba_neurons.intervene_enough import how_few
     from mamba_neurons.intervene_estimates import whole_model
+    from mamba_neurons.intervene_joint import joint_order, single_effects
+    from mamba_neurons.intervene_units import scored_texts, unit_means
     from mamba_neurons.measure_compare import measure, seeds_efficiency
-    from mamba_neurons.model import neuron_means
 
+    params = run.params
     results = {}
+
     for model, texts in _models_and_texts(run):
         rank_rows, rows = halves(texts)
-        whole = whole_model(
-            model,
-            texts.rows(rank_rows),
-            run.params,
-            run.rng("efficiency_estimates"),
-            measures=("kl",),
-        )
-        means = neuron_means(model, texts, run.params.batch_size)
-        curve = functional_curve(
-            model, texts.rows(rows), whole.mean_kl, run.params, means, run.rng("efficiency_curve")
-        )
+        ranking, judging = texts.rows(rank_rows), scored_texts(model, texts.rows(rows), params)
+        means = unit_means(model, texts, params.batch_size)
+
+        estimates = run.rng("efficiency_estimates")
+        whole = whole_model(model, ranking, params, estimates, measures=("kl",))
+        batches = scored_texts(model, ranking, params)
+        single = single_effects(model, batches, whole, params, means)
+        orders = {
+            "single": np.argsort(-single, axis=None, kind="stable"),
+            "joint": joint_order(model, batches, params, means, run.rng("efficiency_joint")),
+        }
+
+        few = how_few(model, judging, orders, params, means, run.rng("efficiency_curve"))
         report = {
-            **seeds_efficiency(measure(model, texts, run.params), run.params),
-            "functional": curve,
+            **seeds_efficiency(measure(model, texts, params), params),
+            "functional": few,
             "ranked_by": {
                 "exact_layers": whole.exact_layers,
                 "agreement": [c.agreement for c in whole.calibrations],
             },
             **texts.described(),
         }
-        arrays = {"kl": whole.mean_kl}
+        arrays = {"kl": single, "joint_order": orders["joint"]}
         _save(run, "efficiency", model, texts, report, arrays)
-        click.echo(
-            f"{model.name}: {curve['enough']} of {curve['neurons']} neurons keep the loss within "
-            f"{curve['tolerance']:.0%} ({report['active_neurons']} are active, {report['total_parameters']} parameters)"
-        )
+
+        for name, found in few["rankings"].items():
+            click.echo(
+                f"{model.name}: {found['enough']['value']:.0f} of {few['units']} units, ranked by "
+                f"{name} effects, keep the loss within {few['tolerance']:.0%}; random orders need "
+                f"{found['against_random']['random']['value']:.0f}"
+            )
         results[model.name] = (arrays, report)
+
     return results
 
 
@@ -234,25 +256,30 @@ def compare(run: Neurons) -> tuple[Arrays, Report]:
 
     params = run.params
     first, second = (load(name, run.known, params) for name in (params.model, params.transformer))
+
     documents = read_documents(params)[: params.text_limit]
     differ = same_tokens(first.subject, second.subject, documents)
     if differ is not None and not params.own_tokens:
         raise InputError(
-            f"{first.name} and {second.name} have different tokenizers ({differ}): sparsity and loss of other tokens "
-            "do not compare; choose a pair that shares one, or say --own-tokens"
+            f"{first.name} and {second.name} have different tokenizers ({differ}): sparsity and "
+            "loss of other tokens do not compare; choose a pair that shares one, or say "
+            "--own-tokens"
         )
+
     ours, theirs = (load_texts(model.subject, params) for model in (first, second))
-    arrays, report = measure(
-        of_one(first, ours, params), of_one(second, theirs, params), params, run.rng("compare")
-    )
+    both = of_one(first, ours, params), of_one(second, theirs, params)
+    arrays, report = measure(*both, params, run.rng("compare"))
     report |= {"same_tokens": differ is None, **ours.described()}
+
     made = _made(run, (params.model, params.transformer), ours)
     stem = f"compare_{first.name}_{second.name}"
     run.save("compare", stem, {"model_hash": first.subject.hash, **report}, arrays, made=made)
-    gini = report["sparsity"]["gini"]["difference"]
+
+    gini, loss = report["sparsity"]["gini"]["difference"], report["loss"]["difference"]
     click.echo(
-        f"{first.name} - {second.name}: Gini {gini['value']:+.3f} [{gini['ci'][0]:+.3f}, {gini['ci'][1]:+.3f}], "
-        f"loss {report['loss']['difference']['value']:+.3f} nats, n = {report['loss']['n']} texts"
+        f"{first.name} - {second.name}: Gini {gini['value']:+.3f} "
+        f"[{gini['low']:+.3f}, {gini['high']:+.3f}], "
+        f"loss {loss['value']:+.3f} nats, n = {loss['n']} texts"
     )
     return arrays, report
 
@@ -275,7 +302,11 @@ def draw(run: Neurons, command: str) -> None:
 
 
 def whole_run(run: Neurons, *, save_results: bool) -> None:
-    """Every part in turn with its figures, and with save_results one JSON with all of it."""
+    """Every part in turn with its figures, and with save_results one JSON with all of it.
+
+    `efficiency` and `sparsity` have the flat keys of earlier versions, of the Mamba; under `models`
+    they have the reports of both.
+    """
     results: Report = {"model": short_name(run.params.model)}
     if len(run.models) > 1:
         results["transformer"] = short_name(run.params.transformer)
@@ -289,7 +320,8 @@ def whole_run(run: Neurons, *, save_results: bool) -> None:
         draw(run, "attention")
 
     for command in (sparsity, efficiency):
-        results[command.__name__] = {name: report for name, (_, report) in command(run).items()}
+        reports = {name: report for name, (_, report) in command(run).items()}
+        results[command.__name__] = {**reports[results["model"]], "models": reports}
         draw(run, command.__name__)
 
     if len(run.models) > 1:
@@ -328,7 +360,8 @@ def _model_and_texts(run: Neurons, name: str) -> "tuple[Model, Texts]":
     texts = load_texts(model.subject, run.params)
     if texts.truncated and not run.is_stage:
         click.echo(
-            f"{model.name}: {texts.truncated} texts are longer than {texts.tokens.shape[1]} tokens and were cut"
+            f"{model.name}: {texts.truncated} texts are longer than {texts.tokens.shape[1]} tokens "
+            "and were cut"
         )
     return model, texts
 

@@ -96,6 +96,7 @@ def _start(
     models = (*given.pop("models"), *([] if model is None else [model]))
     draws = command == "all_figures"
     run = study.prepare(given.pop("profile"), given.pop("out"), draws=draws, models=models, **given)
+
     if print_prompts:
         workflow.print_prompts(run)
         raise click.exceptions.Exit
@@ -103,6 +104,7 @@ def _start(
     workflow.check_request(run, command)
     if not run.is_stage and command in _READS_SCORES:
         workflow.ensure_scores(run)
+
     return run
 
 
@@ -123,9 +125,7 @@ def main() -> None:
 @main.command()
 @_with_call
 def profile(run: Any) -> None:
-    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json, heatmap_M.png,
-    profile_M.png.
-    """
+    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json and figures."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.profile(run).items():
@@ -164,7 +164,7 @@ def multisize(run: Any) -> None:
 @main.command()
 @_with_call
 def nulls(run: Any) -> None:
-    """Permuted heads, shuffled antecedents, untrained model, bootstrap: nulls_M.json, nulls_M.png."""
+    """Permuted heads, shuffled antecedents, untrained model: nulls_M.json, nulls_M.png."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.nulls(run).items():
@@ -190,9 +190,7 @@ def lagbuckets(run: Any) -> None:
 @main.command()
 @_with_call
 def causal(run: Any) -> None:
-    """Ablate the best heads against layer-matched random ones: causal_M.json, causal_delta.png,
-    dose_M.png.
-    """
+    """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose_M.png."""
     from pythia_topology import workflow
 
     found = workflow.causal(run)
@@ -236,9 +234,7 @@ def emergence(run: Any) -> None:
 @main.command("figures")
 @_with_call
 def all_figures(run: Any) -> None:
-    """All figures from files alone: the pipeline's, or with --out those of the models that it has
-    scores of.
-    """
+    """All figures from files alone: the pipeline's, or with --out those of its models."""
     from pythia_topology import workflow
 
     workflow.figures(run)
@@ -248,7 +244,10 @@ def all_figures(run: Any) -> None:
 @study_option
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
+    """The study's headline numbers, from its metrics: answers.json.
+
+    Over several trainings also what they say of sizes: sizes.json, sizes.png.
+    """
     from interp_core.console.answers import write, write_over
     from pythia_topology.answers import answers as found
 
@@ -257,4 +256,7 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     elif out is None:
         fail("--trainings needs --out, a folder for the answers over them")
     else:
+        from pythia_topology import workflow
+
         write_over("pythia_topology", found, trainings, out)
+        workflow.sizes(trainings, out)

@@ -35,40 +35,47 @@ def draw_all(models: Sequence[str], place: Place) -> list[Path]:
         name: load_json(place("metrics", "profile") / f"profile_{name}.json") for name in models
     }
     written: list[Path] = []
+
     for name, profile in profiles.items():
         written += draw_profile(scores[name], profile, name, out)
+
     for command, stem in (("crosssize", "cross_size"), ("multisize", "multi_size")):
         if (compared := place("metrics", command) / f"{stem}.json").is_file():
             written += draw_crosssize(load_json(compared), out / f"{stem}_overlay.png")
+
     for name, report in _reports(place, "nulls", models, stem="nulls").items():
         written += draw_nulls(report, scores[name], name, out)
+
     if lags := _reports(place, "lagbuckets", models, stem="lags"):
         written += draw_lags(lags, out)
+
     if causal := _reports(place, "causal", models, stem="causal"):
         written += draw_causal(causal, out)
+
         for name, report in causal.items():
             written += draw_dose(report, name, out)
             written += draw_single_heads(report, _arrays(place, "causal", name), name, out)
+
     for name, report in _reports(place, "composition", models, stem="composition").items():
-        written += draw_composition(
-            report, _arrays(place, "composition", name), scores[name], name, out
-        )
+        arrays = _arrays(place, "composition", name)
+        written += draw_composition(report, arrays, scores[name], name, out)
+
     if emerged := _reports(place, "emergence", models, stem="emergence"):
         both = {
             name: (report, _arrays(place, "emergence", name)) for name, report in emerged.items()
         }
         written += draw_emergence(both, out)
+
     return written
 
 
 def _reports(place: Place, command: str, models: Sequence[str], *, stem: str) -> dict[str, Report]:
     """One command's reports by model; empty when it has run for none of them."""
     files = {name: place("metrics", command) / f"{stem}_{name}.json" for name in models}
-    return (
-        {name: load_json(file) for name, file in files.items()}
-        if any(f.is_file() for f in files.values())
-        else {}
-    )
+    if not any(file.is_file() for file in files.values()):
+        return {}
+
+    return {name: load_json(file) for name, file in files.items()}
 
 
 def _arrays(place: Place, command: str, name: str) -> Arrays:

@@ -13,7 +13,7 @@ from pythia_topology.params import PythiaTopology
 
 Induct = Call[PythiaTopology]
 
-STREAMS = {"nulls": 10, "crosssize": 11, "lagbuckets": 12, "profile": 13, "behaviour": 14}
+STREAMS = {"nulls": 10, "crosssize": 11, "lagbuckets": 12, "profile": 13}
 
 
 def prepare(

@@ -14,7 +14,26 @@ from interp_core.console.options import Decorator, Group, option, profile_option
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
+def _say_version(context: click.Context, _: click.Parameter, *, value: bool) -> None:
+    if not value:
+        return
+
+    from interp_core.console.doctor import version
+    from interp_core.files.params import project_root
+
+    click.echo(f"induction-lab {version(project_root())}")
+    context.exit()
+
+
 @click.group(cls=Group)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, parameter, value: _say_version(context, parameter, value=value),
+    help="The version, and a checkout's revision.",
+)
 def main() -> None:
     """Induction Lab: the corpus and the reference models that the studies share."""
 
@@ -127,16 +146,44 @@ def answers(compare: bool) -> None:
     from interp_core.console.answers import merge, of_studies
     from interp_core.files.params import project_root
 
-    data = project_root() / "data"
+    root = project_root()
+    data = root / "data"
 
     if not compare:
         merge(data)
         return
 
-    from interp_core.console.answers_table import committed, table
+    from interp_core.console.answers_table import committed, published, table
 
     yours = of_studies(data)
-    click.echo("\n".join(table(yours, committed(data, list(yours)))))
+    studies = list(yours)
+    over_trainings = published(root / "published", studies)
+    click.echo("\n".join(table(yours, committed(data, studies), over_trainings)))
+
+
+@main.command()
+def doctor() -> None:
+    """What is wrong with this installation, and the mend; exit code 1 if anything is."""
+    from interp_core.console.doctor import examine
+
+    findings = list(examine())
+    for finding in findings:
+        click.echo(finding)
+
+    if any(finding.state == "error" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("study")
+@profile_option
+def publish(study: str, profile: str | None) -> None:
+    """A study's answers over trainings, into published/STUDY; the profile (default: long) names
+    the seeds.
+    """
+    from interp_core.pipeline.published import publish as published
+
+    click.echo(f"{published(study, profile or 'long')}: written")
 
 
 @main.command()

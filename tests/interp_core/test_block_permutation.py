@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from interp_core.errors import InputError
-from interp_core.statistics.block_permutation import between_share, block_length, texts_differ
+from interp_core.statistics.block_permutation import (
+    between_share,
+    block_length,
+    block_order,
+    texts_differ,
+)
 
 EQUAL = np.repeat(np.arange(16), 96)
 UNEQUAL = np.repeat(np.arange(16), np.arange(16) * 12 + 6)  # 6 to 186 tokens
@@ -88,3 +93,12 @@ def test_what_cannot_be_tested_is_an_error() -> None:
         texts_differ(values, texts, _rng(), block=8, draws=19, alpha=0.05)
     with pytest.raises(InputError, match="stand together"):
         between_share(values, np.tile([0, 1], 10))
+
+
+def test_dealt_blocks_hold_every_token_once_and_its_neighbours_but_at_cuts() -> None:
+    order = block_order(100, 20, _rng())
+
+    assert sorted(order) == list(range(100))
+    neighbours = (np.diff(order) % 100 == 1).sum()
+    assert 95 <= neighbours < 99  # five blocks leave four cuts at most
+    assert (block_order(100, 20, _rng(1)) != order).any()

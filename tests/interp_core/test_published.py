@@ -1,11 +1,14 @@
 """Answers over trainings: Student's interval by hand, seeds where the profile says, refusals."""
 
+import re
 import statistics
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scipy import stats
 
+from interp_core.cli import main
 from interp_core.console.answers import Answer, over_trainings
 from interp_core.errors import InputError
 from interp_core.files.params import read_yaml
@@ -81,3 +84,16 @@ def test_a_key_that_the_profile_lacks_is_named() -> None:
 def test_a_study_that_is_not_repeated_is_refused() -> None:
     with pytest.raises(InputError, match="repeats no study eigen_face"):
         publish("eigen_face", "long")
+
+
+def test_the_command_refuses_in_one_line_what_no_profile_repeats() -> None:
+    done = CliRunner().invoke(main, ["publish", "eigen_face"])
+    assert done.exit_code == 2
+    assert done.output.startswith("error: profile long repeats no study eigen_face; known here: ")
+
+
+def test_make_published_calls_a_command_that_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    called = set(re.findall(r"@induction-lab (\w[\w-]*)", makefile))
+    assert called <= {*main.commands}
+    assert "publish" in called

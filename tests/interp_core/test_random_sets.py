@@ -149,3 +149,9 @@ def test_channels_of_one_layer_are_drawn_by_the_thousand() -> None:
 def test_no_draws_are_an_error() -> None:
     with pytest.raises(InputError, match="1 or more"):
         matched_sets([Head(0, 0)], heads_of(1, 2), _rng(), draws=0)
+
+
+def test_more_sets_than_anyone_counts_are_told_by_their_magnitude() -> None:
+    pool = [Head(0, head) for head in range(256)]
+    found = matched_sets(pool[:64], pool, _rng(), draws=3)
+    assert found.words == "3 of 1.9e+61 distinct random sets, from L0"

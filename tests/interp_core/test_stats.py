@@ -212,6 +212,19 @@ def test_wasserstein_p_is_uniform_without_a_difference_and_small_with_one() -> N
     assert np.median([p(0.5) for _ in range(20)]) <= 0.02
 
 
+def test_few_exchanges_are_gone_through_one_by_one_and_p_is_exact() -> None:
+    """Two and three units: ten ways, whatever the generator and the number of draws."""
+    places = np.array([0.1, 0.2]), np.array([0.6, 0.7, 0.8])
+    results = [
+        wasserstein_1(places[0], np.ones(2), places[1], np.ones(3), _rng(seed), draws=draws)
+        for seed, draws in ((0, 9), (1, 5000))
+    ]
+    assert {result.p for result in results} == {1 / 10}
+    assert {result.exchanges for result in results} == {9}
+    many = wasserstein_1(places[0], np.ones(2), places[1], np.ones(3), _rng(), draws=8)
+    assert many.exchanges == 8
+
+
 def test_wasserstein_permutes_heads_that_leave_a_side_empty_without_dividing_by_zero() -> None:
     positions, weights = np.linspace(0, 1, 6), np.array([0.0, 0, 0, 0, 0, 1])
     result = wasserstein_1(positions, weights, positions, weights, _rng(), draws=99)

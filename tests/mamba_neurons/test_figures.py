@@ -1,4 +1,4 @@
-"""Every figure stays on its page and is legible at half size, from the files of a whole run alone."""
+"""Every figure stays on its page and is legible at half size, from a whole run's files alone."""
 
 import subprocess
 import sys
@@ -53,7 +53,8 @@ def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
 def test_figures_need_no_model_library_and_name_a_missing_file(
     folder: Path, tmp_path: Path
 ) -> None:
-    code = "import sys, mamba_neurons.figures; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    heavy = "'torch' in sys.modules or 'transformers' in sys.modules"
+    code = f"import sys, mamba_neurons.figures; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(InputError, match=r"delta_tiny-mamba\.npz is missing"):
         figures.draw("delta", NAMES, in_folders(tmp_path, tmp_path))

@@ -224,7 +224,7 @@ def test_the_papers_models_run_under_their_real_names(paper: Path) -> None:
     } <= set(arrays)
     said = induct("crosssize", "--models", "pythia-410m", "pythia-1b", *SHRUNK)
     assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines()[-1].startswith("stable relative depth: ")
+    assert said.out.splitlines()[-1].startswith("relative depth of these trainings, ")
     out = outputs / "pythia-410m+pythia-1b"
     report = load_json(out / "cross_size.json")
     assert set(report["models"]) == {"pythia-410m", "pythia-1b"}

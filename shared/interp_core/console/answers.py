@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from scipy import stats
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json, save_json
@@ -87,6 +86,8 @@ def over_trainings(by_training: Sequence[list[Answer]]) -> list[Answer]:
 
 
 def _together(same: Sequence[Answer]) -> Answer:
+    from scipy import special  # a third of a second, which answers of one run need not wait
+
     values = [float(answer.value) for answer in same if answer.value is not None]
     n = len(values)
     says = _without_parts(same[0].says, [answer.says for answer in same])
@@ -99,8 +100,10 @@ def _together(same: Sequence[Answer]) -> Answer:
     mean = math.fsum(values) / n
     low, high = None, None
     if n > 1:
+        # Here, because answers are listed by commands that wait for no large library.
+
         spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        reach = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+        reach = float(special.stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
         low, high = mean - reach, mean + reach
 
     return Answer(same[0].name, mean, low, high, n, "trainings", says)

@@ -23,7 +23,7 @@ from interp_core.files.artifacts import (
     save_arrays,
     save_json,
 )
-from interp_core.files.params import Params, profile_path, project_root
+from interp_core.files.params import Params, profile_path, project_root, settings_root
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 
 P = TypeVar("P", bound=Params)
@@ -229,7 +229,7 @@ def start(
 def profile_folder(profile: str | None) -> str:
     """The name of a profile of the project; that of any other file with a hash of its place."""
     path = profile_path(profile).resolve()
-    ours = project_root().resolve() / "profiles"
+    ours = settings_root().resolve() / "profiles"
     return path.stem if path.parent == ours else f"{path.stem}-{sha256_of(str(path))[:8]}"
 
 

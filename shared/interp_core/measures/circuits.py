@@ -126,19 +126,23 @@ def k_composition(
     for layer, reader in enumerate(readers):
         for before in range(layer):
             values, directions = writers[before]
-            score[before, :, layer] = _strength(
-                values, torch.einsum("wed,rdf->wref", directions, reader.keys), reader
-            )
+            inner = torch.einsum("wed,rdf->wref", directions, reader.keys)
+            score[before, :, layer] = _strength(values, _rows(inner, reader), reader)
     random = torch.zeros(draws, *shape, dtype=torch.float64)
     for draw in range(draws):
         gaussian = torch.randn(
             subject.d_model, subject.d_head, dtype=torch.float64, generator=generator
         )
         orthonormal = torch.linalg.qr(gaussian).Q.to(singular.device).T
-        for layer, reader in enumerate(readers):
+        for layer, reader in enumerate(readers[1:], start=1):
             inner = torch.einsum("ed,rdf->ref", orthonormal, reader.keys)
+
+            # The same directions serve writers of every earlier layer: only singular values differ.
+            rows = _rows(inner[None], reader)
+
             for before in range(layer):
-                random[draw, before, :, layer] = _strength(singular[before], inner[None], reader)
+                random[draw, before, :, layer] = _strength(singular[before], rows, reader)
+
     spread = random.std(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
     below = (torch.arange(subject.n_layers)[:, None] < torch.arange(subject.n_layers))[
         :, None, :, None
@@ -178,13 +182,19 @@ def _reader(subject: CircuitWeights, layer: int, distances: Sequence[int]) -> _R
     return _Reader(keys, queries, norms)
 
 
+def _rows(
+    inner: Float[Tensor, "writer reader d_head d_head"], reader: _Reader
+) -> Float[Tensor, "distance writer reader d_head"]:
+    """Squared norms of the rows of inner W_Q^T, for each distance."""
+    return torch.einsum("wref,nrjf->nwrej", inner, reader.queries).pow(2).sum(dim=-1)
+
+
 def _strength(
     values: Float[Tensor, "writer d_head"],
-    inner: Float[Tensor, "#writer reader d_head d_head"],
+    rows: Float[Tensor, "distance #writer reader d_head"],
     reader: _Reader,
 ) -> Float[Tensor, "writer reader"]:
-    """Mean over distances of |S inner W_Q^T| / (|S| |W_K W_Q^T|), S the writer's singular values."""
-    rows = torch.einsum("wref,nrjf->nwrej", inner, reader.queries).pow(2).sum(dim=-1)
+    """Mean over distances of |S inner W_Q^T| / (|S| |W_K W_Q^T|), S singular values of a writer."""
     total = torch.einsum("we,nwre->nwr", values.pow(2), rows.expand(-1, len(values), -1, -1)).sqrt()
     tiny = torch.finfo(torch.float64).tiny
     whole = (values.norm(dim=-1)[:, None] * reader.norms[:, None]).clamp_min(tiny)

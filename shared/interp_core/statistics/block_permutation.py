@@ -63,17 +63,23 @@ def texts_differ(
     standard = _standardised(values)
     observed = _between(standard, starts, lengths)
     maxima = np.empty(draws)
-    block_of = np.arange(n) // block  # the last one may be shorter
-    blocks = np.unique(block_of)
 
     for draw in range(draws):
-        # A random first cut, so that no token is always at the edge of its block.
-        rolled = np.roll(np.arange(n), int(rng.integers(n)))
-        place = rng.permutation(len(blocks))[block_of]
-        order = rolled[np.argsort(place, kind="stable")]
+        order = block_order(n, block, rng)
         maxima[draw] = _between(standard[order], starts, lengths).max()
 
     return max_test(observed, maxima, alpha=alpha)
+
+
+def block_order(n: int, block: int, rng: np.random.Generator) -> Int[np.ndarray, " token"]:
+    """Places of n tokens after blocks of them were dealt at random: one draw of the null."""
+    block_of = np.arange(n) // block  # the last one may be shorter
+    n_blocks = int(block_of[-1]) + 1
+
+    # A random first cut, so that no token is always at the edge of its block.
+    rolled = np.roll(np.arange(n), int(rng.integers(n)))
+    place = rng.permutation(n_blocks)[block_of]
+    return rolled[np.argsort(place, kind="stable")]
 
 
 def _texts(values: Values, texts: Texts) -> tuple[np.ndarray, np.ndarray]:

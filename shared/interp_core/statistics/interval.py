@@ -179,6 +179,28 @@ def two_levels(
     Student's with Satterthwaite's degrees of freedom. With 4 heads a plain hierarchical bootstrap
     covers .84, this .93 or more. With one head a layer nothing tells how heads vary: ends are NaN.
     """
+    found = two_level_errors(values, rng, resamples=resamples, statistic=statistic)
+    reach = special.stdtrit(found.freedom, (1 + level) / 2) * found.error
+    return Ends(found.value, np.asarray(found.value - reach), np.asarray(found.value + reach))
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Values with standard errors and their degrees of freedom, for intervals and tests."""
+
+    value: Float[np.ndarray, "*unit"]
+    error: Float[np.ndarray, "*unit"]
+    freedom: Float[np.ndarray, "*unit"]
+
+
+def two_level_errors(
+    values: Float[np.ndarray, "prompt layer head"],
+    rng: np.random.Generator,
+    *,
+    resamples: int,
+    statistic: Callable[[Matrices], Float[np.ndarray, "draw *unit"]],
+) -> Errors:
+    """What `two_levels` builds its interval from."""
     n, n_layers, n_heads = values.shape
     if n < 2:
         raise InputError(f"an interval over prompts and heads needs 2 or more prompts, got {n}")
@@ -202,6 +224,5 @@ def two_levels(
     variance = np.sum(parts, axis=0)
     uncertain = sum(part**2 / max(df, 1.0) for part, df in zip(parts, freedom, strict=True))
     df = np.maximum(variance**2 / np.maximum(uncertain, 1e-300), 1.0)
-    reach = special.stdtrit(df, (1 + level) / 2) * np.sqrt(variance)
 
-    return Ends(np.asarray(value), np.asarray(value - reach), np.asarray(value + reach))
+    return Errors(np.asarray(value), np.asarray(np.sqrt(variance)), np.asarray(df))

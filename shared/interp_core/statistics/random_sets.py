@@ -63,7 +63,8 @@ class RandomSets(Generic[Unit]):
     @property
     def words(self) -> str:
         """For captions: how many, of how many, from which layers."""
-        drawn = f"all {self.distinct}" if self.complete else f"{len(self.sets)} of {self.distinct}"
+        exists = f"{self.distinct}" if self.distinct < 1_000_000 else f"{self.distinct:.1e}"
+        drawn = f"all {exists}" if self.complete else f"{len(self.sets)} of {exists}"
         where = " and ".join(f"L{layer}" for layer in self.layers) or "no layer"
         elsewhere = f", {self.moved} a set from another layer than its own" if self.moved else ""
 
