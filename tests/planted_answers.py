@@ -19,6 +19,11 @@ def interval(value: float, low: float, high: float, n: int, unit: str) -> Conten
     return {"value": value, "low": low, "high": high, "n": n, "unit": unit}
 
 
+def _over_prompts(value: float, reach: float, n: int) -> Content:
+    """A number with its interval, as pythia_topology's reports have it."""
+    return {"value": value, "low": value - reach, "high": value + reach, "n": n, "unit": "prompts"}
+
+
 def _pair(first: str, second: str, difference: float) -> Content:
     away = {"difference": _over_prompts(difference, 0.01, 24), "p": 0.01, "equivalent": True}
     return {"models": [first, second], "centre_of_mass": away, "verdict": "equivalent within 0.1"}
@@ -82,6 +87,27 @@ def _heads(**families: tuple[float, str]) -> Content:
         found[name] = {"n": 64, "best": best, "best_excess": entry}
 
     return found
+
+
+def _interval(value: float, low: float, high: float, n: int) -> Content:
+    return {"value": value, "low": low, "high": high, "n": n, "unit": "texts"}
+
+
+def _dose(k: int, kl: Content, random: float) -> Content:
+    return {"k": k, "kl": kl, "against_random": {"random": {"value": random}}}
+
+
+def _few(units: int, single: int, joint: int) -> Content:
+    def ranking(enough: int) -> Content:
+        ends = (enough, enough - 20, enough + 30)
+        value, low, high = (size / units for size in ends)
+        return {"enough": _interval(*ends, 28), "enough_share": _interval(value, low, high, 28)}
+
+    return {
+        "units": units,
+        "tolerance": 0.01,
+        "rankings": {"single": ranking(single), "joint": ranking(joint)},
+    }
 
 
 def _direct(copied: float, control: float, says: str) -> Content:
