@@ -5,7 +5,6 @@ from typing import Any
 
 from interp_core.console.answers import Answer
 from interp_core.files.artifacts import load_json
-from interp_core.statistics.interval import Interval
 
 Report = dict[str, Any]
 
@@ -42,8 +41,8 @@ def answers(metrics: Path) -> list[Answer]:
 
 
 def _answer(name: str, entry: Report, says: str) -> Answer:
-    found = Interval.from_json(entry)
-    return Answer(name, found.value, found.low, found.high, found.n, found.unit, says)
+    value, low, high, n, unit = (entry[key] for key in ("value", "low", "high", "n", "unit"))
+    return Answer(name, value, low, high, n, unit, says)
 
 
 def _excess(name: str, heads: Report) -> Answer:
