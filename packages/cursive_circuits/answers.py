@@ -74,7 +74,7 @@ def _direct(model: str, ablation: Report) -> list[Answer]:
 
     return [
         _answer(
-            f"direct_harm_{part}_{model}",
+            f"harm_{part}_{model}",
             direct[part],
             f"nats that {tokens} lose without what the best heads write, {heads}",
         )

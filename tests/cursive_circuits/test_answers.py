@@ -29,7 +29,7 @@ def test_legibility_counts_words_not_inks(tmp_path: Path) -> None:
 
 def test_copy_specific_harm_comes_in_its_two_parts(tmp_path: Path) -> None:
     found = {one.name: one for one in answers(save(tmp_path, planted("cursive_circuits")))}
-    assert found["direct_harm_copied_control"].value == 2.5
-    assert found["direct_harm_control_control"].value == -0.6
-    assert found["direct_harm_copied_writing"].value == 0.01
-    assert found["direct_harm_copied_control"].says.endswith("p = 0.0167, 59 distinct random sets")
+    assert found["harm_copied_control"].value == 2.5
+    assert found["harm_control_control"].value == -0.6
+    assert found["harm_copied_writing"].value == 0.01
+    assert found["harm_copied_control"].says.endswith("p = 0.0167, 59 distinct random sets")
