@@ -164,8 +164,14 @@ def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(
 
         letters = _letter_of_each_token(words, item)
         pattern = seen[1, "cross"].call.pattern()[0, 0].numpy()  # position character
-        hits = [pattern[2 + i - 1].argmax() == letter for i, letter in enumerate(letters)]
+        rows = [pattern[2 + i - 1] for i in range(len(letters))]
+        hits = [row.argmax() == letter for row, letter in zip(rows, letters, strict=True)]
         assert found["right"][number, 1, 0] == pytest.approx(np.mean(hits))
+
+        # The most attended character may be one for a whole word: its distance is not.
+        characters = np.arange(len(text))
+        away = [row @ abs(characters - letter) for row, letter in zip(rows, letters, strict=True)]
+        assert found["error"][number, 1, 0] == pytest.approx(np.mean(away), abs=1e-5)
 
 
 def _letter_of_each_token(words: Words, item: Item) -> list[int]:
