@@ -14,6 +14,11 @@ def scored(value: float, low: float, high: float) -> Content:
     return {"value": value, "ci": [low, high]}
 
 
+def interval(value: float, low: float, high: float, n: int, unit: str) -> Content:
+    """A number in the one shape of an interval."""
+    return {"value": value, "low": low, "high": high, "n": n, "unit": unit}
+
+
 def _over_prompts(value: float, reach: float, n: int) -> Content:
     """A number with its interval, as pythia_topology's reports have it."""
     return {"value": value, "low": value - reach, "high": value + reach, "n": n, "unit": "prompts"}
@@ -78,8 +83,8 @@ def _heads(**families: tuple[float, str]) -> Content:
     found = {}
 
     for name, (excess, best) in families.items():
-        ends = [excess - 0.001, excess + 0.001]
-        found[name] = {"n": 64, "best": best, "best_excess": excess, "best_excess_ci": ends}
+        entry = interval(excess, excess - 0.001, excess + 0.001, 64, "prompts")
+        found[name] = {"n": 64, "best": best, "best_excess": entry}
 
     return found
 
@@ -103,6 +108,12 @@ def _few(units: int, single: int, joint: int) -> Content:
         "tolerance": 0.01,
         "rankings": {"single": ranking(single), "joint": ranking(joint)},
     }
+
+
+def _direct(copied: float, control: float, says: str) -> Content:
+    parts = {"copied": copied, "control": control}
+    harms = {name: interval(v, v - 0.1, v + 0.1, 32, "prompts") for name, v in parts.items()}
+    return {"top": ["L2H2", "L2H3", "L2H1"], "direct": harms | {"against": {"says": says}}}
 
 
 PLANTED: dict[str, Content] = {
@@ -220,26 +231,28 @@ PLANTED: dict[str, Content] = {
                 synthetic=(0.0034, "L3H1"),
                 natural=(0.0018, "L2H0"),
             ),
-            "gain": {"n": 63, "mismatched": {"excess": {"loss": scored(0.064, 0.054, 0.074)}}},
+            "gain": {
+                "mismatched": {"excess": {"loss": interval(0.064, 0.054, 0.074, 63, "words")}}
+            },
         },
         "heads/control.json": {"families": _heads(synthetic=(0.7, "L2H2"))},
         "composition/control.json": {
             "paths": {
-                "n": 31,
                 "k": {
                     "by_weights": {
                         "reader": "L2H2",
                         "writer": "L1H0",
-                        "effect": -0.46,
-                        "ci": [-0.48, -0.43],
+                        **interval(-0.46, -0.48, -0.43, 31, "prompts"),
                     }
                 },
             }
         },
         "sample/handwriting.json": {
-            "samples": scored(0.75, 0.65, 0.83) | {"n": 96},
-            "true_ink": scored(0.72, 0.56, 0.88) | {"n": 30},
+            "samples": interval(0.75, 0.65, 0.83, 32, "words"),
+            "true_ink": interval(0.72, 0.56, 0.88, 30, "words"),
         },
+        "ablate/handwriting.json": _direct(0.01, -0.02, "p = 0.4000, 59 distinct random sets"),
+        "ablate/control.json": _direct(2.5, -0.6, "p = 0.0167, 59 distinct random sets"),
     },
 }
 

@@ -19,10 +19,8 @@ from interp_core.console.options import (
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
-    help=(
-        "A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, "
-        "instead of the study's."
-    ),
+    help="A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, "
+    "instead of the study's.",
 )
 _BANK = option(
     "--bank",

@@ -19,6 +19,7 @@ from interp_core.files.artifacts import load_arrays, load_json
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 OFFSETS = range(-4, 9)
+SEEN = 0.05  # share of a map's variance below which the eye finds no pattern in it
 
 
 def draw_all(folder: Path, *, only: str | None = None) -> list[Path]:
@@ -82,12 +83,19 @@ def draw_heads(found: Mapping[str, tuple[Report, Arrays]], out: Path) -> list[Pa
 
 
 def draw_circuits(arrays: Arrays, report: Report, name: str, out: Path) -> list[Path]:
-    """qk_, ov_, circle_, kernel_ and (for a model that reads) characters_<name>.png."""
-    paths = {kind: out / f"{kind}_{name}.png" for kind in ("qk", "ov", "circle", "kernel")}
-    figures_circuits.direction_maps(arrays, name, paths["qk"], kind="qk")
+    """ov_ and (for a model that reads) characters_<name>.png; qk_, circle_ and kernel_ only where
+    the angle between two directions explains a visible share of some head's map.
+    """
+    paths = {"ov": out / f"ov_{name}.png"}
     figures_circuits.direction_maps(arrays, name, paths["ov"], kind="ov")
-    figures_circuits.circles(arrays, report["heads"], name, paths["circle"])
-    figures_circuits.kernels(arrays, name, paths["kernel"])
+
+    # Random strokes have no geometry to learn: their maps are noise, and no figure.
+    if max(head["angular_share"] for head in report["heads"].values()) >= SEEN:
+        paths |= {kind: out / f"{kind}_{name}.png" for kind in ("qk", "circle", "kernel")}
+        figures_circuits.direction_maps(arrays, name, paths["qk"], kind="qk")
+        figures_circuits.circles(arrays, report["heads"], name, paths["circle"])
+        figures_circuits.kernels(arrays, name, paths["kernel"])
+
     if "reads" in report:
         paths["characters"] = out / f"characters_{name}.png"
         layer, head = (int(part) for part in report["reads"][1:].split("X"))
@@ -126,17 +134,22 @@ def draw_interventions(
 
 
 def draw_ink(folder: Path, out: Path) -> list[Path]:
-    """ink_<name>.png, and ink.html to hover over."""
-    written = []
-    for place in sorted((folder / "scores" / "draw").glob("*.npz")):
+    """ink_<name>.png of each model, and one ink.html to hover over."""
+    written, pages = [], {}
+
+    # The model that writes first: the page opens with it.
+    for place in sorted((folder / "scores" / "draw").glob("*.npz"), reverse=True):
         arrays = load_arrays(place)
         best, cross = ((int(a), int(b)) for a, b in (arrays["best"], arrays["best_cross"]))
-        figures_ink.over_ink(arrays, best, cross, out / f"ink_{place.stem}.png")
+        figures_ink.over_ink(arrays, place.stem, best, cross, path := out / f"ink_{place.stem}.png")
+        written.append(path)
+
         page = load_json(place.with_suffix(".json"))
         page.pop(MADE_FROM, None)
-        figures_page.write_page(page, out / "ink.html")
-        written += [out / f"ink_{place.stem}.png", out / "ink.html"]
-    return written
+        pages[place.stem] = page
+
+    figures_page.write_page(pages, out / "ink.html")
+    return [*written, out / "ink.html"]
 
 
 def _found(folder: Path, command: str) -> dict[str, tuple[Report, Arrays]]:

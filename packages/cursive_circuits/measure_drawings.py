@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from cursive_circuits.data import Row, Words, stacked_text
+from cursive_circuits.data import Row, Words, random_pairs, stacked_text
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_stimuli import recurrences
-from cursive_circuits.data_tokens import Vocabulary
+from cursive_circuits.data_tokens import Tokens, Vocabulary
 from cursive_circuits.measure_heads import AFTER
 from cursive_circuits.measure_samples import written
 from cursive_circuits.model_watching import observing
@@ -44,6 +44,14 @@ def of_words(
     items = items * 2 if len(items) == 1 else items
     row = trained.tokens.row(sides[1].inks(items), end=False)
     return _fits(trained, Chosen(row, " ".join(item.text for item in items)))
+
+
+def of_strokes(trained: Trained, *, pairs: int, seed: int) -> Chosen:
+    """Random strokes twice without a text: what the control was trained on."""
+    tokens = trained.tokens
+    assert isinstance(tokens, Tokens)
+    segment = random_pairs(tokens, pairs, np.random.default_rng([seed, 70]))
+    return Chosen(tokens.row([np.tile(segment, 2)], end=False), "")
 
 
 def item_of(trained: Trained, sides: Sequence[Words], text: str, sampling: Sampling) -> Item:
@@ -89,7 +97,7 @@ def _fits(trained: Trained, chosen: Chosen) -> Chosen:
 
 
 @torch.no_grad()
-def attention_over_ink(trained: Trained, words: Words, chosen: Chosen) -> Arrays:
+def attention_over_ink(trained: Trained, words: Words | None, chosen: Chosen) -> Arrays:
     """A row of words and where every head looks.
 
     Arrays: `points` [stroke, 3] where the pen stands after each (direction, radius) pair, later
@@ -100,7 +108,9 @@ def attention_over_ink(trained: Trained, words: Words, chosen: Chosen) -> Arrays
     cross-attention head whose mean place in the text goes most with the pen.
     """
     model, row = trained.model, chosen.row
-    text = stacked_text([words.text([chosen.text])])
+    # The control has no alphabet: it reads one character of padding.
+    read_text = np.zeros(1, dtype=np.int64) if words is None else words.text([chosen.text])
+    text = stacked_text([read_text])
     with observing(model) as seen:
         model(torch.from_numpy(row[None]).to(model.device), torch.from_numpy(text).to(model.device))
     layers = range(model.n_layers)
@@ -130,7 +140,7 @@ def attention_over_ink(trained: Trained, words: Words, chosen: Chosen) -> Arrays
         "position": np.concatenate([np.arange(begin + 1, end, 2) for begin, end in spans]),
         "self": attended,
         "cross": read,
-        "letters": np.array(list(chosen.text) or ["(none)"]),
+        "letters": np.array(list(chosen.text), dtype="<U1"),
         "best": np.array(np.unravel_index(matching.argmax(), matching.shape)),
         "best_cross": np.array(np.unravel_index(moves.argmax(), moves.shape)),
     }

@@ -4,20 +4,21 @@ Curves are compared by dynamic time warping of points at equal distances along t
 centred and scaled. What true ink of other writers scores on the same candidates is the yardstick.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cursive_circuits.data import Words, stacked_text
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
 from cursive_circuits.model_sampling import sample
-from cursive_circuits.params import Sampling, Statistics
+from cursive_circuits.params import Sampling
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
-from interp_core.statistics.resampling import mean_interval
+from interp_core.statistics.interval import Interval, mean_share
 
 Report = dict[str, Any]
 
@@ -118,26 +119,30 @@ def read_back(
 
 
 def sample_report(
-    trained: Trained, words: Words, settings: Sampling, tests: Statistics
+    trained: Trained, words: Words, settings: Sampling
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Accuracy of reading samples and true ink among the candidates, with intervals over inks.
+    """Accuracy of reading samples and true ink among the candidates, with intervals over words.
+
+    "Read" means that the nearest of the candidates is the word. Inks of one word are easy or hard
+    together, so that words are what is resampled.
 
     Arrays: `shown/<i>` points of the first samples, `true/<i>` of the same words' true ink,
     `distance` and `true_distance` [ink, candidate]. With one writer the true ink is the candidates'
     own, and is not read back: the report has no `true_ink` and no `legible`.
     """
     rendered, true = candidates(words, settings)
-    spelt = [item.text for item in rendered] * settings.samples
+    names = [item.text for item in rendered]
+    spelt = names * settings.samples
     inks = written(trained, words, spelt, settings)
+
     shapes = [_as_decoded(trained, item) for item in rendered]
     distance = read_back(inks, shapes, settings)
-    right = (distance.argmin(axis=1) == np.arange(len(inks)) % len(rendered)) & np.isfinite(
-        distance[:, 0]
-    )
-    rng = np.random.default_rng([settings.seed, 51])
-    read = _accuracy(right, tests, rng)
+
+    right = read_right(distance, spelt, names)
+    read = by_word(right, spelt).to_json()
     report = {
         "samples": read,
+        "inks": len(inks),
         "chance": 1 / len(rendered),
         "shown": spelt[: settings.shown],
         "shown_right": int(right[: settings.shown].sum()),
@@ -147,23 +152,23 @@ def sample_report(
     arrays |= {"distance": distance}
     if not true:
         report["verdict"] = (
-            f"{read['value']:.2f} of {read['n']} samples are read right among {len(rendered)} "
-            "words; the bank has one "
-            "writer, so there is no other's ink to compare with"
+            f"{read['value']:.2f} of {len(inks)} samples of {read['n']} words are nearest to their "
+            f"own word of {len(rendered)}; the bank has one writer, so there is no other's ink to "
+            "compare with"
         )
         return arrays, report
 
     true_distance = read_back([_as_decoded(trained, item) for item in true], shapes, settings)
-    yardstick = _accuracy(true_distance.argmin(axis=1) == np.arange(len(true)), tests, rng)
+    spelt_true = [item.text for item in true]
+    yardstick = by_word(read_right(true_distance, spelt_true, names), spelt_true).to_json()
     report |= {
         "true_ink": yardstick,
         "legible": read["value"] >= yardstick["value"] - settings.margin,
     }
     word = "legible" if report["legible"] else "not legible"
     report["verdict"] = (
-        f"{word}: {read['value']:.2f} of {read['n']} samples are read right among {len(rendered)} "
-        "words, true ink "
-        f"{yardstick['value']:.2f}"
+        f"{word}: {read['value']:.2f} of {len(inks)} samples of {read['n']} words are nearest to "
+        f"their own word of {len(rendered)}, true ink {yardstick['value']:.2f}"
     )
     return arrays | {"true_distance": true_distance}, report
 
@@ -173,10 +178,22 @@ def _as_decoded(trained: Trained, item: Item) -> Points:
     return trained.tokens.first_word(trained.tokens.row([trained.tokens.encode(item.points)]))
 
 
-def _accuracy(hits: np.ndarray, tests: Statistics, rng: np.random.Generator) -> Report:
-    interval = mean_interval(hits.astype(np.float64), rng, resamples=tests.resamples)
-    return {
-        "value": float(interval.value),
-        "ci": [float(interval.low), float(interval.high)],
-        "n": len(hits),
-    }
+def read_right(
+    distance: Float[np.ndarray, "ink candidate"], spelt: Sequence[str], names: Sequence[str]
+) -> Bool[np.ndarray, " ink"]:
+    """Whether the nearest candidate of each ink has the spelling that was asked for.
+
+    An ink of no strokes is nearest to none.
+    """
+    nearest = [names[int(i)] for i in distance.argmin(axis=1)]
+    same = np.array([found == asked for found, asked in zip(nearest, spelt, strict=True)])
+    return same & np.isfinite(distance).any(axis=1)
+
+
+def by_word(right: Bool[np.ndarray, " ink"], spelt: Sequence[str]) -> Interval:
+    """Share of inks read right; the interval is over words, each with the share of its own inks."""
+    shares: dict[str, list[bool]] = {}
+    for word, hit in zip(spelt, right, strict=True):
+        shares.setdefault(word, []).append(bool(hit))
+
+    return mean_share(np.array([np.mean(hits) for hits in shares.values()]), unit="words")

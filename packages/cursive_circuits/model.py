@@ -20,6 +20,7 @@ from torch.nn import functional
 from cursive_circuits.model_blocks import Attention, Block, Reads
 from cursive_circuits.model_shape import NO_CHARACTER, Shape
 from interp_core.errors import InputError
+from interp_core.statistics.heads import read_name
 
 Kind = Literal["self", "cross"]
 KINDS: tuple[Kind, Kind] = ("self", "cross")
@@ -34,6 +35,12 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.number}"
+
+    @classmethod
+    def read(cls, name: str) -> "Head":
+        """The inverse of str. InputError for anything else."""
+        layer, letter, number = read_name(name, kinds="HX", example="L1H2 or L1X2")
+        return cls(layer, "self" if letter == "H" else "cross", number)
 
 
 class Output(NamedTuple):
@@ -60,7 +67,7 @@ class Cache:
 
 
 class CursiveTransformer(nn.Module):
-    """Stroke tokens and characters in, logits of the next stroke token out (unembedding not tied)."""
+    """Stroke tokens and characters in, logits of the next stroke token out (untied unembedding)."""
 
     def __init__(self, shape: Shape, *, vocabulary: int, alphabet: int, seed: int) -> None:
         super().__init__()
@@ -160,8 +167,8 @@ class CursiveTransformer(nn.Module):
             text = torch.full((rows, 1), NO_CHARACTER, device=self.device)
         if text.shape[1] > self.shape.characters:
             raise InputError(
-                f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} "
-                "it reads"
+                f"a text of {text.shape[1]} characters is longer than the "
+                f"{self.shape.characters} it reads"
             )
         if not self.shape.mask_padding:
             text = functional.pad(

@@ -45,7 +45,7 @@ class Bank(Params):
 
 
 class Schedule(Recipe):
-    """The core's recipe, its learning rate held for a while and then taken down in a straight line."""
+    """The core's recipe, its learning rate held for a while and then taken down linearly."""
 
     held: float = Field(ge=0, lt=1)  # share of the steps before the descent
 
@@ -122,7 +122,7 @@ class Statistics(Params):
         ge=0, lt=1
     )  # excess prefix matching that counts as an induction head
     smallest_loss: float = Field(ge=0)  # nats of copy-specific harm that count as a need
-    needed_level: float = Field(gt=0, lt=0.5)  # of the test against layer-matched random sets
+    needed_level: float = Field(gt=0, lt=0.5)  # of the test against sets of other heads
 
 
 class Interventions(Params):
@@ -130,10 +130,12 @@ class Interventions(Params):
 
     prompts: PositiveInt = Field(ge=4)
     top: PositiveInt  # heads ablated together
-    draws: PositiveInt = Field(ge=10)  # layer-matched random sets
+    draws: PositiveInt = Field(ge=20)  # distinct sets of other heads, ablated directly, at most
+    direct_prompts: PositiveInt = Field(ge=4)  # of `prompts`, for direct ablation
     dose: tuple[PositiveInt, ...] = Field(min_length=1)  # numbers of heads of the dose curve
-    dose_draws: PositiveInt = Field(ge=2)  # random sets a dose
-    readers: PositiveInt  # heads whose inputs are patched, the best by excess prefix matching
+    dose_draws: PositiveInt = Field(ge=2)  # distinct layer-matched random sets a dose, at most
+    readers: PositiveInt  # heads whose inputs are patched, the best by excess; and one more:
+    # the reader of the strongest K-composition
     path_prompts: PositiveInt = Field(ge=4)
     seed: NonNegativeInt
 

@@ -48,8 +48,8 @@ def open_run(folder: Path) -> Trained:
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
-            f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` writes "
-            "one"
+            f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` "
+            "writes one"
         )
     config = load_json(folder / CONFIG)
     if config.get("version") != VERSION:

@@ -19,6 +19,7 @@ from interp_core.files.artifacts import file_sha256, load_arrays, load_json, sav
 if TYPE_CHECKING:
     from cursive_circuits.data import Words
     from cursive_circuits.data_stimuli import Stimuli
+    from cursive_circuits.model import Head
     from cursive_circuits.run_directory import Trained
     from interp_core.training.workers import Task
 
@@ -129,7 +130,7 @@ def sample(run: Cursive, *, text: str | None = None) -> None:
         words_on_page({text: points}, path)
         click.echo(str(path))
         return
-    arrays, report = sample_report(trained, held_out, settings, run.params.tests)
+    arrays, report = sample_report(trained, held_out, settings)
     run.save("sample", trained.name, report, arrays, made=_made(run, trained.name, source))
     click.echo(report["verdict"])
 
@@ -179,7 +180,7 @@ def heads(run: Cursive) -> None:
         for name, family in report["families"].items():
             found = ", ".join(family["induction_heads"]) or "none"
             relays = ", ".join(family["relays"]) or "none"
-            best = f"{family['best']} {family['best_excess']:.3f}"
+            best = f"{family['best']} {family['best_excess']['value']:.3f}"
             click.echo(
                 f"{trained.name}, {name}: best {best}; induction heads: {found}; relays: {relays}"
             )
@@ -199,7 +200,9 @@ def composition(run: Cursive) -> None:
     """Q-, K- and V-composition from weights, and path patching."""
     from cursive_circuits.intervene import ranked
     from cursive_circuits.intervene_paths import path_effects, path_report
+    from cursive_circuits.intervene_values import value_accuracy, value_report
     from cursive_circuits.measure_composition import compositions
+    from cursive_circuits.model import KINDS, Head
 
     params = run.params
     for trained, source in _models(run):
@@ -209,14 +212,24 @@ def composition(run: Cursive) -> None:
         )
         stimuli, excess, offset = _copying(run, trained, params.interventions.path_prompts)
         later = [head for head in ranked(excess) if head.layer > 0][: params.interventions.readers]
+
+        # The strongest pair by weights is patched too, whether or not its reader looks.
+        pairs = [report[f"{kind}_k"][0] for kind in KINDS]
+        strongest = max(pairs, key=lambda pair: pair["z"])
+        readers = dict.fromkeys([*later, Head.read(strongest["reader"])])
+
         effects = path_effects(
             trained,
             stimuli,
-            {h: int(offset[h.layer, h.number]) for h in later},
+            {head: int(offset[head.layer, head.number]) for head in readers},
             batch_size=params.batch_size,
         )
         rng = run.rng("paths", seed=settings.seed)
         paths, report["paths"] = path_report(effects, arrays, params.tests, rng)
+
+        copying = _matching(run, trained, stimuli.prompts.family) or later
+        right = value_accuracy(trained, stimuli, copying, batch_size=params.batch_size)
+        report["values"] = value_report(right, copying)
         arrays |= {f"paths/{key}": values for key, values in paths.items()}
         run.save("composition", trained.name, report, arrays, made=_made(run, trained.name, source))
         click.echo(f"{trained.name}: {report['paths']['verdict']}")
@@ -235,6 +248,7 @@ def ablate(run: Cursive) -> None:
             excess,
             params.interventions,
             params.tests,
+            matching=_matching(run, trained, stimuli.prompts.family),
             batch_size=params.batch_size,
         )
         family = load_json(run.file("metrics", "heads", trained.name))["families"][
@@ -252,24 +266,34 @@ def ablate(run: Cursive) -> None:
 def draw(
     run: Cursive, *, words: Sequence[str] = (), ids: Sequence[int] = (), text: str = ""
 ) -> None:
-    """Attention over the ink of a word written twice: arrays for figures; for a row of the user's,
-    pictures too.
+    """Attention over the ink of a word written twice, and for the control over random strokes:
+    arrays for figures; for a row of the user's, pictures too.
     """
-    from cursive_circuits.measure_drawings import as_page, attention_over_ink, of_tokens, of_words
+    from cursive_circuits.measure_drawings import (
+        as_page,
+        attention_over_ink,
+        of_strokes,
+        of_tokens,
+        of_words,
+    )
 
-    trained, source = _writer(run)
-    sides = _words(run, trained)
-    if ids:
-        chosen = of_tokens(trained, ids, text)
-    else:
-        spelt = words or [run.params.drawings.word]
-        chosen = of_words(trained, sides, spelt, run.params.sampling)
+    # The control reads no words: it is shown random strokes, beside the model that writes.
+    for trained, source in [_writer(run)] if words or ids else _models(run):
+        sides = _words(run, trained) if trained.writes else None
+        if sides is None:
+            pairs, seed = run.params.stimuli.synthetic_pairs, run.params.drawings.seed
+            chosen = of_strokes(trained, pairs=pairs, seed=seed)
+        elif ids:
+            chosen = of_tokens(trained, ids, text)
+        else:
+            spelt = words or [run.params.drawings.word]
+            chosen = of_words(trained, sides, spelt, run.params.sampling)
 
-    arrays = attention_over_ink(trained, sides[1], chosen)
-    place = run.file("scores", "draw", trained.name)
-    save_arrays(place, arrays)
-    made = {} if run.is_stage else {MADE_FROM: _made(run, trained.name, source)}
-    save_json(place.with_suffix(".json"), as_page(arrays) | made)
+        arrays = attention_over_ink(trained, None if sides is None else sides[1], chosen)
+        place = run.file("scores", "draw", trained.name)
+        save_arrays(place, arrays)
+        made = {} if run.is_stage else {MADE_FROM: _made(run, trained.name, source)}
+        save_json(place.with_suffix(".json"), as_page(arrays) | made)
 
     if words or ids:
         from cursive_circuits.figures import draw_ink
@@ -366,7 +390,7 @@ def _made(
 
 
 def _made_heads(run: Cursive, name: str, place: Path) -> Report:
-    """What scores of heads are made from: not how the model was trained, nor what is asked later."""
+    """What scores of heads are made from: not how a model was trained, nor what is asked later."""
     later = {"sampling", "interventions", "circuits", "drawings"}
     return _made(run, name, place, unread={*later, "handwriting", "control", "watched"})
 
@@ -417,22 +441,30 @@ def _copying(run: Cursive, trained: "Trained", n: int) -> "tuple[Stimuli, np.nda
     return stimuli, by_offset.max(axis=0), np.array(AFTER)[by_offset.argmax(axis=0)]
 
 
+def _matching(run: Cursive, trained: "Trained", family: str) -> "list[Head]":
+    """Induction heads and relays of a family, as the scores of heads have them."""
+    from cursive_circuits.model import Head
+
+    scores = load_arrays(run.file("scores", "heads", trained.name))
+    marked = scores[f"{family}/induction"].astype(bool) | scores[f"{family}/relay"].astype(bool)
+    return [Head(int(layer), "self", int(head)) for layer, head in np.argwhere(marked)]
+
+
 def _redrawn(
     run: Cursive, trained: "Trained", stimuli: "Stimuli", excess: np.ndarray, alone: np.ndarray
 ) -> Arrays:
-    from cursive_circuits.intervene import matched_sets, mean_outputs, ranked
+    from cursive_circuits.intervene import mean_outputs, ranked
     from cursive_circuits.intervene_redraw import continued, redrawn_words
     from cursive_circuits.model import Head
+    from interp_core.statistics.random_sets import matched_sets
 
     params = run.params
     means = mean_outputs(trained, stimuli, batch_size=params.batch_size)
     top = ranked(excess)[: params.interventions.top]
     rng = run.rng("redrawn", seed=params.interventions.seed)
-    without = {
-        "nothing": [],
-        "top": top,
-        "random": matched_sets(top, trained.model.heads, 1, rng)[0],
-    }
+    own = [head for head in trained.model.heads if head.kind == "self"]
+    (random,) = matched_sets(top, own, rng, draws=1, without=top).sets
+    without = {"nothing": [], "top": top, "random": list(random)}
     if not trained.writes:
         sizes = {"pairs": params.stimuli.synthetic_pairs, "seed": params.sampling.seed}
         return continued(trained, without, means, **sizes, temperature=params.sampling.temperature)

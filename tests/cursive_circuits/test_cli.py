@@ -14,6 +14,7 @@ import yaml
 from cursive_circuits import workflow
 from cursive_circuits.data_bank import Item, load_bank, save_bank
 from cursive_circuits.data_script import Script, write_bank
+from cursive_circuits.figures import SEEN
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
 from cursive_circuits.study import bank, prepare
@@ -75,13 +76,15 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
         "excess",
         "scores",
         "gain",
-        "qk",
         "ov",
-        "circle",
-        "kernel",
         "characters",
     }
     assert {f"{kind}_handwriting.png" for kind in wanted} <= drawn
+
+    for name in ("handwriting", "control"):
+        heads = json.loads((out / "metrics" / "circuits" / f"{name}.json").read_text())["heads"]
+        share = max(head["angular_share"] for head in heads.values())
+        assert (f"qk_{name}.png" in drawn) is (share >= SEEN)
     assert {
         "ablation.png",
         "paths.png",
@@ -89,14 +92,32 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
         "training.png",
         "ink.html",
         "redrawn_control.png",
+        "ink_handwriting.png",
+        "ink_control.png",
     } <= drawn
+
+
+def test_the_strongest_composition_of_all_is_the_one_that_is_patched(whole: Path) -> None:
+    for name in ("handwriting", "control"):
+        report = json.loads(
+            (whole / "out" / "metrics" / "composition" / f"{name}.json").read_text()
+        )
+        firsts = [report[f"{kind}_k"][0] for kind in ("self", "cross")]
+        strongest = max(firsts, key=lambda pair: pair["z"])
+        patched = report["paths"]["k"]["by_weights"]
+        assert {key: patched[key] for key in ("reader", "writer")} == {
+            key: strongest[key] for key in ("reader", "writer")
+        }
 
 
 def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
     page = (whole / "out" / "figures" / "ink.html").read_text()
     assert "://" not in page
     assert "pointermove" in page
-    content = json.loads(page.split("const data=")[1].split(";\n")[0].replace("<\\/", "</"))
+    models = json.loads(page.split("const data=")[1].split(";\n")[0].replace("<\\/", "</"))
+    assert list(models) == ["handwriting", "control"]
+    assert models["control"]["letters"] == []
+    content = models["handwriting"]
     arrays = load_arrays(whole / "out" / "scores" / "draw" / "handwriting.npz")
     query = 2 * (len(content["strokes"]) - 1) + 1
     shown = dict(map(tuple, content["self"][1][0][query]))
