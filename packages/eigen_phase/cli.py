@@ -51,9 +51,9 @@ _TRAINING: tuple[Decorator, ...] = (
     option("--rotary-base", type=float, help="Base of the rotary wavelengths."),
     option("--initializer-range", type=float, help="Standard deviation of the weights at step 0."),
     option(
-        "--clamp-previous-token/--free-heads",
-        default=None,
-        help="L0H0 looks at the previous token from step 0.",
+        "--clamp-to",
+        type=int,
+        help="Tokens back that L0H0 looks from step 0 (1: the previous token).",
     ),
     option("--num-steps", type=int, help="Updates."),
     option("--batch-size", type=int, help="Rows of a batch."),

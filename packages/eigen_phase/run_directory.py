@@ -34,7 +34,7 @@ from interp_core.training.history import History
 if TYPE_CHECKING:
     from eigen_phase.model import Transformer
 
-VERSION = 1
+VERSION = 2
 KIND = "eigen_phase"  # what a run's folder records itself as
 CONFIG, LINES, ARRAYS, FINAL = (
     "config.json",

@@ -211,6 +211,7 @@ class Watch:
                 max_products=self.training.max_products,
                 generator=torch.Generator().manual_seed(self.training.seed),
                 start=None if previous is None else previous.to(model.device),
+                repeated=False,  # a third more products at every look; `curvature` asks for it
             )
             independent, _ = gradient_of(model, *labelled(self.independent, self.training))
             training_gradient, _ = gradient_of(model, *self.source(moment.step))

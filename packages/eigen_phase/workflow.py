@@ -45,20 +45,52 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
 
 
 def curvature(study: Study) -> None:
-    """The whole spectrum of the chosen runs at a few checkpoints."""
+    """The whole spectrum of the chosen runs at a few checkpoints, and the largest eigenvalue of
+    all runs of some conditions at every look. Several at once.
+    """
+    from interp_core.training.workers import run_in_processes
+
+    settings = study.params.spectrum
+    courses = [run.name for run in study.runs if run.condition in settings.largest_conditions]
+    tasks: list[Task] = [(curvature_in, (study, name), {}) for name in settings.runs]
+    tasks += [(course_in, (study, name), {}) for name in courses]
+    run_in_processes(tasks, processes=study.params.processes)
+
+
+def curvature_in(study: Study, name: str, *, position: int = 0) -> None:
+    """The whole spectrum of one of the study's runs, into the study."""
+    del position  # two bars at once would be one too many
     use_threads(study.params.training.threads)
-    chosen = study.params.spectrum.runs
-    for run in [RunDirectory.open(study.folder / "runs" / name) for name in chosen]:
-        arrays, report = _landscape(run, study)
-        save_arrays(study.folder / "scores" / "curvature" / f"{run.name}.npz", arrays)
-        save_json(_metrics(study, "curvature", run.name), report)
-        click.echo(f"{run.name}: {report['verdict']}")
+    run = RunDirectory.open(study.folder / "runs" / name)
+    arrays, report = _landscape(run, study)
+
+    save_arrays(study.folder / "scores" / "curvature" / f"{name}.npz", arrays)
+    save_json(_metrics(study, "curvature", name), report)
+    click.echo(f"{name}: {report['verdict']}")
+
+
+def course_in(study: Study, name: str, *, position: int = 0) -> None:
+    """The largest eigenvalue of one of the study's runs at every look, into the study."""
+    from eigen_phase.measure_landscape import largest_course
+
+    del position
+    use_threads(study.params.training.threads)
+    run = RunDirectory.open(study.folder / "runs" / name)
+    arrays = largest_course(run, study.params.spectrum)
+    save_arrays(_course_file(study, name), arrays)
+
+
+def _course_file(study: Study, name: str) -> Path:
+    return study.folder / "scores" / "curvature" / "largest" / f"{name}.npz"
 
 
 def curvature_of(run: RunDirectory, study: Study) -> None:
     """The same of one run directory, into it."""
+    from eigen_phase.measure_landscape import largest_course
+
     use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
+    arrays |= largest_course(run, study.params.spectrum)
     files = [run.folder / f"curvature.{ending}" for ending in ("npz", "json")]
     with adding_to(run.folder, files):
         save_arrays(files[0], arrays)
@@ -67,20 +99,36 @@ def curvature_of(run: RunDirectory, study: Study) -> None:
 
 
 def transition(study: Study) -> None:
-    """Fits of every history, verdicts, and what leads what over seeds."""
-    save_json(
-        study.folder / "metrics" / "transition" / "transition.json",
-        transition_of(study.runs, study),
-    )
+    """Dates of every history, verdicts, and what leads what over seeds."""
+    from eigen_phase.measure_transition import transition_report
+
+    files = {run.name: _course_file(study, run.name) for run in study.runs}
+    report = transition_report(study.runs, study.params.transition, _courses(files))
+    click.echo(_sentences(report))
+    save_json(study.folder / "metrics" / "transition" / "transition.json", report)
 
 
 def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
-    """Fits, verdicts, leads and lags of these runs; runs of one condition are its seeds."""
+    """Dates, verdicts, leads and lags of these runs; runs of one condition are its seeds.
+
+    With the largest eigenvalue on many rows where `curvature` has been called on a run.
+    """
     from eigen_phase.measure_transition import transition_report
 
-    report = transition_report(runs, study.params.transition, np.random.default_rng([0, 21]))
+    files = {run.name: run.folder / "curvature.npz" for run in runs}
+    report = transition_report(runs, study.params.transition, _courses(files))
     click.echo(_sentences(report))
     return report
+
+
+def _courses(files: Mapping[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and largest eigenvalues of the runs that have them."""
+    found = {name: load_arrays(file) for name, file in files.items() if file.is_file()}
+    return {
+        name: (arrays["largest_step"], arrays["largest"])
+        for name, arrays in found.items()
+        if "largest" in arrays
+    }
 
 
 def controls(study: Study) -> None:
@@ -88,36 +136,64 @@ def controls(study: Study) -> None:
     outside the top subspace.
     """
     from eigen_phase.intervene import clamped_against_free
-    from eigen_phase.intervene_heads import head_ablations
-    from eigen_phase.intervene_subspace import subspace_arms
     from eigen_phase.measure_transition import transition_report
+    from interp_core.training.workers import run_in_processes
 
-    use_threads(study.params.training.threads)
     settings = study.params.controls
     _train_all(study, study.params.control_runs, study.folder / "control_runs", job_type="control")
+
     free = [run for run in study.runs if run.condition == settings.free]
-    report = transition_report(
-        [*study.control_runs, *free], study.params.transition, np.random.default_rng([0, 22])
-    )
-    reports: dict[str, Report] = {"controls": report}
+    report = transition_report([*study.control_runs, *free], study.params.transition)
     by_seed = {
         condition: {
             found["seed"]: found
             for found in report["runs"].values()
             if found["condition"] == condition
         }
-        for condition in (settings.clamped, settings.free)
+        for condition in (*settings.clamped, settings.free)
     }
-    reports["clamped"] = clamped_against_free(by_seed[settings.clamped], by_seed[settings.free])
-    for run in study.runs:
-        arrays, reports[f"ablation_{run.name}"] = head_ablations(run, settings)
-        save_arrays(study.folder / "scores" / "controls" / f"ablation_{run.name}.npz", arrays)
-        if run.name in settings.subspace_runs:
-            arrays, reports[f"subspace_{run.name}"] = subspace_arms(run, settings)
-            save_arrays(study.folder / "scores" / "controls" / f"subspace_{run.name}.npz", arrays)
-    for name, found in reports.items():
-        save_json(study.folder / "metrics" / "controls" / f"{name}.json", found)
-        click.echo(f"{name}: {found['verdict']}" if "verdict" in found else _sentences(found))
+    clamped = {condition: by_seed[condition] for condition in settings.clamped}
+    compared = clamped_against_free(clamped, by_seed[settings.free])
+
+    _save_control(study, "controls", report)
+    click.echo(_sentences(report))
+    _save_control(study, "clamped", compared)
+    click.echo(f"clamped: {compared['verdict']}")
+
+    # The longest first: two processes then end at about the same time.
+    tasks: list[Task] = [(arms_in, (study, name), {}) for name in settings.subspace_runs]
+    tasks += [(ablations_in, (study, name), {}) for name in study.params.runs]
+    run_in_processes(tasks, processes=study.params.processes)
+
+
+def arms_in(study: Study, name: str, *, position: int = 0) -> None:
+    """One run continued inside and outside of subspaces, into the study."""
+    from eigen_phase.intervene_subspace import subspace_arms
+
+    del position
+    use_threads(study.params.training.threads)
+    run = RunDirectory.open(study.folder / "runs" / name)
+    arrays, report = subspace_arms(run, study.params.controls)
+    save_arrays(study.folder / "scores" / "controls" / f"subspace_{name}.npz", arrays)
+    _save_control(study, f"subspace_{name}", report)
+    click.echo(f"subspace_{name}: {report['verdict']}")
+
+
+def ablations_in(study: Study, name: str, *, position: int = 0) -> None:
+    """One run's heads taken out, into the study."""
+    from eigen_phase.intervene_heads import head_ablations
+
+    del position
+    use_threads(study.params.training.threads)
+    run = RunDirectory.open(study.folder / "runs" / name)
+    arrays, report = head_ablations(run, study.params.controls)
+    save_arrays(study.folder / "scores" / "controls" / f"ablation_{name}.npz", arrays)
+    _save_control(study, f"ablation_{name}", report)
+    click.echo(f"ablation_{name}: {report['verdict']}")
+
+
+def _save_control(study: Study, name: str, report: Report) -> None:
+    save_json(study.folder / "metrics" / "controls" / f"{name}.json", report)
 
 
 def _sentences(report: Report) -> str:
@@ -137,9 +213,7 @@ def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
-    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))[
-        "runs"
-    ][run.name]
+    found = transition_report([run], study.params.transition)["runs"][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():
         arrays |= load_arrays(run.folder / "curvature.npz")
