@@ -1,4 +1,4 @@
-"""The effect of every head: one forward a head, the suffix run again, and the first-order estimate."""
+"""Every head's effect: one forward a head, the suffix run again, and the first-order estimate."""
 
 import numpy as np
 import torch
@@ -9,7 +9,10 @@ from benchmarks.subjects import prompts_of_length, random_subject, trained_subje
 from interp_core.measures.ablation import Head, ablated, ablation_effects, first_order_effects
 from interp_core.measures.scores import copy_behaviour
 
-TITLE = "Effects of ablating every head (pythia-410m's shape, T 256, batch 2; two heads a layer timed, extrapolated)"
+TITLE = (
+    "Effects of ablating every head (pythia-410m's shape, T 256, batch 2; two heads a layer timed, "
+    "extrapolated)"
+)
 TIMED = 2  # heads a layer
 
 
@@ -59,7 +62,7 @@ def rows(repetitions: int) -> list[Row]:
 
 
 def ranks(index: int) -> Row:
-    """Spearman's rank correlation of estimate and exact effect over the heads of a trained model."""
+    """Spearman's rank correlation of estimate and exact effect over a trained model's heads."""
     subject = trained_subjects()[index]
     prompts = prompts_of_length(41, 64, vocab_size=subject.vocab_size, period=20)
     sets: list[list[Head]] = [

@@ -146,10 +146,21 @@ def estimate_rows(model: Model, repetitions: int) -> list[Row]:
     passes = {name: seconds[name] / seconds["forward"] for name in ("first order", "fisher")}
     unit = f"{seconds['forward']:.2f} s"
     return [
-        Row("first-order estimate of all channels, in forwards", f"{seconds['first order']:.2f} s", unit,
-            passes["first order"], "<=3"),
-        Row("Fisher estimate, 8 draws, in forwards", f"{seconds['fisher']:.2f} s", unit, passes["fisher"], "<=24"),
-    ]  # fmt: skip
+        Row(
+            "first-order estimate of all channels, in forwards",
+            f"{seconds['first order']:.2f} s",
+            unit,
+            passes["first order"],
+            "<=3",
+        ),
+        Row(
+            "Fisher estimate, 8 draws, in forwards",
+            f"{seconds['fisher']:.2f} s",
+            unit,
+            passes["fisher"],
+            "<=24",
+        ),
+    ]
 
 
 def mixture_row(model: Model) -> Row:

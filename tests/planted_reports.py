@@ -231,6 +231,9 @@ def composition(arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str
         "random_pairs": [pair(head, 2, 0.01) for head in range(4)],
         "z_max": float(z.max()),
         "share_above_2": float((z > 2).mean()),
-        "verdict": "confirmed: without L0H0 -> L2H1 (z +9.1) in its keys the reader's prefix matching changes by -0.60",
+        "verdict": (
+            "confirmed: without L0H0 -> L2H1 (z +9.1) in its keys"
+            " the reader's prefix matching changes by -0.60"
+        ),
     }
     return report, {"score": np.abs(z) / 20, "z": z}

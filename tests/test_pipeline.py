@@ -1,4 +1,4 @@
-"""The pipeline as a description: what is derived of it is derived right, and what is declared fits."""
+"""The pipeline as a description: what is derived is right, and what is declared fits."""
 
 import ast
 from pathlib import Path

@@ -44,9 +44,7 @@ def output_of(*command: str, **changes: str) -> str:
     return done.stdout
 
 
-def test_a_few_steps_of_every_kind_of_training_give_the_committed_bytes_whatever_the_shell_says() -> (
-    None
-):
+def test_a_few_steps_of_every_training_give_the_committed_bytes_whatever_the_shell_says() -> None:
     other = {"MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "SkylakeX", "NUMBA_CPU_NAME": "host"}
     assert json.loads(output_of(sys.executable, str(PROGRAM), **other)) == COMMITTED
 
@@ -64,7 +62,8 @@ def test_another_makers_processor_gives_the_committed_bytes(cpu: str) -> None:
 def test_native_leaves_every_choice_to_the_libraries() -> None:
     code = (
         "import os; from interp_core import processor; processor.settle();"
-        "print(processor.instructions(), *(name for name in processor.PINNED if name in os.environ))"
+        "print(processor.instructions(), *(name for name in processor.PINNED if name in "
+        "os.environ))"
     )
     assert output_of(sys.executable, "-c", code, INDUCTION_LAB_CPU="native").split() == ["native"]
 
@@ -73,7 +72,10 @@ def test_native_leaves_every_choice_to_the_libraries() -> None:
 def test_a_command_chooses_before_any_library_is_loaded(module: str) -> None:
     # Commands import what is heavy inside themselves: so nothing has looked at the environment when
     # they begin.
-    code = f"import sys, {module}; print(*(name for name in {processor._LOADED_BY} if name in sys.modules))"
+    code = (
+        f"import sys, {module}; print(*(name for name in {processor._LOADED_BY} if name in "
+        "sys.modules))"
+    )
     assert output_of(sys.executable, "-c", code).split() == []
 
 

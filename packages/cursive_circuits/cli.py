@@ -1,7 +1,7 @@
 """`cursive-circuits`: the commands of this study. Thin: options in, one call."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,19 +9,33 @@ from interp_core.console.options import (
     Group,
     fail,
     option,
+    out_option,
     profile_option,
     study_option,
     trainings_option,
+    with_call,
 )
 
-_OUT = option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
-)
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
     help="A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, instead of the study's.",
 )
+
+
+def _start(command: str, *, profile: str | None, out: Path | None, **given: Any) -> Any:
+    """The call of a command, its folder looked at."""
+    from cursive_circuits import study
+
+    del command
+    given.pop("only", None)  # a part of a stage, and no other result
+    run = study.prepare(profile, out, **given)
+    run.check_folder()
+    return run
+
+
+_of_a_study = with_call(_start, (profile_option, out_option))
+_of_a_model = with_call(_start, (profile_option, out_option, _MODEL))
 
 
 @click.group(
@@ -38,82 +52,63 @@ def main() -> None:
 
 
 @main.command()
-@profile_option
-@_OUT
-def prepare(profile: str | None, out: Path | None) -> None:
+@_of_a_study
+def prepare(run: Any) -> None:
     """Write the default bank of handwriting, or check the one that the profile names."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    workflow.prepare(prepare_study(profile, out))
+    workflow.prepare(run)
 
 
 @main.command()
-@profile_option
-@_OUT
 @option("--only", type=click.Choice(["handwriting", "control"]), help="One of the two models.")
-def train(profile: str | None, out: Path | None, only: str | None) -> None:
+@_of_a_study
+def train(run: Any, only: str | None) -> None:
     """Train the model that writes, and beside it the positive control. Resumes."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    workflow.train(prepare_study(profile, out), only=only)
+    workflow.train(run, only=only)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_MODEL
 @option(
     "--text", help="Write this, into sample.png of the folder, instead of measuring legibility."
 )
 @option("--temperature", type=float, help="Of the sampled tokens; above 0.")
-def sample(
-    profile: str | None,
-    out: Path | None,
-    model: Path | None,
-    text: str | None,
-    temperature: float | None,
-) -> None:
+@_of_a_model
+def sample(run: Any, text: str | None) -> None:
     """Words that the model writes, and whether they can be read."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import at_temperature, prepare_study
 
-    study = prepare_study(profile, out, model)
-    workflow.sample(at_temperature(study, temperature), text=text)
+    workflow.sample(run, text=text)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_MODEL
 @option("--word", help="A word of the bank, instead of the profile's.")
-def draw(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
+@_of_a_model
+def draw(run: Any, word: str | None) -> None:
     """Attention over the ink of a word written twice; with --word also its pictures and the page to
     hover over.
     """
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    workflow.draw(prepare_study(profile, out, model), word=word)
+    workflow.draw(run, word=word)
 
 
-def _stage(name: str, text: str) -> Callable[..., None]:
+def _stage(name: str, text: str) -> None:
     """A command that takes a profile, a folder and a model, and calls the function of its name."""
 
-    @main.command(name, help=text)
-    @profile_option
-    @_OUT
-    @_MODEL
-    def command(profile: str | None, out: Path | None, model: Path | None) -> None:
+    def command(run: Any) -> None:
         from cursive_circuits import workflow
-        from cursive_circuits.study import prepare_study
 
-        getattr(workflow, name)(prepare_study(profile, out, model))
+        if name in _READS_HEADS and not run.is_stage:
+            workflow.ensure(run, writes=name == "ablate")
+        getattr(workflow, name)(run)
 
-    return command
+    main.command(name, help=text)(_of_a_model(command))
 
 
+_READS_HEADS = ("composition", "ablate")
 _stage("attention", "Where cross-attention reads, against the letter that is written.")
 _stage(
     "heads",
@@ -128,14 +123,11 @@ _stage("figures", "All figures, from files alone.")
 
 
 @main.command()
-@profile_option
-@_OUT
-def run(profile: str | None, out: Path | None) -> None:
+@_of_a_study
+def run(run: Any) -> None:
     """Everything, from the bank to the figures."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    study = prepare_study(profile, out)
     for stage in (
         workflow.prepare,
         workflow.train,
@@ -146,9 +138,9 @@ def run(profile: str | None, out: Path | None) -> None:
         workflow.composition,
         workflow.ablate,
         workflow.draw,
-        workflow.figures,
     ):
-        stage(study)
+        stage(run)
+        workflow.figures(run, only=stage.__name__)
 
 
 @main.command()

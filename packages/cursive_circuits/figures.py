@@ -13,6 +13,7 @@ from cursive_circuits import (
     figures_ink,
     figures_page,
 )
+from interp_core.console.made_from import MADE_FROM
 from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
@@ -20,8 +21,9 @@ Arrays = Mapping[str, np.ndarray]
 OFFSETS = range(-4, 9)
 
 
-def draw_all(folder: Path) -> list[Path]:
-    """Every figure of the commands that have run, into folder/figures; returns the files written.
+def draw_all(folder: Path, *, only: str | None = None) -> list[Path]:
+    """Every figure of the commands that have run, or of the `only` one, into folder/figures;
+    returns the files.
 
     Reads folder/scores, folder/metrics and the histories of folder/runs. A command without metrics
     has not run; a model of the user's has its own name in the files. InputError names what is
@@ -29,23 +31,28 @@ def draw_all(folder: Path) -> list[Path]:
     """
     out = folder / "figures"
     written = []
-    if histories := {
+
+    def found(command: str) -> dict[str, tuple[Report, Arrays]]:
+        return _found(folder, command) if only in (None, command) else {}
+
+    histories = {
         place.parent.name: load_json(place)["rows"]
         for place in sorted(folder.glob("runs/*/history.json"))
-    }:
+    }
+    if histories and only in (None, "train"):
         figures_heads.training(dict(reversed(histories.items())), out / "training.png")
         written.append(out / "training.png")
-    for name, (report, arrays) in _found(folder, "sample").items():
+    for name, (report, arrays) in found("sample").items():
         figures_ink.samples(arrays, report, path := out / f"samples_{name}.png")
         written.append(path)
-    for name, (report, arrays) in _found(folder, "attention").items():
+    for name, (report, arrays) in found("attention").items():
         figures_heads.alignment(arrays, report, path := out / f"alignment_{name}.png")
         written.append(path)
-    written += draw_heads(_found(folder, "heads"), out)
-    for name, (report, arrays) in _found(folder, "circuits").items():
+    written += draw_heads(found("heads"), out)
+    for name, (report, arrays) in found("circuits").items():
         written += draw_circuits(arrays, report, name, out)
-    written += draw_interventions(_found(folder, "ablate"), _found(folder, "composition"), out)
-    if (folder / "scores" / "draw").is_dir():
+    written += draw_interventions(found("ablate"), found("composition"), out)
+    if (folder / "scores" / "draw").is_dir() and only in (None, "draw"):
         written += draw_ink(folder, out)
     return written
 
@@ -125,7 +132,9 @@ def draw_ink(folder: Path, out: Path) -> list[Path]:
         arrays = load_arrays(place)
         best, cross = ((int(a), int(b)) for a, b in (arrays["best"], arrays["best_cross"]))
         figures_ink.over_ink(arrays, best, cross, out / f"ink_{place.stem}.png")
-        figures_page.write_page(load_json(place.with_suffix(".json")), out / "ink.html")
+        page = load_json(place.with_suffix(".json"))
+        page.pop(MADE_FROM, None)
+        figures_page.write_page(page, out / "ink.html")
         written += [out / f"ink_{place.stem}.png", out / "ink.html"]
     return written
 

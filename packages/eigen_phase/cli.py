@@ -11,14 +11,12 @@ from interp_core.console.options import (
     Group,
     fail,
     option,
+    out_option,
     profile_option,
     study_option,
     trainings_option,
 )
 
-_OUT = option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
-)
 _RUNS = click.argument(
     "run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path)
 )
@@ -108,7 +106,7 @@ def main() -> None:
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 @_training_options
 def train(profile: str | None, out: Path | None, **options: Any) -> None:
     """Train with the Hessian watched.
@@ -127,7 +125,7 @@ def train(profile: str | None, out: Path | None, **options: Any) -> None:
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where
     eigenvectors live.
@@ -146,7 +144,7 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """When each metric turned, how abruptly, and what leads what; several run directories are
     seeds.
@@ -154,23 +152,20 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
-    from interp_core.files.artifacts import save_json
 
-    study = prepare(profile, out)
+    study = prepare(profile, out, run_directories)
     if not run_directories:
         workflow.transition(study)
         return
-    report = workflow.transition_of(
+    path = workflow.transition_to_file(
         [RunDirectory.open(folder) for folder in run_directories], study
     )
-    folder = out or Path("outputs") / "eigen_phase"
-    save_json(folder / "transition.json", report)
-    click.echo(f"{folder / 'transition.json'}")
+    click.echo(str(path))
 
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 def controls(profile: str | None, out: Path | None) -> None:
     """Control runs, a clamped previous-token head, ablations over the clock, steps inside and
     outside the subspace.
@@ -184,7 +179,7 @@ def controls(profile: str | None, out: Path | None) -> None:
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """Figures of run directories, into them; without one, of the whole study."""
     from eigen_phase import workflow
@@ -201,7 +196,7 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 @_training_options
 def run(profile: str | None, out: Path | None, **options: Any) -> None:
     """Everything. Any option of the training makes it one run: trained, fitted and drawn."""
@@ -245,13 +240,16 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:
     from eigen_phase import workflow
     from eigen_phase.study import one_training, prepare
+    from interp_core.console.call import profile_folder
+    from interp_core.files.params import project_root
 
     study = prepare(profile, None)
     name, training = one_training(study, options.pop("condition"), **options)
-    place = out or Path("outputs") / "eigen_phase" / name
+    place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     trained = workflow.train_one(name, training, place)
     click.echo(
-        f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
+        f"{place}: {training.num_steps} steps,"
+        f" pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
     )
     return trained, study
 

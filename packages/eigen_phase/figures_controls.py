@@ -72,7 +72,8 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
         figure.suptitle(f"With and without what induction needs\n{clamped['verdict']}")
         note(
             figure,
-            "a line for each seed, accuracy on predictable targets of held-out test rows · dotted: oracle",
+            "a line for each training, accuracy on predictable targets of held-out test rows"
+            " · dotted: oracle",
         )
 
 

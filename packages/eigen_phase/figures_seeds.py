@@ -125,7 +125,8 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.grid(axis="x", color=GRID)
         figure.suptitle(f"{condition}: what turns before and what after pattern accuracy")
         words = (
-            f"half-height of a rise or fall · 95 % Student's intervals over {report['runs']} trainings"
+            "half-height of a rise or fall · 95 % Student's intervals over"
+            f" {report['runs']} trainings"
             "\ncoloured: a lead or lag at 5 % for all metrics together; grey: none shown"
         )
         note(figure, "\n".join([words, *lines]) if undated else words)

@@ -61,13 +61,14 @@ class RunDirectory:
         """
         if not (folder / CONFIG).is_file():
             raise InputError(
-                f"{folder} is not a run directory: it has no {CONFIG}; `eigen-phase train` writes one"
+                f"{folder} is not a run directory: it has no {CONFIG};"
+                " `eigen-phase train` writes one"
             )
         config = load_json(folder / CONFIG)
         if config.get("version") != VERSION:
             raise InputError(
-                f"{folder / CONFIG}: version {config.get('version')}, but this program reads version {VERSION}; "
-                "train it again"
+                f"{folder / CONFIG}: version {config.get('version')}, but this program reads"
+                f" version {VERSION}; train it again"
             )
         file_name(config.get("name"), where=f"{folder / CONFIG}: name")
         missing = [
@@ -93,7 +94,7 @@ class RunDirectory:
 
     @property
     def diverged(self) -> str | None:
-        """Where the loss stopped being finite, in words; None for a run that reached its last step."""
+        """Where the loss stopped being finite, in words; None for a run that reached its end."""
         return self.config["diverged"]
 
     @cached_property
@@ -155,7 +156,8 @@ class RunDirectory:
     def _look(self, step: int) -> dict[str, Tensor]:
         if step not in self.eigenvector_steps:
             raise InputError(
-                f"{self.folder}: no eigenvectors of step {step}; there are: {self.eigenvector_steps}"
+                f"{self.folder}: no eigenvectors of step {step};"
+                f" there are: {self.eigenvector_steps}"
             )
         return load_weights(self.folder / "eigenvectors" / checkpoint_name(step))
 

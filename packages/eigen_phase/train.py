@@ -255,7 +255,7 @@ class Watch:
 def curvature_row(
     values: Float[Tensor, " pair"], residuals: Float[Tensor, " pair"], *, k: int
 ) -> dict[str, float]:
-    """History keys of eigenpairs: the k largest by magnitude in order, then the most negative one."""
+    """History keys of eigenpairs: the k largest by magnitude, then the most negative one."""
     return {
         **{f"eigenvalues/{i}": float(value) for i, value in enumerate(values[:k])},
         **{f"residuals/{i}": float(residual) for i, residual in enumerate(residuals[:k])},

@@ -1,7 +1,5 @@
 """`mamba-induction`: the commands of the study. Thin: options in, one call."""
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,11 @@ from interp_core.console.options import (
     Group,
     fail,
     option,
+    out_option,
     profile_option,
     study_option,
     trainings_option,
+    with_call,
 )
 
 _OPTIONS: tuple[Decorator, ...] = (
@@ -24,11 +24,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         metavar="M",
         help="A transformer to ask the same; none unless named when --model is given.",
     ),
-    option(
-        "--out",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder for everything that is written.",
-    ),
+    out_option,
     profile_option,
     option(
         "--dataset",
@@ -51,21 +47,17 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options."""
+def _start(command: str, **given: Any) -> Any:
+    """The call of a command; a fine-tuned model is that of the model."""
+    from mamba_induction import study
 
-    @wraps(command)
-    def call(**options: Any) -> None:
-        from mamba_induction.study import check_request, prepare
+    run = study.prepare(given.pop("profile"), given.pop("out"), **given)
+    if command not in ("fine_tune", "run_all"):
+        study.check_tuned(run)
+    return run
 
-        run = prepare(options.pop("profile"), options.pop("out"), **options)
-        check_request(run)
-        command(run)
 
-    with_options: Callable[..., None] = call
-    for add in reversed(_OPTIONS):
-        with_options = add(with_options)
-    return with_options
+_with_call = with_call(_start, _OPTIONS)
 
 
 @click.group(
@@ -75,12 +67,12 @@ def main() -> None:
     """How does a Mamba copy what it has seen, and what keeps it from predicting what it recognises?
 
     Called without options a command is a stage of the pipeline (data/mamba_induction). With options
-    it is an experiment of yours and writes into --out (default outputs/mamba_induction).
+    it is an experiment of yours and writes into --out.
     """
 
 
 @main.command("fine-tune")
-@_with_run
+@_with_call
 def fine_tune(run: Any) -> None:
     """Fine-tune on text: M-tuned/, fine_tune.csv, fine_tune.json."""
     from mamba_induction import workflow
@@ -89,7 +81,7 @@ def fine_tune(run: Any) -> None:
 
 
 @main.command()
-@_with_run
+@_with_call
 def analyse(run: Any) -> None:
     """Offset profiles, copying, behaviour, hidden similarity, fine-tuning's effect: scores_M.npz,
     analysis_M.json.
@@ -97,21 +89,23 @@ def analyse(run: Any) -> None:
     from mamba_induction import workflow
 
     workflow.analyse(run)
-    if run.out:
+    if not run.is_stage:
         workflow.figures(run)
 
 
 @main.command()
-@_with_run
+@_with_call
 def gap(run: Any) -> None:
     """Recognised but not predicted: logit lens, rivals, paths: gap_M.json."""
     from mamba_induction import workflow
 
     workflow.gap(run)
+    if not run.is_stage:
+        workflow.figures(run)
 
 
 @main.command()
-@_with_run
+@_with_call
 def causal(run: Any) -> None:
     """Layers, convolution taps, single reads and states changed, with random controls:
     causal_M.json.
@@ -119,10 +113,12 @@ def causal(run: Any) -> None:
     from mamba_induction import workflow
 
     workflow.causal(run)
+    if not run.is_stage:
+        workflow.figures(run)
 
 
 @main.command()
-@_with_run
+@_with_call
 def figures(run: Any) -> None:
     """Every figure of what has run, from its files."""
     from mamba_induction import workflow
@@ -131,7 +127,7 @@ def figures(run: Any) -> None:
 
 
 @main.command()
-@_with_run
+@_with_call
 def summary(run: Any) -> None:
     """analysis_summary.txt: every number, in sections."""
     from mamba_induction import workflow
@@ -140,7 +136,7 @@ def summary(run: Any) -> None:
 
 
 @main.command("run")
-@_with_run
+@_with_call
 def run_all(run: Any) -> None:
     """Everything: fine-tune, analyse, gap, causal, figures, summary."""
     from mamba_induction import workflow

@@ -4,24 +4,22 @@ Each function imports its rooms itself: `make stages` reads from that what a sta
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.console.call import Arrays, Report
+from interp_core.files.artifacts import save_arrays
 from interp_core.models.spec import short_name
-from mamba_induction.study import Run
+from mamba_induction.study import Induction, main_model, models, names, tuned
 
 if TYPE_CHECKING:
     from interp_core.models.subject import Subject
     from mamba_induction.data import Stimuli, Texts
 
-Arrays = dict[str, np.ndarray]
-Report = dict[str, Any]
 
-
-def fine_tune(run: Run) -> Report:
+def fine_tune(run: Induction) -> Report:
     """Fine-tune the Mamba on the data set: a Hugging Face directory, its history, and a report of
     first and last.
     """
@@ -36,52 +34,59 @@ def fine_tune(run: Run) -> Report:
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
     texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
-    history = tune(subject, build_stimuli(subject, params, texts), texts, params, run.tuned)
+    history = tune(subject, build_stimuli(subject, params, texts), texts, params, tuned(run))
     save_history(history, run.place("training", "") / "fine_tune.csv")
     report = {
-        "name": run.tuned.name,
+        "name": tuned(run).name,
         "documents": len(texts.train),
         "tokens": int(sum(len(row) - 1 for row in texts.train)),
         "updates": int(history[-1]["step"]),
         "before": history[0],
         "after": history[-1],
     }
-    save_json(run.place("metrics", "fine_tune") / "fine_tune.json", report)
+    run.save("fine_tune", "fine_tune", report, made=_made(run, run.params.model))
     before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
     click.echo(
-        f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates"
+        f"{tuned(run).name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates"
     )
     return report
 
 
-def analyse(run: Run) -> None:
+def analyse(run: Induction) -> None:
     """Every score of each model, single sequences of the main one, and what fine-tuning changed."""
     from mamba_induction.measure import analyse as measure
     from mamba_induction.measure import change
     from mamba_induction.measure_sequences import sequence_arrays
 
     arrays: dict[str, Arrays] = {}
-    for model, (subject, stimuli, _) in zip(run.models, _asked(run), strict=True):
+    for model, (subject, stimuli, _) in zip(models(run), _asked(run), strict=True):
         arrays[model], report = measure(subject, stimuli, run.params)
-        save_arrays(run.place("scores", "analyse") / f"scores_{subject.name}.npz", arrays[model])
-        save_json(run.place("metrics", "analyse") / f"analysis_{subject.name}.json", report)
+        name = subject.name
+        run.save(
+            "analyse",
+            f"analysis_{name}",
+            report,
+            arrays[model],
+            made=_made(run, model),
+            scores=f"scores_{name}",
+        )
         click.echo(_sentence(report))
-        if model == run.main:
+        if model == main_model(run):
             sequences = sequence_arrays(subject, stimuli, run.params)
             save_arrays(run.place("scores", "analyse") / f"sequences_{subject.name}.npz", sequences)
-    if run.main != run.models[0]:
-        report = {"before": short_name(run.models[0]), "after": short_name(run.main)}
-        report |= change(arrays[run.models[0]], arrays[run.main], run.params)
-        save_json(run.place("metrics", "analyse") / "change.json", report)
+    if main_model(run) != models(run)[0]:
+        report = {"before": short_name(models(run)[0]), "after": short_name(main_model(run))}
+        report |= change(arrays[models(run)[0]], arrays[main_model(run)], run.params)
+        run.save("analyse", "change", report, made=_made(run, *models(run)[:2]))
 
 
-def gap(run: Run) -> None:
+def gap(run: Induction) -> None:
     """Recognition against prediction: by layer, by rival and by path, for every family of stimuli."""
     from mamba_induction.data import Bigrams
     from mamba_induction.measure import described, summarise
     from mamba_induction.measure_gap import gap_of_family
 
-    for subject, stimuli, texts in _asked(run):
+    for model, (subject, stimuli, texts) in zip(models(run), _asked(run), strict=True):
         bigrams = None if texts is None else Bigrams.of(texts.train, subject.vocab_size)
         saved: Arrays = {}
         report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
@@ -95,8 +100,7 @@ def gap(run: Run) -> None:
                 name: described(interval, len(found[name])) for name, interval in summaries.items()
             }
             report[family] = described_as | {"scores": scores}
-        save_arrays(run.place("scores", "gap") / f"gap_{subject.name}.npz", saved)
-        save_json(run.place("metrics", "gap") / f"gap_{subject.name}.json", report)
+        run.save("gap", f"gap_{subject.name}", report, saved, made=_made(run, model))
         repeated = report["repeated"]["scores"]
         rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
         click.echo(
@@ -104,14 +108,13 @@ def gap(run: Run) -> None:
         )
 
 
-def causal(run: Run) -> None:
+def causal(run: Induction) -> None:
     """Layers, taps, reads and states changed while the model copies, with random controls."""
     from mamba_induction.intervene_causal import causal as cause
 
-    for subject, stimuli, _ in _asked(run):
+    for model, (subject, stimuli, _) in zip(models(run), _asked(run), strict=True):
         report, arrays = cause(subject, stimuli, run.params)
-        save_arrays(run.place("scores", "causal") / f"causal_{subject.name}.npz", arrays)
-        save_json(run.place("metrics", "causal") / f"causal_{subject.name}.json", report)
+        run.save("causal", f"causal_{subject.name}", report, arrays, made=_made(run, model))
         reads = report["reads"]["all"]
         worst = min(
             reads,
@@ -123,39 +126,46 @@ def causal(run: Run) -> None:
         )
 
 
-def figures(run: Run) -> None:
+def figures(run: Induction) -> None:
     """Every figure of what has run, from files."""
     from mamba_induction.figures import draw_all
 
-    written = draw_all(run.names, short_name(run.main), run.place)
+    written = draw_all(names(run), short_name(main_model(run)), run.place)
     click.echo(f"{len(written)} figures in {run.place('figures', '')}")
 
 
-def summary(run: Run) -> None:
+def summary(run: Induction) -> None:
     """analysis_summary.txt: every number of the reports, in sections."""
     from mamba_induction.figures_summary import summary_text, write_text
 
-    text = summary_text(run.names, short_name(run.main), run.place)
+    text = summary_text(names(run), short_name(main_model(run)), run.place)
     path = run.place("summary", "") / "analysis_summary.txt"
     write_text(path, text)
     click.echo(f"{path}: {len(text.splitlines())} lines")
 
 
-def run_all(run: Run) -> None:
-    """All commands in turn, as an experiment."""
+def run_all(run: Induction) -> None:
+    """All commands in turn; figures are drawn as soon as there is something to draw."""
     fine_tune(run)
-    for command in (analyse, gap, causal, figures, summary):
+    for command in (analyse, gap, causal):
         command(run)
+        figures(run)
+    summary(run)
 
 
-def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
+def _made(run: Induction, *about: str) -> Report:
+    """What a record of these models is made from."""
+    return run.made_from(run.sources(about), unread={"model", "twin"})
+
+
+def _asked(run: Induction) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
     """Each model with its stimuli; without a tokenizer there is no real text, which is said."""
     from interp_core.stimuli.corpus import read_documents
     from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load
 
     documents = None  # read once, when a model can read them
-    for model in run.models:
+    for model in models(run):
         subject = load(model, run.known, run.params)
         texts = None
         if subject.tokenizer is not None:

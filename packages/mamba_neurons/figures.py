@@ -11,7 +11,7 @@ from mamba_neurons import figures_activity, figures_causal
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
-Place = Callable[[str, str], Path]  # ("scores" or "metrics", command) -> folder
+Place = Callable[[str, str], Path]  # ("scores", "metrics" or "figures", command) -> folder
 
 COMMANDS = (
     "delta",
@@ -32,21 +32,23 @@ _OF_THE_MAMBA = {
 }
 
 
-def draw_all(names: Sequence[str], place: Place, folder: Path) -> list[Path]:
+def draw_all(names: Sequence[str], place: Place) -> list[Path]:
     """Every figure of the commands that have run; returns the files written.
 
-    A command without a folder of metrics has not run. InputError names a file that is missing or
+    A command of which no record is there has not run. InputError names a file that is missing or
     damaged.
     """
     written = []
     for command in COMMANDS:
-        if place("metrics", command).is_dir():
-            written += draw(command, names, place, folder)
+        has_run = any(place("metrics", command).glob(f"{command}_*.json"))
+        if has_run and (command != "compare" or len(names) > 1):
+            written += draw(command, names, place)
     return written
 
 
-def draw(command: str, names: Sequence[str], place: Place, folder: Path) -> list[Path]:
+def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
     """The figures of one command for the models (the Mamba first), from the files that it wrote."""
+    folder = place("figures", "")
     if command in _OF_THE_MAMBA:
         arrays, report = _read(command, names[0], place)
         paths = [

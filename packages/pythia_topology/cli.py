@@ -1,7 +1,5 @@
 """`induct`: the commands of pythia_topology. Thin: options in, one call."""
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,11 @@ from interp_core.console.options import (
     Group,
     fail,
     option,
+    out_option,
     profile_option,
     study_option,
     trainings_option,
+    with_call,
 )
 
 _OPTIONS: tuple[Decorator, ...] = (
@@ -26,11 +26,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Models: names of the profile, directories, hub ids.",
     ),
     option("--model", "model", metavar="M", help="One model."),
-    option(
-        "--out",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder for scores, JSON and figures.",
-    ),
+    out_option,
     profile_option,
     option("--device", help="cpu, cuda, cuda:N or mps."),
     option("--dtype", help="float32, bfloat16 or float64."),
@@ -90,33 +86,27 @@ _OPTIONS: tuple[Decorator, ...] = (
 _READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition")
 
 
-def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options; in an experiment its scores are
-    there first.
-    """
+def _start(
+    command: str, *, model: str | None, memory_saver: bool, print_prompts: bool, **given: Any
+) -> Any:
+    """The call of a command; in an experiment what it reads is there first."""
+    from pythia_topology import study, workflow
 
-    @wraps(command)
-    def call(**options: Any) -> None:
-        from pythia_topology import workflow
-        from pythia_topology.study import prepare
+    del memory_saver  # one layer at a time is what always happens
+    models = (*given.pop("models"), *([] if model is None else [model]))
+    draws = command == "all_figures"
+    run = study.prepare(given.pop("profile"), given.pop("out"), draws=draws, models=models, **given)
+    if print_prompts:
+        workflow.print_prompts(run)
+        raise click.exceptions.Exit
 
-        options.pop("memory_saver")
-        only_print = options.pop("print_prompts")
-        if (one := options.pop("model")) is not None:
-            options["models"] = (*options["models"], one)
-        run = prepare(options.pop("profile"), options.pop("out"), **options)
-        if only_print:
-            workflow.print_prompts(run)
-            return
-        workflow.check_request(run, command.__name__)
-        if run.out and command.__name__ in _READS_SCORES:
-            workflow.ensure_scores(run)
-        command(run)
+    workflow.check_request(run, command)
+    if not run.is_stage and command in _READS_SCORES:
+        workflow.ensure_scores(run)
+    return run
 
-    with_options: Callable[..., None] = call
-    for add in reversed(_OPTIONS):
-        with_options = add(with_options)
-    return with_options
+
+_with_call = with_call(_start, _OPTIONS)
 
 
 @click.group(
@@ -126,12 +116,12 @@ def main() -> None:
     """Do induction heads sit at a stable relative depth across model sizes?
 
     Called without options a command is a stage of the pipeline (data/pythia_topology). With options
-    it is an experiment of yours and writes into --out (default outputs/pythia_topology).
+    it is an experiment of yours and writes into --out.
     """
 
 
 @main.command()
-@_with_run
+@_with_call
 def profile(run: Any) -> None:
     """Scores of all heads and the layer profile: scores_M.npz, profile_M.json, heatmap_M.png,
     profile_M.png.
@@ -139,66 +129,66 @@ def profile(run: Any) -> None:
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.profile(run).items():
-        if run.out:
+        if not run.is_stage:
             from pythia_topology import figures
 
-            figures.draw_profile(arrays, report, name, run.out)
+            figures.draw_profile(arrays, report, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def crosssize(run: Any) -> None:
     """Two sizes on relative depth: cross_size.json, cross_size_overlay.png."""
     from pythia_topology import workflow
 
     report = workflow.crosssize(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_crosssize(report, run.out / "cross_size_overlay.png")
+        figures.draw_crosssize(report, run.folder / "cross_size_overlay.png")
 
 
 @main.command()
-@_with_run
+@_with_call
 def multisize(run: Any) -> None:
     """Any number of sizes, all pairs: multi_size.json, multi_size_overlay.png."""
     from pythia_topology import workflow
 
     report = workflow.multisize(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_crosssize(report, run.out / "multi_size_overlay.png")
+        figures.draw_crosssize(report, run.folder / "multi_size_overlay.png")
 
 
 @main.command()
-@_with_run
+@_with_call
 def nulls(run: Any) -> None:
     """Permuted heads, shuffled antecedents, untrained model, bootstrap: nulls_M.json, nulls_M.png."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.nulls(run).items():
-        if run.out:
+        if not run.is_stage:
             from pythia_topology import figures
 
-            figures.draw_nulls(report, arrays, name, run.out)
+            figures.draw_nulls(report, arrays, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def lagbuckets(run: Any) -> None:
     """Short against long lags: lags_M.json, lag_profiles.png."""
     from pythia_topology import workflow
 
     reports = workflow.lagbuckets(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_lags(reports, run.out)
+        figures.draw_lags(reports, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def causal(run: Any) -> None:
     """Ablate the best heads against layer-matched random ones: causal_M.json, causal_delta.png,
     dose_M.png.
@@ -206,47 +196,49 @@ def causal(run: Any) -> None:
     from pythia_topology import workflow
 
     found = workflow.causal(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_causal({name: report for name, (_, report) in found.items()}, run.out)
+        figures.draw_causal({name: report for name, (_, report) in found.items()}, run.folder)
         for name, (arrays, report) in found.items():
-            figures.draw_dose(report, name, run.out)
-            figures.draw_single_heads(report, arrays, name, run.out)
+            figures.draw_dose(report, name, run.folder)
+            figures.draw_single_heads(report, arrays, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def composition(run: Any) -> None:
     """K-composition z-scores and path patching: composition_M.json, composition_M.png."""
     from pythia_topology import workflow
 
     for name, (arrays, report, scores) in workflow.composition(run).items():
-        if run.out:
+        if not run.is_stage:
             from pythia_topology import figures
 
-            figures.draw_composition(report, arrays, scores, name, run.out)
+            figures.draw_composition(report, arrays, scores, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def emergence(run: Any) -> None:
     """The same scores over training checkpoints: emergence_M.json, emergence.png."""
     from pythia_topology import workflow
 
     found = workflow.emergence(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
         figures.draw_emergence(
-            {name: (report, arrays) for name, (arrays, report) in found.items()}, run.out
+            {name: (report, arrays) for name, (arrays, report) in found.items()}, run.folder
         )
 
 
 @main.command("figures")
-@_with_run
+@_with_call
 def all_figures(run: Any) -> None:
-    """All figures of the pipeline from its files, into data/pythia_topology/figures."""
+    """All figures from files alone: the pipeline's, or with --out those of the models that it has
+    scores of.
+    """
     from pythia_topology import workflow
 
     workflow.figures(run)

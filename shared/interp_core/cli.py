@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from interp_core.console.options import Decorator, Group, option, profile_option
 
@@ -74,6 +75,12 @@ def _trains(models: str, history: str) -> Decorator:
     return add
 
 
+def _is_stage() -> bool:
+    """Whether the command writes where the pipeline does, and not where a person said."""
+    source = click.get_current_context().get_parameter_source("out")
+    return source is ParameterSource.DEFAULT
+
+
 @main.command()
 @_trains("data/models", "data/training")
 def models(
@@ -89,7 +96,7 @@ def models(
     from interp_core.training.reference_models import Places, ReferenceModels, train_all
 
     params = read_section("reference_models", ReferenceModels, profile, **given)
-    train_all(params, Places(corpus, out, history), only=models)
+    train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
 
 @main.command("mamba-models")
@@ -102,13 +109,13 @@ def mamba_models(
     history: Path,
     **given: int | None,
 ) -> None:
-    """Train the Mamba and its transformer twin; a training that was stopped goes on where it was."""
+    """Train the Mamba and its transformer twin; a stopped training goes on where it was."""
     from interp_core.files.params import read_section
     from interp_core.training.mamba_models import MambaModels, train_all
     from interp_core.training.reference_models import Places
 
     params = read_section("mamba_models", MambaModels, profile, **given)
-    train_all(params, Places(corpus, out, history), only=models)
+    train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
 
 @main.command()

@@ -185,6 +185,22 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def files_sha256(spec: ModelSpec) -> str:
+    """SHA-256 of what a model is loaded from: weights, configuration and tokenizer, or a random
+    one's settings.
+
+    InputError for a directory without weights, and for a hub that cannot be reached.
+    """
+    if spec.source == "random":
+        return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
+    beside = [
+        file for pattern in ("*.json", "*.txt", "*.model") for file in sorted(folder.glob(pattern))
+    ]
+    described = [file_sha256(file) for file in beside]
+    return hashlib.sha256("".join([weights_sha256(folder), *described]).encode()).hexdigest()
+
+
 def _match_record(folder: Path, digest: str) -> None:
     """Models trained here record the hash of their weights (training.json)."""
     record = folder / "training.json"

@@ -13,6 +13,7 @@ import yaml
 
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
+from cursive_circuits.study import prepare
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays
 from interp_core.files.params import profile_path
@@ -167,3 +168,21 @@ def test_a_training_that_is_repeated_gives_the_same_bytes(whole: Path) -> None:
     assert call("train", *place, "--only", "control").exit_code == 0
     assert weights.read_bytes() == before
     assert torch.isfinite(open_run(weights.parent).model.embed.weight).all()
+
+
+def test_a_word_of_ones_own_is_an_experiment_and_leaves_the_pipelines_files() -> None:
+    run = prepare(None, None, word="anna")
+    assert not run.is_stage
+    assert run.folder == run.place("scores", "draw").parents[1] != run.home
+    assert prepare(None, None, word=None).is_stage
+
+
+def test_the_heads_of_one_model_never_rank_those_of_another(whole: Path, tmp_path: Path) -> None:
+    trained = whole / "out" / "runs" / "handwriting"
+    other = shutil.copytree(trained, tmp_path / "other" / "handwriting")
+    place = ("--profile", str(whole / "mine.yaml"), "--out", str(tmp_path / "o"))
+    shutil.copytree(whole / "out" / "bank", tmp_path / "o" / "bank")
+
+    assert call("heads", *place, "--model", str(trained)).exit_code == 0
+    told = refused("ablate", *place, "--model", str(other))
+    assert "has the same name handwriting: name another folder (--out)" in told

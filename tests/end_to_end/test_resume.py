@@ -1,4 +1,4 @@
-"""A training that is killed, interrupted or spread over processes ends where an untouched one does."""
+"""A training that is killed, interrupted or spread out ends where an untouched one does."""
 
 import os
 import signal

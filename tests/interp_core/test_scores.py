@@ -87,7 +87,7 @@ def test_on_the_control_the_planted_head_attends_to_bos(planted: Subject) -> Non
 
 
 def test_the_planted_head_writes_its_logit_above_the_mean(planted: Subject) -> None:
-    """It writes one unit towards one of SIZE ids whose unembedding is 40, a 64th of it to the mean."""
+    """It writes one unit towards one of SIZE ids with unembedding 40, a 64th of it to the mean."""
     scores = everything(planted, planted_prompts("repeated_tokens"))
     attribution = scores.heads["direct_logit_attribution"][:, *known.INDUCTION_HEAD]
     np.testing.assert_allclose(attribution, known._CERTAIN * (1 - 1 / known.SIZE), rtol=1e-4)

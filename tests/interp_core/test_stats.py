@@ -93,7 +93,7 @@ def test_sign_flips_have_their_family_wise_error_rate_and_find_what_is_there() -
 
 
 def test_a_strong_unit_does_not_hide_a_weak_one() -> None:
-    """A single-step maximum would: flipping the strong unit's signs alone spreads by 10 / sqrt(40)."""
+    """A single-step maximum would: the strong unit's signs alone spread by 10 / sqrt(40)."""
     differences = 0.1 * _rng(11).normal(size=(40, 5))
     differences[:, 0] += 10
     differences[:, 1] += 0.5

@@ -281,3 +281,28 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(
     assert said.code == 2
     assert f"cannot write into {tmp_path / 'file' / 'inside'}" in said.err
     assert said.out == ""
+
+
+def two_of_one_name(project: Path, folder: Path) -> list[Path]:
+    """Two unrelated Mambas whose folders are both called `final`."""
+    tokenizer = corpus_tokenizer(project / "data" / "corpus")
+    return [
+        save_model(folder / name / "final", random_mamba(seed=seed, vocab=512), tokenizer)
+        for seed, name in enumerate("xy")
+    ]
+
+
+def test_what_was_tuned_from_one_model_is_never_reported_of_another(
+    project: Path, tmp_path: Path
+) -> None:
+    x, y = two_of_one_name(project, tmp_path)
+    assert mamba_induction("fine-tune", "--model", x, "--out", tmp_path / "o").code == 0
+    said = mamba_induction("analyse", "--model", y, "--out", tmp_path / "o")
+    assert said.code == 2
+    assert "has the same name final: name another folder (--out)" in said.err
+
+    # The same place with other weights: neither is that what was tuned.
+    random_mamba(seed=9, vocab=512).save_pretrained(x)
+    said = mamba_induction("analyse", "--model", x, "--out", tmp_path / "o")
+    assert said.code == 2
+    assert "run `mamba-induction fine-tune` again" in said.err

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -396,3 +397,19 @@ def test_cross_layer_uses_the_causal_effects_of_the_same_settings(
     kl = load_arrays(tmp_path / "causal_tiny-mamba.npz")["kl"]
     np.testing.assert_array_equal(top, np.argsort(-kl[0], kind="stable")[:3])
     json.loads(path.read_text())
+
+
+def test_a_model_of_ones_own_brings_no_twin_and_its_run_ends_with_figures(
+    project_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(project_folder, folder)
+    shutil.rmtree(folder / "models" / "tiny-twin")
+    monkeypatch.chdir(folder)
+    mine = (folder / "models" / "deeper-mamba").rename(tmp_path / "mine")
+
+    said = neurons("run", "--model", mine, "--text-limit", 4, "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    assert "compare is left out (--transformer)" in said.out
+    plots = {file.name for file in (tmp_path / "out" / "plots").iterdir()}
+    assert {"delta_mine.png", "ranked_effects_mine.png", "sparsity.png", "efficiency.png"} <= plots

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -31,6 +32,11 @@ FAMILIES = {
     "one small model": {"neox-4l": (4, 4)},
     "three models": {"neox-4l": (4, 4), "neox-6l": (6, 4), "neox-8l": (8, 4)},
 }
+
+
+def place_in(folder: Path) -> Callable[[str, str], Path]:
+    """Where a stage has its files."""
+    return lambda kind, command: folder / kind if kind == "figures" else folder / kind / command
 
 
 def _write(folder: Path, models: dict[str, tuple[int, int]], *, with_heads: bool = True) -> None:
@@ -68,7 +74,7 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
 ) -> None:
     models = FAMILIES[family]
     _write(tmp_path, models)
-    written = figures.draw_all(list(models), tmp_path)
+    written = figures.draw_all(list(models), place_in(tmp_path))
     together = {"causal_delta", "lag_profiles", "emergence"} | (
         {"multi_size_overlay"} if len(models) > 1 else set()
     )
@@ -84,7 +90,7 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
     if len(models) == 1:
         first = {path: path.read_bytes() for path in written}
         assert {
-            path: path.read_bytes() for path in figures.draw_all(list(models), tmp_path)
+            path: path.read_bytes() for path in figures.draw_all(list(models), place_in(tmp_path))
         } == first
 
 
@@ -126,7 +132,7 @@ def test_without_induction_heads_every_figure_is_readable_and_shows_no_peak(
 ) -> None:
     models = {"flat-4l": (4, 4), "flat-6l": (6, 4)}
     _write(tmp_path, models, with_heads=False)
-    figures.draw_all(list(models), tmp_path)
+    figures.draw_all(list(models), place_in(tmp_path))
     for name, figure in drawn.items():
         _assert_readable(name, figure)
     for name in (
@@ -146,12 +152,15 @@ def test_commands_that_have_not_run_are_left_out_and_a_missing_file_is_named(
     tmp_path: Path,
 ) -> None:
     arrays = planted.scores(4, 4)
-    save_arrays(tmp_path / "scores" / "profile" / "scores_a.npz", arrays)
-    save_json(tmp_path / "metrics" / "profile" / "profile_a.json", planted.profile(arrays))
-    assert len(figures.draw_all(["a"], tmp_path)) == 3
-    (tmp_path / "metrics" / "nulls").mkdir()
+    for name in ("a", "b"):
+        save_arrays(tmp_path / "scores" / "profile" / f"scores_{name}.npz", arrays)
+        save_json(
+            tmp_path / "metrics" / "profile" / f"profile_{name}.json", planted.profile(arrays)
+        )
+    assert len(figures.draw_all(["a", "b"], place_in(tmp_path))) == 6
+    save_json(tmp_path / "metrics" / "nulls" / "nulls_b.json", planted.nulls(arrays))
     with pytest.raises(InputError, match=r"nulls_a\.json is missing"):
-        figures.draw_all(["a"], tmp_path)
+        figures.draw_all(["a", "b"], place_in(tmp_path))
 
 
 def test_figures_need_no_model_library() -> None:

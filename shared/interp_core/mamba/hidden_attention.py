@@ -1,8 +1,9 @@
 """Mamba's hidden attention: how much of token j's input each channel's scan brings to token i (Ali
 et al. 2024).
 
-    alpha[c, i, j] = dt_j[c] sum_n C_i[n] exp(A[c, n] (S_i[c] - S_j[c])) B_j[n],   S = cumsum(dt),   i >= j
-    y_i[c] = sum_j alpha[c, i, j] x_j[c] + D[c] x_i[c]                            an identity, checked in every run
+    alpha[c, i, j] = dt_j[c] sum_n C_i[n] exp(A[c, n] (S_i[c] - S_j[c])) B_j[n]
+    S = cumsum(dt),   i >= j
+    y_i[c] = sum_j alpha[c, i, j] x_j[c] + D[c] x_i[c]     an identity, checked in every run
 
 Everything is exact from four taps of a layer's mixer (MixerCall). Single entries and streamed maps
 never hold a [channel, T, T]; whole matrices are given when they fit.
@@ -132,7 +133,8 @@ def reconstruction_error(
     if not (errors <= LARGEST_ERROR).all():
         worst = int(np.argmax(errors))
         raise InputError(
-            f"{subject.name}: layer {worst}'s mixer is not alpha x + D x (relative error {errors[worst]:.1e}): a "
+            f"{subject.name}: layer {worst}'s mixer is not alpha x + D x (relative error "
+            f"{errors[worst]:.1e}): a "
             "variant of Mamba that is not known here"
         )
     return errors
@@ -176,8 +178,10 @@ def attention_matrices(
     needed = batch * len(A) * length**2 * call.dt.element_size()
     if needed > largest:
         raise InputError(
-            f"whole hidden attention of {batch} x {len(A)} channels at {length} tokens takes {needed / 2**30:.1f} GiB, "
-            f"more than {largest / 2**30:.1f}: ask for fewer channels, or for single entries or streamed maps"
+            f"whole hidden attention of {batch} x {len(A)} channels at {length} tokens takes "
+            f"{needed / 2**30:.1f} GiB, "
+            f"more than {largest / 2**30:.1f}: ask for fewer channels, or for single entries or "
+            "streamed maps"
         )
     out = torch.zeros(batch, len(A), length, length, dtype=call.dt.dtype)
     for index in range(batch):

@@ -1,7 +1,8 @@
 """Mamba's selective scan on any device, with a backward pass of its own, and a way to put it under
 a stock model.
 
-    h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t],   y[t] = C[t] . h[t] + D x[t]          (Gu & Dao 2023, section 3)
+    h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t],   y[t] = C[t] . h[t] + D x[t]
+                                                        (Gu & Dao 2023, section 3)
 
 On the CPU the work is Numba's (scan_kernels.py), a pass of every channel in microseconds a token;
 where Numba cannot run, the same chunks are computed with torch; on CUDA the model authors' own
@@ -122,12 +123,14 @@ def mamba_mixers(model: nn.Module) -> list[Any]:
     if not mixers:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise InputError(
-            f"a model of type {kind} has no Mamba mixer that is known here (Mamba-1, model_type mamba)"
+            f"a model of type {kind} has no Mamba mixer that is known here (Mamba-1, model_type "
+            "mamba)"
         )
     for mixer in mixers:
         if type(mixer).__name__ != "MambaMixer" or mixer.A_log.ndim != 2:
             raise InputError(
-                f"{type(mixer).__name__} is a variant of Mamba's mixer that is not known here: refused"
+                f"{type(mixer).__name__} is a variant of Mamba's mixer that is not known here: "
+                "refused"
             )
         if mixer.activation not in ("silu", "swish"):
             raise InputError(

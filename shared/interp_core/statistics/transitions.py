@@ -268,7 +268,7 @@ def _best_rise(
     log_width: Float[np.ndarray, "curve candidate"],
     shape: Callable[[np.ndarray], np.ndarray],
 ) -> Float[np.ndarray, "curve 2"]:
-    """The midpoint and log width, among each curve's candidates, that explain most of its variance."""
+    """The midpoint and log width of each curve's candidates that explain most of its variance."""
     best = np.empty((len(curves), 2))
     for i, curve in enumerate(curves):
         shaped = shape((scaled - midpoint[i, :, None]) / np.exp(log_width[i, :, None]))
