@@ -171,24 +171,33 @@ def _placed(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
     ids = rng.integers(settings.vocab_size, size=(rows, length))
     source, copy = np.full((rows, length), -1), np.zeros((rows, length), dtype=np.int64)
     predictable = np.zeros((rows, length), dtype=bool)
+
     for row in range(rows):
         sizes, owner = _blocks(rng, settings)
+
+        # Places of the copies among the free tokens, without repetition: equally likely layouts.
         gaps = np.diff(
             np.sort(rng.choice(length - sizes.sum() + len(sizes), size=len(sizes), replace=False)),
             prepend=-1,
         )
         starts = np.cumsum(gaps - 1) + np.cumsum(sizes) - sizes
-        last: dict[int, int] = {}
+        last: dict[int, int] = {}  # where each pattern's copy before begins
+
         for start, size, pattern in zip(starts, sizes, owner, strict=True):
             block = slice(start, start + size)
             copy[row, block] = 1
+
             if pattern in last:
                 before = last[pattern]
                 ids[row, block] = ids[row, before : before + size]
                 source[row, block] = np.arange(before, before + size)
                 copy[row, block] = copy[row, before] + 1
+
+                # Not the first token: nothing before it says that a copy begins.
                 predictable[row, start + 1 : start + size] = True
+
             last[pattern] = start
+
     return Sequences(ids, source, predictable, copy)
 
 
@@ -199,13 +208,17 @@ def _blocks(
     (shortest, longest), (fewest, most) = settings.pattern_length, settings.placements
     room = settings.seq_length
     sizes, owner = [], []
+
     for pattern in range(settings.patterns):
         if room < shortest * fewest:
             break
+
         size = int(rng.integers(shortest, min(longest, room // fewest) + 1))
         copies = int(rng.integers(fewest, min(most, room // size) + 1))
+
         room -= copies * size
         sizes += [size] * copies
         owner += [pattern] * copies
+
     order = rng.permutation(len(sizes))
     return np.array(sizes)[order], np.array(owner)[order]

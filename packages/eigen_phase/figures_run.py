@@ -66,8 +66,11 @@ def heads(run: RunDirectory, found: Report, path: Path) -> None:
     """Every head's scores over the training: a row a head, colour the score."""
     history, (layers, n_heads) = run.history, run.history["prefix_matching"].shape[1:]
     names = [f"L{layer}H{head}" for layer in range(layers) for head in range(n_heads)]
+
+    # A cell reaches half way to the rows beside it.
     steps = history["step"].astype(float)
     edges = np.concatenate([[steps[0]], (steps[1:] + steps[:-1]) / 2, [steps[-1]]])
+
     with drawing(path, width=9.5, height=2.0 + len(FAMILIES) * (0.6 + 0.17 * len(names))) as figure:
         panels = figure.subplots(len(FAMILIES), 1, sharex=True)
         for axes, (family, title) in zip(panels, FAMILIES, strict=True):
@@ -121,6 +124,7 @@ def eigenvalues(run: RunDirectory, found: Report, path: Path) -> None:
     ramp = colormaps["viridis"](np.linspace(0.0, 0.85, k))
     with drawing(path, width=9.5, height=7.4) as figure:
         panels = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
+
         for i in range(k):
             panels[0].plot(
                 steps, history["eigenvalues"][there, i], ".", color=ramp[i], markersize=6
@@ -143,12 +147,14 @@ def eigenvalues(run: RunDirectory, found: Report, path: Path) -> None:
         )
         panels[0].axhline(0, color=INK, linewidth=0.8)
         panels[0].set_ylabel(f"eigenvalue\n({k} largest by magnitude)")
+
         panels[1].semilogy(steps, history["worst_residual"][there], ".-", color=INK)
         panels[1].axhline(
             run.training.lanczos_tolerance, color=NULL, linestyle="--", label="tolerance"
         )
         panels[1].set_ylabel("relative\nresidual")
         panels[1].yaxis.set_major_formatter(plain)
+
         panels[2].plot(steps, history["products"][there], ".-", color=INK)
         panels[2].set_ylim(bottom=0)
         panels[2].set_ylabel("Hessian\nproducts")

@@ -38,6 +38,8 @@ def behaviour_and_heads(
 def behaviour(model: Transformer, rows: Sequences, *, copies: int) -> dict[str, float]:
     """Accuracies in [0, 1] and losses in nats a target."""
     hit, nats = per_target(model, rows)
+
+    # Targets begin at the second token: the first has nothing before it.
     flagged, copy = rows.predictable[:, 1:], rows.copy[:, 1:]
 
     def mean(values: Float[np.ndarray, "row target"], where: np.ndarray) -> float:
@@ -90,12 +92,14 @@ def heads(model: Transformer, rows: Sequences, training: Training) -> dict[str, 
     }
     if model.n_layers == 1:
         return found
+
     z = k_composition(
         model,
         distances=training.composition_distances,
         draws=training.composition_draws,
         generator=torch.Generator().manual_seed(0),
     ).z
+
     for before, after in combinations(range(model.n_layers), 2):
         for writer in range(model.n_heads):
             for reader in range(model.n_heads):

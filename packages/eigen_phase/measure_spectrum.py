@@ -255,16 +255,19 @@ class _Krylov:
         """One product."""
         new = self._operator(self.basis[self.steps])
         known = self.basis[: self.steps + 1]
+
         self._diagonal.append(float(new @ known[-1]))
         new = new - self._diagonal[-1] * known[-1]
         if len(known) > 1:
             new = new - self._couplings[-1] * known[-2]
+
         coupling = float(new.norm())
         for _ in range(2):
             before, new = coupling, new - (known @ new) @ known
             coupling = float(new.norm())
             if coupling > 0.7 * before:  # nothing was lost to cancellation (Daniel et al. 1976)
                 break
+
         scale = max(map(abs, (*self._diagonal, *self._couplings)), default=0.0)
         # What rounding leaves of an invariant basis grows with every small coupling that was
         # divided by before.
@@ -274,6 +277,7 @@ class _Krylov:
             new = self._random()
             for _ in range(2):
                 new = new - (known @ new) @ known
+
         self._couplings.append(coupling)
         if self.steps < self.size:
             self.basis[self.steps] = new / new.norm()
@@ -325,10 +329,13 @@ def density(operator: Operator, *, probes: int, steps: int, generator: torch.Gen
     trace(H^j) / p.
     """
     nodes, weights = [], []
+
     for _ in range(probes):
         krylov = _Krylov(operator, min(steps, operator.size), generator)
         while krylov.room and (krylov.steps == 0 or krylov.coupling > 0):
             krylov.extend()
+
+        # A Ritz value weighs what the start vector has of it.
         values, coordinates = krylov.ritz()
         nodes.append(values)
         weights.append(coordinates[0] ** 2 / probes)
@@ -355,8 +362,10 @@ def trace(operator: Operator, *, products: int, generator: torch.Generator) -> T
     def signs() -> Tensor:
         return (torch.randint(2, (third, operator.size), generator=generator) * 2 - 1).to(**kind)
 
+    # The subspace in which most of the trace lies, and then only what is left by chance.
     found = torch.linalg.qr(torch.stack([operator(row) for row in signs()], dim=1)).Q
     inside = sum(float(column @ operator(column)) for column in found.T)
+
     outside = signs()
     outside = outside - (outside @ found) @ found.T
     samples = np.array([float(row @ operator(row)) for row in outside])

@@ -255,7 +255,8 @@ def test_the_trace_is_exact_for_low_rank_and_unbiased_otherwise() -> None:
     draws = [trace(full, products=12, generator=generator(seed)) for seed in range(400)]
     values = np.array([draw.value for draw in draws])
     assert abs(values.mean() - 30.0) < 4 * values.std(ddof=1) / 20
-    assert np.mean([draw.error for draw in draws]) == pytest.approx(values.std(ddof=1), rel=0.25)
+    spread = np.sqrt(np.mean([draw.error**2 for draw in draws]))
+    assert spread == pytest.approx(values.std(ddof=1), rel=0.1)  # 0.87 of it without ddof = 1
     assert full.products == 400 * 12
 
 
