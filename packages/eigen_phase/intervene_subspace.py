@@ -155,7 +155,7 @@ class _Arm:
                 found["accuracy"].append(now["pattern_accuracy"])
                 found["pattern_loss"].append(now["pattern_loss"])
 
-                if now["pattern_accuracy"] >= until:
+                if number > 0 and now["pattern_accuracy"] >= until:
                     break
                 if number < steps:
                     self._look()
