@@ -14,7 +14,7 @@ from eigen_phase.params import Transition
 from eigen_phase.run_directory import RunDirectory
 from interp_core.statistics.events import Direction, Event, Guards, half_height, lag_over_seeds
 from interp_core.statistics.interval import Interval, student
-from interp_core.statistics.transitions import FEWEST
+from interp_core.statistics.transitions import FEWEST, turn_of
 
 ACCURACY = "pattern_accuracy"
 LARGEST = "largest_eigenvalue"  # on many rows, from `curvature`; top_eigenvalue is on the probe's
@@ -84,8 +84,9 @@ def transition_report(
 
     Verdicts: `transition` (large enough, dated, abrupt), `gradual` (the same, but spread over more
     than abrupt_ratio in steps), `not dated` (large enough, without a date), `no transition`. Never
-    an error for a run that does not turn. Other metrics are looked at from date / window on: what
-    they do in the first steps, when the model learns which tokens there are, is another story.
+    an error for a run that does not turn. All metrics are looked at from midpoint / window on, the
+    midpoint that of a logistic fit to the accuracy: what they do in the first steps, when the model
+    learns which tokens there are, is another story.
     `largest`: the largest eigenvalue by run, measured on many rows.
     """
     known = largest or {}
@@ -125,10 +126,16 @@ def _of_run(run: RunDirectory, settings: Transition, largest: Series | None) -> 
         words = "too few points"
         return base | {"verdict": words, "sentence": f"{words} to say"}, {}
 
+    # The fit only says where to look: before the window accuracy climbs from nothing to what
+    # guessing among the row's tokens gives, which is no part of the step.
+    start = turn_of(steps, values).midpoint / settings.window
+    if (steps >= start).sum() < FEWEST:
+        start = 1.0
+
     guards = guards_of(settings)
-    turn = half_height(steps, values, guards, direction="rise")
+    looked = steps >= start
+    turn = half_height(steps[looked], values[looked], guards, direction="rise")
     verdict = _verdict(turn, settings)
-    start = 1.0 if turn.step is None else turn.step / settings.window
 
     events = {ACCURACY: turn}
     for name, (at, curve) in metrics_of(run, largest).items():
