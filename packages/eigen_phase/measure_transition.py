@@ -135,6 +135,7 @@ def _of_run(run: RunDirectory, settings: Transition, largest: Series | None) -> 
     guards = guards_of(settings)
     looked = steps >= start
     turn = half_height(steps[looked], values[looked], guards, direction="rise")
+    turn = _if_over(turn, steps[looked], settings)
     verdict = _verdict(turn, settings)
 
     events = {ACCURACY: turn}
@@ -159,6 +160,19 @@ def _of_run(run: RunDirectory, settings: Transition, largest: Series | None) -> 
         "largest_share_in_one_interval": float(shares),
         "peak": None if largest is None else _peak(largest, turn.step, start),
     }, events
+
+
+def _if_over(turn: Event, steps: np.ndarray, settings: Transition) -> Event:
+    """Without its date where 90 % of the rise lies at the end of the window."""
+    if turn.high is None:
+        return turn
+
+    first, last = np.log(steps[[0, -1]].astype(np.float64))
+    if np.log(turn.high) < last - settings.edge * (last - first):
+        return turn
+
+    # What is half of a height that is not reached yet? The run says too little.
+    return Event(None, None, None, turn.height, "not dated: it may not be over at the end")
 
 
 def _verdict(turn: Event, settings: Transition) -> str:
