@@ -69,13 +69,20 @@ def _arm(rate: float, repeats: float, accuracy: float) -> Content:
     return {"rate": rate, "repeats": repeats, "repeat_accuracy": _share(accuracy, 128)}
 
 
-def _lag(value: float, n: int) -> Content:
-    ends = [value - 0.1, value + 0.1] if n > 1 else None
-    return {"lag": {"value": value, "ci": ends, "n": n}}
+def _over_trainings(value: float, low: float, high: float) -> Content:
+    return {"value": value, "low": low, "high": high, "n": 5, "unit": "trainings"}
+
+
+def _lag(ratio: Content | None, dated: int) -> Content:
+    return {"ratio": ratio, "dated": dated, "of": 5}
+
+
+def _clamped(ratio: Content | None) -> Content:
+    return {"ratio": ratio, "dated": 5 if ratio else 4, "seeds": [0, 1, 2, 3, 4]}
 
 
 def _arms(name: str, inside: float, outside: float) -> Content:
-    change = {"free": -1.0, "inside": inside, "outside": outside}
+    change = {"free": -1.0, "inside": inside, "outside": outside, "short": -0.05}
     return {"name": name, "steps": 100, "k": 6, "change_of_pattern_loss": change}
 
 
@@ -204,21 +211,22 @@ PLANTED: dict[str, Content] = {
     "eigen_phase": {
         "transition/transition.json": {
             "conditions": {
-                "wide": {"midpoint": None, "lags": {}},
+                "wide": {"midpoint": None, "runs": 2, "lags": {}},
                 "tiled": {
-                    "midpoint": scored(288.0, 262.0, 318.0) | {"n": 5},
+                    "midpoint": _over_trainings(288.0, 262.0, 318.0),
+                    "runs": 5,
                     "lags": {
-                        "top_eigenvalue up to its peak": _lag(1.02, 4),
-                        "qk_matching of the best head": _lag(0.66, 1),
+                        "largest_eigenvalue": _lag(_over_trainings(1.02, 0.9, 1.16), 5),
+                        "qk_matching of the best head": _lag(None, 4),
                     },
                 },
             }
         },
         "controls/controls.json": {"conditions": {"masked": {}, "clamped": {}, "tiled": {}}},
         "controls/clamped.json": {
-            "ratio": 0.7,
-            "ci": [0.64, 0.76],
-            "seeds": [0, 1, 2],
+            "clamped": "clamped",
+            "over_free": {"clamped": _clamped(_over_trainings(0.7, 0.64, 0.76))},
+            "over_controls": {"clamped_itself": _clamped(None)},
             "verdict": "earlier",
         },
         "controls/subspace_tiled-s0.json": _arms("tiled-s0", 0.005, -0.71),

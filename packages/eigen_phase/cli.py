@@ -49,9 +49,9 @@ _TRAINING: tuple[Decorator, ...] = (
     option("--rotary-base", type=float, help="Base of the rotary wavelengths."),
     option("--initializer-range", type=float, help="Standard deviation of the weights at step 0."),
     option(
-        "--clamp-previous-token/--free-heads",
-        default=None,
-        help="L0H0 looks at the previous token from step 0.",
+        "--clamp-to",
+        type=int,
+        help="Tokens back that L0H0 looks from step 0 (1: the previous token).",
     ),
     option("--num-steps", type=int, help="Updates."),
     option("--batch-size", type=int, help="Rows of a batch."),
@@ -248,8 +248,8 @@ def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -
     place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     trained = workflow.train_one(name, training, place)
     click.echo(
-        f"{place}: {training.num_steps} steps, pattern accuracy "
-        f"{trained.history['pattern_accuracy'][-1]:.3f}"
+        f"{place}: {training.num_steps} steps,"
+        f" pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
     )
     return trained, study
 

@@ -17,8 +17,6 @@ from interp_core.files.params import check, read_section
 
 Eigen = Call[EigenPhase]
 
-STREAMS = {"transition": 21, "controls": 22}
-
 
 def prepare(profile: str | None, out: Path | None, runs: Sequence[Path] = ()) -> Eigen:
     """Settings of a profile and the folder they belong to; run directories of the user's make an
@@ -31,7 +29,6 @@ def prepare(profile: str | None, out: Path | None, runs: Sequence[Path] = ()) ->
         profile=profile,
         out=out,
         subjects=[str(run) for run in runs],
-        streams=STREAMS,
         flat=False,
     )
 

@@ -28,8 +28,6 @@ from interp_core.training.threads import use_threads
 if TYPE_CHECKING:
     from interp_core.training.workers import Task
 
-SEED = 0  # of the bootstrap over rows and seeds
-
 
 def train(study: Eigen) -> None:
     """Every run of the profile's conditions, several at once; a run that was stopped goes on where
@@ -54,21 +52,51 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
 
 
 def curvature(study: Eigen) -> None:
-    """The whole spectrum of the chosen runs at a few checkpoints."""
+    """The whole spectrum of the chosen runs at a few checkpoints, and the largest eigenvalue of
+    all runs of some conditions at every look. Several at once.
+    """
+    from interp_core.training.workers import run_in_processes
+
     study.check_folder()
+    settings = study.params.spectrum
+    courses = [run.name for run in _runs(study) if run.condition in settings.largest_conditions]
+    tasks: list[Task] = [(curvature_in, (study, name), {}) for name in settings.runs]
+    tasks += [(course_in, (study, name), {}) for name in courses]
+    run_in_processes(tasks, processes=study.params.processes)
+
+
+def curvature_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """The whole spectrum of one of the study's runs, into the study."""
+    del position  # these bars are short
     use_threads(study.params.training.threads)
-    chosen = study.params.spectrum.runs
-    for run in [RunDirectory.open(study.folder / "runs" / name) for name in chosen]:
-        arrays, report = _landscape(run, study)
-        made = _made(study, [run])
-        study.save("curvature", f"curvature_{run.name}", report, arrays, made=made, scores=run.name)
-        click.echo(f"{run.name}: {report['verdict']}")
+    run = _run(study, name)
+    arrays, report = _landscape(run, study)
+    made = _made(study, [run])
+    study.save("curvature", f"curvature_{name}", report, arrays, made=made, scores=name)
+    click.echo(f"{name}: {report['verdict']}")
+
+
+def course_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """The largest eigenvalue of one of the study's runs at every look, into the study."""
+    from eigen_phase.measure_landscape import largest_course
+
+    del position
+    use_threads(study.params.training.threads)
+    arrays = largest_course(_run(study, name), study.params.spectrum)
+    save_arrays(_course_file(study, name), arrays)
+
+
+def _course_file(study: Eigen, name: str) -> Path:
+    return study.folder / "scores" / "curvature" / "largest" / f"{name}.npz"
 
 
 def curvature_of(run: RunDirectory, study: Eigen) -> None:
     """The same of one run directory, into it."""
+    from eigen_phase.measure_landscape import largest_course
+
     use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
+    arrays |= largest_course(run, study.params.spectrum)
     files = [run.folder / f"curvature.{ending}" for ending in ("npz", "json")]
     with adding_to(run.folder, files):
         save_arrays(files[0], arrays)
@@ -77,58 +105,106 @@ def curvature_of(run: RunDirectory, study: Eigen) -> None:
 
 
 def transition(study: Eigen) -> None:
-    """Fits of every history, verdicts, and what leads what over seeds."""
+    """Dates of every history, verdicts, and what leads what over seeds."""
+    from eigen_phase.measure_transition import transition_report
+
     study.check_folder()
     runs = _runs(study)
-    study.save("transition", "transition", transition_of(runs, study), made=_made(study, runs))
+    files = {run.name: _course_file(study, run.name) for run in runs}
+    report = transition_report(runs, study.params.transition, _courses(files))
+
+    click.echo(_sentences(report))
+    study.save("transition", "transition", report, made=_made(study, runs))
 
 
 def transition_of(runs: Sequence[RunDirectory], study: Eigen) -> Report:
-    """Fits, verdicts, leads and lags of these runs; runs of one condition are its seeds."""
+    """Dates, verdicts, leads and lags of these runs; runs of one condition are its seeds.
+
+    With the largest eigenvalue on many rows where `curvature` has been called on a run.
+    """
     from eigen_phase.measure_transition import transition_report
 
-    report = transition_report(runs, study.params.transition, study.rng("transition", seed=SEED))
+    files = {run.name: run.folder / "curvature.npz" for run in runs}
+    report = transition_report(runs, study.params.transition, _courses(files))
     click.echo(_sentences(report))
     return report
+
+
+def _courses(files: Mapping[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and largest eigenvalues of the runs that have them."""
+    found = {name: load_arrays(file) for name, file in files.items() if file.is_file()}
+    return {
+        name: (arrays["largest_step"], arrays["largest"])
+        for name, arrays in found.items()
+        if "largest" in arrays
+    }
 
 
 def controls(study: Eigen) -> None:
     """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and
     outside the top subspace.
     """
-    study.check_folder()
     from eigen_phase.intervene import clamped_against_free
-    from eigen_phase.intervene_heads import head_ablations
-    from eigen_phase.intervene_subspace import subspace_arms
     from eigen_phase.measure_transition import transition_report
+    from interp_core.training.workers import run_in_processes
 
-    use_threads(study.params.training.threads)
+    study.check_folder()
     settings = study.params.controls
     _train_all(study, study.params.control_runs, study.folder / "control_runs", job_type="control")
     runs, control_runs = _runs(study), _control_runs(study)
+    made = _made(study, [*runs, *control_runs])
+
     free = [run for run in runs if run.condition == settings.free]
-    report = transition_report(
-        [*control_runs, *free], study.params.transition, study.rng("controls", seed=SEED)
-    )
-    reports: dict[str, Report] = {"controls": report}
+    report = transition_report([*control_runs, *free], study.params.transition)
+    study.save("controls", "controls", report, made=made)
+    click.echo(_sentences(report))
+
     by_seed = {
         condition: {
             found["seed"]: found
             for found in report["runs"].values()
             if found["condition"] == condition
         }
-        for condition in (settings.clamped, settings.free)
+        for condition in (*settings.clamped, settings.free)
     }
-    reports["clamped"] = clamped_against_free(by_seed[settings.clamped], by_seed[settings.free])
-    for run in runs:
-        arrays, reports[f"ablation_{run.name}"] = head_ablations(run, settings)
-        save_arrays(study.folder / "scores" / "controls" / f"ablation_{run.name}.npz", arrays)
-        if run.name in settings.subspace_runs:
-            arrays, reports[f"subspace_{run.name}"] = subspace_arms(run, settings)
-            save_arrays(study.folder / "scores" / "controls" / f"subspace_{run.name}.npz", arrays)
-    for name, found in reports.items():
-        study.save("controls", name, found, made=_made(study, [*runs, *control_runs]))
-        click.echo(f"{name}: {found['verdict']}" if "verdict" in found else _sentences(found))
+    clamped = {condition: by_seed[condition] for condition in settings.clamped}
+    compared = clamped_against_free(clamped, by_seed[settings.free])
+    study.save("controls", "clamped", compared, made=made)
+    click.echo(f"clamped: {compared['verdict']}")
+
+    # The longest first: two processes then end at about the same time.
+    tasks: list[Task] = [(arms_in, (study, name), {}) for name in settings.subspace_runs]
+    tasks += [(ablations_in, (study, name), {}) for name in study.params.runs]
+    run_in_processes(tasks, processes=study.params.processes)
+
+
+def arms_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """One run continued inside and outside of subspaces, into the study."""
+    from eigen_phase.intervene_subspace import subspace_arms
+
+    del position
+    use_threads(study.params.training.threads)
+    run = _run(study, name)
+    found = subspace_arms(run, study.params.controls)
+    _save_control(study, run, f"subspace_{name}", *found)
+
+
+def ablations_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """One run's heads taken out, into the study."""
+    from eigen_phase.intervene_heads import head_ablations
+
+    del position
+    use_threads(study.params.training.threads)
+    run = _run(study, name)
+    found = head_ablations(run, study.params.controls)
+    _save_control(study, run, f"ablation_{name}", *found)
+
+
+def _save_control(
+    study: Eigen, run: RunDirectory, name: str, arrays: dict[str, np.ndarray], report: Report
+) -> None:
+    study.save("controls", name, report, arrays, made=_made(study, [run]))
+    click.echo(f"{name}: {report['verdict']}")
 
 
 def _sentences(report: Report) -> str:
@@ -159,9 +235,7 @@ def visualize_run(run: RunDirectory, study: Eigen) -> list[Path]:
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
-    found = transition_report([run], study.params.transition, study.rng("transition", seed=SEED))[
-        "runs"
-    ][run.name]
+    found = transition_report([run], study.params.transition)["runs"][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():
         arrays |= load_arrays(run.folder / "curvature.npz")
@@ -197,7 +271,11 @@ def _train_all(study: Eigen, runs: Mapping[str, Training], folder: Path, *, job_
 
 def _runs(study: Eigen) -> list[RunDirectory]:
     """The profile's runs, opened. InputError when one is missing or half-written."""
-    return [RunDirectory.open(study.folder / "runs" / name) for name in study.params.runs]
+    return [_run(study, name) for name in study.params.runs]
+
+
+def _run(study: Eigen, name: str) -> RunDirectory:
+    return RunDirectory.open(study.folder / "runs" / name)
 
 
 def _control_runs(study: Eigen) -> list[RunDirectory]:

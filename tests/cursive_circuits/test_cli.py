@@ -225,7 +225,7 @@ def test_a_public_checkpoint_goes_the_whole_way_on_one_writers_bank(
         (("--word", "zzq"), "zzq zzq", 2),
         (("--word", "an", "--word", "zo", "--word", "an"), "an zo an", 3),
         (("--tokens", "138,138,3,80,9,81,138,138,5,82", "--text", "an"), "an", 2),
-        (("--tokens", "3,80,9,81"), "(none)", 1),
+        (("--tokens", "3,80,9,81"), "", 1),
     ],
 )
 def test_any_word_and_any_row_can_be_drawn(

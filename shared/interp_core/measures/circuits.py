@@ -59,21 +59,30 @@ def copying_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer hea
 
 
 @torch.no_grad()
-def matching_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer head"]:
-    """The same of the QK circuit W_E W_Q W_K^T W_E^T, content alone (no rotary turn): 1 is a head
-    that matches a token with itself, -1 one that looks away from it. Its eigenvalues are those of
-    W_K^T (W_E^T W_E) W_Q; they are complex, for the circuit is not symmetric.
+def matching_eigenvalues(
+    subject: CircuitWeights, *, distances: Sequence[int]
+) -> Float[np.ndarray, "layer head"]:
+    """The same of the QK circuit W_E W_Q R W_K^T W_E^T, mean over rotary distances.
+
+    1 is a head that matches a token with itself so many tokens back, -1 one that looks away from
+    it. At distance 0 nothing is turned, and what matches is the query's own position. Eigenvalues
+    are those of W_K^T (W_E^T W_E) W_Q R; they are complex, for the circuit is not symmetric.
     """
     tokens = subject.embedding().double()
     overlap = tokens.T @ tokens
     scores = []
+
     for layer in range(subject.n_layers):
         weights = subject.head_weights(layer)
-        scores.append(
-            _positivity(
-                torch.einsum("hde,dc,hcf->hef", weights.W_K.double(), overlap, weights.W_Q.double())
-            )
-        )
+        by_distance = []
+
+        for distance in distances:
+            queries = subject.rotated(weights.W_Q, distance).double()
+            core = torch.einsum("hde,dc,hcf->hef", weights.W_K.double(), overlap, queries)
+            by_distance.append(_positivity(core))
+
+        scores.append(np.mean(by_distance, axis=0))
+
     return np.stack(scores)
 
 
