@@ -298,7 +298,10 @@ def _curvature(axes: Axes, run: RunDirectory, largest: Mapping[str, np.ndarray] 
     few = f"{run.training.probe_sequences} rows"
 
     top = run.history["top_eigenvalue"][there]
-    thin = {"markersize": 3, "linewidth": 1.0, "alpha": 0.6} if largest else {"markersize": 4}
+    thin: dict[str, Any] = {"markersize": 4}
+    if largest:
+        thin = {"markersize": 3, "linewidth": 1.0, "alpha": 0.6}
+
     axes.plot(steps, top, "o-", color=CURVATURE, label=f"largest, {few}", **thin)
 
     if largest is not None:

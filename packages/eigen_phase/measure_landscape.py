@@ -180,6 +180,7 @@ def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
             ]
             hessians = [next_token_hessian(model, *rows, micro_batch=size) for rows in batches]
             sizes.append([largest(one, settings.largest_tolerance) for one in hessians])
+    once, repeated = (pairs.values[:k].numpy() for pairs in both)
     return {
         "nodes": spectrum.nodes,
         "weights": spectrum.weights,
@@ -188,7 +189,7 @@ def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
         "trace_error": found.error,
         "gauss_newton": gauss_newton,
         "probe_top": sizes,
-        "beyond": _beyond(*(pairs.values[:k].numpy() for pairs in both), training),
+        "beyond": _beyond(once, repeated, training),
     }
 
 

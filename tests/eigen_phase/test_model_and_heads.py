@@ -209,7 +209,9 @@ def test_matching_at_a_distance_turns_the_query_as_attention_does() -> None:
         # Scores of a query `distance` tokens after a key, for every pair of tokens.
         attention = model.attentions[0]
         x = model.blocks[0].norm(model.embed.weight)
-        turn = model.rotary[:, :32].to(torch.complex128)
+        rotary = model.rotary
+        assert isinstance(rotary, torch.Tensor)
+        turn = rotary[:, :32].to(torch.complex128)
         query, key = (x @ w.weight.T for w in (attention.q, attention.k))
         parts = [torch.view_as_complex(v[:, :32].reshape(-1, 16, 2)) for v in (query, key)]
         turned = [
