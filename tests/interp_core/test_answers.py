@@ -279,7 +279,7 @@ def test_one_training_stands_beside_the_published_interval(project: Path) -> Non
     lines = compare()
     at = next(k for k, line in enumerate(lines) if line.startswith("  centre of short"))
     mine, over, after = (line.split() for line in lines[at : at + 3])
-    assert "0.41" in mine
+    assert "0.410" in mine
     assert " ".join(over) == "published, over trainings 0.50 [0.40, 0.60] 5 trainings"
     columns = lines[0].index("committed"), lines[0].index(" n ") + 1
     assert all(lines[at + 1][column - 1 : column + 1].strip() for column in columns)
