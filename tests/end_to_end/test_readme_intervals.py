@@ -79,7 +79,7 @@ def rounds(held: float, printed: str) -> bool:
 
 
 def printed_in(text: str) -> list[tuple[str, str, str]]:
-    return [match.groups() for match in PRINTED.finditer(text)]
+    return [(match[1], match[2], match[3]) for match in PRINTED.finditer(text)]
 
 
 @pytest.mark.parametrize("study", STUDIES)
