@@ -126,6 +126,30 @@ def run(profile: str | None, out: Path | None) -> None:
 
 
 @main.command()
+@profile_option
+@_OUT
+@_MODEL
+@option("--word", help="A word of the bank, instead of the profile's, for a model of yours.")
+def page(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
+    """Ink, and what every stroke reads, in one self-contained file: page.html."""
+    from cursive_circuits import workflow
+    from cursive_circuits.page import own_page
+    from cursive_circuits.page import page as of_the_run
+    from cursive_circuits.study import prepare_study
+
+    study = prepare_study(profile, out, model)
+
+    if out is None and profile is None and model is None and word is None:
+        of_the_run(study)
+        return
+
+    if word is not None or not (study.folder / "scores" / "draw").is_dir():
+        workflow.draw(study, word=word)
+
+    own_page(study)
+
+
+@main.command()
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""

@@ -172,6 +172,24 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
 
 
 @main.command()
+@_RUNS
+@profile_option
+@_OUT
+def page(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
+    """A training on one clock, in one self-contained file: page.html of each run directory."""
+    from eigen_phase.page import page as of_the_run
+    from eigen_phase.page import page_of
+    from eigen_phase.run_directory import RunDirectory
+    from eigen_phase.study import prepare
+
+    if not run_directories:
+        of_the_run(prepare(profile, out))
+
+    for run in [RunDirectory.open(folder) for folder in run_directories]:
+        page_of(run)
+
+
+@main.command()
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""

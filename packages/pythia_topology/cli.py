@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from interp_core.cli import Decorator, Group, option, profile_option, study_option
+from interp_core.errors import InputError
 
 _OPTIONS: tuple[Decorator, ...] = (
     option(
@@ -47,10 +48,10 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-_READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition")
+_READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition", "page")
 
 
-def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
+def _with_run(command: Callable[..., None]) -> Callable[..., None]:
     """A command that gets a prepared Run instead of its options; in an experiment its scores are there first."""
 
     @wraps(command)
@@ -58,6 +59,7 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
         from pythia_topology import workflow
         from pythia_topology.study import prepare
 
+        own = {name: options.pop(name) for name in ("text",) if name in options}
         options.pop("memory_saver")
         only_print = options.pop("print_prompts")
         if (one := options.pop("model")) is not None:
@@ -69,7 +71,7 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
         workflow.check_request(run, command.__name__)
         if run.out and command.__name__ in _READS_SCORES:
             workflow.ensure_scores(run)
-        command(run)
+        command(run, **own)
 
     with_options: Callable[..., None] = call
     for add in reversed(_OPTIONS):
@@ -191,6 +193,18 @@ def emergence(run: Any) -> None:
         from pythia_topology import figures
 
         figures.draw_emergence({name: (report, arrays) for name, (arrays, report) in found.items()}, run.out)
+
+
+@main.command()
+@option("--text", help="Text to show attention and predictions on, at most 128 tokens with its repeat.")
+@_with_run
+def page(run: Any, *, text: str | None) -> None:
+    """The model to look at, in one self-contained file: page_M.html."""
+    from pythia_topology.page import page as build
+
+    if text is not None and run.out is None:
+        raise InputError("--text is for a model of yours: name it with --model, and a folder with --out")
+    build(run, text)
 
 
 @main.command("figures")
