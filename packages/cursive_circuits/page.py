@@ -19,6 +19,7 @@ Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
 
 WORDS = Words(
+    place=5,
     question="Does a transformer that writes cursive use induction circuits?",
     verdict="Not by writing alone: largest excess {largest_excess_writing}; the copying control has {largest_excess_control}.",
     not_found=(

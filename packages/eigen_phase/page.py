@@ -19,6 +19,7 @@ from interp_core.page.views import View
 Report = Mapping[str, Any]
 
 WORDS = Words(
+    place=4,
     question="What does the Hessian's spectrum do while induction heads form?",
     verdict="The largest eigenvalue rises with accuracy, at {eigenvalue_rise_over_step} of its step: no early warning.",
     not_found=(

@@ -27,6 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
 
 WORDS = Words(
+    place=2,
     question="Where and how does a Mamba do induction, and why is detecting a pattern not predicting it?",
     verdict="One read does it: without it accuracy changes by {change_without_best_read}, other reads {change_without_other_read}.",
     not_found=(

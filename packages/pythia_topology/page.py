@@ -37,8 +37,9 @@ SCORES = (
 )  # fmt: skip
 
 WORDS = Words(
+    place=1,
     question="Do induction heads sit at a stable relative depth across model sizes?",
-    verdict="Within a tenth of depth, not exactly: centres differ by up to {largest_centre_difference}.",
+    verdict="Within a tenth of depth, not exactly: centres differ by up to {largest_centre_difference:size}.",
     not_found=(
         "A difference of depth distributions: the permutation test over heads is weak with so few heads.",
         "A first-order estimate that can stand in for exact ablation in every size.",

@@ -37,6 +37,7 @@ def build(root: Path, out: Path) -> Path:
     answers = of_studies(data)
     provenance = Provenance(root)
     studies = [_study(data, name, found, provenance, out) for name, found in answers.items()]
+    studies.sort(key=lambda study: study["place"])
 
     views = views_of([view for study in studies for view in [*study["views"], *study["cards"]]])
     ids = iter(views)
@@ -65,16 +66,17 @@ def _study(
 
 
 def verdict(template: str, answers: Sequence[Answer], *, where: str) -> str:
-    """The sentence with its numbers: `{name}` the value, `{name:interval}` with its interval."""
+    """The sentence with its numbers: `{name}` the value, `{name:size}` without its sign."""
     by_name = {answer.name: answer for answer in answers}
 
     def fill(match: re.Match[str]) -> str:
         if (answer := by_name.get(match[1])) is None:
             raise InputError(f"{where}: the verdict names {match[1]}, which is none of the study's answers")
 
-        return shown(answer, interval=match[2] is not None)
+        value = shown(answer, interval=False)
+        return value.removeprefix("-") if match[2] else value
 
-    sentence = re.sub(r"\{([\w-]+)(:interval)?\}", fill, template)
+    sentence = re.sub(r"\{([\w-]+)(:size)?\}", fill, template)
 
     if (count := len(sentence.split())) > MOST_WORDS:
         raise InputError(f"{where}: a verdict of {count} words, at most {MOST_WORDS} are read")

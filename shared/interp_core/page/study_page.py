@@ -25,6 +25,7 @@ class Caption:
 class Words:
     """A study in words. `{name}` in the verdict is the answer of that name, read when the page is built."""
 
+    place: int  # among the questions, from 1
     question: str
     verdict: str  # at most 15 words
     not_found: Sequence[str]
@@ -40,6 +41,7 @@ def save(study: str, words: Words, *, views: Sequence[View], cards: Sequence[Vie
     """Write the study's part of the page."""
     content: dict[str, Any] = {
         "study": study,
+        "place": words.place,
         "question": words.question,
         "verdict": words.verdict,
         "not_found": list(words.not_found),

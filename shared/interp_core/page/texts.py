@@ -1,6 +1,7 @@
 """Texts as a page shows them: tokens as words, what is copied in them, and a control without it."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,17 @@ def without_antecedents(
 
     absent = np.setdiff1d(np.arange(size), [*row, subject.bos, *special])
     places = np.unique(pairs.earlier)
-    rng = np.random.default_rng(seed)
+    shuffled = np.random.default_rng(seed).permutation(absent)
+
+    # Words rather than halves of characters, which nobody can read on an axis.
+    readable = (token for token in shuffled if words(subject, np.array([token]))[0].strip(" ").isalnum())
+    drawn = list(islice(readable, len(places)))
+
+    if len(drawn) < len(places):
+        raise InputError(f"{subject.name}: its vocabulary leaves no {len(places)} other words for a control: shorten the text")
 
     control = row.copy()
-    control[places] = rng.choice(absent, size=len(places), replace=len(absent) < len(places))
+    control[places] = drawn
     return control
 
 

@@ -33,7 +33,8 @@ lab.rowOf = (entries, query) => entries.subarray((query * (query + 1)) / 2, ((qu
 /** `.90`, as the studies write shares; `-.05`; `1.00`. */
 lab.share = function (value) {
   if (value === null || value === undefined) return "none";
-  return value.toFixed(2).replace(/^(-?)0\./, "$1.");
+  const text = value.toFixed(2).replace(/^(-?)0\./, "$1.");
+  return text === "-.00" ? ".00" : text;
 };
 
 /** Any number in at most four digits. */

@@ -40,10 +40,12 @@ lab.views.clock = function (root, view) {
       grid.paint(value, maps[m].colour, (layer, head) => `L${layer}H${head} ${lab.share(value(layer, head))}`);
     });
 
-    const now = view.panels.flatMap((panel) => panel.lines)
+    const now = (panel) => panel.lines
       .filter((line) => line.values[i] !== null)
       .map((line) => `${line.label} ${lab.number(line.values[i])}`);
-    told.textContent = `Step ${steps[i]}: ${now.join(", ")}.`;
+    const said = view.panels.filter((panel) => now(panel).length)
+      .map((panel) => `${panel.title}: ${now(panel).join(", ")}`);
+    told.textContent = `Step ${steps[i]}. ${said.join(". ")}.`;
   };
 
   root.append(

@@ -3,8 +3,7 @@
 lab.views.strokes = function (root, view) {
   const state = { layer: view.best[0], head: view.best[1], slot: 1, at: Math.floor(view.strokes.length * 0.75) };
   const points = view.strokes;
-  const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
-  const [left, top] = [Math.min(...xs) - 0.1, Math.min(...ys) - 0.1];
+  const { left, top, width, height } = lab.extent(points);
   const told = lab.told();
 
   const lines = points.map((point, i) => lab.drawn("line", i && {
@@ -14,7 +13,7 @@ lab.views.strokes = function (root, view) {
   const drawing = lab.drawn("svg", {
     class: "ink", role: "application", tabindex: 0,
     "aria-label": `The word written twice, ${points.length} strokes; arrow keys go from stroke to stroke`,
-    viewBox: `${left} ${top} ${Math.max(...xs) - left + 0.1} ${Math.max(...ys) - top + 0.1}`,
+    viewBox: `${left} ${top} ${width} ${height}`,
   }, lines, dot);
 
   const letters = view.letters.map((letter) => lab.element("span", { class: "token" }, letter === " " ? "␣" : letter));
@@ -31,7 +30,8 @@ lab.views.strokes = function (root, view) {
 
   const show = () => {
     const weights = byStroke();
-    const most = Math.max(0.05, ...weights);
+    // A head that looks everywhere a little is drawn thin, not as thick as one that looks at one place.
+    const most = Math.max(0.25, ...weights);
     lines.forEach((line, i) => lab.set(line, {
       stroke: weights[i] >= 0.01 ? "var(--induction)" : points[i][2] ? "var(--rule)" : "none",
       "stroke-width": 0.03 + 0.09 * (weights[i] / most),
