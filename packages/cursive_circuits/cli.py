@@ -70,7 +70,7 @@ def sample(
 @_MODEL
 @option("--word", help="A word of the bank, instead of the profile's.")
 def draw(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
-    """Attention over the ink of a word written twice; with --word also its pictures and the page to hover over."""
+    """Attention over the ink of a word written twice; with --word also its pictures. `page` shows it."""
     from cursive_circuits import workflow
     from cursive_circuits.study import prepare_study
 

@@ -1,7 +1,6 @@
 """The study's part of the page: ink of the writer and of its control, and what a stroke reads."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -178,7 +177,9 @@ def _redrawn(name: str, arrays: Arrays) -> list[View]:
     ]
 
     continued = [
-        _drawing(f"{label}: {float(arrays[f'continued/copied/{kind}']):.0%} copied", arrays[f"continued/{kind}"], colour)
+        _drawing(
+            f"{label}: {float(arrays[f'continued/copied/{kind}']):.0%} copied", arrays[f"continued/{kind}"], colour
+        )
         for kind, (label, colour) in labels.items()
         if f"continued/{kind}" in arrays
     ]

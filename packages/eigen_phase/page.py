@@ -177,7 +177,10 @@ def _write(run: RunDirectory, found: Report | None, path: Path) -> None:
         path,
         "model.html.jinja",
         title=f"The training {run.name}",
-        lead=f"After {run.training.num_steps} steps {last:.2f} of what a pattern foretells is right; an oracle's {ceiling:.2f}.",
+        lead=(
+            f"After {run.training.num_steps} steps {last:.2f} of what a pattern foretells is right;"
+            f" an oracle's {ceiling:.2f}."
+        ),
         views=views_of([clock(run, found)]),
         made={
             "command": f"eigen-phase page {run.folder}",

@@ -29,7 +29,10 @@ Report = Mapping[str, Any]
 WORDS = Words(
     place=2,
     question="Where and how does a Mamba do induction, and why is detecting a pattern not predicting it?",
-    verdict="One read does it: without it accuracy changes by {change_without_best_read}, other reads {change_without_other_read}.",
+    verdict=(
+        "One read does it: without it accuracy changes by {change_without_best_read},"
+        " other reads {change_without_other_read}."
+    ),
     not_found=(
         "An advantage from context in real text: the Mamba was trained on short rows and is out of its depth beyond.",
         "A clean copy at every lag: pairs spaced among fillers stay far below the transformer twin's.",
@@ -77,8 +80,7 @@ def reads(name: str, arrays: Arrays, analysis: Report, causal: Report, hidden: V
         value, low, high = (arrays[f"offset_profile{end}"][layer] for end in ("", "_low", "_high"))
         control = value - arrays["offset_profile_excess"][layer]
         profile = [
-            {"offset": offset, **_row(*ends)}
-            for offset, *ends in zip(offsets, value, low, high, control, strict=True)
+            {"offset": offset, **_row(*ends)} for offset, *ends in zip(offsets, value, low, high, control, strict=True)
         ]
 
         cut = causal["reads"].get(f"L{layer}", {})

@@ -31,7 +31,10 @@ KL, HALF_LIFE = 1, 3
 WORDS = Words(
     place=3,
     question="Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?",
-    verdict="Spread thin: the best channel moves predictions by {kl_of_best_channel} nats; {channels_that_must_stay} must stay.",
+    verdict=(
+        "Spread thin: the best channel moves predictions by {kl_of_best_channel} nats;"
+        " {channels_that_must_stay} must stay."
+    ),
     not_found=(
         "One answer to “sparser than the transformer?”: it depends on the measure and on the layer.",
         "A use of percentile sparsity: it is one half by construction, in every layer of both models.",

@@ -16,6 +16,7 @@ from cursive_circuits.run_directory import open_run
 from interp_core.artifacts import load_arrays
 from interp_core.errors import InputError
 from interp_core.params import profile_path
+from page_parts import Page
 from small_study import call
 
 COMMANDS = (
@@ -29,6 +30,7 @@ COMMANDS = (
     "ablate",
     "draw",
     "figures",
+    "page",
     "run",
 )
 
@@ -65,14 +67,15 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
     drawn = {path.name for path in (out / "figures").iterdir()}
     wanted = {"samples", "alignment", "excess", "scores", "gain", "qk", "ov", "circle", "kernel", "characters"}
     assert {f"{kind}_handwriting.png" for kind in wanted} <= drawn
-    assert {"ablation.png", "paths.png", "offsets.png", "training.png", "ink.html", "redrawn_control.png"} <= drawn
+    assert {"ablation.png", "paths.png", "offsets.png", "training.png", "redrawn_control.png"} <= drawn
 
 
 def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
-    page = (whole / "out" / "figures" / "ink.html").read_text()
-    assert "://" not in page
-    assert "pointermove" in page
-    content = json.loads(page.split("const data=")[1].split(";\n")[0].replace("<\\/", "</"))
+    done = call("page", "--profile", str(whole / "mine.yaml"), "--out", str(whole / "out"))
+    assert done.exit_code == 0, done.output
+    page = Page.of((whole / "out" / "page.html").read_text())
+    assert page.fetched == []
+    content = page.view("strokes")
     arrays = load_arrays(whole / "out" / "scores" / "draw" / "handwriting.npz")
     query = 2 * (len(content["strokes"]) - 1) + 1
     shown = dict(map(tuple, content["self"][1][0][query]))

@@ -7,7 +7,7 @@ it, JSON is spelled without `<`, and the page's own policy runs no script but th
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,6 @@ def _digest(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def views_of(views: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def views_of(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Views with the ids that their elements have on the page."""
     return [{**view, "id": f"view-{i}"} for i, view in enumerate(views)]

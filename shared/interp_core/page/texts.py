@@ -117,7 +117,9 @@ def without_antecedents(
     drawn = list(islice(readable, len(places)))
 
     if len(drawn) < len(places):
-        raise InputError(f"{subject.name}: its vocabulary leaves no {len(places)} other words for a control: shorten the text")
+        raise InputError(
+            f"{subject.name}: its vocabulary leaves no {len(places)} other words for a control: shorten the text"
+        )
 
     control = row.copy()
     control[places] = drawn

@@ -81,9 +81,7 @@ def predicted(
     return Predicted(*(np.concatenate(part) for part in parts))
 
 
-def random_sets(
-    best: Sequence[Head], n_heads: int, *, draws: int, rng: np.random.Generator
-) -> list[list[Head]]:
+def random_sets(best: Sequence[Head], n_heads: int, *, draws: int, rng: np.random.Generator) -> list[list[Head]]:
     """Sets with as many heads of each layer as `best`, of its other heads where those are enough."""
     return [_random_set(best, n_heads, rng) for _ in range(draws)]
 

@@ -1,0 +1,72 @@
+"""A page as a browser's parser sees it: its data, its scripts, and what it would fetch."""
+
+import json
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+# Attributes that make a browser fetch, or run what they hold.
+FETCHING = {"src", "srcset", "href", "action", "data", "poster", "formaction", "background"}
+
+
+@dataclass
+class Page:
+    """What the elements of a page say."""
+
+    data: dict[str, Any] = field(default_factory=dict)  # views, by the id of their element
+    scripts: list[str] = field(default_factory=list)  # those that run
+    styles: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)  # addresses beyond the page and its folder
+    handlers: list[str] = field(default_factory=list)  # attributes that hold code
+    text: str = ""
+
+    @classmethod
+    def of(cls, content: str) -> "Page":
+        """Parse a page."""
+        reader = _Reader()
+        reader.feed(content)
+        reader.close()
+        return reader.page
+
+    def view(self, kind: str) -> dict[str, Any]:
+        """The first view of a kind."""
+        return next(view for view in self.data.values() if view["kind"] == kind)
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.page = Page()
+        self.inside: tuple[str, dict[str, str | None]] | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = (tag, dict(attrs)) if tag in ("script", "style") else None
+
+        for name, value in attrs:
+            if name.startswith("on"):
+                self.page.handlers.append(name)
+            if name in FETCHING and value is not None and not _is_beside(value):
+                self.page.fetched.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self.inside is None:
+            self.page.text += data
+            return
+
+        tag, attributes = self.inside
+
+        if tag == "style":
+            self.page.styles.append(data)
+        elif attributes.get("type") == "application/json":
+            name = (attributes["id"] or "").removesuffix("-data")
+            self.page.data[name] = json.loads(data)
+        else:
+            self.page.scripts.append(data)
+
+
+def _is_beside(address: str) -> bool:
+    """A place on the page, or a file of its folder."""
+    return address.startswith("#") or ("//" not in address and ":" not in address and not address.startswith("/"))
