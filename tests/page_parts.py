@@ -68,5 +68,8 @@ class _Reader(HTMLParser):
 
 
 def _is_beside(address: str) -> bool:
-    """A place on the page, or a file of its folder."""
+    """A place on the page, or a file of its folder; the empty icon keeps browsers from asking for one."""
+    if address == "data:,":
+        return True
+
     return address.startswith("#") or ("//" not in address and ":" not in address and not address.startswith("/"))

@@ -20,7 +20,10 @@ Report = Mapping[str, Any]
 WORDS = Words(
     place=5,
     question="Does a transformer that writes cursive use induction circuits?",
-    verdict="Not by writing alone: largest excess {largest_excess_writing}; the copying control has {largest_excess_control}.",
+    verdict=(
+        "Not by writing alone: largest excess {largest_excess_writing};"
+        " the copying control has {largest_excess_control}."
+    ),
     not_found=(
         "Induction in handwriting that nobody taught, on any family of repeats.",
         "Copying of another writer's word, in either model.",

@@ -182,11 +182,13 @@ def page(run_directories: tuple[Path, ...], profile: str | None, out: Path | Non
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
 
+    study = prepare(profile, out)
+
     if not run_directories:
-        of_the_run(prepare(profile, out))
+        of_the_run(study)
 
     for run in [RunDirectory.open(folder) for folder in run_directories]:
-        page_of(run)
+        page_of(run, study)
 
 
 @main.command()

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
+from eigen_phase.measure_transition import transition_report
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.study import Study
 from interp_core.artifacts import load_json
@@ -117,7 +118,9 @@ def clock(run: RunDirectory, found: Report | None) -> View:
             "previous token": (history["previous_token"], "previous"),
             "prefix matching": (history["prefix_matching"], "induction"),
         },
-        says="Move the slider: head maps, accuracy, loss and spectrum show the same step. One training, so no interval.",
+        says=(
+            "Move the slider: head maps, accuracy, loss and spectrum show the same step. One training, so no interval."
+        ),
         events=events,
     )
 
@@ -157,11 +160,10 @@ def page(study: Study) -> None:
     save("eigen_phase", WORDS, views=clocks, cards=[model_card(run, found.get(run.name)) for run in runs])
 
 
-def page_of(run: RunDirectory) -> None:
+def page_of(run: RunDirectory, study: Study) -> None:
     """One self-contained page of a training, into its directory."""
     path = run.folder / "page.html"
-    saved = run.folder / "transition.json"
-    found = load_json(saved)["runs"].get(run.name) if saved.is_file() else None
+    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))["runs"][run.name]
 
     with adding_to(run.folder, [path]):
         _write(run, found, path)

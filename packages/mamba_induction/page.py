@@ -6,12 +6,9 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
-from jaxtyping import Float, Int
 
 from interp_core.artifacts import load_arrays, load_json
 from interp_core.columns import read_columns
-from interp_core.hidden_attention import mixer_calls, stream_attention
 from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.page import views
 from interp_core.page.document import views_of, write
@@ -19,6 +16,7 @@ from interp_core.page.packed import lower, numbers
 from interp_core.page.study_page import Caption, Words, save
 from interp_core.page.texts import DEFAULT, LONGEST, Shown, held_out_text, shown, words
 from interp_core.page.views import View
+from interp_core.page.watch import hidden_maps
 from interp_core.params import project_root
 from mamba_induction.model import load
 from mamba_induction.study import Run
@@ -116,7 +114,7 @@ def numbers_of(row: Mapping[str, Any]) -> View:
 
 def hidden_view(mamba: MambaSubject, text: Shown) -> View:
     """Hidden attention of every layer over a text and its control, channels averaged, rows summing to 1."""
-    maps = _maps(mamba, np.stack([text.ids, text.control]))
+    maps = hidden_maps(mamba, np.stack([text.ids, text.control]))
     pairs = text.pairs
 
     return {
@@ -130,16 +128,6 @@ def hidden_view(mamba: MambaSubject, text: Shown) -> View:
         "pairs": np.stack([pairs.query, pairs.induction_key], axis=1).tolist(),
         "attention": lower(maps),
     }
-
-
-@torch.no_grad()
-def _maps(mamba: MambaSubject, rows: Int[np.ndarray, "row position"]) -> Float[np.ndarray, "row layer query key"]:
-    nothing = np.zeros(0, dtype=np.int64)
-    found = [
-        stream_attention(call, batch=nothing, query=nothing, key=nothing, group=nothing, groups=1).normalised
-        for call in mixer_calls(mamba, mamba.ids(rows))
-    ]
-    return torch.stack(found, dim=1).float().cpu().numpy()
 
 
 def model_card(name: str, analysis: Report, history: Arrays | None, shape: Mapping[str, Any]) -> View:

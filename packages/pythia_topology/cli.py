@@ -207,6 +207,23 @@ def page(run: Any, *, text: str | None) -> None:
     build(run, text)
 
 
+@main.command()
+@option("--model", required=True, metavar="M", help="A name of the profile, a directory, a hub id; a Mamba too.")
+@option("--port", type=click.IntRange(0, 65535), default=0, help="Of 127.0.0.1; a free one unless given.")
+@option("--seed", type=int, default=0, show_default=True, help="Of the random heads taken away as control.")
+@option("--device", help="cpu, cuda, cuda:N or mps.")
+@option("--dtype", help="float32, bfloat16 or float64.")
+@profile_option
+def explore(model: str, port: int, seed: int, device: str | None, dtype: str | None, profile: str | None) -> None:
+    """A model live in your browser: type a text, take heads away, see what is predicted then."""
+    from interp_core.page.explore import serve
+    from pythia_topology.model import load
+    from pythia_topology.study import prepare
+
+    run = prepare(profile, None, models=(model,), device=device, dtype=dtype)
+    serve(load(model, run.known, run.params), port=port, seed=seed)
+
+
 @main.command("figures")
 @_with_run
 def all_figures(run: Any) -> None:

@@ -117,7 +117,7 @@ def test_the_induction_head_is_what_copying_needs_and_a_random_head_is_not(plant
     layer, head = known.INDUCTION_HEAD
     control = [(layer, other) for other in range(planted.n_heads) if other != head][:1]
 
-    means = mean_vectors(planted, text)
+    means = mean_vectors(planted, np.stack([text.ids, text.control]))
     found = predicted(planted, text.ids, [[], [(layer, head)], control], means)
     copied = found.loss[:, text.pairs.query].mean(axis=1)
 
@@ -128,7 +128,7 @@ def test_the_induction_head_is_what_copying_needs_and_a_random_head_is_not(plant
 
 def test_sets_in_one_batch_are_as_each_alone(planted: Subject) -> None:
     text = shown_twice(planted)
-    means = mean_vectors(planted, text)
+    means = mean_vectors(planted, np.stack([text.ids, text.control]))
     sets = [[], [(0, 0)], [(1, 0)], [(0, 0), (1, 0)]]
 
     together = predicted(planted, text.ids, sets, means)

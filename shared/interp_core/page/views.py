@@ -87,7 +87,7 @@ def _without(subject: Subject, text: Shown, rank: Float[np.ndarray, "layer head"
     random = [random_sets(ranked[:k], heads_each, draws=DRAWS, rng=rng) for k in sizes]
 
     sets = [[], *single, *(ranked[:k] for k in sizes), *(one for draws in random for one in draws)]
-    means = mean_vectors(subject, text)
+    means = mean_vectors(subject, np.stack([text.ids, text.control]))
     found = predicted(subject, text.ids, sets, means, label=f"{subject.name} without heads")
 
     kept = 1 + len(single) + len(sizes)
@@ -100,7 +100,7 @@ def _without(subject: Subject, text: Shown, rank: Float[np.ndarray, "layer head"
         "draws": DRAWS,
         "ranked": [f"L{layer}H{head}" for layer, head in ranked[: max(sizes, default=0)]],
         "random": [[f"L{layer}H{head}" for layer, head in draws[0]] for draws in random],
-        "loss": np.round(found.loss, 3).tolist(),
+        "loss": np.round(found.loss.astype(np.float64), 3).tolist(),
         "words": words(subject, vocabulary),
         "top": places.reshape(found.top[shown].shape).tolist(),
         "probability": shares(found.probability[shown]),
@@ -115,9 +115,9 @@ def live(found: Predicted, subject: Subject) -> list[View]:
 
     return [
         {
-            "loss": np.round(loss, 3).tolist(),
+            "loss": np.round(loss.astype(np.float64), 3).tolist(),
             "top": [[spelt[place] for place in at] for at in ranks],
-            "probability": np.round(probability, 4).tolist(),
+            "probability": np.round(probability.astype(np.float64), 4).tolist(),
         }
         for loss, ranks, probability in zip(found.loss, top, found.probability, strict=True)
     ]

@@ -1,7 +1,8 @@
 """What a page shows of a model on one text: where every head looks, and what is predicted without it.
 
 Heads are replaced by their mean vector over the text and its control. Each set of heads stands beside
-random heads of the same layers.
+random heads of the same layers. A Mamba's layer counts as one head, its mixer, and looks by its
+hidden attention.
 """
 
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.ablation import Head
+from interp_core.hidden_attention import mixer_calls, stream_attention
 from interp_core.hooks import Edit, capture, intervene
+from interp_core.mamba import MambaSubject
 from interp_core.models import Subject
-from interp_core.page.texts import Shown
 from interp_core.progress import progress
 from interp_core.sites import Site
 
@@ -36,6 +38,9 @@ class Predicted:
 @torch.no_grad()
 def attention(subject: Subject, rows: Int[np.ndarray, "row position"]) -> Float[np.ndarray, "row layer head q k"]:
     """Every head's whole pattern, in [0, 1]: for texts short enough to be looked at."""
+    if isinstance(subject, MambaSubject):
+        return hidden_maps(subject, rows)[:, :, None]
+
     sites = [Site(layer, "attn.pattern") for layer in range(subject.n_layers)]
 
     with capture(subject, sites) as seen:
@@ -45,14 +50,30 @@ def attention(subject: Subject, rows: Int[np.ndarray, "row position"]) -> Float[
 
 
 @torch.no_grad()
-def mean_vectors(subject: Subject, text: Shown) -> dict[int, Float[Tensor, "head d_head"]]:
-    """Each head's mean vector over the places of the text and of its control, by layer."""
-    sites = [Site(layer, "attn.z") for layer in range(subject.n_layers)]
+def hidden_maps(mamba: MambaSubject, rows: Int[np.ndarray, "row position"]) -> Float[np.ndarray, "row layer query key"]:
+    """Hidden attention of every layer: mean over channels of |alpha|, rows as shares."""
+    none = np.zeros(0, dtype=np.int64)
+    found = [
+        stream_attention(call, batch=none, query=none, key=none, group=none, groups=1).normalised
+        for call in mixer_calls(mamba, mamba.ids(rows))
+    ]
+    return torch.stack(found, dim=1).float().cpu().numpy()
+
+
+def heads_each(subject: Subject) -> int:
+    """Heads that can be taken away in each layer."""
+    return 1 if isinstance(subject, MambaSubject) else subject.n_heads
+
+
+@torch.no_grad()
+def mean_vectors(subject: Subject, rows: Int[np.ndarray, "row position"]) -> dict[int, Float[Tensor, "head d_head"]]:
+    """Each head's mean vector over all places of some texts of one length, by layer."""
+    sites = [_site(subject, layer) for layer in range(subject.n_layers)]
 
     with capture(subject, sites) as seen:
-        subject.trunk(subject.ids(np.stack([text.ids, text.control])))
+        subject.trunk(subject.ids(rows))
 
-    return {site.layer: seen[site].mean(dim=(0, 1)) for site in sites}
+    return {site.layer: _by_head(seen[site]).mean(dim=(0, 1)) for site in sites}
 
 
 @torch.no_grad()
@@ -73,7 +94,7 @@ def predicted(
         rows = subject.ids(np.tile(ids, (len(chosen), 1)))
 
         with ExitStack() as stack:
-            if edits := _edits(chosen, means):
+            if edits := _edits(subject, chosen, means):
                 stack.enter_context(intervene(subject, edits))
             found.append(_read(subject.logits(rows)[:, :-1], rows[:, 1:]))
 
@@ -98,20 +119,44 @@ def _random_set(best: Sequence[Head], n_heads: int, rng: np.random.Generator) ->
     return drawn
 
 
-def _edits(sets: Sequence[Sequence[Head]], means: dict[int, Tensor]) -> dict[Site, Edit]:
+def other_layers(best: Sequence[Head], n_layers: int, *, draws: int, rng: np.random.Generator) -> list[list[Head]]:
+    """For layers of one head: as many other layers, where there are so many."""
+    taken = [layer for layer, _ in best]
+    others = np.setdiff1d(np.arange(n_layers), taken)
+
+    if len(others) < len(taken):
+        return []
+
+    return [
+        [(int(layer), 0) for layer in sorted(rng.choice(others, size=len(taken), replace=False))] for _ in range(draws)
+    ]
+
+
+def _site(subject: Subject, layer: int) -> Site:
+    """Where a layer's heads write."""
+    return Site(layer, "mixer_out" if isinstance(subject, MambaSubject) else "attn.z")
+
+
+def _by_head(written: Tensor) -> Float[Tensor, "row position head d_head"]:
+    """A mixer's output as that of its only head."""
+    return written[:, :, None] if written.ndim == 3 else written
+
+
+def _edits(subject: Subject, sets: Sequence[Sequence[Head]], means: dict[int, Tensor]) -> dict[Site, Edit]:
     """One edit a layer: copy i of the text loses the heads of set i."""
     layers = sorted({layer for heads in sets for layer, _ in heads})
-    return {Site(layer, "attn.z"): _edit(layer, sets, means[layer]) for layer in layers}
+    return {_site(subject, layer): _edit(layer, sets, means[layer]) for layer in layers}
 
 
 def _edit(layer: int, sets: Sequence[Sequence[Head]], mean: Tensor) -> Edit:
-    def edit(z: Float[Tensor, "set position head d_head"]) -> Tensor:
-        edited = z.clone()
+    def edit(written: Tensor) -> Tensor:
+        edited = written.clone()
+        by_head = _by_head(edited)  # the same memory
 
         for copy, heads in enumerate(sets):
             for of_layer, head in heads:
                 if of_layer == layer:
-                    edited[copy, :, head] = mean[head].to(z.dtype)
+                    by_head[copy, :, head] = mean[head].to(written.dtype)
 
         return edited
 

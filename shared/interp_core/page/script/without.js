@@ -17,13 +17,13 @@ lab.sets = function (without, layers, heads) {
   };
 };
 
-/** Loss over the copied tokens, and over all others, as rows of a table with bars. */
+/** Loss over some places, as rows of a table with bars; `places` says which. */
 lab.losses = function (rows, places) {
   const most = Math.max(...rows.map((row) => row.high ?? row.value));
   const bar = () => lab.element("span", { class: "bar", "aria-hidden": "true" });
 
   return lab.element("table", { class: "losses" },
-    lab.element("caption", {}, `Loss where the text copies itself, nats a token (${places} places)`),
+    lab.element("caption", {}, `Loss, nats a token: ${places}`),
     lab.element("tbody", {}, rows.map((row) => {
       const mark = bar();
       mark.style.width = `${(8 * row.value) / Math.max(most, 1e-9)}rem`;
@@ -98,7 +98,7 @@ lab.without = function (view, text) {
 
     const last = text.tokens.length - 1;
     body.replaceChildren(
-      lab.losses(rows, copied.length),
+      lab.losses(rows, `${copied.length} places where the text copies itself`),
       state.query < last
         ? lab.predictions(columns, text.tokens[state.query + 1])
         : lab.element("p", { class: "quiet" }, "Nothing follows the last token."),
