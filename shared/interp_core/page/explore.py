@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -20,7 +20,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from torch import Tensor
 
 from interp_core.ablation import Head
 from interp_core.errors import InputError
@@ -29,7 +28,7 @@ from interp_core.page.document import render
 from interp_core.page.packed import lower, numbers
 from interp_core.page.texts import DEFAULT, LONGEST, copy_operations, words
 from interp_core.page.views import live
-from interp_core.page.watch import attention, heads_each, mean_vectors, other_layers, predicted, random_sets
+from interp_core.page.watch import Watched, heads_each, other_layers, predicted, random_sets, watched
 from interp_core.stimuli import Pairs
 
 DRAWS = 2  # random sets of each answer: more would keep the reader waiting
@@ -43,8 +42,7 @@ class Read:
 
     ids: Int[np.ndarray, " position"]
     pairs: Pairs
-    patterns: Float[np.ndarray, "layer head query key"]
-    means: dict[int, Float[Tensor, "head d_head"]]
+    found: Watched
 
 
 @dataclass
@@ -60,14 +58,13 @@ class Reader:
         """Tokens, where every head looks, its induction score on this text, and what is predicted."""
         with self._lock:
             one = self._read(text)
-            found = predicted(self.subject, one.ids, [[]], one.means)
 
         return {
             "tokens": words(self.subject, one.ids),
             "pairs": np.stack([one.pairs.query, one.pairs.induction_key], axis=1).tolist(),
-            "attention": lower(one.patterns),
+            "attention": lower(one.found.patterns),
             "score": self._score(one),
-            "whole": live(found, self.subject)[0],
+            "whole": live(one.found.predicted, self.subject)[0],
         }
 
     def without(self, text: str, heads: Sequence[Head]) -> dict[str, Any]:
@@ -85,7 +82,7 @@ class Reader:
 
         with self._lock:
             one = self._read(text)
-            found = live(predicted(self.subject, one.ids, [heads, *random], one.means), self.subject)
+            found = live(predicted(self.subject, one.ids, [heads, *random], one.found.means), self.subject)
 
         return {
             "without": found[0],
@@ -98,8 +95,7 @@ class Reader:
             return self._last[1]
 
         ids = self._ids(text)
-        (patterns,) = attention(self.subject, ids[None])
-        one = Read(ids, copy_operations(ids), patterns, mean_vectors(self.subject, ids[None]))
+        one = Read(ids, copy_operations(ids), watched(self.subject, ids))
 
         self._last = (text, one)
         return one
@@ -121,7 +117,7 @@ class Reader:
         if not len(one.pairs):
             return None
 
-        return numbers(one.patterns[:, :, one.pairs.query, one.pairs.induction_key].mean(axis=-1))
+        return numbers(one.found.patterns[:, :, one.pairs.query, one.pairs.induction_key].mean(axis=-1))
 
 
 def application(subject: Subject, token: str, *, seed: int) -> Starlette:

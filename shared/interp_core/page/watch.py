@@ -60,6 +60,34 @@ def hidden_maps(mamba: MambaSubject, rows: Int[np.ndarray, "row position"]) -> F
     return torch.stack(found, dim=1).float().cpu().numpy()
 
 
+@dataclass(frozen=True)
+class Watched:
+    """One text as the whole model read it."""
+
+    patterns: Float[np.ndarray, "layer head query key"]
+    means: dict[int, Float[Tensor, "head d_head"]]  # over the text's places, by layer
+    predicted: Predicted  # of the empty set alone
+
+
+@torch.no_grad()
+def watched(subject: Subject, ids: Int[np.ndarray, " position"]) -> Watched:
+    """Patterns, mean vectors and predictions from one pass: somebody waits for them."""
+    layers = range(subject.n_layers)
+    written = [_site(subject, layer) for layer in layers]
+    seen_in = [] if isinstance(subject, MambaSubject) else [Site(layer, "attn.pattern") for layer in layers]
+
+    with capture(subject, [*written, *seen_in]) as seen:
+        found = predicted(subject, ids, [[]], {})
+
+    if isinstance(subject, MambaSubject):
+        (patterns,) = attention(subject, ids[None])
+    else:
+        patterns = torch.stack([seen[site][0].float() for site in seen_in]).cpu().numpy()
+
+    means = {site.layer: _by_head(seen[site]).mean(dim=(0, 1)) for site in written}
+    return Watched(patterns, means, found)
+
+
 def heads_each(subject: Subject) -> int:
     """Heads that can be taken away in each layer."""
     return 1 if isinstance(subject, MambaSubject) else subject.n_heads
