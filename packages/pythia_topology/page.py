@@ -135,14 +135,9 @@ def texts_of(subject: "Subject", params: PythiaTopology) -> list[Shown]:
 
 def model_card(name: str, profile: Report, emergence: Report, history: Arrays, shape: Mapping[str, Any]) -> View:
     """Sizes, training curve, and when its heads formed."""
-    found = {what: one["step"] for what, one in emergence["onset"].items() if one["step"] is not None}
-    ends = {what: one["ci"] for what, one in emergence["onset"].items() if one["step"] is not None}
     steps = history["step"]
-
-    formed = [
-        f"{what.replace('_', ' ')} at step {found[what]:.0f} [{ends[what][0]:.0f}, {ends[what][1]:.0f}]"
-        for what in sorted(found, key=lambda what: found[what])
-    ]
+    onset = sorted(_onset(emergence).items(), key=lambda item: item[1]["step"])
+    formed = [f"{what} at step {one['step']:.0f} [{one['ci'][0]:.0f}, {one['ci'][1]:.0f}]" for what, one in onset]
 
     return views.card(
         name,
@@ -168,10 +163,13 @@ def model_card(name: str, profile: Report, emergence: Report, history: Arrays, s
     )  # fmt: skip
 
 
+def _onset(emergence: Report) -> dict[str, Report]:
+    """What emerged within the training, in words."""
+    return {what.replace("_", " "): one for what, one in emergence["onset"].items() if one is not None}
+
+
 def clock(name: str, report: Report, arrays: Arrays) -> View:
     """A model's training on one clock: its checkpoints, where the head maps were measured."""
-    onset = {what.replace("_", " "): one["step"] for what, one in report["onset"].items()}
-
     return views.clock(
         f"{name}: its training on one clock",
         arrays["steps"],
@@ -184,7 +182,7 @@ def clock(name: str, report: Report, arrays: Arrays) -> View:
             "excess prefix matching": (arrays["excess_prefix_matching"], "induction"),
         },
         says=f"Move the slider: head maps and curves show the same step. {report['n']} prompts a checkpoint.",
-        events={what: step for what, step in onset.items() if step is not None},
+        events={what: one["step"] for what, one in _onset(report).items()},
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import known_circuits as known
 import small_models as small
@@ -18,9 +19,19 @@ COPIED = "w5 w6 w7 w8 w5 w6 w7 w8"
 FAMILIES = [*small.ALL, "mamba"]
 
 
-def subject_named(kind: str) -> Subject:
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """As models on disk have it: TransformerLens's bridge loads it again from where it was."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    word_tokenizer(40).save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase) -> Subject:
+    kind = request.param
     model = small.mamba() if kind == "mamba" else small.build(kind)
-    return subject_of(model, word_tokenizer(40), name=kind)
+    return subject_of(model, tokenizer, name=kind)
 
 
 @pytest.fixture
@@ -62,10 +73,8 @@ def test_a_control_is_never_the_same_heads(induction: Subject) -> None:
     assert Reader(induction, 0).without(COPIED, every)["random"] == []
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_every_family_answers(kind: str) -> None:
-    subject = subject_named(kind)
-    reader = Reader(subject, 0)
+def test_every_family_answers(family: Subject) -> None:
+    reader = Reader(family, 0)
     answer = reader.read("w5 w6 w7 w5 w6 w9")
     without = reader.without("w5 w6 w7 w5 w6 w9", [(0, 0)])
 
@@ -75,11 +84,9 @@ def test_every_family_answers(kind: str) -> None:
     assert set(map(tuple, without["names"])) != {("L0H0",)}
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_what_is_read_in_one_pass_is_what_the_model_says(kind: str) -> None:
-    subject = subject_named(kind)
-    found = Reader(subject, 0)._read("w5 w6 w7 w5 w6 w9").found
-    logits = subject.logits(subject.ids([[subject.bos, 5, 6, 7, 5, 6, 9]]))[0, :-1].float().log_softmax(-1)
+def test_what_is_read_in_one_pass_is_what_the_model_says(family: Subject) -> None:
+    found = Reader(family, 0)._read("w5 w6 w7 w5 w6 w9").found
+    logits = family.logits(family.ids([[family.bos, 5, 6, 7, 5, 6, 9]]))[0, :-1].float().log_softmax(-1)
     loss = -logits[np.arange(6), [5, 6, 7, 5, 6, 9]]
 
     np.testing.assert_allclose(found.predicted.loss[0], loss.detach().numpy(), atol=1e-4)
