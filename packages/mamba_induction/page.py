@@ -29,7 +29,7 @@ WORDS = Words(
     question="Where and how does a Mamba do induction, and why is detecting a pattern not predicting it?",
     verdict=(
         "One read does it: without it accuracy changes by {change_without_best_read},"
-        " other reads {change_without_other_read}."
+        " without the next by {change_without_other_read}."
     ),
     not_found=(
         "An advantage from context in real text: the Mamba was trained on short rows and is out of its depth beyond.",

@@ -32,8 +32,8 @@ WORDS = Words(
     place=3,
     question="Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?",
     verdict=(
-        "Spread thin: the best channel moves predictions by {kl_of_best_channel} nats;"
-        " {channels_that_must_stay} must stay."
+        "Spread thin: best channel moves predictions {kl_of_best_channel} nats;"
+        " along the best ranking {channels_that_must_stay} suffice."
     ),
     not_found=(
         "One answer to “sparser than the transformer?”: it depends on the measure and on the layer.",

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,8 +16,13 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+import known_circuits as known
+from interp_core.loading import subject_of
+from interp_core.page.explore import application
 from interp_core.page.report import build
 from interp_core.params import project_root
+from page_parts import HOSTILE, hostile_page
+from small_project import word_tokenizer
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -232,3 +239,79 @@ def test_text_stands_out_from_the_paper(browser: Browser, scheme: str) -> None:
         return Math.min(...[...document.querySelectorAll("p, h2, td, th, li, .quiet")].map(ratio));
     """)
     assert contrast > 4.5
+
+
+@pytest.fixture
+def window() -> Iterator[Browser]:
+    """A browser of its own."""
+    browser = Browser()
+    yield browser
+    browser.driver.quit()
+
+
+def test_no_name_can_run_anything_or_ask_for_anything(window: Browser, tmp_path: Path) -> None:
+    for i, name in enumerate(HOSTILE):
+        page = tmp_path / f"{i}.html"
+        page.write_text(hostile_page(name), encoding="utf-8")
+        window.open(page)
+        root = window.view("heads")
+        cell = root.find_element(By.CSS_SELECTOR, '[data-head="L0H1"]')
+        window.point_at(cell)
+        cell.click()
+
+        assert window.run("return window.hurt") is None, name
+        assert window.run("return document.querySelectorAll('img, iframe, object').length") == 0, name
+        assert window.complaints() == [], name
+        assert root.find_elements(By.CSS_SELECTOR, ".token")[0].get_attribute("textContent"), name
+
+    asked = [url for url in window.requests() if not url.startswith((tmp_path.as_uri(), "data:"))]
+    assert asked == []
+
+
+@pytest.fixture
+def live() -> Iterator[str]:
+    """The address of the hand-built induction circuit, served."""
+    import uvicorn
+
+    subject = subject_of(known.induction_model(), word_tokenizer(), name="induction")
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    app = application(subject, "token", seed=0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/token/"
+    server.should_exit = True
+    thread.join(timeout=20)
+
+
+def test_a_head_that_is_clicked_off_changes_the_predictions_beside_its_control(window: Browser, live: str) -> None:
+    window.driver.get(live)
+    wait = WebDriverWait(window.driver, 30)
+    text = window.driver.find_element(By.TAG_NAME, "textarea")
+    wait.until(lambda _: "tokens" in window.driver.find_element(By.CSS_SELECTOR, ".told").text)
+    window.run("arguments[0].value = ''", text)
+    text.send_keys("w5 w6 w7 w8 w5 w6 w7 w8")
+    wait.until(lambda _: "9 tokens, 3 of them copied" in window.driver.find_element(By.CSS_SELECTOR, ".told").text)
+
+    layer, head = known.INDUCTION_HEAD
+    cell = window.driver.find_element(By.CSS_SELECTOR, f'[data-head="L{layer}H{head}"]')
+    window.point_at(cell)
+    cell.click()
+
+    def rows() -> list[list[str]]:
+        script = (
+            "return [...document.querySelectorAll('.losses tr')].map((row) => [...row.cells].map((c) => c.textContent))"
+        )
+        return window.run(script)
+
+    wait.until(lambda _: len(rows()) == 3)
+    (_, whole), (name, without), (_, random) = rows()
+    assert name == f"without L{layer}H{head}"
+    assert float(whole) < 0.1 < 1 < float(without)
+    assert float(random.split(" [")[0]) < 0.1
+
+    cell.click()
+    wait.until(lambda _: len(rows()) == 1)
+    assert window.complaints() == []
+    assert [url for url in window.requests() if not url.startswith((live, "data:"))] == []

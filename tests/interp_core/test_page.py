@@ -16,47 +16,13 @@ from interp_core.errors import InputError
 from interp_core.loading import subject_of
 from interp_core.models import Subject
 from interp_core.page import views
-from interp_core.page.document import render, views_of
-from interp_core.page.packed import lower, numbers, shares
+from interp_core.page.packed import numbers, shares
 from interp_core.page.report import LARGEST, MOST_WORDS, build, verdict
 from interp_core.page.texts import Shown, copy_operations, first_prompt, without_antecedents
 from interp_core.page.watch import attention, mean_vectors, predicted, random_sets
 from interp_core.params import project_root
 from interp_core.stimuli import Vocabulary, repeated_tokens
-from page_parts import Page
-
-HOSTILE = (
-    "</script><script>window.hurt=1</script>",
-    "<img src=x onerror=window.hurt=1>",
-    '"><svg onload=window.hurt=1>',
-    "<!--<script>",
-    "javascript:window.hurt=1",
-    "{{ 7 * 7 }}",
-    "\u2028 ]]> &lt;script&gt; \\u003cscript\\u003e",
-)
-
-
-def hostile_page(name: str) -> str:
-    """A page on which everything that comes from outside is the same text."""
-    patterns = np.full((2, 1, 2, 4, 4), 0.25)
-    text = {
-        "title": name,
-        "tokens": [name] * 4,
-        "control": [name] * 4,
-        "pairs": [[2, 1]],
-        "attention": lower(patterns),
-        "without": {
-            "sizes": [1], "draws": 1, "ranked": [name], "random": [[name]],
-            "loss": [[1.0] * 3] * 5, "words": [name], "top": [[[0]] * 3] * 5,
-            "probability": shares(np.full((5, 3, 1), 0.5)),
-        },
-    }  # fmt: skip
-    score = views.score(name, name, np.full((1, 2), 0.5), colour="induction")
-    heads = {
-        "kind": "heads", "title": name, "model": name, "layers": 1, "heads": 2, "n": name,
-        "found": [name], "scores": [score], "texts": [text],
-    }  # fmt: skip
-    return render("model.html.jinja", title=name, lead=name, views=views_of([heads]), made={name: name, "path": name})
+from page_parts import HOSTILE, Page, hostile_page
 
 
 @pytest.mark.parametrize("name", HOSTILE)
