@@ -9,16 +9,17 @@ import numpy as np
 
 from interp_core.artifacts import load_arrays, load_json
 from interp_core.columns import read_columns
+from interp_core.corpus import Documents, read_documents
 from interp_core.mamba import MambaSubject, as_mamba
 from interp_core.page import views
 from interp_core.page.document import views_of, write
 from interp_core.page.packed import lower, numbers
 from interp_core.page.study_page import Caption, Words, save
-from interp_core.page.texts import DEFAULT, LONGEST, Shown, held_out_text, shown, words
+from interp_core.page.texts import DEFAULT, LONGEST, WINDOW, WINDOWS, Shown, held_out_text, shown, words
 from interp_core.page.views import View
 from interp_core.page.watch import hidden_maps
 from interp_core.params import project_root
-from mamba_induction.model import load
+from mamba_induction.model import load, no_tokenizer
 from mamba_induction.study import Run
 
 Arrays = Mapping[str, np.ndarray]
@@ -212,14 +213,14 @@ def _own_page(run: Run, mamba: MambaSubject, text: str | None, path: Path) -> No
 
 def _page_of_the_run(run: Run) -> None:
     maps, cards = [], []
-    stream = load_arrays(project_root() / "data" / "corpus" / "tokens.npz")["validation"]
+    documents = read_documents(run.params.dataset)
 
     for model, name in zip(run.models, run.names, strict=True):
         subject = load(model, run.known, run.params)
         arrays, analysis, causal = _found(run, name)
 
         if isinstance(subject, MambaSubject):
-            hidden = hidden_view(subject, held_out_text(subject, stream, seed=run.params.seed))
+            hidden = hidden_view(subject, _held_out(subject, documents, seed=run.params.seed))
             maps.append(reads(name, arrays, analysis, causal, hidden))
 
         file = project_root() / "data" / "mamba_training" / f"{name}.csv"
@@ -227,6 +228,23 @@ def _page_of_the_run(run: Run) -> None:
         cards.append(model_card(name, analysis, history, {"width": subject.d_model}))
 
     save("mamba_induction", WORDS, views=maps, cards=cards)
+
+
+def _held_out(mamba: MambaSubject, documents: Documents, *, seed: int) -> Shown:
+    """Held-out text of the study's data set in the model's own tokens."""
+    if mamba.tokenizer is None:
+        raise no_tokenizer(mamba)
+
+    tokenizer: Any = mamba.tokenizer
+    ids: list[int] = []
+
+    for document in documents.validation:
+        # All of it would take minutes, and one window is shown.
+        if len(ids) > WINDOWS * WINDOW:
+            break
+        ids += tokenizer.encode(document, add_special_tokens=False)
+
+    return held_out_text(mamba, np.array(ids), seed=seed)
 
 
 def _found(run: Run, name: str) -> tuple[Arrays, Report, Report]:
