@@ -8,11 +8,14 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test test-slow check stages bench
+.PHONY: repro report test test-slow check stages bench
 
 repro: .venv/installed
 	@dvc repro
 	@induction-lab answers --compare
+
+report: .venv/installed
+	@induction-lab report
 
 test: .venv/installed
 	@python -m interp_core.processor pytest -m "not slow and not hub and not cuda" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

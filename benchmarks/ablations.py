@@ -9,7 +9,10 @@ from benchmarks.subjects import prompts_of_length, random_subject, trained_subje
 from interp_core.measures.ablation import Head, ablated, ablation_effects, first_order_effects
 from interp_core.measures.scores import copy_behaviour
 
-TITLE = "Effects of ablating every head (pythia-410m's shape, T 256, batch 2; two heads a layer timed, extrapolated)"
+TITLE = (
+    "Effects of ablating every head (pythia-410m's shape, T 256, batch 2; two heads a layer timed, "
+    "extrapolated)"
+)
 TIMED = 2  # heads a layer
 
 

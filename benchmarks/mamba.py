@@ -192,7 +192,8 @@ def attention_rows(repetitions: int) -> list[Row]:
     a_layer = seconds["pairs"] / LAYERS
     found = [
         Row(
-            f"{len(query)} induction pairs, all channels, a layer at T {SHORT}, against TransformerLens's whole matrix",
+            f"{len(query)} induction pairs, all channels, a layer at T {SHORT}, against "
+            "TransformerLens's whole matrix",
             f"{a_layer * 1e3:.2f} ms",
             f"{seconds['theirs']:.2f} s",
             seconds["theirs"] / a_layer,

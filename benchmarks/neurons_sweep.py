@@ -63,9 +63,12 @@ def answer(folder: Path) -> str:
     exact = np.stack([load_arrays(folder / f"layer_{layer}.npz")["kl"] for layer in layers])
     ours, true = recipe["kl"][layers] >= bar, exact >= bar * (1 - 1e-6)
     return (
-        f"{len(layers)} layers of {len(recipe['kl'])} ({', '.join(map(str, layers))}): {ours.sum()} channels in the "
-        f"recipe's top {TOP}, {true.sum()} by the sweep, {(ours & true).sum()} in both; largest that was missed "
-        f"{exact[~ours].max() / bar:.3f} of the weakest; {recipe['exact'].sum()} channels exact in the recipe, "
+        f"{len(layers)} layers of {len(recipe['kl'])} ({', '.join(map(str, layers))}): "
+        f"{ours.sum()} channels in the "
+        f"recipe's top {TOP}, {true.sum()} by the sweep, {(ours & true).sum()} in both; largest "
+        "that was missed "
+        f"{exact[~ours].max() / bar:.3f} of the weakest; {recipe['exact'].sum()} channels exact in "
+        "the recipe, "
         f"{recipe['seconds']:.0f} s"
     )
 

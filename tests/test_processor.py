@@ -64,7 +64,8 @@ def test_another_makers_processor_gives_the_committed_bytes(cpu: str) -> None:
 def test_native_leaves_every_choice_to_the_libraries() -> None:
     code = (
         "import os; from interp_core import processor; processor.settle();"
-        "print(processor.instructions(), *(name for name in processor.PINNED if name in os.environ))"
+        "print(processor.instructions(), *(name for name in processor.PINNED if name in "
+        "os.environ))"
     )
     assert output_of(sys.executable, "-c", code, INDUCTION_LAB_CPU="native").split() == ["native"]
 
@@ -73,7 +74,10 @@ def test_native_leaves_every_choice_to_the_libraries() -> None:
 def test_a_command_chooses_before_any_library_is_loaded(module: str) -> None:
     # Commands import what is heavy inside themselves: so nothing has looked at the environment when
     # they begin.
-    code = f"import sys, {module}; print(*(name for name in {processor._LOADED_BY} if name in sys.modules))"
+    code = (
+        f"import sys, {module}; print(*(name for name in {processor._LOADED_BY} if name in "
+        "sys.modules))"
+    )
     assert output_of(sys.executable, "-c", code).split() == []
 
 
@@ -128,7 +132,8 @@ def test_a_processor_without_avx2_is_told_that_its_numbers_will_differ(
 def test_instructions_are_part_of_what_a_training_resumes_by_and_of_its_recorded_settings() -> None:
     code = (
         "from interp_core import processor; processor.settle();"
-        "from interp_core.training.checkpoints import fingerprint; from interp_core.training.tracking import provenance;"
+        "from interp_core.training.checkpoints import fingerprint; from "
+        "interp_core.training.tracking import provenance;"
         "print(fingerprint('a training', code=[]), provenance()['instructions'])"
     )
     pinned = output_of(sys.executable, "-c", code).split()

@@ -13,7 +13,10 @@ _OUT = option(
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
-    help="A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, instead of the study's.",
+    help=(
+        "A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, "
+        "instead of the study's."
+    ),
 )
 
 
@@ -82,8 +85,9 @@ def sample(
 @_MODEL
 @option("--word", help="A word of the bank, instead of the profile's.")
 def draw(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
-    """Attention over the ink of a word written twice; with --word also its pictures and the page to
-    hover over.
+    """Attention over the ink of a word written twice; with --word also its pictures.
+
+    `page` shows it.
     """
     from cursive_circuits import workflow
     from cursive_circuits.study import prepare_study
@@ -142,6 +146,30 @@ def run(profile: str | None, out: Path | None) -> None:
         workflow.figures,
     ):
         stage(study)
+
+
+@main.command()
+@profile_option
+@_OUT
+@_MODEL
+@option("--word", help="A word of the bank, instead of the profile's, for a model of yours.")
+def page(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
+    """Ink, and what every stroke reads, in one self-contained file: page.html."""
+    from cursive_circuits import workflow
+    from cursive_circuits.page import own_page
+    from cursive_circuits.page import page as of_the_run
+    from cursive_circuits.study import prepare_study
+
+    study = prepare_study(profile, out, model)
+
+    if out is None and profile is None and model is None and word is None:
+        of_the_run(study)
+        return
+
+    if word is not None or not (study.folder / "scores" / "draw").is_dir():
+        workflow.draw(study, word=word)
+
+    own_page(study)
 
 
 @main.command()

@@ -74,7 +74,8 @@ class Words:
         object.__setattr__(self, "by_author", {author: found[author] for author in sorted(found)})
         if not self.items or min(len(items) for items in found.values()) < 3:
             raise InputError(
-                "the bank is too small: every writer needs at least three words on both sides of the split"
+                "the bank is too small: every writer needs at least three words on both sides of "
+                "the split"
             )
 
     @classmethod

@@ -90,8 +90,10 @@ def load_bank(path: Path, *, alphabet: str, sha256: str | None = None) -> list[I
     """
     if not path.is_file():
         raise InputError(
-            f"no bank at {path}: `cursive-circuits prepare` writes the default one; a bank of your own is named by "
-            "`bank.source` in the profile (the public cursive data has no licence and is not shipped: ask its authors)"
+            f"no bank at {path}: `cursive-circuits prepare` writes the default one; a bank of your "
+            "own is named by "
+            "`bank.source` in the profile (the public cursive data has no licence and is not "
+            "shipped: ask its authors)"
         )
     if sha256 is not None:
         _check(path, sha256, str(path))

@@ -159,7 +159,8 @@ def spellings(script: Script) -> list[str]:
         if len(found) == script.spellings:
             return list(found)
     raise InputError(
-        f"the alphabet gives only {len(found)} words of {script.letters[0]} to {script.letters[1]} letters, fewer than "
+        f"the alphabet gives only {len(found)} words of {script.letters[0]} to {script.letters[1]} "
+        "letters, fewer than "
         f"{script.spellings} spellings: lower spellings or raise letters"
     )
 

@@ -48,7 +48,8 @@ class Tiled(Params):
             )
         if self.gap[0] > self.gap[1] or self.period[1] + self.gap[1] >= self.pairs:
             raise ValueError(
-                f"gap must be two numbers in order that leave room for a second copy in {self.pairs} pairs"
+                "gap must be two numbers in order that leave room for a second copy in "
+                f"{self.pairs} pairs"
             )
         return self
 

@@ -6,13 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cursive_circuits import (
-    figures_causal,
-    figures_circuits,
-    figures_heads,
-    figures_ink,
-    figures_page,
-)
+from cursive_circuits import figures_causal, figures_circuits, figures_heads, figures_ink
 from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
@@ -119,14 +113,13 @@ def draw_interventions(
 
 
 def draw_ink(folder: Path, out: Path) -> list[Path]:
-    """ink_<name>.png, and ink.html to hover over."""
+    """ink_<name>.png."""
     written = []
     for place in sorted((folder / "scores" / "draw").glob("*.npz")):
         arrays = load_arrays(place)
         best, cross = ((int(a), int(b)) for a, b in (arrays["best"], arrays["best_cross"]))
         figures_ink.over_ink(arrays, best, cross, out / f"ink_{place.stem}.png")
-        figures_page.write_page(load_json(place.with_suffix(".json")), out / "ink.html")
-        written += [out / f"ink_{place.stem}.png", out / "ink.html"]
+        written.append(out / f"ink_{place.stem}.png")
     return written
 
 

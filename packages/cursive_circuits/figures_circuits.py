@@ -108,7 +108,8 @@ def circles(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         )
         note(
             figure,
-            f"mean over query directions; title: largest deviation · the angle explains at most {share:.0%} of a map",
+            "mean over query directions; title: largest deviation · the angle explains at most "
+            f"{share:.0%} of a map",
         )
 
 

@@ -69,7 +69,8 @@ def excess(scores: Arrays, report: Report, name: str, path: Path) -> None:
         figure.suptitle(f"{name}: attention to a place after the earlier occurrence, above control")
         note(
             figure,
-            f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads ({found} in all) and "
+            f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads "
+            f"({found} in all) and "
             f"relays ({relays}), which look further on",
         )
 
@@ -88,7 +89,8 @@ def score_maps(scores: Arrays, family: str, name: str, path: Path) -> None:
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
         figure.suptitle(
-            f"{name}: what heads look at ({_TITLES[family].replace(chr(10), ' ')}), share of attention"
+            f"{name}: what heads look at ({_TITLES[family].replace(chr(10), ' ')}), share of "
+            "attention"
         )
 
 
@@ -135,7 +137,8 @@ def offsets(
         figure.suptitle("Where the head with the highest excess looks")
         note(
             figure,
-            "blue: after the earlier occurrence (+1, +2: what an induction head reads) · pink: that occurrence\n"
+            "blue: after the earlier occurrence (+1, +2: what an induction head reads) · pink: "
+            "that occurrence\n"
             "95 % intervals over prompts",
         )
 
@@ -208,7 +211,8 @@ def alignment(arrays: Arrays, report: Report, path: Path) -> None:
         row[0].set_ylabel("layer")
         figure.suptitle("Where cross-attention reads, against the letter that is written")
         evenly = (
-            f"attention spread evenly over the text would err by {report['uniform_error']['value']:.2f} letters"
+            "attention spread evenly over the text would err by "
+            f"{report['uniform_error']['value']:.2f} letters"
             if "error" in arrays
             else "the bank does not say which stroke belongs to which letter"
         )

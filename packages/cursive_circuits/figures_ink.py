@@ -155,7 +155,8 @@ def continued(arrays: Arrays, report: Report, path: Path) -> None:
         figure.suptitle("The control goes on with random strokes (pen lifts drawn too)")
         note(
             figure,
-            "black: the strokes given and the first one again, from the dot on; dashed: what the model writes then",
+            "black: the strokes given and the first one again, from the dot on; dashed: what the "
+            "model writes then",
         )
 
 

@@ -209,9 +209,12 @@ def copying_verdict(heads: Report, ablation: Report, tests: Statistics) -> Repor
     found = bool(heads["induction_heads"]) and needed
     anywhere = heads["anywhere"]
     words = (
-        f"best head {heads['best']}: excess {heads['best_excess']:.3f} (anywhere after the earlier occurrence: "
-        f"{anywhere['head']} {anywhere['excess']:.3f} at {anywhere['offset']:+d}); without {' '.join(ablation['top'])} "
-        f"copied tokens lose {interval_text(harm['value'], harm['ci'], 3)} nats more than control tokens (random sets "
+        f"best head {heads['best']}: excess {heads['best_excess']:.3f} (anywhere after the earlier "
+        "occurrence: "
+        f"{anywhere['head']} {anywhere['excess']:.3f} at {anywhere['offset']:+d}); without "
+        f"{' '.join(ablation['top'])} "
+        f"copied tokens lose {interval_text(harm['value'], harm['ci'], 3)} nats more than control "
+        "tokens (random sets "
         f"{ablation['mean']['random']['mean']:.3f}, p = {p:.3f})"
     )
     looking = "heads that look as induction heads do, not shown to be needed more than random ones"

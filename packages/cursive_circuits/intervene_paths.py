@@ -142,9 +142,11 @@ def _verdict(report: Report) -> str:
         else "refuted"
     )
     return (
-        f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) {word}: prefix matching "
+        f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) "
+        f"{word}: prefix matching "
         f"{interval_text(chosen['effect'], chosen['ci'], 3)} without it in the keys, median writer "
-        f"{keys['median_effect']:+.3f}; strongest {keys['by_effect']['writer']} {keys['by_effect']['effect']:+.3f}, "
+        f"{keys['median_effect']:+.3f}; strongest {keys['by_effect']['writer']} "
+        f"{keys['by_effect']['effect']:+.3f}, "
         f"through queries {queries['by_effect']['writer']} {queries['by_effect']['effect']:+.3f}"
     )
 

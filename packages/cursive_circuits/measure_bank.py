@@ -20,7 +20,8 @@ def bank_report(items: Sequence[Item], tokens: Tokens, context: int) -> dict[str
         length = len(tokens.encode(item.points))
         if 2 * length + 5 > context:
             raise InputError(
-                f"item {number}, {item.text!r} by {item.author}: twice {length} tokens are more than the context of "
+                f"item {number}, {item.text!r} by {item.author}: twice {length} tokens are more "
+                "than the context of "
                 f"{context}: raise the configuration's context or leave the word out"
             )
         lengths.append(length)
@@ -37,7 +38,8 @@ def bank_report(items: Sequence[Item], tokens: Tokens, context: int) -> dict[str
         "largest_drift": float(np.max(drifts)),
     }
     report["verdict"] = (
-        f"{report['items']:,} words by {report['writers']} writers, {report['tokens_a_word']:.0f} tokens a word, "
+        f"{report['items']:,} words by {report['writers']} writers, {report['tokens_a_word']:.0f} "
+        "tokens a word, "
         f"largest drift {report['largest_drift']:.4f} canvas heights"
     )
     return report

@@ -111,7 +111,8 @@ def gain_report(
         text for text in ("mismatched", "empty") if report[text]["order"]["loss"]["ci"][0] > 0
     ]
     report["verdict"] = (
-        f"a repeat helps beyond the control under {_listed(clear)} text; the order of the strokes adds to "
+        f"a repeat helps beyond the control under {_listed(clear)} text; the order of the strokes "
+        "adds to "
         f"their bag under {_listed(ordered)} text"
     )
     return report

@@ -139,7 +139,8 @@ def sample_report(
     }
     word = "legible" if report["legible"] else "not legible"
     report["verdict"] = (
-        f"{word}: {read['value']:.2f} of {read['n']} samples are read right among {len(rendered)} words, true ink "
+        f"{word}: {read['value']:.2f} of {read['n']} samples are read right among {len(rendered)} "
+        "words, true ink "
         f"{yardstick['value']:.2f}"
     )
     arrays = {f"shown/{i}": inks[i] for i in range(settings.shown)}

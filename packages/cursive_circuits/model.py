@@ -158,7 +158,8 @@ class CursiveTransformer(nn.Module):
             text = torch.full((rows, 1), NO_CHARACTER, device=self.device)
         if text.shape[1] > self.shape.characters:
             raise InputError(
-                f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} it reads"
+                f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} "
+                "it reads"
             )
         memory = self.character(text) + self.character_place.weight[: text.shape[1]]
         if not self.shape.mask_padding:
@@ -247,9 +248,11 @@ class CursiveTransformer(nn.Module):
     def _check(self, ids: Tensor, start: int) -> None:
         if start + ids.shape[1] > self.shape.context:
             raise InputError(
-                f"a row of {start + ids.shape[1]} tokens is longer than the context, {self.shape.context}"
+                f"a row of {start + ids.shape[1]} tokens is longer than the context, "
+                f"{self.shape.context}"
             )
         if int(ids.max()) >= self.embed.num_embeddings or int(ids.min()) < 0:
             raise InputError(
-                f"token id {int(ids.max())} is outside the vocabulary of {self.embed.num_embeddings}"
+                f"token id {int(ids.max())} is outside the vocabulary of "
+                f"{self.embed.num_embeddings}"
             )

@@ -77,7 +77,8 @@ def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> 
     for name, tensor in model.state_dict().items():
         if ours[name].shape != tensor.shape:
             raise InputError(
-                f"{path}: {name} is {list(ours[name].shape)}, the configuration needs {list(tensor.shape)}: choose "
+                f"{path}: {name} is {list(ours[name].shape)}, the configuration needs "
+                f"{list(tensor.shape)}: choose "
                 "tokens, alphabet and configuration of the checkpoint"
             )
     model.load_state_dict(ours, strict=True)

@@ -167,7 +167,8 @@ class CursiveCircuits(Params):
         for name in ("handwriting", "control"):
             if (chosen := getattr(self, name).configuration) not in self.configurations:
                 raise ValueError(
-                    f"{name}: no configuration {chosen}; known here: {', '.join(self.configurations)}"
+                    f"{name}: no configuration {chosen}; known here: "
+                    f"{', '.join(self.configurations)}"
                 )
         if (1 + self.tests.draws) * self.tests.level < 1 - 1e-9:
             raise ValueError(

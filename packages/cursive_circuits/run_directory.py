@@ -48,12 +48,14 @@ def open_run(folder: Path) -> Trained:
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
-            f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` writes one"
+            f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` writes "
+            "one"
         )
     config = load_json(folder / CONFIG)
     if config.get("version") != VERSION:
         raise InputError(
-            f"{folder / CONFIG}: version {config.get('version')}, this program reads {VERSION}; train again"
+            f"{folder / CONFIG}: version {config.get('version')}, this program reads {VERSION}; "
+            "train again"
         )
     if file_sha256(folder / WEIGHTS) != config["weights_sha256"]:
         raise InputError(

@@ -219,6 +219,26 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
 
 
 @main.command()
+@_RUNS
+@profile_option
+@_OUT
+def page(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
+    """A training on one clock, in one self-contained file: page.html of each run directory."""
+    from eigen_phase.page import page as of_the_run
+    from eigen_phase.page import page_of
+    from eigen_phase.run_directory import RunDirectory
+    from eigen_phase.study import prepare
+
+    study = prepare(profile, out)
+
+    if not run_directories:
+        of_the_run(study)
+
+    for run in [RunDirectory.open(folder) for folder in run_directories]:
+        page_of(run, study)
+
+
+@main.command()
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
@@ -237,7 +257,8 @@ def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -
     place = out or Path("outputs") / "eigen_phase" / name
     trained = workflow.train_one(name, training, place)
     click.echo(
-        f"{place}: {training.num_steps} steps, pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
+        f"{place}: {training.num_steps} steps, pattern accuracy "
+        f"{trained.history['pattern_accuracy'][-1]:.3f}"
     )
     return trained, study
 

@@ -45,7 +45,8 @@ class Data(Params):
         ):
             if not least <= low <= high:
                 raise ValueError(
-                    f"{name} must be two numbers in order, the first at least {least}, got {low} and {high}"
+                    f"{name} must be two numbers in order, the first at least {least}, got {low} "
+                    f"and {high}"
                 )
         if self.data == "tiled" and self.period[1] > length - 2:
             raise ValueError(
@@ -63,7 +64,8 @@ class Data(Params):
                 )
             if longest * fewest > length:
                 raise ValueError(
-                    f"{fewest} copies of a pattern of {longest} tokens do not fit into a sequence of {length}"
+                    f"{fewest} copies of a pattern of {longest} tokens do not fit into a sequence "
+                    f"of {length}"
                 )
         return self
 

@@ -60,7 +60,8 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
         figure.suptitle(f"With and without what induction needs\n{clamped['verdict']}")
         note(
             figure,
-            "a line for each seed, accuracy on predictable targets of held-out test rows · dotted: oracle",
+            "a line for each seed, accuracy on predictable targets of held-out test rows · "
+            "dotted: oracle",
         )
 
 
@@ -111,7 +112,8 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
         n = next(iter(reports.values()))["induction"]["rows"]
         note(
             figure,
-            f"95 % intervals over {n} held-out rows · title: the best induction heads of the final model together,"
+            f"95 % intervals over {n} held-out rows · title: the best induction heads of the final "
+            "model together,"
             " and other heads of their layers",
         )
 
@@ -154,7 +156,8 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
         )
         note(
             figure,
-            "below: the run continued with AdamW's steps whole (free), projected onto the top eigenvectors (inside),\n"
+            "below: the run continued with AdamW's steps whole (free), projected onto the top "
+            "eigenvectors (inside),\n"
             "or onto everything else (outside); same batches, rates and memory of Adam",
         )
 

@@ -97,7 +97,10 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.set_xlabel("step of its event / step of the accuracy's transition (left: leads)")
         axes.grid(axis="x", color=GRID)
         figure.suptitle(f"{condition}: what turns before and what after pattern accuracy")
-        words = "event: m midpoint of a step, p peak, t trough · n seeds of those that turned · 95 % Student's intervals"
+        words = (
+            "event: m midpoint of a step, p peak, t trough · n seeds of those that turned · 95 % "
+            "Student's intervals"
+        )
         if undated:
             words += (
                 f"\nno step, peak or trough in any seed: {', '.join(undated).replace('_', ' ')}"

@@ -44,7 +44,8 @@ def clamped_against_free(clamped: Mapping[int, Report], free: Mapping[int, Repor
     ratio = float(np.exp(found["value"]))
     word = "no difference shown" if low <= 1 <= high else "earlier" if ratio < 1 else "later"
     verdict = (
-        f"{word}: with a clamped previous-token head the transition comes at {ratio:.2f} [{low:.2f}, {high:.2f}] of its"
+        f"{word}: with a clamped previous-token head the transition comes at {ratio:.2f} "
+        f"[{low:.2f}, {high:.2f}] of its"
         f" step ({len(both)} seeds)"
     )
     return report | {

@@ -52,8 +52,10 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
     }
     found = joint["induction"]
     verdict = (
-        f"without {' '.join(found['heads'])} pattern accuracy changes by {found['change']['value']:+.2f}, without other"
-        f" heads of the same layers by {found['others_mean']:+.2f} on average (worst {found['others_worst']:+.2f},"
+        f"without {' '.join(found['heads'])} pattern accuracy changes by "
+        f"{found['change']['value']:+.2f}, without other"
+        f" heads of the same layers by {found['others_mean']:+.2f} on average (worst "
+        f"{found['others_worst']:+.2f},"
         f" {found['other_sets']} sets)"
     )
     return arrays, {"name": run.name, "verdict": verdict, "steps": steps, **joint}

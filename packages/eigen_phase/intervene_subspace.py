@@ -59,8 +59,10 @@ def subspace_arms(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report
     share = float(arms["free"]["inside"].mean())
     k = run.training.track_top_k_eigenvalues
     verdict = (
-        f"{settings.subspace_steps} steps from step {start}: loss on predictable targets {change['free']:+.2f} nats"
-        f" freely, {change['inside']:+.2f} inside the top {k} eigenvectors, {change['outside']:+.2f} outside;"
+        f"{settings.subspace_steps} steps from step {start}: loss on predictable targets "
+        f"{change['free']:+.2f} nats"
+        f" freely, {change['inside']:+.2f} inside the top {k} eigenvectors, "
+        f"{change['outside']:+.2f} outside;"
         f" {share:.1%} of a free step lies inside"
     )
     return arrays, {

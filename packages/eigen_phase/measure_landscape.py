@@ -37,7 +37,8 @@ def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
     """
     if not run.eigenvector_steps:
         raise InputError(
-            f"{run.folder}: the Hessian was not looked at; train with --track-top-k-eigenvalues above 0"
+            f"{run.folder}: the Hessian was not looked at; train with --track-top-k-eigenvalues "
+            "above 0"
         )
     steps = spread_steps(run, settings.checkpoints, among=run.eigenvector_steps)
     found = [
@@ -65,7 +66,10 @@ def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
         "largest_block": _largest_blocks(arrays),
     }
     last = arrays["adam_sharpness"][-1]
-    verdict = f"trace {arrays['trace'][0]:.1f} at first, {arrays['trace'].max():.1f} at most, {arrays['trace'][-1]:.1f}"
+    verdict = (
+        f"trace {arrays['trace'][0]:.1f} at first, {arrays['trace'].max():.1f} at most, "
+        f"{arrays['trace'][-1]:.1f}"
+    )
     return arrays, report | {
         "verdict": f"{verdict} at the end; Adam's sharpness ends at {last / edge:.2f} of its edge"
     }

@@ -22,6 +22,7 @@ class Shape(Params):
     def _divides(self) -> "Shape":
         if self.d_model % (2 * self.n_heads):
             raise ValueError(
-                f"d_model ({self.d_model}) must be n_heads ({self.n_heads}) times an even width of a head"
+                f"d_model ({self.d_model}) must be n_heads ({self.n_heads}) times an even width of "
+                "a head"
             )
         return self

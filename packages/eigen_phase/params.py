@@ -94,7 +94,8 @@ class Training(Params):
         check(Data, self._part(Data) | {"data": self.test_data}, where="training")
         if self.track_top_k_eigenvalues > self.n_parameters:
             raise ValueError(
-                f"track_top_k_eigenvalues ({self.track_top_k_eigenvalues}) is more than the model's {self.n_parameters}"
+                f"track_top_k_eigenvalues ({self.track_top_k_eigenvalues}) is more than the "
+                f"model's {self.n_parameters}"
                 " parameters"
             )
         if self.max_products <= self.track_top_k_eigenvalues:

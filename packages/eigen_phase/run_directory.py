@@ -61,12 +61,14 @@ class RunDirectory:
         """
         if not (folder / CONFIG).is_file():
             raise InputError(
-                f"{folder} is not a run directory: it has no {CONFIG}; `eigen-phase train` writes one"
+                f"{folder} is not a run directory: it has no {CONFIG}; `eigen-phase train` writes "
+                "one"
             )
         config = load_json(folder / CONFIG)
         if config.get("version") != VERSION:
             raise InputError(
-                f"{folder / CONFIG}: version {config.get('version')}, but this program reads version {VERSION}; "
+                f"{folder / CONFIG}: version {config.get('version')}, but this program reads "
+                f"version {VERSION}; "
                 "train it again"
             )
         file_name(config.get("name"), where=f"{folder / CONFIG}: name")
@@ -155,7 +157,8 @@ class RunDirectory:
     def _look(self, step: int) -> dict[str, Tensor]:
         if step not in self.eigenvector_steps:
             raise InputError(
-                f"{self.folder}: no eigenvectors of step {step}; there are: {self.eigenvector_steps}"
+                f"{self.folder}: no eigenvectors of step {step}; there are: "
+                f"{self.eigenvector_steps}"
             )
         return load_weights(self.folder / "eigenvectors" / checkpoint_name(step))
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from interp_core.console.options import Decorator, Group, option, profile_option, study_option
+from interp_core.errors import InputError
 
 _OPTIONS: tuple[Decorator, ...] = (
     option("--model", metavar="M", help="The Mamba: a name of the profile, a directory, a hub id."),
@@ -43,16 +44,17 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
+def _with_run(command: Callable[..., None]) -> Callable[..., None]:
     """A command that gets a prepared Run instead of its options."""
 
     @wraps(command)
     def call(**options: Any) -> None:
         from mamba_induction.study import check_request, prepare
 
+        own = {name: options.pop(name) for name in ("text",) if name in options}
         run = prepare(options.pop("profile"), options.pop("out"), **options)
         check_request(run)
-        command(run)
+        command(run, **own)
 
     with_options: Callable[..., None] = call
     for add in reversed(_OPTIONS):
@@ -129,6 +131,27 @@ def summary(run: Any) -> None:
     from mamba_induction import workflow
 
     workflow.summary(run)
+
+
+@main.command()
+@option("--text", help="Text to show hidden attention on, at most 128 tokens with its repeat.")
+@_with_run
+def page(run: Any, *, text: str | None) -> None:
+    """The Mamba to look at, in one self-contained file: page_M.html."""
+    from mamba_induction import workflow
+    from mamba_induction.page import page as build
+
+    if run.out is not None:
+        if not (run.out / f"analysis_{run.names[0]}.json").is_file():
+            workflow.analyse(run)
+        if not (run.out / f"causal_{run.names[0]}.json").is_file():
+            workflow.causal(run)
+    elif text is not None:
+        raise InputError(
+            "--text is for a model of yours: name it with --model, and a folder with --out"
+        )
+
+    build(run, text)
 
 
 @main.command("run")

@@ -109,7 +109,8 @@ def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None)
     longest = max(params.copies * params.period + 1, 2 * max(params.periods) + 1, params.context)
     if longest > subject.n_ctx:
         raise InputError(
-            f"{subject.name}: prompts of {longest} tokens are longer than its context, {subject.n_ctx}"
+            f"{subject.name}: prompts of {longest} tokens are longer than its context, "
+            f"{subject.n_ctx}"
         )
 
     def repeated(period: int, copies: int, purpose: str) -> Prompts:
@@ -226,7 +227,8 @@ def _windows(content: Row, bos: int, params: MambaInduction) -> Int[np.ndarray, 
     windows = content[: len(content) // width * width].reshape(-1, width)
     if len(windows) < 8:
         raise InputError(
-            f"held-out text has {len(windows)} windows of {params.context} tokens, 8 wanted: use more text"
+            f"held-out text has {len(windows)} windows of {params.context} tokens, 8 wanted: use "
+            "more text"
         )
     drawn = windows[_rng(params, "windows").permutation(len(windows))[: params.n_prompts]]
     return np.pad(drawn, ((0, 0), (1, 0)), constant_values=bos)
@@ -237,7 +239,8 @@ def _encode(tokenizer: Any, texts: list[str], bos: int, max_length: int) -> list
     for number, ids in enumerate(encoded):
         if not ids:
             raise InputError(
-                f"text {number} of the data set, {texts[number][:40]!r}, has no token: nothing to predict"
+                f"text {number} of the data set, {texts[number][:40]!r}, has no token: nothing to "
+                "predict"
             )
     return [np.array([bos, *ids[: max_length - 1]]) for ids in encoded]
 

@@ -1,13 +1,11 @@
 """The study's figures, from files alone: no model is loaded and no score computed here."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from interp_core.files.artifacts import load_arrays, load_json
+from interp_core.files.columns import read_columns
 from mamba_induction import (
     figures_causal,
     figures_gap,
@@ -47,7 +45,7 @@ def draw_all(models: Sequence[str], main: str, place: Place) -> list[Path]:
     )
     if history.is_file() and changed.is_file():
         figures_tuning.fine_tuning(
-            read_history(history), load_json(changed), out / "fine_tuning.png"
+            read_columns(history), load_json(changed), out / "fine_tuning.png"
         )
         written.append(out / "fine_tuning.png")
     return written
@@ -61,10 +59,3 @@ def reports(place: Place, command: str, stem: str, models: Sequence[str]) -> dic
         if any(f.is_file() for f in files.values())
         else {}
     )
-
-
-def read_history(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a training's history."""
-    with path.open() as opened:
-        rows = list(csv.DictReader(opened))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}

@@ -44,8 +44,10 @@ def causal(causes: Mapping[str, Report], path: Path) -> None:
         first = next(iter(causes.values()))
         note(
             figure,
-            f"n = {first['n']} prompts · rand: mean of {first['draws']} random controls of the same size and layer\n"
-            "states: out, the clean prompt continues from a state without the first copy; back, the reverse · "
+            f"n = {first['n']} prompts · rand: mean of {first['draws']} random controls of the "
+            "same size and layer\n"
+            "states: out, the clean prompt continues from a state without the first copy; back, "
+            "the reverse · "
             "text: mean ablation, on new tokens",
         )
 

@@ -56,7 +56,8 @@ def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
         n = next(iter(gaps.values()))["repeated"]["scores"]["second/probability"]["n"]
         note(
             figure,
-            f"n = {n} prompts of repeated random tokens · bands and bars: 95 %, prompts resampled · recognised: above "
+            f"n = {n} prompts of repeated random tokens · bands and bars: 95 %, prompts resampled "
+            "· recognised: above "
             f"the {100 * next(iter(gaps.values()))['quantile']:g} % quantile of the control",
         )
 

@@ -76,7 +76,8 @@ def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
         figure.suptitle("Where repeats are recognised, layer by layer")
         note(
             figure,
-            f"n = {_n(analyses)} prompts of repeated random tokens · bands: 95 %, prompts resampled",
+            f"n = {_n(analyses)} prompts of repeated random tokens · bands: 95 %, prompts "
+            "resampled",
         )
 
 

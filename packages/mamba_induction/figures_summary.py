@@ -44,7 +44,10 @@ def _overall(analyses: Mapping[str, Report]) -> Iterator[str]:
     yield from _heading("OVERALL")
     for name, report in analyses.items():
         error = report["reconstruction_error"]
-        yield f"{name}: {report['architecture']}, {report['layers']} layers, {report['parameters']} parameters"
+        yield (
+            f"{name}: {report['architecture']}, {report['layers']} layers, {report['parameters']} "
+            "parameters"
+        )
         if error is not None:
             yield f"  alpha x + D x against the stock model, largest relative error: {error:.2e}"
         for kind in ("trained", "untrained"):
@@ -72,7 +75,10 @@ def _sequences(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
         yield f"  similarity with the earlier occurrence by layer: {_row(similar)}"
         yield f"  effective attention to the answer's place by layer: {_row(reads)}"
         yield f"  probability of the answer by depth: {_row(probability.mean(axis=1))}"
-        yield f"  entropy by depth at repeats: {_row(arrays[f'{index}/entropy'][:, query].mean(axis=1))}"
+        yield (
+            "  entropy by depth at repeats: "
+            f"{_row(arrays[f'{index}/entropy'][:, query].mean(axis=1))}"
+        )
 
 
 def _layers(analyses: Mapping[str, Report]) -> Iterator[str]:
@@ -86,8 +92,10 @@ def _layers(analyses: Mapping[str, Report]) -> Iterator[str]:
         for layer in range(report["layers"]):
             peak = report["peak_offset"][layer]
             yield (
-                f"  L{layer}: peak at offset {peak['offset']} {peak['ci']} (in {peak['share_of_draws']:.3f} of draws); "
-                f"offset profile {report['offsets']}: {_row(report['scores']['offset_profile']['value'][layer])}"
+                f"  L{layer}: peak at offset {peak['offset']} {peak['ci']} (in "
+                f"{peak['share_of_draws']:.3f} of draws); "
+                f"offset profile {report['offsets']}: "
+                f"{_row(report['scores']['offset_profile']['value'][layer])}"
             )
             for score in (*scores, *similar):
                 yield f"    {score}: {_interval(report['scores'][score], layer)}"
@@ -103,7 +111,10 @@ def _predictions(analyses: Mapping[str, Report]) -> Iterator[str]:
             yield f"  loss of copy {copy + 1}: {_interval(scores['loss_by_copy'], copy)}"
         for kind, places in (("period", report["periods"]), ("lag", report["lags"])):
             for index, value in enumerate(places):
-                yield f"  accuracy at {kind} {value}: {_interval(scores[f'accuracy_by_{kind}'], index)}"
+                yield (
+                    f"  accuracy at {kind} {value}: "
+                    f"{_interval(scores[f'accuracy_by_{kind}'], index)}"
+                )
         others = [
             *(f"{kind}_accuracy" for kind in single),
             "repetition_gain",
@@ -144,13 +155,19 @@ def _occurrences(gaps: Mapping[str, Report]) -> Iterator[str]:
         yield f"{name}, {family}:"
         for kind in ("probability", "log_rank", "entropy", "top5"):
             for condition in ("second", "first", "control"):
-                yield f"  {kind}, {condition}: {_row(report['scores'][f'{condition}/{kind}']['value'])}"
+                yield (
+                    f"  {kind}, {condition}: "
+                    f"{_row(report['scores'][f'{condition}/{kind}']['value'])}"
+                )
 
 
 def _causal(causes: Mapping[str, Report]) -> Iterator[str]:
     yield from _heading("INTERVENTIONS: CHANGE OF ACCURACY AND LOSS ON THE SECOND COPY")
     for name, report in causes.items():
-        yield f"{name}: clean accuracy {report['clean_accuracy']:.4f}, loss {report['clean_loss']:.4f}"
+        yield (
+            f"{name}: clean accuracy {report['clean_accuracy']:.4f}, loss "
+            f"{report['clean_loss']:.4f}"
+        )
         for kind in ("layers", "reads", "taps", "states"):
             for where, found in report.get(kind, {}).items():
                 if isinstance(found, Mapping):

@@ -127,7 +127,8 @@ class MambaInduction(Params):
         if self.n_prompts < needed or (1 + self.permutation_draws) * self.null_level < 1 - 1e-9:
             raise ValueError(
                 f"null_level: {self.null_level} needs n_prompts {needed} and permutation_draws "
-                f"{ceil(1 / self.null_level) - 1}, got {self.n_prompts} and {self.permutation_draws}"
+                f"{ceil(1 / self.null_level) - 1}, got {self.n_prompts} and "
+                f"{self.permutation_draws}"
             )
         return self
 
@@ -145,7 +146,8 @@ def dataset_of(given: str, profile: TextParams) -> dict[str, Any]:
         importlib.metadata.distribution(given)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise InputError(
-            f"--dataset {given}: neither a file, a folder nor an installed package; a hub data set needs its revision "
+            f"--dataset {given}: neither a file, a folder nor an installed package; a hub data set "
+            "needs its revision "
             "and files: name it under mamba_induction.dataset in a profile"
         ) from None
     return {"packaged": {"distributions": [given], "min_characters": 80}, "validation_every": every}

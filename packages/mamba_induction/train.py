@@ -95,7 +95,8 @@ def recipe_of(params: MambaInduction, documents: int) -> Recipe:
     steps = params.epochs * -(-documents // (params.batch_size * params.grad_accum))
     if params.warmup >= steps:
         raise InputError(
-            f"warmup: {params.warmup} updates are not less than all {steps}; use more --texts or --epochs"
+            f"warmup: {params.warmup} updates are not less than all {steps}; use more --texts or "
+            "--epochs"
         )
     return Recipe(
         steps=steps,

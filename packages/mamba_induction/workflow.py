@@ -49,7 +49,8 @@ def fine_tune(run: Run) -> Report:
     save_json(run.place("metrics", "fine_tune") / "fine_tune.json", report)
     before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
     click.echo(
-        f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} updates"
+        f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} "
+        "updates"
     )
     return report
 
@@ -100,7 +101,8 @@ def gap(run: Run) -> None:
         repeated = report["repeated"]["scores"]
         rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
         click.echo(
-            f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted {rates[1]:.3f}"
+            f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted "
+            f"{rates[1]:.3f}"
         )
 
 
@@ -119,7 +121,8 @@ def causal(run: Run) -> None:
         )
         cost = reads[worst]["accuracy"]["value"]
         click.echo(
-            f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} accuracy without)"
+            f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} "
+            "accuracy without)"
         )
 
 
@@ -175,4 +178,7 @@ def _sentence(report: Report) -> str:
     )
     accuracy = report["scores"]["accuracy_by_period"]["value"][0]
     found = f"induction in {peaks}" if layers else "no layer matches prefixes above its null"
-    return f"{report['name']}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"
+    return (
+        f"{report['name']}: {checked}{found}; accuracy {accuracy:.2f} at period "
+        f"{report['periods'][0]}"
+    )

@@ -226,6 +226,21 @@ def all_figures(run: Any) -> None:
 
 
 @main.command()
+@_with_run
+def page(run: Any) -> None:
+    """The Mamba's channels to look at, in one self-contained file: page_M.html."""
+    from mamba_neurons import workflow
+    from mamba_neurons.page import page as build
+
+    if run.out is not None:
+        for measure in (workflow.delta, workflow.causal):
+            if not (run.out / f"{measure.__name__}_{run.names[0]}.json").is_file():
+                measure(run)
+
+    build(run)
+
+
+@main.command()
 @study_option
 def answers(out: Path | None) -> None:
     """The study's headline numbers, from its metrics: answers.json."""

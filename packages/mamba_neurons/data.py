@@ -108,8 +108,10 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
     )  # as sign_flip_threshold has it; said before anything is measured
     if len(rows) < needed or len(rows) - params.repeats < 2:
         raise InputError(
-            f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few for tests at "
-            f"{params.alpha}: give at least 2 texts and {needed} rows in all (--text-limit, --texts, --repeats)"
+            f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few "
+            "for tests at "
+            f"{params.alpha}: give at least 2 texts and {needed} rows in all (--text-limit, "
+            "--texts, --repeats)"
         )
     tokens = np.full((len(rows), length), subject.bos, dtype=np.int64)
     for index, row in enumerate(rows):

@@ -62,8 +62,10 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         heading(figure, left, f"{name}: what the step size dt of a channel follows", columns=4)
         note(
             figure,
-            f"{report['texts']} texts; horizontal lines: largest share of any channel in 95 % of draws with tokens\n"
-            "dealt to texts at random (left) and kinds dealt to token types at random (right); band: 95 % over texts",
+            f"{report['texts']} texts; horizontal lines: largest share of any channel in 95 % of "
+            "draws with tokens\n"
+            "dealt to texts at random (left) and kinds dealt to token types at random (right); "
+            "band: 95 % over texts",
         )
 
 
@@ -120,7 +122,8 @@ def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         figure.suptitle(f"{name}: how long states remember")
         note(
             figure,
-            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the channel's mean step",
+            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the "
+            "channel's mean step",
         )
 
 
@@ -146,8 +149,10 @@ def sparsity(reports: Mapping[str, Report], path: Path) -> None:
         heading(figure, rows[0][0], "How sparse are the activations?", columns=2)
         note(
             figure,
-            "symbols from top to bottom of a row: the first to the last layer measured; whiskers: 95 % over texts\n"
-            "near zero: share below a tenth of the root mean square; all measures are free of scale",
+            "symbols from top to bottom of a row: the first to the last layer measured; whiskers: "
+            "95 % over texts\n"
+            "near zero: share below a tenth of the root mean square; all measures are free of "
+            "scale",
         )
 
 
@@ -280,6 +285,8 @@ def compare(arrays: Arrays, report: Report, path: Path) -> None:
         )
         note(
             figure,
-            f"below each title: difference of the means over depth, first minus second, 95 % interval, paired by text, "
-            f"n = {report['loss']['n']}\nsymbols: layers; lines: read off between layers; bands: 95 % over texts",
+            "below each title: difference of the means over depth, first minus second, 95 % "
+            "interval, paired by text, "
+            f"n = {report['loss']['n']}\nsymbols: layers; lines: read off between layers; bands: "
+            "95 % over texts",
         )

@@ -49,9 +49,12 @@ def ranked_effects(arrays: Arrays, report: Report, name: str, path: Path) -> Non
         heading(figure, right, f"{name}: what ablating channels does to the predictions", columns=2)
         note(
             figure,
-            f"left: channels in the order of mean ablation, band: 95 % interval over {report['texts']} texts and "
-            f"{report['repeated_rows']} rows of repeats\nright: ranked on every second text, judged on the other "
-            f"{together['n']}; grey: central 95 % of {together['random_sets']} random sets of the layer",
+            "left: channels in the order of mean ablation, band: 95 % interval over "
+            f"{report['texts']} texts and "
+            f"{report['repeated_rows']} rows of repeats\nright: ranked on every second text, "
+            "judged on the other "
+            f"{together['n']}; grey: central 95 % of {together['random_sets']} random sets of the "
+            "layer",
         )
 
 
@@ -117,8 +120,10 @@ def estimates(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         figure.suptitle(f"{name}: estimates of few backward passes against exact effects")
         note(
             figure,
-            f"{shown[0]['sample']} random channels a layer, mean ablation; line: equality; ranks: Spearman's rho\n"
-            f"above: Fisher, {report['whole_model']['least_agreement']:g} rank agreement asked for; below: signed "
+            f"{shown[0]['sample']} random channels a layer, mean ablation; line: equality; ranks: "
+            "Spearman's rho\n"
+            f"above: Fisher, {report['whole_model']['least_agreement']:g} rank agreement asked "
+            "for; below: signed "
             "first-order sum",
         )
 
@@ -211,8 +216,10 @@ def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         figure.suptitle(f"{name}: influence of ablating one channel")
         note(
             figure,
-            f"mean ablation of the best {len(report['layers'][0]['top'])} channels of each layer by KL, mean "
-            f"over tokens and later channels\nrandom: of {report['null_units']} other channels of the layer; grey: no "
+            f"mean ablation of the best {len(report['layers'][0]['top'])} channels of each layer "
+            "by KL, mean "
+            f"over tokens and later channels\nrandom: of {report['null_units']} other channels of "
+            "the layer; grey: no "
             "later layer; directly: layers between kept as they were",
         )
 
@@ -294,13 +301,15 @@ def faithfulness(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         )
         areas = {m: faithful["deletion"][m] for m in methods}
         said = "\n".join(
-            f"{_METHODS[m]}: deletion {interval_text(areas[m]['area'], areas[m]['area_ci'])}, insertion "
+            f"{_METHODS[m]}: deletion {interval_text(areas[m]['area'], areas[m]['area_ci'])}, "
+            "insertion "
             f"{interval_text(faithful['insertion'][m]['area'], faithful['insertion'][m]['area_ci'])}"
             for m in methods
         )
         note(
             figure,
-            f"mean ablation, ranked on every second text, judged on the other {faithful['n']}; grey: "
+            f"mean ablation, ranked on every second text, judged on the other {faithful['n']}; "
+            "grey: "
             f"{faithful['random_orders']} random orders\n"
             "bands: 95 % interval of the distance from their mean, paired by text\n"
             f"mean distance from random (nats, 95 %; positive: better):\n{said}",
@@ -346,7 +355,8 @@ def functional_curves(reports: Mapping[str, Report], path: Path) -> None:
         first = next(iter(reports.values()))["functional"]
         note(
             figure,
-            f"all others mean-ablated; ranked on every second text, judged on the other {first['n']}; bands: 95 % over "
+            "all others mean-ablated; ranked on every second text, judged on the other "
+            f"{first['n']}; bands: 95 % over "
             "texts\nand over random sets (grey); vertical line: the fewest that stay within "
             f"{first['tolerance']:.0%} from there on; the scale is linear below 1 %",
         )

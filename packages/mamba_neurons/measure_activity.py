@@ -42,7 +42,8 @@ def activations(
         model.check_layer(layer)
     if unknown := [kind for kind in kinds if kind not in KINDS[model.is_mamba]]:
         raise InputError(
-            f"{model.name} has no units of kind {unknown[0]}; it has {', '.join(KINDS[model.is_mamba])}"
+            f"{model.name} has no units of kind {unknown[0]}; it has "
+            f"{', '.join(KINDS[model.is_mamba])}"
         )
     row = 0
     for batch in progress(texts.batches(batch_size), f"{model.name}: activations", unit="batch"):

@@ -48,7 +48,8 @@ class Model:
             isinstance(self.subject, NativeSubject) and self._kind in MLP_OUT
         ):
             raise InputError(
-                f"{self.subject.name} is a {self._kind}: neurons are known in {', '.join(MLP_OUT)}, mamba"
+                f"{self.subject.name} is a {self._kind}: neurons are known in "
+                f"{', '.join(MLP_OUT)}, mamba"
             )
 
     @property
@@ -117,7 +118,8 @@ class Model:
         """InputError when a layer has fewer neurons."""
         if top_k > self.n_neurons:
             raise InputError(
-                f"top_k: {top_k} is more than the {self.n_neurons} neurons of a layer of {self.name}"
+                f"top_k: {top_k} is more than the {self.n_neurons} neurons of a layer of "
+                f"{self.name}"
             )
 
     def _out_path(self, layer: int) -> str:

@@ -95,6 +95,7 @@ class MambaNeurons(Params):
     def _repeats_fit(self) -> "MambaNeurons":
         if self.repeats and 2 * self.period + 1 > self.text_length:
             raise ValueError(
-                f"period: two copies of {self.period} tokens and BOS are longer than text_length {self.text_length}"
+                f"period: two copies of {self.period} tokens and BOS are longer than text_length "
+                f"{self.text_length}"
             )
         return self

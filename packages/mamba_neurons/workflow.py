@@ -32,7 +32,8 @@ def delta(run: Run) -> tuple[Arrays, Report]:
     for layer, found in report["layers"].items():
         slowest = found["longest_half_life_quartiles"][1]
         click.echo(
-            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {model.n_neurons} channels differ between "
+            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {model.n_neurons} "
+            "channels differ between "
             f"texts, median of their longest half-lives {slowest:.3g} tokens"
         )
     return arrays, report
@@ -52,7 +53,8 @@ def causal(run: Run) -> tuple[Arrays, Report]:
     for found in whole["agreement"]:
         exact = "computed exactly" if found["layer"] in whole["exact_layers"] else "estimates kept"
         click.echo(
-            f"{model.name} layer {found['layer']}: estimates agree with {found['sample']} exact effects at "
+            f"{model.name} layer {found['layer']}: estimates agree with {found['sample']} exact "
+            "effects at "
             f"{found['kl']:.2f} (KL), {found['loss']:.2f} (loss): {exact}"
         )
     best = ", ".join(f"{top['neuron']} {top['kl']:.3g}" for top in whole["top"][:5])
@@ -85,7 +87,8 @@ def cross_layer(run: Run) -> tuple[Arrays, Report]:
     total, null = report["influence"]["total"], report["influence"]["null"]
     if model.n_layers > 1:
         click.echo(
-            f"{model.name}: the top {run.params.top_k} of layer 0 move layer 1 by {total[0][1]:.3g} standard "
+            f"{model.name}: the top {run.params.top_k} of layer 0 move layer 1 by "
+            f"{total[0][1]:.3g} standard "
             f"deviations a token, random channels by {null[0][1]:.3g}"
         )
     return arrays, report
@@ -173,7 +176,8 @@ def sparsity(run: Run) -> dict[str, tuple[Arrays, Report]]:
                 else f"; P50 threshold {p50['threshold']:.3g} (its sparsity is .5 by construction)"
             )
             click.echo(
-                f"{model.name} layer {layer}: Gini {gini['value']:.3f} over neurons at a token{said}"
+                f"{model.name} layer {layer}: Gini {gini['value']:.3f} over neurons at a "
+                f"token{said}"
             )
         results[model.name] = (arrays, report)
     return results
@@ -207,7 +211,8 @@ def efficiency(run: Run) -> dict[str, tuple[Arrays, Report]]:
         _save(run, "efficiency", model, report, arrays)
         click.echo(
             f"{model.name}: {curve['enough']} of {curve['neurons']} neurons keep the loss within "
-            f"{curve['tolerance']:.0%} ({report['active_neurons']} are active, {report['total_parameters']} parameters)"
+            f"{curve['tolerance']:.0%} ({report['active_neurons']} are active, "
+            f"{report['total_parameters']} parameters)"
         )
         results[model.name] = (arrays, report)
     return results
@@ -226,7 +231,8 @@ def compare(run: Run) -> tuple[Arrays, Report]:
     differ = same_tokens(first.subject, second.subject, documents)
     if differ is not None and not params.own_tokens:
         raise InputError(
-            f"{first.name} and {second.name} have different tokenizers ({differ}): sparsity and loss of other tokens "
+            f"{first.name} and {second.name} have different tokenizers ({differ}): sparsity and "
+            "loss of other tokens "
             "do not compare; choose a pair that shares one, or say --own-tokens"
         )
     ours, theirs = (load_texts(model.subject, params) for model in (first, second))
@@ -242,7 +248,8 @@ def compare(run: Run) -> tuple[Arrays, Report]:
     )
     gini = report["sparsity"]["gini"]["difference"]
     click.echo(
-        f"{first.name} - {second.name}: Gini {gini['value']:+.3f} [{gini['ci'][0]:+.3f}, {gini['ci'][1]:+.3f}], "
+        f"{first.name} - {second.name}: Gini {gini['value']:+.3f} [{gini['ci'][0]:+.3f}, "
+        f"{gini['ci'][1]:+.3f}], "
         f"loss {report['loss']['difference']['value']:+.3f} nats, n = {report['loss']['n']} texts"
     )
     return arrays, report
@@ -291,7 +298,8 @@ def _model_and_texts(run: Run, name: str) -> "tuple[Model, Texts]":
     texts = load_texts(model.subject, run.params)
     if texts.truncated and run.out is not None:
         click.echo(
-            f"{model.name}: {texts.truncated} texts are longer than {texts.tokens.shape[1]} tokens and were cut"
+            f"{model.name}: {texts.truncated} texts are longer than {texts.tokens.shape[1]} tokens "
+            "and were cut"
         )
     return model, texts
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from interp_core.console.options import Decorator, Group, option, profile_option, study_option
+from interp_core.errors import InputError
 
 _OPTIONS: tuple[Decorator, ...] = (
     option(
@@ -79,10 +80,10 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-_READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition")
+_READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition", "page")
 
 
-def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
+def _with_run(command: Callable[..., None]) -> Callable[..., None]:
     """A command that gets a prepared Run instead of its options; in an experiment its scores are
     there first.
     """
@@ -92,6 +93,7 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
         from pythia_topology import workflow
         from pythia_topology.study import prepare
 
+        own = {name: options.pop(name) for name in ("text",) if name in options}
         options.pop("memory_saver")
         only_print = options.pop("print_prompts")
         if (one := options.pop("model")) is not None:
@@ -103,7 +105,7 @@ def _with_run(command: Callable[[Any], None]) -> Callable[..., None]:
         workflow.check_request(run, command.__name__)
         if run.out and command.__name__ in _READS_SCORES:
             workflow.ensure_scores(run)
-        command(run)
+        command(run, **own)
 
     with_options: Callable[..., None] = call
     for add in reversed(_OPTIONS):
@@ -233,6 +235,57 @@ def emergence(run: Any) -> None:
         figures.draw_emergence(
             {name: (report, arrays) for name, (arrays, report) in found.items()}, run.out
         )
+
+
+@main.command()
+@option(
+    "--text", help="Text to show attention and predictions on, at most 128 tokens with its repeat."
+)
+@_with_run
+def page(run: Any, *, text: str | None) -> None:
+    """The model to look at, in one self-contained file: page_M.html."""
+    from pythia_topology.page import page as build
+
+    if text is not None and run.out is None:
+        raise InputError(
+            "--text is for a model of yours: name it with --model, and a folder with --out"
+        )
+    build(run, text)
+
+
+@main.command()
+@option(
+    "--model",
+    required=True,
+    metavar="M",
+    help="A name of the profile, a directory, a hub id; a Mamba too.",
+)
+@option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Of 127.0.0.1; a free one unless given.",
+)
+@option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the random heads taken away as control.",
+)
+@option("--device", help="cpu, cuda, cuda:N or mps.")
+@option("--dtype", help="float32, bfloat16 or float64.")
+@profile_option
+def explore(
+    model: str, port: int, seed: int, device: str | None, dtype: str | None, profile: str | None
+) -> None:
+    """A model live in your browser: type a text, take heads away, see what is predicted then."""
+    from interp_core.page.explore import serve
+    from pythia_topology.model import load
+    from pythia_topology.study import prepare
+
+    run = prepare(profile, None, models=(model,), device=device, dtype=dtype)
+    serve(load(model, run.known, run.params), port=port, seed=seed)
 
 
 @main.command("figures")

@@ -40,7 +40,8 @@ def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
     longest = max(2 * params.period + 1, params.seq_len)
     if longest > subject.n_ctx:
         raise InputError(
-            f"{subject.name}: prompts of {longest} tokens (seq_len {params.seq_len}, period {params.period}) are "
+            f"{subject.name}: prompts of {longest} tokens (seq_len {params.seq_len}, period "
+            f"{params.period}) are "
             f"longer than its context, {subject.n_ctx}"
         )
     built = {
@@ -103,7 +104,8 @@ def text_windows(
     corpus = load_corpus(subject, params)
     if corpus is None:
         raise InputError(
-            f"{subject.name}: what ablation does elsewhere is measured on real text: run `induction-lab corpus` in the "
+            f"{subject.name}: what ablation does elsewhere is measured on real text: run "
+            "`induction-lab corpus` in the "
             "project's folder, and give a model with a tokenizer"
         )
     stream = corpus.validation.astype(np.int64)
@@ -111,7 +113,8 @@ def text_windows(
     windows = stream[: len(stream) // width * width].reshape(-1, width)
     if len(windows) < n:
         raise InputError(
-            f"the text has {len(windows)} windows of {width} tokens, {n} wanted: use fewer (--causal-sequences) or "
+            f"the text has {len(windows)} windows of {width} tokens, {n} wanted: use fewer "
+            "(--causal-sequences) or "
             "shorter ones (--seq-len)"
         )
     drawn = windows[_rng(params, "text").permutation(len(windows))[:n]]
@@ -169,7 +172,8 @@ def _tokenizer(subject: Subject, family: str) -> Any:
 def _text(corpus: Corpus | None, family: str) -> Corpus:
     if corpus is None:
         raise InputError(
-            f"{family} needs real text: run `induction-lab corpus` in the project's folder (and a model with a "
+            f"{family} needs real text: run `induction-lab corpus` in the project's folder (and a "
+            "model with a "
             "tokenizer), or leave it out with --task_types"
         )
     return corpus

@@ -51,8 +51,10 @@ def causal_delta(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         draws = sorted({report["draws"] for report in reports.values()})
         note(
             figure,
-            f"orange: 95 % interval over prompts · grey: central 95 % of {_listed(draws)} draws of as many\n"
-            "random heads from the same layers · p: share of draws at least as harmful (mean ablation, loss)",
+            f"orange: 95 % interval over prompts · grey: central 95 % of {_listed(draws)} draws of "
+            "as many\n"
+            "random heads from the same layers · p: share of draws at least as harmful (mean "
+            "ablation, loss)",
         )
 
 
@@ -108,7 +110,8 @@ def dose(report: Mapping[str, Any], name: str, path: Path) -> None:
         note(
             figure,
             f"n = {report['n']} prompts · orange band: 95 % interval over prompts\n"
-            f"grey band: central 95 % of {report['dose']['draws']} random draws from the same layers",
+            f"grey band: central 95 % of {report['dose']['draws']} random draws from the same "
+            "layers",
         )
 
 

@@ -60,8 +60,10 @@ def composition(
         figure.suptitle("\n".join(wrap(f"{name}: {report['verdict']}", 95)), fontsize=12.5)
         note(
             figure,
-            "arrows: heads with over half of their attention one token back (orange) or, above chance, on what\n"
-            f"followed the earlier occurrence (blue) · right: 95 % intervals over n = {report['n']} prompts",
+            "arrows: heads with over half of their attention one token back (orange) or, above "
+            "chance, on what\n"
+            "followed the earlier occurrence (blue) · right: 95 % intervals over n = "
+            f"{report['n']} prompts",
         )
 
 

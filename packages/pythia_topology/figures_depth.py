@@ -47,7 +47,8 @@ def layer_profile(
         note(
             figure,
             f"n = {profile['n']} prompts · band: 95 %, prompts and heads resampled\n"
-            f"threshold: {level:g} % of the largest head under the null, at least {profile['smallest_effect']:g}",
+            f"threshold: {level:g} % of the largest head under the null, at least "
+            f"{profile['smallest_effect']:g}",
         )
 
 
@@ -102,14 +103,19 @@ def cross_size(crosssize: Mapping[str, Any], path: Path) -> None:
         above, below = figure.subplots(2, 1, height_ratios=(4.0, test))
         plot_overlay(above, models, crosssize["mode"])
         plot_equivalence(below, pairs, crosssize["margin"])
-        title = f"Do induction heads sit at the same relative depth? {crosssize['verdict'].capitalize()}"
+        title = (
+            "Do induction heads sit at the same relative depth? "
+            f"{crosssize['verdict'].capitalize()}"
+        )
         heading(figure, above, title, columns=1)
         level = 100 * (1 - 2 * crosssize["equivalence_alpha"])
         note(
             figure,
-            f"n = {_span({model['n'] for model in models.values()})} prompts · bands: 95 %, prompts and heads "
+            f"n = {_span({model['n'] for model in models.values()})} prompts · bands: 95 %, "
+            "prompts and heads "
             "resampled · thin bars: 95 % of the difference,\n"
-            f"thick bars: {level:g} %: equivalent when inside the shaded margin of ± {crosssize['margin']:g}",
+            f"thick bars: {level:g} %: equivalent when inside the shaded margin of ± "
+            f"{crosssize['margin']:g}",
         )
 
 
@@ -272,7 +278,8 @@ def nulls(
         figure.suptitle(f"{name}: {report['verdict']}, against three nulls")
         note(
             figure,
-            f"n = {report['n']} prompts · grey band: central 95 % when heads are dealt to layers at random, exact\n"
+            f"n = {report['n']} prompts · grey band: central 95 % when heads are dealt to layers "
+            "at random, exact\n"
             "dotted: highest head of the null (of shuffles: 97.5 % of their highest heads)",
         )
 

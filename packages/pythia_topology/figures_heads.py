@@ -74,7 +74,8 @@ def heatmap(
         axes = figure.add_subplot()
         plot_heatmap(axes, excess, head_mask(profile["induction_heads"], excess.shape))
         axes.set_title(
-            f"{name}: attention to what followed the earlier occurrence,\nabove chance, for every head"
+            f"{name}: attention to what followed the earlier occurrence,\nabove chance, for every "
+            "head"
         )
         low, high = scores["excess_prefix_matching_low"], scores["excess_prefix_matching_high"]
         half = float(np.median(high - low)) / 2
@@ -86,7 +87,8 @@ def heatmap(
         )
         note(
             figure,
-            f"{found} · n = {profile['n']} prompts\n95 % intervals over prompts, median width ± {half:.2g}",
+            f"{found} · n = {profile['n']} prompts\n95 % intervals over prompts, median width ± "
+            f"{half:.2g}",
         )
 
 
@@ -135,7 +137,8 @@ def score_table(
         figure.suptitle(f"{name}: scores of every head on repeated random tokens")
         note(
             figure,
-            f"below each title: the strongest head [95 % interval over prompts] · n = {profile['n']} prompts",
+            "below each title: the strongest head [95 % interval over prompts] · n = "
+            f"{profile['n']} prompts",
         )
 
 
@@ -192,7 +195,8 @@ def single_heads(
         figure.suptitle(f"{name}: every head ablated alone")
         note(
             figure,
-            f"framed: the {causal['top_k']} heads with the most excess prefix matching · n = {causal['n']} prompts",
+            f"framed: the {causal['top_k']} heads with the most excess prefix matching · n = "
+            f"{causal['n']} prompts",
         )
 
 

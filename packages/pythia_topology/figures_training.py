@@ -39,7 +39,8 @@ def emergence(
         note(
             figure,
             "share: targets predicted; attention above chance; attention one token back\n"
-            f"vertical lines: onset, shaded with its 95 % interval over prompts · n = {counts} prompts",
+            f"vertical lines: onset, shaded with its 95 % interval over prompts · n = {counts} "
+            "prompts",
         )
 
 

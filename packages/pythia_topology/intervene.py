@@ -99,7 +99,8 @@ def check_sizes(subject: Subject, params: PythiaTopology) -> None:
             raise InputError(f"{subject.name}: {option} is {k}, but the model has {total} heads")
     if params.causal_top_k + params.causal_random_k > total:
         raise InputError(
-            f"{subject.name}: {params.causal_top_k} top and {params.causal_random_k} random heads are more than its "
+            f"{subject.name}: {params.causal_top_k} top and {params.causal_random_k} random heads "
+            "are more than its "
             f"{total}"
         )
 
@@ -236,8 +237,14 @@ def _change(
 
 def _verdict(main: Mapping[str, Mapping[str, Any]], draws: int) -> str:
     loss, accuracy = main["loss"], main["accuracy"]
-    what = f"ablating the top heads changes loss by {loss['top']:+.2f} nats and accuracy by {accuracy['top']:+.2f}"
-    against = f"{draws} layer-matched random sets: {loss['random_mean']:+.2f} and {accuracy['random_mean']:+.2f}"
+    what = (
+        f"ablating the top heads changes loss by {loss['top']:+.2f} nats and accuracy by "
+        f"{accuracy['top']:+.2f}"
+    )
+    against = (
+        f"{draws} layer-matched random sets: {loss['random_mean']:+.2f} and "
+        f"{accuracy['random_mean']:+.2f}"
+    )
     word = (
         "copying needs them"
         if loss["p"] <= 0.05 and loss["top_ci"][0] > 0

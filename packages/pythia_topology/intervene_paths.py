@@ -234,5 +234,11 @@ def _verdict(
     worst_random = min((pair["path_patching"]["change"] for pair in random), default=0.0)
     named = f"{strongest['writer']} -> {strongest['reader']} (z {strongest['z']:+.1f})"
     if ci[1] < 0 and change < worst_random and change <= -least:
-        return f"confirmed: without {named} in its keys the reader's prefix matching changes by {change:+.2f}"
-    return f"not confirmed: without {named} prefix matching changes by {change:+.2f}, at random by {worst_random:+.2f}"
+        return (
+            f"confirmed: without {named} in its keys the reader's prefix matching changes by "
+            f"{change:+.2f}"
+        )
+    return (
+        f"not confirmed: without {named} prefix matching changes by {change:+.2f}, at random by "
+        f"{worst_random:+.2f}"
+    )

@@ -44,7 +44,8 @@ def checkpoints(spec: ModelSpec, params: PythiaTopology) -> list[Checkpoint]:
         way_out = f"{folder} holds no step-*.safetensors"
     if len(found) < 4:
         raise InputError(
-            f"emergence needs at least 4 training checkpoints of {spec.repo or spec.path}: {way_out}"
+            f"emergence needs at least 4 training checkpoints of {spec.repo or spec.path}: "
+            f"{way_out}"
         )
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -134,7 +135,8 @@ def _subjects(
             digest = at_step.hash
         if digest in seen:
             raise InputError(
-                f"{subject.name}: the weights at step {checkpoint.step} are those of step {seen[digest]}: not the "
+                f"{subject.name}: the weights at step {checkpoint.step} are those of step "
+                f"{seen[digest]}: not the "
                 "training checkpoints of one run"
             )
         seen[digest] = checkpoint.step

@@ -93,12 +93,14 @@ class PythiaTopology(Params):
         )  # as sign_flip_threshold has it; said before anything is measured
         if self.n_sequences < needed:
             raise ValueError(
-                f"n_sequences: {self.n_sequences} prompts are too few for a test at null_level {self.null_level}: use "
+                f"n_sequences: {self.n_sequences} prompts are too few for a test at null_level "
+                f"{self.null_level}: use "
                 f"at least {needed}"
             )
         if (1 + self.permutation_draws) * self.null_level < 1 - 1e-9:
             raise ValueError(
-                f"permutation_draws: {self.permutation_draws} draws cannot reach null_level {self.null_level}: use at "
+                f"permutation_draws: {self.permutation_draws} draws cannot reach null_level "
+                f"{self.null_level}: use at "
                 f"least {ceil(1 / self.null_level) - 1}"
             )
         return self
@@ -107,7 +109,8 @@ class PythiaTopology(Params):
     def _lags_fit(self) -> "PythiaTopology":
         if "spaced_pairs" in self.task_types and max(self.lag_values) + 4 > self.seq_len:
             raise ValueError(
-                f"lag_values: lag {max(self.lag_values)} is longer than the sequence: it needs seq_len "
+                f"lag_values: lag {max(self.lag_values)} is longer than the sequence: it needs "
+                "seq_len "
                 f"{max(self.lag_values) + 4}, got {self.seq_len}"
             )
         return self

@@ -57,6 +57,7 @@ def prepare(profile: str | None, out: Path | None, **overrides: Any) -> Run:
     run = Run(params, catalogue(profile), out)
     if again := sorted({name for name in run.names if run.names.count(name) > 1}):
         raise InputError(
-            f"two models would write files of the name {again[0]}: rename a folder, or use two --out"
+            f"two models would write files of the name {again[0]}: rename a folder, or use two "
+            "--out"
         )
     return run

@@ -57,7 +57,8 @@ def check_request(run: Run, command: str) -> None:
     """
     if command == "crosssize" and run.out is not None and len(run.params.models) != 2:
         raise InputError(
-            f"crosssize compares two models, got {len(run.params.models)}; multisize takes any number"
+            f"crosssize compares two models, got {len(run.params.models)}; multisize takes any "
+            "number"
         )
     if command == "lagbuckets" and "spaced_pairs" not in run.params.task_types:
         raise InputError("lagbuckets needs the family spaced_pairs: add it to --task-types")
@@ -80,7 +81,8 @@ def nulls(run: Run) -> dict[str, tuple[Arrays, Report]]:
         save_json(run.place("metrics", "nulls") / f"nulls_{name}.json", report)
         best = report["permute_summary"]["p_max"]
         click.echo(
-            f"{name}: {report['verdict']}; heads denser in one layer than dealt at random: p = {best:.3g}"
+            f"{name}: {report['verdict']}; heads denser in one layer than dealt at random: p = "
+            f"{best:.3g}"
         )
         found[name] = (arrays, report)
     return found
@@ -309,7 +311,10 @@ def _sentence(report: dict[str, Any]) -> str:
         return "no induction heads: no head stands out of the null"
     low, high = report["peak_rel_ci"]
     best = ", ".join(report["induction_heads"][:5])
-    return f"{report['verdict']} ({best}), peak at relative depth {report['peak_rel']:.2f} [{low:.2f}, {high:.2f}]"
+    return (
+        f"{report['verdict']} ({best}), peak at relative depth {report['peak_rel']:.2f} "
+        f"[{low:.2f}, {high:.2f}]"
+    )
 
 
 def _shift(report: dict[str, Any]) -> str:
@@ -317,4 +322,7 @@ def _shift(report: dict[str, Any]) -> str:
     if shift is None:
         return f"{report['verdict']}: no shift to speak of"
     low, high = shift["ci"]
-    return f"long lags sit {shift['value']:+.3f} of relative depth from short ones [{low:+.3f}, {high:+.3f}]"
+    return (
+        f"long lags sit {shift['value']:+.3f} of relative depth from short ones [{low:+.3f}, "
+        f"{high:+.3f}]"
+    )

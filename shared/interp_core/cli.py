@@ -133,6 +133,16 @@ def answers(compare: bool) -> None:
 
 
 @main.command()
+@option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
+def report(out: Path) -> None:
+    """The committed run to look at: a folder of one page and its figures, opened from disk."""
+    from interp_core.files.params import project_root
+    from interp_core.page.report import build
+
+    click.echo(f"{build(project_root(), out)}: open it in a browser, it needs no network")
+
+
+@main.command()
 @option(
     "--check", is_flag=True, help="Write nothing; an error when a file is not what is declared."
 )

@@ -144,9 +144,12 @@ def _hub_folder(spec: ModelSpec) -> Path:
         ) from None
     except (OSError, HTTPError):
         raise InputError(
-            f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot be reached; "
-            "ways out: (1) download it where there is a network and copy the cache (HF_HOME) here, (2) give a folder "
-            "that holds the model instead of its name, (3) use the models trained here (profile laptop, no hub)"
+            f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot "
+            "be reached; "
+            "ways out: (1) download it where there is a network and copy the cache (HF_HOME) here, "
+            "(2) give a folder "
+            "that holds the model instead of its name, (3) use the models trained here (profile "
+            "laptop, no hub)"
         ) from None
 
 
@@ -179,7 +182,8 @@ def weights_sha256(folder: Path) -> str:
         stored = path.resolve().name
         if re.fullmatch(r"[0-9a-f]{64}", stored) and stored != of_file:
             raise InputError(
-                f"{path} is damaged: its SHA-256 is not {stored[:12]}…; delete it and fetch it again"
+                f"{path} is damaged: its SHA-256 is not {stored[:12]}…; delete it and fetch it "
+                "again"
             )
         digest.update(of_file.encode())
     return digest.hexdigest()
@@ -197,7 +201,8 @@ def _match_record(folder: Path, digest: str) -> None:
     actual = file_sha256(folder / "model.safetensors")
     if expected is not None and expected != actual:
         raise InputError(
-            f"{folder / 'model.safetensors'} is damaged: its SHA-256 differs from training.json's; train it again"
+            f"{folder / 'model.safetensors'} is damaged: its SHA-256 differs from training.json's; "
+            "train it again"
         )
 
 
@@ -228,7 +233,8 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(
-            f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} first"
+            f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} "
+            "first"
         )
     return model
 
@@ -248,7 +254,10 @@ def _own_code(problem: Exception) -> str | None:
     """What to say of a model that asks for code of its own to be run; None for any other problem."""
     if "trust_remote_code" not in str(problem):
         return None
-    return "it names code of its own (auto_map), which is never run here; save it as a type that transformers knows"
+    return (
+        "it names code of its own (auto_map), which is never run here; save it as a type that "
+        "transformers knows"
+    )
 
 
 def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
@@ -289,7 +298,8 @@ def _check_vocabulary(
 ) -> None:
     if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
         raise InputError(
-            f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds {model.config.vocab_size}: no fit"
+            f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds "
+            f"{model.config.vocab_size}: no fit"
         )
 
 

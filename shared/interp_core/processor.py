@@ -53,7 +53,10 @@ def settle() -> str | None:
 
     loaded = [name for name in _LOADED_BY if name in sys.modules]
     if loaded and instructions() == "native":
-        return f"{loaded[0]} was loaded before its instructions were chosen: numbers may differ in the last digits"
+        return (
+            f"{loaded[0]} was loaded before its instructions were chosen: numbers may differ in "
+            "the last digits"
+        )
 
     os.environ.update(PINNED)
 
@@ -140,7 +143,8 @@ def _answer_mkl() -> None:
         branch = torch_cpu.mkl_serv_cbwr_get
     except AttributeError:
         _say(
-            "this PyTorch was built without MKL: numbers will differ in the last digits from the committed ones"
+            "this PyTorch was built without MKL: numbers will differ in the last digits from the "
+            "committed ones"
         )
         return
 
@@ -154,7 +158,8 @@ def _answer_mkl() -> None:
 
     if branch(1) != _MKL_AVX2:
         _say(
-            "MKL chooses its own kernels here: numbers will differ in the last digits from the committed ones"
+            "MKL chooses its own kernels here: numbers will differ in the last digits from the "
+            "committed ones"
         )
 
 

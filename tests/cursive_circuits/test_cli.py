@@ -16,6 +16,7 @@ from cursive_circuits.run_directory import open_run
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays
 from interp_core.files.params import profile_path
+from page_parts import Page
 from small_study import call
 
 COMMANDS = (
@@ -29,6 +30,7 @@ COMMANDS = (
     "ablate",
     "draw",
     "figures",
+    "page",
     "run",
 )
 
@@ -41,7 +43,10 @@ def refused(*arguments: str) -> str:
 
 
 def test_help_needs_no_torch_and_no_profile() -> None:
-    program = "import sys; from cursive_circuits import cli; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
+    program = (
+        "import sys; from cursive_circuits import cli; assert not {'torch', 'numpy', 'pydantic'} & "
+        "set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
     for command in COMMANDS:
         assert call(command, "--help").exit_code == 0
@@ -79,16 +84,16 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
         "paths.png",
         "offsets.png",
         "training.png",
-        "ink.html",
         "redrawn_control.png",
     } <= drawn
 
 
 def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
-    page = (whole / "out" / "figures" / "ink.html").read_text()
-    assert "://" not in page
-    assert "pointermove" in page
-    content = json.loads(page.split("const data=")[1].split(";\n")[0].replace("<\\/", "</"))
+    done = call("page", "--profile", str(whole / "mine.yaml"), "--out", str(whole / "out"))
+    assert done.exit_code == 0, done.output
+    page = Page.of((whole / "out" / "page.html").read_text())
+    assert page.fetched == []
+    content = page.view("strokes")
     arrays = load_arrays(whole / "out" / "scores" / "draw" / "handwriting.npz")
     query = 2 * (len(content["strokes"]) - 1) + 1
     shown = dict(map(tuple, content["self"][1][0][query]))

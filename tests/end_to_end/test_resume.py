@@ -194,6 +194,9 @@ def history(folder: Path, name: str) -> np.ndarray:
 
 def test_help_needs_no_torch() -> None:
     started = time.perf_counter()
-    program = "import sys; from interp_core import cli as commands; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    program = (
+        "import sys; from interp_core import cli as commands; assert 'torch' not in sys.modules "
+        "and 'numpy' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
     assert time.perf_counter() - started < 3

@@ -109,7 +109,8 @@ def test_same_text_same_bytes_whatever_the_hash_seed(text_file: Path, tmp_path: 
     build(text_params(text_file), tmp_path / "here")
     program = (
         "from pathlib import Path; from interp_core.stimuli.corpus import *;"
-        f"build(CorpusParams(path=PathText(path=Path({str(text_file)!r})), vocabulary=300, validation_every=3),"
+        f"build(CorpusParams(path=PathText(path=Path({str(text_file)!r})), vocabulary=300, "
+        "validation_every=3),"
         f"Path({str(tmp_path / 'there')!r}))"
     )
     subprocess.run(

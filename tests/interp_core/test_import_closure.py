@@ -43,7 +43,10 @@ def test_an_installed_copy_covers_its_own_files_and_no_library(tmp_path: Path) -
     (tmp_path / "torch").mkdir()  # a library in the same folder, as in site-packages
     (tmp_path / "torch" / "nn.py").touch()
 
-    program = "from interp_core.pipeline.import_closure import code_of\nprint(*code_of('eigen_phase.train'), sep='\\n')\n"
+    program = (
+        "from interp_core.pipeline.import_closure import "
+        "code_of\nprint(*code_of('eigen_phase.train'), sep='\\n')\n"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},

@@ -137,7 +137,8 @@ def test_methods_that_a_library_may_call_are_followed_though_nobody_names_them(
     planted: Path,
 ) -> None:
     (planted / "shared" / "core" / "deep.py").write_text(
-        "import torch\nclass Layer(torch.nn.Module):\n    def anything(self):\n        from core.rare import rare\n"
+        "import torch\nclass Layer(torch.nn.Module):\n    def anything(self):\n        from "
+        "core.rare import rare\n"
     )
     assert "shared/core/rare.py" in command(planted, "strings tune").files
 

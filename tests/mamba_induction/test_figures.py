@@ -96,5 +96,8 @@ def test_the_summary_holds_the_reports_numbers(results: Path) -> None:
 
 
 def test_figures_need_no_model_library() -> None:
-    code = "import sys, mamba_induction.figures; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, mamba_induction.figures; sys.exit('torch' in sys.modules or 'transformers' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -47,7 +47,10 @@ def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
 def test_figures_need_no_model_library_and_name_a_missing_file(
     folder: Path, tmp_path: Path
 ) -> None:
-    code = "import sys, mamba_neurons.figures; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, mamba_neurons.figures; sys.exit('torch' in sys.modules or 'transformers' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(InputError, match=r"delta_tiny-mamba\.npz is missing"):
         figures.draw("delta", NAMES, lambda *_: tmp_path, tmp_path)

@@ -185,7 +185,8 @@ def test_two_steps_with_the_same_weights_are_refused(own: Path) -> None:
         ),
         (
             "other shape",
-            r"step-000008.safetensors is no checkpoint of induction: lm_head.weight has another shape",
+            r"step-000008.safetensors is no checkpoint of induction: lm_head.weight has another "
+            r"shape",
         ),
         (
             "not a number",

@@ -155,7 +155,10 @@ def test_commands_that_have_not_run_are_left_out_and_a_missing_file_is_named(
 
 
 def test_figures_need_no_model_library() -> None:
-    code = "import sys, pythia_topology.figures; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, pythia_topology.figures; sys.exit('torch' in sys.modules or 'transformers' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

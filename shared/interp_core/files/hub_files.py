@@ -22,7 +22,8 @@ def fetch_pinned(dataset: str, file: str, *, revision: str, sha256: str | None) 
 
     what = f"file {file} of dataset {dataset} at revision {revision}"
     ways_out = (
-        "go online once, set HF_HOME to a cache that holds it, or use local text (`path: {path: FOLDER}`"
+        "go online once, set HF_HOME to a cache that holds it, or use local text (`path: {path: "
+        "FOLDER}`"
         " instead of `hub` in the profile's corpus section)"
     )
     fetch = partial(hf_hub_download, dataset, file, repo_type="dataset", revision=revision)
@@ -40,7 +41,8 @@ def fetch_pinned(dataset: str, file: str, *, revision: str, sha256: str | None) 
     actual = file_sha256(Path(found))
     if sha256 is not None and actual != sha256:
         raise InputError(
-            f"{what}: its sha256 is {actual}, the profile says {sha256}: delete {found} or mend the profile"
+            f"{what}: its sha256 is {actual}, the profile says {sha256}: delete {found} or mend "
+            "the profile"
         )
     return Path(found)
 

@@ -28,7 +28,8 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 def _fits_a_file(name: str) -> str:
     if not _FILE_NAME.fullmatch(name):
         raise ValueError(
-            "becomes a file's name: letters, digits, `-`, `_` and `.` alone, not beginning with a dot"
+            "becomes a file's name: letters, digits, `-`, `_` and `.` alone, not beginning with a "
+            "dot"
         )
     return name
 
@@ -58,7 +59,8 @@ def project_root() -> Path:
         if (folder / "params.yaml").is_file() and (folder / "profiles").is_dir():
             return folder
     raise InputError(
-        f"no params.yaml beside a profiles folder in {here} or above it; run inside the project's folder"
+        f"no params.yaml beside a profiles folder in {here} or above it; run inside the project's "
+        "folder"
     )
 
 

@@ -132,7 +132,8 @@ def reconstruction_error(
     if not (errors <= LARGEST_ERROR).all():
         worst = int(np.argmax(errors))
         raise InputError(
-            f"{subject.name}: layer {worst}'s mixer is not alpha x + D x (relative error {errors[worst]:.1e}): a "
+            f"{subject.name}: layer {worst}'s mixer is not alpha x + D x (relative error "
+            f"{errors[worst]:.1e}): a "
             "variant of Mamba that is not known here"
         )
     return errors
@@ -176,8 +177,10 @@ def attention_matrices(
     needed = batch * len(A) * length**2 * call.dt.element_size()
     if needed > largest:
         raise InputError(
-            f"whole hidden attention of {batch} x {len(A)} channels at {length} tokens takes {needed / 2**30:.1f} GiB, "
-            f"more than {largest / 2**30:.1f}: ask for fewer channels, or for single entries or streamed maps"
+            f"whole hidden attention of {batch} x {len(A)} channels at {length} tokens takes "
+            f"{needed / 2**30:.1f} GiB, "
+            f"more than {largest / 2**30:.1f}: ask for fewer channels, or for single entries or "
+            "streamed maps"
         )
     out = torch.zeros(batch, len(A), length, length, dtype=call.dt.dtype)
     for index in range(batch):

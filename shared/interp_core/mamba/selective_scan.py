@@ -122,12 +122,14 @@ def mamba_mixers(model: nn.Module) -> list[Any]:
     if not mixers:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise InputError(
-            f"a model of type {kind} has no Mamba mixer that is known here (Mamba-1, model_type mamba)"
+            f"a model of type {kind} has no Mamba mixer that is known here (Mamba-1, model_type "
+            "mamba)"
         )
     for mixer in mixers:
         if type(mixer).__name__ != "MambaMixer" or mixer.A_log.ndim != 2:
             raise InputError(
-                f"{type(mixer).__name__} is a variant of Mamba's mixer that is not known here: refused"
+                f"{type(mixer).__name__} is a variant of Mamba's mixer that is not known here: "
+                "refused"
             )
         if mixer.activation not in ("silu", "swish"):
             raise InputError(

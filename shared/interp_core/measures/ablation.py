@@ -249,7 +249,8 @@ def _full_batches(prompts: Prompts, batch_size: int, ablation: Ablation) -> int:
     n_prompts = len(prompts.tokens)
     if n_prompts < 2:
         raise InputError(
-            "resample ablation takes a head's vectors from another prompt: give at least two prompts"
+            "resample ablation takes a head's vectors from another prompt: give at least two "
+            "prompts"
         )
     size = max(2, batch_size)
     while n_prompts % size == 1:

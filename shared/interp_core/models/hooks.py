@@ -69,7 +69,8 @@ def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
         for site, edit in edits.items():
             if site.name == "attn.pattern" and not subject.pattern_is_editable:
                 raise HookError(
-                    f"{site}: nothing reads an edited pattern; edit attn.rot_q, attn.rot_k or attn.z"
+                    f"{site}: nothing reads an edited pattern; edit attn.rot_q, attn.rot_k or "
+                    "attn.z"
                 )
 
             def replace(activation: Tensor, site: Site = site, edit: Edit = edit) -> Tensor:
@@ -119,7 +120,8 @@ def _same_kind(site: Site, before: Tensor, after: Tensor) -> None:
     for what in ("shape", "dtype", "device"):
         if getattr(before, what) != getattr(after, what):
             raise HookError(
-                f"{site}: the edit changed {what} from {getattr(before, what)} to {getattr(after, what)}"
+                f"{site}: the edit changed {what} from {getattr(before, what)} to "
+                f"{getattr(after, what)}"
             )
 
 

@@ -207,7 +207,8 @@ class BridgeSubject(Subject):
         if cfg.positional_embedding_type != "rotary":
             return weights
         raise InputError(
-            f"{self.name}: composition needs the layout of rotary positions, known for GPT-NeoX and the Llama family"
+            f"{self.name}: composition needs the layout of rotary positions, known for GPT-NeoX "
+            "and the Llama family"
         )
 
     @torch.no_grad()

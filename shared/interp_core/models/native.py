@@ -151,7 +151,8 @@ class NativeSubject(Subject):
         head = self.model.get_output_embeddings()
         if head is None:
             raise InputError(
-                f"{self.name}: {type(self.model).__name__} has no unembedding; load a causal language model"
+                f"{self.name}: {type(self.model).__name__} has no unembedding; load a causal "
+                "language model"
             )
         return head
 

@@ -56,7 +56,8 @@ def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
     if (found := _hub_id(name)) is not None:
         return ModelSpec(source="hub", repo=found[0], revision=found[1] or "main")
     raise InputError(
-        f"unknown model {name}: not a directory, not a hub id owner/name, not one of {', '.join(known)}"
+        f"unknown model {name}: not a directory, not a hub id owner/name, not one of "
+        f"{', '.join(known)}"
     )
 
 

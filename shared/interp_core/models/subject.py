@@ -117,11 +117,13 @@ class Subject(ABC):
         ids = torch.as_tensor(tokens, dtype=torch.long, device=self.device)
         if ids.shape[-1] > self.n_ctx:
             raise InputError(
-                f"{self.name}: a sequence of {ids.shape[-1]} tokens is longer than its context, {self.n_ctx}"
+                f"{self.name}: a sequence of {ids.shape[-1]} tokens is longer than its context, "
+                f"{self.n_ctx}"
             )
         if ids.numel() and (int(ids.max()) >= self.vocab_size or int(ids.min()) < 0):
             raise InputError(
-                f"{self.name}: token id {int(ids.max())} is outside its vocabulary of {self.vocab_size}"
+                f"{self.name}: token id {int(ids.max())} is outside its vocabulary of "
+                f"{self.vocab_size}"
             )
         return ids
 

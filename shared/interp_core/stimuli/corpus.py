@@ -241,7 +241,8 @@ def _python_files(distribution: str) -> list[Path]:
     paths = [Path(str(found.locate_file(name))) for name in names]
     if missing := [path for path in paths if not path.is_file()]:
         raise InputError(
-            f"corpus: package {distribution} is damaged, {missing[0]} is missing; reinstall it with pip"
+            f"corpus: package {distribution} is damaged, {missing[0]} is missing; reinstall it "
+            "with pip"
         )
     return paths
 

@@ -172,11 +172,13 @@ def spaced_pairs(
     at_least(1, n_prompts=n_prompts, **{f"lag_values[{i}]": lag for i, lag in enumerate(lags)})
     if not lags or n_prompts < len(lags):
         raise InputError(
-            f"{n_prompts} prompts cannot cover {len(lags)} lags: give at least one lag and a prompt for each"
+            f"{n_prompts} prompts cannot cover {len(lags)} lags: give at least one lag and a "
+            "prompt for each"
         )
     if max(lags) + 3 > length - 1:
         raise InputError(
-            f"lag {max(lags)} is longer than the sequence: BOS and a block of lag + 3 tokens need length "
+            f"lag {max(lags)} is longer than the sequence: BOS and a block of lag + 3 tokens need "
+            "length "
             f"{max(lags) + 4}, got {length}"
         )
     tokens, control, batches, queries, distances = [], [], [], [], []
@@ -286,7 +288,8 @@ def _distinct_ids(
 ) -> Int[np.ndarray, "prompt n"]:
     if n > len(vocabulary.ids):
         raise InputError(
-            f"vocabulary too small: {what} needs {n} distinct ids, {len(vocabulary.ids)} are allowed"
+            f"vocabulary too small: {what} needs {n} distinct ids, {len(vocabulary.ids)} are "
+            "allowed"
         )
     return np.stack([rng.choice(vocabulary.ids, size=n, replace=False) for _ in range(n_prompts)])
 

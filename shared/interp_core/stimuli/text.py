@@ -77,7 +77,8 @@ def natural_repeats(
         absent = np.setdiff1d(vocabulary.ids, row)
         if len(absent) < len(kept):
             raise InputError(
-                f"vocabulary too small: a window of {length} tokens leaves {len(absent)} ids for its control"
+                f"vocabulary too small: a window of {length} tokens leaves {len(absent)} ids for "
+                "its control"
             )
         without = row.copy()
         without[earlier[kept]] = rng.choice(absent, size=len(kept), replace=False)
@@ -149,7 +150,8 @@ def _one_mention(
             control[first : first + len(name)] = other
             return tokens, control, queries
     raise InputError(
-        "no repeated name of at least two tokens, with another of as many tokens as its control, fits into "
+        "no repeated name of at least two tokens, with another of as many tokens as its control, "
+        "fits into "
         f"{length} tokens: use longer prompts or a tokenizer with longer tokens"
     )
 
@@ -208,7 +210,8 @@ def repeated_text(
         others = np.setdiff1d(vocabulary.ids, row)
         if len(others) < period:
             raise InputError(
-                f"vocabulary too small: a control of {period} tokens needs as many ids that the text lacks"
+                f"vocabulary too small: a control of {period} tokens needs as many ids that the "
+                "text lacks"
             )
         row[1 : period + 1] = rng.choice(others, size=period, replace=False)
     batch = np.repeat(np.arange(n_prompts), [len(query) for query in queries])

@@ -152,6 +152,7 @@ def _locked(lock: Path, deadline: float) -> TextIO:
                 held.seek(0)
                 owner = held.read().strip() or "unknown"
                 raise InputError(
-                    f"process {owner} is already training this (lock {lock}): wait until it ends, or stop it first"
+                    f"process {owner} is already training this (lock {lock}): wait until it ends, "
+                    "or stop it first"
                 )
         time.sleep(0.1)

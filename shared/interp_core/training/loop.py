@@ -267,7 +267,10 @@ class _Trainer:
         return together.item()
 
     def _diverged(self, value: float) -> str:
-        message = f"training diverged: the loss is {value} at step {self.step}; lower learning_rate or raise warmup"
+        message = (
+            f"training diverged: the loss is {value} at step {self.step}; lower learning_rate or "
+            "raise warmup"
+        )
         if self.scratch is None:
             return message
         return (

@@ -97,7 +97,8 @@ def train_all(params: MambaModels, places: Places, *, only: Sequence[str] = ()) 
     """Train every model of the section, or `only` some. InputError for a name it does not have."""
     if unknown := [name for name in only if name not in params.models]:
         raise InputError(
-            f"no model {unknown[0]} in `mamba_models` of the profile; it has {', '.join(params.models)}"
+            f"no model {unknown[0]} in `mamba_models` of the profile; it has "
+            f"{', '.join(params.models)}"
         )
     chosen = [name for name in params.models if name in only or not only]
     for name in chosen:
@@ -175,7 +176,8 @@ class RecallWatch:
         watched = params.watched
         if len(corpus.validation) < max(params.mixture.length, watched.text_period) + 1:
             raise InputError(
-                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text"
+                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use "
+                "more text"
             )
         rng = np.random.default_rng(
             [params.seed, 0, 0]

@@ -95,7 +95,8 @@ class ReferenceModels(Params):
         longest = max(self.mixture.length, 2 * self.watched.period + 1)
         if longest > self.architecture.context:
             raise ValueError(
-                f"architecture.context is {self.architecture.context}, but rows are {longest} tokens long"
+                f"architecture.context is {self.architecture.context}, but rows are {longest} "
+                "tokens long"
             )
         return self
 
@@ -116,7 +117,8 @@ def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = 
     """
     if unknown := [name for name in only if name not in params.models]:
         raise InputError(
-            f"no reference model {unknown[0]} in the profile; it has {', '.join(params.models) or 'none'}"
+            f"no reference model {unknown[0]} in the profile; it has "
+            f"{', '.join(params.models) or 'none'}"
         )
     chosen = [name for name in params.models if name in only or not only]
     chosen.sort(key=lambda name: -params.models[name].layers * params.models[name].width ** 2)
@@ -255,7 +257,8 @@ class Watch:
         watched, length = params.watched, params.mixture.length
         if len(corpus.validation) < max(length, watched.period) + 1:
             raise InputError(
-                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use more text"
+                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use "
+                "more text"
             )
         rng = np.random.default_rng(
             [params.seed, 0, 0]

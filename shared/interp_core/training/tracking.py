@@ -69,7 +69,8 @@ def announce() -> None:
         and "WANDB_MODE" not in os.environ
     ):
         _say(
-            "W&B: no account configured, runs are kept offline; send them later with `wandb sync wandb/offline-run-*`"
+            "W&B: no account configured, runs are kept offline; send them later with `wandb sync "
+            "wandb/offline-run-*`"
         )
 
 
@@ -104,7 +105,8 @@ def tracked_run(
                 run.finish(exit_code=int(failed))
             except _failures() as problem:
                 _say(
-                    f"W&B: the run was not closed properly ({_line(problem)}); its file is in {run.dir}"
+                    f"W&B: the run was not closed properly ({_line(problem)}); its file is in "
+                    f"{run.dir}"
                 )
 
 

@@ -1,0 +1,154 @@
+"""The page of the committed run: a folder that is opened from disk, built from committed files
+alone.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from interp_core.console.answers import Answer, of_studies
+from interp_core.console.answers_table import shown
+from interp_core.errors import InputError
+from interp_core.files.artifacts import load_json, replacing
+from interp_core.page.document import views_of, write
+from interp_core.page.provenance import Made, Provenance
+
+MOST_WORDS = 15  # of a verdict
+LARGEST = 15_000_000  # bytes of the whole folder
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A kept figure on the page."""
+
+    name: str
+    source: str  # its path inside the report
+    width: int  # pixels
+    height: int
+    shows: str
+    control: str
+    made: Made
+
+
+def build(root: Path, out: Path) -> Path:
+    """Write out/index.html and the figures beside it; returns the page.
+
+    InputError names what is missing.
+    """
+    data = root / "data"
+    answers = of_studies(data)
+    provenance = Provenance(root)
+    studies = [_study(data, name, found, provenance, out) for name, found in answers.items()]
+    studies.sort(key=lambda study: study["place"])
+
+    views = views_of([view for study in studies for view in [*study["views"], *study["cards"]]])
+    ids = iter(views)
+    for study in studies:
+        study["views"] = [next(ids) for _ in study["views"]]
+        study["cards"] = [next(ids) for _ in study["cards"]]
+
+    page = out / "index.html"
+    write(page, "report.html.jinja", studies=studies, views=views)
+    _check_size(out)
+    return page
+
+
+def _study(
+    data: Path, name: str, answers: Sequence[Answer], provenance: Provenance, out: Path
+) -> dict[str, Any]:
+    path = data / "page" / f"{name}.json"
+    content = load_json(path)
+
+    return {
+        **content,
+        "verdict": verdict(content["verdict"], answers, where=str(path)),
+        "answers": [_row(answer) for answer in answers],
+        "figures": _figures(
+            data / name / "figures", content["captions"], provenance, out / "figures" / name
+        ),
+    }
+
+
+def verdict(template: str, answers: Sequence[Answer], *, where: str) -> str:
+    """The sentence with its numbers: `{name}` the value, `{name:size}` without its sign."""
+    by_name = {answer.name: answer for answer in answers}
+
+    def fill(match: re.Match[str]) -> str:
+        if (answer := by_name.get(match[1])) is None:
+            raise InputError(
+                f"{where}: the verdict names {match[1]}, which is none of the study's answers"
+            )
+
+        value = shown(answer, interval=False)
+        return value.removeprefix("-") if match[2] else value
+
+    sentence = re.sub(r"\{([\w-]+)(:size)?\}", fill, template)
+
+    if (count := len(sentence.split())) > MOST_WORDS:
+        raise InputError(f"{where}: a verdict of {count} words, at most {MOST_WORDS} are read")
+
+    return sentence
+
+
+def _row(answer: Answer) -> dict[str, Any]:
+    return {
+        "name": answer.name.replace("_", " "),
+        "value": shown(answer, interval=True),
+        "n": f"{answer.n} {answer.unit}",
+        "says": answer.says,
+    }
+
+
+def _figures(
+    folder: Path, captions: Sequence[Mapping[str, str]], provenance: Provenance, out: Path
+) -> list[Figure]:
+    """Every figure that is kept, with its caption and how it was made."""
+    found = []
+
+    for path in sorted(folder.glob("*.png")):
+        matching = [one for one in captions if fnmatch(path.name, one["pattern"])]
+        made = provenance.of(path)
+
+        if not matching:
+            raise InputError(f"{path} has no caption: add one beside the study's answers")
+        if made is None:
+            raise InputError(
+                f"{path} is written by no stage of dvc.lock: run the pipeline, or remove it"
+            )
+
+        width, height = _shrink(path, out / path.name)
+        source = f"figures/{out.name}/{path.name}"
+        caption = matching[0]
+        found.append(
+            Figure(path.stem, source, width, height, caption["shows"], caption["control"], made)
+        )
+
+    return found
+
+
+def _shrink(path: Path, out: Path) -> tuple[int, int]:
+    """The figure in 256 colours, a third of its bytes; returns its width and height."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        # An octree is twice as fast as the median cut, and smaller on the flat colours of figures.
+        method = Image.Quantize.FASTOCTREE
+        reduced = image.convert("RGB").quantize(256, method=method, dither=Image.Dither.NONE)
+
+        with replacing(out) as part:
+            reduced.save(part, format="PNG")
+
+        return image.width, image.height
+
+
+def _check_size(out: Path) -> None:
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+    if size > LARGEST:
+        raise InputError(
+            f"{out} holds {size:,} bytes, more than {LARGEST:,}: delete what an older build left "
+            "there"
+        )
