@@ -8,12 +8,25 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro report test test-slow check stages bench
+.PHONY: help setup repro report test test-slow check stages bench published
+
+# The first target: what `make` alone says.
+help:
+	@echo "make setup   install everything into .venv"
+	@echo "make repro   set up and run the whole pipeline, then print the answers"
+	@echo "make report  the run to look at: report/index.html, opened from disk"
+	@echo "make test    prove it; make check: format, lint, types; make test-slow: what takes minutes"
+	@echo "make published STUDY=pythia_topology   the study once a seed, and its answers over trainings"
+	@echo "make bench   side by side with the peers; make stages: for those who change the code"
+
+setup: .venv/installed
+	@echo "done: source .venv/bin/activate, then: induct profile --model DIRECTORY --out mine"
 
 repro: .venv/installed
 	@dvc repro
 	@induction-lab answers --compare
 
+# One page of the run, computed from data/ into report/, which git ignores.
 report: .venv/installed
 	@induction-lab report
 
@@ -27,6 +40,10 @@ check: .venv/installed
 	@induction-lab stages --check
 	@ruff format --check . && ruff check . && basedpyright
 
+# make published STUDY=pythia_topology: the study once a seed, and its answers over trainings.
+published: .venv/installed
+	@induction-lab publish $(STUDY)
+
 stages: .venv/installed
 	@induction-lab stages
 
@@ -34,6 +51,7 @@ bench: .venv/installed
 	@python -m benchmarks
 
 .venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), and Python 3.11 or newer is needed: make setup PYTHON=python3.12" >&2; exit 2; }
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
 	@touch $@

@@ -1,4 +1,4 @@
-"""The effect of every head: one forward a head, the suffix run again, and the first-order estimate."""
+"""Every head's effect: one forward a head, the suffix run again, and the first-order estimate."""
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from benchmarks.measure import Row, interleaved
 from benchmarks.subjects import prompts_of_length, random_subject, trained_subjects
 from interp_core.measures.ablation import Head, ablated, ablation_effects, first_order_effects
 from interp_core.measures.scores import copy_behaviour
+from interp_core.models.subject import as_transformer
 
 TITLE = (
     "Effects of ablating every head (pythia-410m's shape, T 256, batch 2; two heads a layer timed, "
@@ -62,8 +63,8 @@ def rows(repetitions: int) -> list[Row]:
 
 
 def ranks(index: int) -> Row:
-    """Spearman's rank correlation of estimate and exact effect over the heads of a trained model."""
-    subject = trained_subjects()[index]
+    """Spearman's rank correlation of estimate and exact effect over a trained model's heads."""
+    subject = as_transformer(trained_subjects()[index])
     prompts = prompts_of_length(41, 64, vocab_size=subject.vocab_size, period=20)
     sets: list[list[Head]] = [
         [(layer, head)] for layer in range(subject.n_layers) for head in range(subject.n_heads)

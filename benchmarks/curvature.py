@@ -47,7 +47,7 @@ def transformer(width: int) -> Transformer:
         mlp_ratio=0,
         rotary_base=1e4,
         initializer_range=width**-0.5,
-        clamp_previous_token=False,
+        clamp_to=None,
     )
     model = Transformer(shape, seed=0).eval()
     for attention in model.attentions:

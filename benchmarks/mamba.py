@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
+from benchmarks.matmul import onednn_products
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from interp_core.loading import subject_of
 from interp_core.mamba.hidden_attention import (
@@ -27,7 +28,7 @@ from interp_core.mamba.hidden_attention import (
 )
 from interp_core.mamba.selective_scan import fast_scan
 from interp_core.mamba.subject import MambaSubject, as_mamba
-from interp_core.matmul import onednn_products
+from interp_core.models.lens import to_transformer_lens
 from interp_core.plotting import ABLATED, COPYING, INDUCTION, drawing
 
 TITLE = "Mamba: 24 layers, width 768, state 16, T 256, batch 1"
@@ -179,7 +180,7 @@ def attention_rows(repetitions: int) -> list[Row]:
         for call in calls:
             attention_entries(call, batch, query, key)
 
-    bridge = subject().to_transformer_lens()
+    bridge = to_transformer_lens(subject())
     for block in bridge.blocks:
         block.mixer.eager_scan = True
     _, cache_of = bridge.run_with_cache(ids(SHORT), use_cache=False)
@@ -265,7 +266,7 @@ def memory_pairs() -> Work:
 
 def memory_matrix() -> Work:
     """One layer's matrix as TransformerLens makes it."""
-    bridge = subject().to_transformer_lens()
+    bridge = to_transformer_lens(subject())
     bridge.blocks[0].mixer.eager_scan = True
     _, cache_of = bridge.run_with_cache(ids(SHORT), use_cache=False)
     return lambda: bridge.blocks[0].mixer.compute_effective_attention(

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.mamba import model as stock_model
 from benchmarks.mamba import subject
+from benchmarks.matmul import onednn_products
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from interp_core.files.params import read_section
-from interp_core.matmul import onednn_products
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import neuron_effects
 from mamba_neurons.intervene_estimates import estimate_all, whole_model
@@ -146,10 +146,21 @@ def estimate_rows(model: Model, repetitions: int) -> list[Row]:
     passes = {name: seconds[name] / seconds["forward"] for name in ("first order", "fisher")}
     unit = f"{seconds['forward']:.2f} s"
     return [
-        Row("first-order estimate of all channels, in forwards", f"{seconds['first order']:.2f} s", unit,
-            passes["first order"], "<=3"),
-        Row("Fisher estimate, 8 draws, in forwards", f"{seconds['fisher']:.2f} s", unit, passes["fisher"], "<=24"),
-    ]  # fmt: skip
+        Row(
+            "first-order estimate of all channels, in forwards",
+            f"{seconds['first order']:.2f} s",
+            unit,
+            passes["first order"],
+            "<=3",
+        ),
+        Row(
+            "Fisher estimate, 8 draws, in forwards",
+            f"{seconds['fisher']:.2f} s",
+            unit,
+            passes["fisher"],
+            "<=24",
+        ),
+    ]
 
 
 def mixture_row(model: Model) -> Row:
@@ -229,6 +240,7 @@ def sparsity_of(n_texts: int) -> Work:
                 percentiles=params.percentiles,
                 target=params.target_sparsity,
                 resamples=params.bootstrap_resamples,
+                lifetime_draws=params.lifetime_draws,
                 rng=rng,
             )
 

@@ -7,6 +7,7 @@ import torch
 from benchmarks.measure import Row, Work, interleaved
 from benchmarks.subjects import prompts_of_length, random_subject
 from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.models.lens import to_transformer_lens
 from interp_core.stimuli.prompts import Prompts
 
 TITLE = "One pass against one pass a layer (pythia-410m's shape, 24 layers, T 256)"
@@ -15,7 +16,7 @@ TITLE = "One pass against one pass a layer (pythia-410m's shape, 24 layers, T 25
 def pass_a_layer(prompts: Prompts) -> Work:
     """A whole forward with eager attention for each layer, keeping that layer's pattern alone."""
     subject = random_subject("pythia-410m")
-    lens = subject.to_transformer_lens()
+    lens = to_transformer_lens(subject)
     ids, pairs = torch.as_tensor(prompts.tokens), prompts.pairs
 
     @torch.no_grad()

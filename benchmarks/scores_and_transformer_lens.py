@@ -8,6 +8,7 @@ from transformer_lens.head_detector import detect_head
 from benchmarks.measure import Row, Work, interleaved, peak_growth
 from benchmarks.subjects import prompts_of_length, random_subject
 from interp_core.measures.scores import attention_keys, attention_scores
+from interp_core.models.lens import to_transformer_lens
 from interp_core.stimuli.prompts import Prompts
 
 TITLE = "All-head scores against TransformerLens"
@@ -23,7 +24,7 @@ def ours(name: str, prompts: Prompts) -> Work:
 
 def cached_patterns(name: str, prompts: Prompts) -> Work:
     """run_with_cache, keeping the patterns alone, and the same entries read from them."""
-    lens = random_subject(name).to_transformer_lens()
+    lens = to_transformer_lens(random_subject(name))
     ids, pairs = torch.as_tensor(prompts.tokens), prompts.pairs
 
     @torch.no_grad()
@@ -46,7 +47,7 @@ def cached_patterns(name: str, prompts: Prompts) -> Work:
 
 def detected_heads(name: str, prompts: Prompts) -> Work:
     """detect_head once a pattern, each caching a run, as its users call it."""
-    lens: Any = random_subject(name).to_transformer_lens()
+    lens: Any = to_transformer_lens(random_subject(name))
     ids = torch.as_tensor(prompts.tokens)
     lens.to_tokens = lambda _: ids  # random weights have no text: the tokens as they are
 

@@ -1,4 +1,4 @@
-"""What is measured: models of Pythia's shapes with random weights, and prompts of an exact length."""
+"""What is measured: models of Pythia's shapes, weights random, and prompts of an exact length."""
 
 from dataclasses import replace
 from functools import cache

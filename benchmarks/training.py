@@ -63,7 +63,7 @@ def loop() -> None:
 
 
 def products() -> None:
-    """Every product of forward and backward of STEPS updates, on operands that are there already."""
+    """Every product of STEPS updates, forward and backward, on operands that are there already."""
     tokens = ROWS * LENGTH
     shapes = [
         (WIDTH, 3 * WIDTH),

@@ -120,7 +120,7 @@ def curvature() -> str:
         mlp_ratio=1,
         rotary_base=10000.0,
         initializer_range=0.125,
-        clamp_previous_token=False,
+        clamp_to=None,
     )
     model = Transformer(shape, seed=0)
     train(model, 50, rows=8, length=24)

@@ -14,42 +14,75 @@ def scored(value: float, low: float, high: float) -> Content:
     return {"value": value, "ci": [low, high]}
 
 
+def interval(value: float, low: float, high: float, n: int, unit: str) -> Content:
+    """A number in the one shape of an interval."""
+    return {"value": value, "low": low, "high": high, "n": n, "unit": unit}
+
+
+def _over_prompts(value: float, reach: float, n: int) -> Content:
+    """A number with its interval, as pythia_topology's reports have it."""
+    return {"value": value, "low": value - reach, "high": value + reach, "n": n, "unit": "prompts"}
+
+
 def _pair(first: str, second: str, difference: float) -> Content:
-    away = {"difference": difference, "ci_equivalence": [difference - 0.01, difference + 0.01]}
+    away = {"difference": _over_prompts(difference, 0.01, 24), "p": 0.01, "equivalent": True}
     return {"models": [first, second], "centre_of_mass": away, "verdict": "equivalent within 0.1"}
 
 
 def _profile(name: str, centre: float) -> Content:
-    ends = [centre - 0.02, centre + 0.02]
-    centred = {"centre_of_mass": centre, "centre_of_mass_ci": ends}
+    centred = {"centre_of_mass": _over_prompts(centre, 0.02, 24)}
     return {"name": name, **centred, "n": 24, "verdict": "2 induction heads"}
 
 
 def _ablation(name: str, change: float) -> Content:
-    accuracy = {"top": change, "top_ci": [change - 0.1, change + 0.1]}
-    return {"name": name, "n": 12, "top_k": 3, "ablations": {"mean": {"accuracy": accuracy}}}
-
-
-def _reads(*changes: float) -> Content:
-    offsets = ("+0", "+1", "prefix")
+    accuracy = {"top": _over_prompts(change, 0.1, 12)}
     return {
-        offset: {"accuracy": {"value": change, "low": change - 0.01, "high": change + 0.01}}
-        for offset, change in zip(offsets, changes, strict=True)
+        "name": name,
+        "n": 12,
+        "top_k": 3,
+        "ablations": {"mean": {"accuracy": accuracy}},
+        "dose": {"whole_layer": {"accuracy": -0.97}},
     }
 
 
-def _gap(name: str, missed: float) -> Content:
-    share = {"value": missed, "low": missed - 0.005, "high": missed + 0.005, "n": 128}
-    return {"name": name, "repeated": {"scores": {"not_predicted/attention": share}}}
+def _share(value: float, n: int) -> Content:
+    ends = {"low": value - 0.01, "high": value + 0.01}
+    return {"value": value, **ends, "n": n, "unit": "prompts"}
 
 
-def _lag(value: float, n: int) -> Content:
-    ends = [value - 0.1, value + 0.1] if n > 1 else None
-    return {"lag": {"value": value, "ci": ends, "n": n}}
+def _cut(where: str, offset: int, change: float) -> Content:
+    return {"where": where, "offset": offset, "accuracy": _share(change, 32)}
+
+
+def _gap(name: str, missed: float, independent: float) -> Content:
+    beyond = {"above_independence": _share(missed - independent, 128)}
+    return {
+        "name": name,
+        "repeated": {
+            "scores": {"not_predicted/attention": _share(missed, 128)},
+            "recognition": {"attention": beyond},
+        },
+    }
+
+
+def _arm(rate: float, repeats: float, accuracy: float) -> Content:
+    return {"rate": rate, "repeats": repeats, "repeat_accuracy": _share(accuracy, 128)}
+
+
+def _over_trainings(value: float, low: float, high: float) -> Content:
+    return {"value": value, "low": low, "high": high, "n": 5, "unit": "trainings"}
+
+
+def _lag(ratio: Content | None, dated: int) -> Content:
+    return {"ratio": ratio, "dated": dated, "of": 5}
+
+
+def _clamped(ratio: Content | None) -> Content:
+    return {"ratio": ratio, "dated": 5 if ratio else 4, "seeds": [0, 1, 2, 3, 4]}
 
 
 def _arms(name: str, inside: float, outside: float) -> Content:
-    change = {"free": -1.0, "inside": inside, "outside": outside}
+    change = {"free": -1.0, "inside": inside, "outside": outside, "short": -0.05}
     return {"name": name, "steps": 100, "k": 6, "change_of_pattern_loss": change}
 
 
@@ -57,10 +90,37 @@ def _heads(**families: tuple[float, str]) -> Content:
     found = {}
 
     for name, (excess, best) in families.items():
-        ends = [excess - 0.001, excess + 0.001]
-        found[name] = {"n": 64, "best": best, "best_excess": excess, "best_excess_ci": ends}
+        entry = interval(excess, excess - 0.001, excess + 0.001, 64, "prompts")
+        found[name] = {"n": 64, "best": best, "best_excess": entry}
 
     return found
+
+
+def _interval(value: float, low: float, high: float, n: int) -> Content:
+    return {"value": value, "low": low, "high": high, "n": n, "unit": "texts"}
+
+
+def _dose(k: int, kl: Content, random: float) -> Content:
+    return {"k": k, "kl": kl, "against_random": {"random": {"value": random}}}
+
+
+def _few(units: int, single: int, joint: int) -> Content:
+    def ranking(enough: int) -> Content:
+        ends = (enough, enough - 20, enough + 30)
+        value, low, high = (size / units for size in ends)
+        return {"enough": _interval(*ends, 28), "enough_share": _interval(value, low, high, 28)}
+
+    return {
+        "units": units,
+        "tolerance": 0.01,
+        "rankings": {"single": ranking(single), "joint": ranking(joint)},
+    }
+
+
+def _direct(copied: float, control: float, says: str) -> Content:
+    parts = {"copied": copied, "control": control}
+    harms = {name: interval(v, v - 0.1, v + 0.1, 32, "prompts") for name, v in parts.items()}
+    return {"top": ["L2H2", "L2H3", "L2H1"], "direct": harms | {"against": {"says": says}}}
 
 
 PLANTED: dict[str, Content] = {
@@ -89,70 +149,84 @@ PLANTED: dict[str, Content] = {
             "perplexity": {"before": 60.0, "after": 21.0, "ratio": 0.35, "ratio_ci": [0.33, 0.37]},
         },
         "causal/causal_snake.json": {
-            "n": 32,
-            "reads": {
-                "L0": _reads(-0.06, -0.02, -0.08),
-                "L1": _reads(-0.01, -0.93, -0.95),
-                "all": _reads(-0.07, -0.96, -0.98),
+            "verdict": {
+                "copies": True,
+                "cuts": 12,
+                "level": 0.996,
+                "best": _cut("L1", 1, -0.93),
+                "other": _cut("L0", 0, -0.06),
+                "says": "copies",
+            },
+            "kept": {
+                "layer": 1,
+                "offset": 1,
+                "circuit": {
+                    "one read": _share(0.98, 32),
+                    "taps 0 and 1": _share(0.8, 32),
+                    "one read, taps 0 and 1": _share(0.97, 32),
+                    "and other layers' scans unmixed": _share(0.76, 32),
+                    "and their convolutions at lag 0": _share(0.49, 32),
+                },
             },
         },
-        "gap/gap_snake.json": _gap("snake", 0.025),
-        "gap/gap_snake-tuned.json": _gap("snake-tuned", 0.215),
+        "causal/causal_snake-tuned.json": {
+            "kept": {"clean": _share(0.48, 32), "circuit": {"one read": _share(0.91, 32)}},
+        },
+        "gap/gap_snake.json": _gap("snake", 0.025, 0.035),
+        "gap/gap_snake-tuned.json": _gap("snake-tuned", 0.215, 0.255),
+        "fine_tune/arms.json": {
+            "before": {"repeat_accuracy": _share(0.95, 128)},
+            "arms": {
+                "lr 0.001": _arm(0.001, 0, 0.48),
+                "lr 5e-05": _arm(5e-5, 0, 0.9),
+                "lr 0.001, 10 % repeats": _arm(0.001, 0.1, 0.93),
+            },
+        },
     },
     "mamba_neurons": {
         "compare/compare_snake_twin.json": {
             "first": "snake",
             "second": "twin",
             "sparsity": {
-                "gini": {"difference": scored(0.011, 0.004, 0.018), "n": 55},
-                "treves_rolls": {"difference": scored(-0.016, -0.022, -0.009), "n": 55},
+                "gini": {"difference": _interval(0.011, 0.004, 0.018, 55)},
+                "treves_rolls": {"difference": _interval(-0.016, -0.022, -0.009, 55)},
             },
         },
         "causal/causal_snake.json": {
-            "texts": 44,
-            "repeated_rows": 11,
-            "layer": {"layer": 1},
             "whole_model": {
                 "channels": 512,
-                "top": [{"neuron": "L1C7", "kl": 0.027, "kl_ci": [0.023, 0.032]}],
+                "top": [{"neuron": "L1C7", "kl": _interval(0.027, 0.023, 0.032, 55)}],
             },
             "together": {
-                "k": [1, 8],
-                "kl": [0.02, 0.82],
-                "kl_low": [0.01, 0.75],
-                "kl_high": [0.03, 0.91],
-                "random_mean": [0.004, 0.4],
-                "n": 27,
+                "layer": 1,
+                "doses": [
+                    _dose(1, _interval(0.02, 0.01, 0.03, 27), 0.004),
+                    _dose(8, _interval(0.82, 0.75, 0.91, 27), 0.4),
+                ],
             },
         },
-        "efficiency/efficiency_snake.json": {
-            "functional": {
-                "enough": 412,
-                "enough_ci": [376.0, 421.0],
-                "neurons": 512,
-                "tolerance": 0.01,
-                "n": 28,
-            }
-        },
+        "efficiency/efficiency_snake.json": {"functional": _few(512, 412, 399)},
+        "efficiency/efficiency_twin.json": {"functional": _few(1032, 833, 867)},
     },
     "eigen_phase": {
         "transition/transition.json": {
             "conditions": {
-                "wide": {"midpoint": None, "lags": {}},
+                "wide": {"midpoint": None, "runs": 2, "lags": {}},
                 "tiled": {
-                    "midpoint": scored(288.0, 262.0, 318.0) | {"n": 5},
+                    "midpoint": _over_trainings(288.0, 262.0, 318.0),
+                    "runs": 5,
                     "lags": {
-                        "top_eigenvalue up to its peak": _lag(1.02, 4),
-                        "qk_matching of the best head": _lag(0.66, 1),
+                        "largest_eigenvalue": _lag(_over_trainings(1.02, 0.9, 1.16), 5),
+                        "qk_matching of the best head": _lag(None, 4),
                     },
                 },
             }
         },
         "controls/controls.json": {"conditions": {"masked": {}, "clamped": {}, "tiled": {}}},
         "controls/clamped.json": {
-            "ratio": 0.7,
-            "ci": [0.64, 0.76],
-            "seeds": [0, 1, 2],
+            "clamped": "clamped",
+            "over_free": {"clamped": _clamped(_over_trainings(0.7, 0.64, 0.76))},
+            "over_controls": {"clamped_itself": _clamped(None)},
             "verdict": "earlier",
         },
         "controls/subspace_tiled-s0.json": _arms("tiled-s0", 0.005, -0.71),
@@ -165,26 +239,28 @@ PLANTED: dict[str, Content] = {
                 synthetic=(0.0034, "L3H1"),
                 natural=(0.0018, "L2H0"),
             ),
-            "gain": {"n": 63, "mismatched": {"excess": {"loss": scored(0.064, 0.054, 0.074)}}},
+            "gain": {
+                "mismatched": {"excess": {"loss": interval(0.064, 0.054, 0.074, 63, "words")}}
+            },
         },
         "heads/control.json": {"families": _heads(synthetic=(0.7, "L2H2"))},
         "composition/control.json": {
             "paths": {
-                "n": 31,
                 "k": {
                     "by_weights": {
                         "reader": "L2H2",
                         "writer": "L1H0",
-                        "effect": -0.46,
-                        "ci": [-0.48, -0.43],
+                        **interval(-0.46, -0.48, -0.43, 31, "prompts"),
                     }
                 },
             }
         },
         "sample/handwriting.json": {
-            "samples": scored(0.75, 0.65, 0.83) | {"n": 96},
-            "true_ink": scored(0.72, 0.56, 0.88) | {"n": 30},
+            "samples": interval(0.75, 0.65, 0.83, 32, "words"),
+            "true_ink": interval(0.72, 0.56, 0.88, 30, "words"),
         },
+        "ablate/handwriting.json": _direct(0.01, -0.02, "p = 0.4000, 59 distinct random sets"),
+        "ablate/control.json": _direct(2.5, -0.6, "p = 0.0167, 59 distinct random sets"),
     },
 }
 

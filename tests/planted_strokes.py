@@ -25,12 +25,12 @@ TOKENS = Tokens(directions=12, radii=6, smallest_radius=0.05, largest_radius=0.4
 PLACES, SHARP = 32, 60.0
 
 
-def planted() -> Trained:
-    """The model."""
+def planted(layers: int = 2) -> Trained:
+    """The model; layers beyond the second write nothing."""
     v = TOKENS.size
     d_model = 4 * v + PLACES + (4 * v + PLACES) % 4
     shape = Shape(
-        layers=2,
+        layers=layers,
         heads=2,
         d_model=d_model,
         context=PLACES,

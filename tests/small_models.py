@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -67,14 +71,12 @@ def llama(**changes: Any) -> PreTrainedModel:
 
 
 def phi(**changes: Any) -> PreTrainedModel:
-    """Unknown to the core, known to TransformerLens: biases everywhere, parallel blocks, partial
-    rotary.
-    """
+    """Biases everywhere, parallel blocks, partial rotary."""
     return PhiForCausalLM(PhiConfig(**(_COMMON | _STD | changes)))
 
 
 def opt(**changes: Any) -> PreTrainedModel:
-    """Unknown to the core, known to TransformerLens: learned positions with an offset, ReLU."""
+    """Learned positions with an offset, ReLU."""
     sizes: dict[str, Any] = {
         "ffn_dim": 64,
         "word_embed_proj_dim": WIDTH,
@@ -97,13 +99,41 @@ def mamba(**changes: Any) -> PreTrainedModel:
     )
 
 
+def bloom(**changes: Any) -> PreTrainedModel:
+    """Does not call transformers' registry of attention, known to TransformerLens: ALiBi."""
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": WIDTH,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+    }
+    return BloomForCausalLM(BloomConfig(initializer_range=0.3, bos_token_id=0, **(sizes | changes)))
+
+
+def gptj(**changes: Any) -> PreTrainedModel:
+    """Does not call the registry either: rotary positions on neighbouring pairs, parallel blocks."""
+    sizes: dict[str, Any] = {
+        "n_positions": CONTEXT,
+        "n_embd": WIDTH,
+        "n_layer": LAYERS,
+        "n_head": HEADS,
+        "rotary_dim": 4,
+    }
+    return GPTJForCausalLM(
+        GPTJConfig(vocab_size=VOCAB, initializer_range=0.3, bos_token_id=0, **(sizes | changes))
+    )
+
+
+# Those whose circuits are read from weights too, the others that run natively, and those that
+# TransformerLens runs.
 NATIVE: dict[str, Callable[..., PreTrainedModel]] = {
     "gpt_neox": gpt_neox,
     "gpt2": gpt2,
     "llama": llama,
 }
-BRIDGED: dict[str, Callable[..., PreTrainedModel]] = {"phi": phi, "opt": opt}
-ALL = NATIVE | BRIDGED
+FOUND: dict[str, Callable[..., PreTrainedModel]] = {"phi": phi, "opt": opt}
+BRIDGED: dict[str, Callable[..., PreTrainedModel]] = {"bloom": bloom, "gptj": gptj}
+ALL = NATIVE | FOUND | BRIDGED
 
 
 def build(

@@ -23,6 +23,7 @@ def write_profile(path: Path, source: dict[str, str] | None, **recipe: Any) -> P
     profile = yaml.safe_load(SMOKE.read_text())
     section = profile["cursive_circuits"]
     section["bank"]["source"] = source
+    section["bank"]["published"] = {"dropped": 0.0, "slant": 0.0}
     section["processes"] = 1
     for model in ("handwriting", "control"):
         section[model]["recipe"] |= recipe

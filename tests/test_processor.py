@@ -44,9 +44,7 @@ def output_of(*command: str, **changes: str) -> str:
     return done.stdout
 
 
-def test_a_few_steps_of_every_kind_of_training_give_the_committed_bytes_whatever_the_shell_says() -> (
-    None
-):
+def test_a_few_steps_of_every_training_give_the_committed_bytes_whatever_the_shell_says() -> None:
     other = {"MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "SkylakeX", "NUMBA_CPU_NAME": "host"}
     assert json.loads(output_of(sys.executable, str(PROGRAM), **other)) == COMMITTED
 
@@ -132,8 +130,8 @@ def test_a_processor_without_avx2_is_told_that_its_numbers_will_differ(
 def test_instructions_are_part_of_what_a_training_resumes_by_and_of_its_recorded_settings() -> None:
     code = (
         "from interp_core import processor; processor.settle();"
-        "from interp_core.training.checkpoints import fingerprint; from "
-        "interp_core.training.tracking import provenance;"
+        "from interp_core.training.checkpoints import fingerprint;"
+        "from interp_core.training.tracking import provenance;"
         "print(fingerprint('a training', code=[]), provenance()['instructions'])"
     )
     pinned = output_of(sys.executable, "-c", code).split()

@@ -13,7 +13,7 @@ from interp_core.files.params import check
 from interp_core.training.batches import IGNORED
 
 
-def tiny(*, mlp_ratio: int = 0, clamp: bool = False) -> Transformer:
+def tiny(*, mlp_ratio: int = 0, clamp_to: int | None = None) -> Transformer:
     shape = Shape(
         vocab_size=5,
         seq_length=6,
@@ -23,7 +23,7 @@ def tiny(*, mlp_ratio: int = 0, clamp: bool = False) -> Transformer:
         mlp_ratio=mlp_ratio,
         rotary_base=100.0,
         initializer_range=0.7,
-        clamp_previous_token=clamp,
+        clamp_to=clamp_to,
     )
     return Transformer(shape, seed=1).double()
 

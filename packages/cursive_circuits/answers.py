@@ -3,71 +3,80 @@
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer, ends
+from interp_core.console.answers import Answer
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
 
 
 def answers(metrics: Path) -> list[Answer]:
-    """What a repeat is worth, whether a head looks for it, and whether the writing is legible."""
+    """What a repeat is worth, whether heads look for it and write it, whether words are legible."""
     writing = load_json(metrics / "heads" / "handwriting.json")
     control = load_json(metrics / "heads" / "control.json")
     paths = load_json(metrics / "composition" / "control.json")["paths"]
     read = load_json(metrics / "sample" / "handwriting.json")
 
-    return [
-        _gain(writing),
+    gain = writing["gain"]["mismatched"]["excess"]["loss"]
+    found = [
+        # Under another text, where only strokes can tell that the word comes again.
+        _answer(
+            "gain_of_a_repeat",
+            gain,
+            "nats a token that a word is cheaper after itself than after another",
+        ),
         _excess("largest_excess_writing", writing),
         _excess("largest_excess_control", control),
         _without_writer(paths),
-        _read("samples_read", read["samples"], "samples", "share of samples read right"),
-        _read("true_ink_read", read["true_ink"], "words", "share of other writers' ink read right"),
+    ]
+
+    for model in ("writing", "control"):
+        name = "handwriting" if model == "writing" else "control"
+        found += _direct(model, load_json(metrics / "ablate" / f"{name}.json"))
+
+    return [
+        *found,
+        _answer("samples_read", read["samples"], "share of samples nearest to their own word"),
+        _answer("true_ink_read", read["true_ink"], "the same share of other writers' ink"),
     ]
 
 
-def _gain(writing: Report) -> Answer:
-    """Under another text, where only strokes can tell that the word comes again."""
-    excess = writing["gain"]["mismatched"]["excess"]["loss"]
-
-    return Answer(
-        "gain_of_a_repeat",
-        excess["value"],
-        *ends(excess["ci"]),
-        n=writing["gain"]["n"],
-        unit="prompts",
-        says="nats a token that a word is cheaper after itself than after another",
-    )
+def _answer(name: str, entry: Report, says: str) -> Answer:
+    value, low, high, n, unit = (entry[key] for key in ("value", "low", "high", "n", "unit"))
+    return Answer(name, value, low, high, n, unit, says)
 
 
 def _excess(name: str, heads: Report) -> Answer:
     """Of all families of repeats the largest: what is said of it holds for every one."""
-    family = max(heads["families"], key=lambda family: heads["families"][family]["best_excess"])
-    found = heads["families"][family]
+    families = heads["families"]
+    family = max(families, key=lambda one: families[one]["best_excess"]["value"])
+    found = families[family]
 
-    return Answer(
-        name,
-        found["best_excess"],
-        *ends(found["best_excess_ci"]),
-        n=found["n"],
-        unit="prompts",
-        says=f"{found['best']} to what followed the earlier occurrence, family {family}",
-    )
+    says = f"attention to what followed the earlier occurrence, {found['best']}, family {family}"
+    return _answer(name, found["best_excess"], says)
 
 
 def _without_writer(paths: Report) -> Answer:
-    """The strongest K-composition by weights, confirmed or refuted by path patching."""
+    """The strongest K-composition by weights, confirmed or not by path patching."""
     path = paths["k"]["by_weights"]
 
-    return Answer(
-        "change_without_writer",
-        path["effect"],
-        *ends(path["ci"]),
-        n=paths["n"],
-        unit="prompts",
-        says=f"attention of {path['reader']} without {path['writer']} in its keys, control",
+    says = (
+        "change of a reader's attention without its strongest writer in its keys, "
+        f"{path['writer']} into {path['reader']}, control"
     )
+    return _answer("change_without_writer", path, says)
 
 
-def _read(name: str, found: Report, unit: str, says: str) -> Answer:
-    return Answer(name, found["value"], *ends(found["ci"]), n=found["n"], unit=unit, says=says)
+def _direct(model: str, ablation: Report) -> list[Answer]:
+    """Both parts of copy-specific harm: a difference alone hides which side moves."""
+    direct = ablation["direct"]
+    heads = f"{' '.join(ablation['top'])}; {direct['against']['says']}"
+    what = {"copied": "copied tokens", "control": "the same tokens with nothing to copy"}
+
+    return [
+        _answer(
+            f"harm_{part}_{model}",
+            direct[part],
+            f"nats that {tokens} lose without what the best heads write, {heads}",
+        )
+        for part, tokens in what.items()
+    ]

@@ -1,23 +1,50 @@
 """`cursive-circuits`: the commands of this study. Thin: options in, one call."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from interp_core.console.options import Group, option, profile_option, study_option
-
-_OUT = option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
+from interp_core.console.options import (
+    Group,
+    fail,
+    option,
+    out_option,
+    profile_option,
+    study_option,
+    trainings_option,
+    with_call,
 )
+
 _MODEL = option(
     "--model",
     type=click.Path(path_type=Path),
-    help=(
-        "A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, "
-        "instead of the study's."
-    ),
+    help="A run directory, or a public checkpoint (.pt, .safetensors) that fits the profile, "
+    "instead of the study's.",
 )
+_BANK = option(
+    "--bank",
+    type=click.Path(path_type=Path),
+    help="A bank of handwriting in the public format (.zip, .json), instead of the profile's.",
+)
+
+
+def _start(command: str, *, profile: str | None, out: Path | None, **given: Any) -> Any:
+    """The call of a command, its folder looked at, with the words of the bank that it names."""
+    from cursive_circuits import study, workflow
+
+    given.pop("only", None)  # a part of a stage, and no other result
+    run = study.prepare(profile, out, **given)
+    run.check_folder()
+
+    # These two take the words themselves.
+    if given["bank"] is not None and command not in ("prepare", "run"):
+        workflow.ensure_bank(run)
+    return run
+
+
+_of_a_study = with_call(_start, (profile_option, out_option, _BANK))
+_of_a_model = with_call(_start, (profile_option, out_option, _MODEL, _BANK))
 
 
 @click.group(
@@ -28,89 +55,83 @@ def main() -> None:
     control.
 
     Called without options a command is a stage of the pipeline (data/cursive_circuits). With
-    --profile, --model or --out it is an experiment in a folder of its own; commands read there what
-    earlier ones left.
+    --profile, --model, --bank or --out it is an experiment in a folder of its own; commands read
+    there what earlier ones left.
     """
 
 
 @main.command()
-@profile_option
-@_OUT
-def prepare(profile: str | None, out: Path | None) -> None:
-    """Write the default bank of handwriting, or check the one that the profile names."""
+@_of_a_study
+def prepare(run: Any) -> None:
+    """Write the default bank of handwriting, or take the words of one of your own."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    workflow.prepare(prepare_study(profile, out))
+    workflow.prepare(run)
 
 
 @main.command()
-@profile_option
-@_OUT
 @option("--only", type=click.Choice(["handwriting", "control"]), help="One of the two models.")
-def train(profile: str | None, out: Path | None, only: str | None) -> None:
+@_of_a_study
+def train(run: Any, only: str | None) -> None:
     """Train the model that writes, and beside it the positive control. Resumes."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    workflow.train(prepare_study(profile, out), only=only)
+    workflow.train(run, only=only)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_MODEL
 @option(
     "--text", help="Write this, into sample.png of the folder, instead of measuring legibility."
 )
 @option("--temperature", type=float, help="Of the sampled tokens; above 0.")
-def sample(
-    profile: str | None,
-    out: Path | None,
-    model: Path | None,
-    text: str | None,
-    temperature: float | None,
-) -> None:
+@_of_a_model
+def sample(run: Any, text: str | None) -> None:
     """Words that the model writes, and whether they can be read."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import at_temperature, prepare_study
 
-    study = prepare_study(profile, out, model)
-    workflow.sample(at_temperature(study, temperature), text=text)
+    workflow.sample(run, text=text)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_MODEL
-@option("--word", help="A word of the bank, instead of the profile's.")
-def draw(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
-    """Attention over the ink of a word written twice; with --word also its pictures.
+@option(
+    "--word",
+    "words",
+    multiple=True,
+    help=(
+        "A word, instead of the profile's: alone it is written twice; named several times, a row "
+        "of words."
+    ),
+)
+@option("--tokens", help="A row of token ids, with commas between, instead of words.")
+@option("--text", help="What is read beside --tokens.")
+@_of_a_model
+def draw(run: Any, words: tuple[str, ...], tokens: str | None, text: str | None) -> None:
+    """Attention over the ink of a word written twice.
 
-    `page` shows it.
+    With --word or --tokens its pictures and the page to hover over are drawn too. A word that the
+    bank does not hold is drawn as the model writes it.
     """
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
+    from cursive_circuits.study import ids_of
 
-    workflow.draw(prepare_study(profile, out, model), word=word)
+    ids = ids_of(tokens, words, text)
+    workflow.draw(run, words=words, ids=ids, text=text or "")
 
 
-def _stage(name: str, text: str) -> Callable[..., None]:
+def _stage(name: str, text: str) -> None:
     """A command that takes a profile, a folder and a model, and calls the function of its name."""
 
-    @main.command(name, help=text)
-    @profile_option
-    @_OUT
-    @_MODEL
-    def command(profile: str | None, out: Path | None, model: Path | None) -> None:
+    def command(run: Any) -> None:
         from cursive_circuits import workflow
-        from cursive_circuits.study import prepare_study
 
-        getattr(workflow, name)(prepare_study(profile, out, model))
+        if name in _READS_HEADS and not run.is_stage:
+            workflow.ensure(run, writes=name == "ablate")
+        getattr(workflow, name)(run)
 
-    return command
+    main.command(name, help=text)(_of_a_model(command))
 
 
+_READS_HEADS = ("composition", "ablate")
 _stage("attention", "Where cross-attention reads, against the letter that is written.")
 _stage(
     "heads",
@@ -125,14 +146,11 @@ _stage("figures", "All figures, from files alone.")
 
 
 @main.command()
-@profile_option
-@_OUT
-def run(profile: str | None, out: Path | None) -> None:
+@_of_a_study
+def run(run: Any) -> None:
     """Everything, from the bank to the figures."""
     from cursive_circuits import workflow
-    from cursive_circuits.study import prepare_study
 
-    study = prepare_study(profile, out)
     for stage in (
         workflow.prepare,
         workflow.train,
@@ -143,43 +161,40 @@ def run(profile: str | None, out: Path | None) -> None:
         workflow.composition,
         workflow.ablate,
         workflow.draw,
-        workflow.figures,
     ):
-        stage(study)
+        stage(run)
+        workflow.figures(run, only=stage.__name__)
 
 
 @main.command()
-@profile_option
-@_OUT
-@_MODEL
-@option("--word", help="A word of the bank, instead of the profile's, for a model of yours.")
-def page(profile: str | None, out: Path | None, model: Path | None, word: str | None) -> None:
-    """Ink, and what every stroke reads, in one self-contained file: page.html."""
+@option("--word", help="A word, written twice, instead of the profile's.")
+@_of_a_model
+def page(run: Any, word: str | None) -> None:
+    """Ink of yours, and what every stroke reads, in one self-contained file: page.html."""
+    if run.is_stage:
+        fail("name a word or a model of yours; `make report` has the page of the run")
+
     from cursive_circuits import workflow
     from cursive_circuits.page import own_page
-    from cursive_circuits.page import page as of_the_run
-    from cursive_circuits.study import prepare_study
 
-    study = prepare_study(profile, out, model)
-
-    if out is None and profile is None and model is None and word is None:
-        of_the_run(study)
-        return
-
-    if word is not None or not (study.folder / "scores" / "draw").is_dir():
-        workflow.draw(study, word=word)
-
-    own_page(study)
+    workflow.draw(run, words=[] if word is None else [word])
+    own_page(run)
 
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
 
-    write("cursive_circuits", found, out)
+    if not trainings:
+        write("cursive_circuits", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("cursive_circuits", found, trainings, out)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from torch import Tensor
 
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_script import by_spelling
-from cursive_circuits.data_tokens import Points, Tokens
+from cursive_circuits.data_tokens import Points, Vocabulary
 from cursive_circuits.model_shape import NO_CHARACTER
 from interp_core.errors import InputError
 from interp_core.files.params import Params
@@ -63,7 +63,7 @@ class Words:
     """Items of one side of the split, by writer."""
 
     items: list[Item]
-    tokens: Tokens
+    tokens: Vocabulary
     alphabet: str
     by_author: dict[str, list[Item]] = field(init=False)
 
@@ -80,7 +80,7 @@ class Words:
 
     @classmethod
     def split(
-        cls, items: Sequence[Item], tokens: Tokens, alphabet: str, split: Split
+        cls, items: Sequence[Item], tokens: Vocabulary, alphabet: str, split: Split
     ) -> tuple["Words", "Words"]:
         """Training and held-out words, divided by spelling."""
         kept = by_spelling([item.text for item in items], split.held_out, split.seed)
@@ -102,6 +102,14 @@ class Words:
             )
         return np.array([self.character_ids[character] for character in joined], dtype=np.int64)
 
+    def inks(self, items: Sequence[Item]) -> list[Row]:
+        """Tokens of words that are written one after another."""
+        before = [None, *(item.points for item in items)]
+        return [
+            self.tokens.encode(item.points, after)
+            for item, after in zip(items, before, strict=False)
+        ]
+
     def draw(
         self, rng: np.random.Generator, author: str | None = None, *, other_than: str | None = None
     ) -> Item:
@@ -122,7 +130,7 @@ def stacked_text(texts: Sequence[Row]) -> Int[np.ndarray, "row character"]:
 
 
 def labels_of(
-    ids: Int[np.ndarray, "row position"], tokens: Tokens
+    ids: Int[np.ndarray, "row position"], tokens: Vocabulary
 ) -> Int[np.ndarray, "row position"]:
     """What is predicted: every token but PAD and the second WORD of a pair, which is no news."""
     second = (ids == tokens.word) & (np.arange(ids.shape[1]) % 2 == 1)
@@ -201,19 +209,10 @@ def augmented(points: Points, mixture: Mixture, rng: np.random.Generator) -> Poi
     return np.column_stack([plane, points[:, 2]])
 
 
-def random_pairs(tokens: Tokens, pairs: int, rng: np.random.Generator) -> Row:
+def random_pairs(tokens: Vocabulary, pairs: int, rng: np.random.Generator) -> Row:
     """Tokens of pairs whose direction and radius are uniform."""
     drawn = [
         rng.integers(tokens.directions, size=pairs),
         tokens.directions + rng.integers(2 * tokens.radii, size=pairs),
     ]
     return np.stack(drawn, axis=1).reshape(-1)
-
-
-def shares_of_slots(
-    ids: Int[np.ndarray, "row position"], tokens: Tokens
-) -> dict[str, Float[np.ndarray, "row position"]]:
-    """1.0 where a token is a direction or a radius, else 0.0."""
-    direction = ids < tokens.directions
-    radius = (ids >= tokens.directions) & (ids < tokens.pad)
-    return {"direction": direction.astype(np.float64), "radius": radius.astype(np.float64)}

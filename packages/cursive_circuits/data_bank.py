@@ -1,24 +1,31 @@
 """Banks of handwriting: JSON, plain or in a zip, read item by item and checked before anything
 believes it.
 
-    [{"metadata": {"author": "hand-3", "asciiSequence": "anna", "pointCount": 42, "strokeCount": 3, "aspectRatio": 1.9},
+    [{"metadata": {"author": "hand-3", "asciiSequence": "anna", "pointCount": 42, "strokeCount": 3, "aspectRatio": 6},
       "points": [[x, y, pen], ...]}, ...]
 
-x and y are in canvas heights, y down; pen is 1 where the pen draws to the point and 0 where it
-moves there. A bank that knows which letter each point belongs to says so in metadata.letterIndex.
+The format is the public cursive bank's. x is in canvas widths and y in canvas heights, y down;
+aspectRatio is the canvas's width over its height. pen is 1 while a stroke is drawn and 0 at its
+end, which repeats the point before it: from there the pen travels to the next stroke. A bank that
+knows its letters names each point's in metadata.letterIndex.
+
+Inside this program (`Item`) x and y are in canvas heights, no point is repeated, and pen is 1 where
+the pen draws to the point and 0 where it moves there. What a file says of itself is checked against
+its points.
 """
 
 import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 from pydantic import Field
 
 from cursive_circuits.data_tokens import Points
@@ -28,6 +35,11 @@ from interp_core.files.params import Params
 
 LARGEST = 2**30  # bytes of an unpacked bank
 CHUNK = 1 << 16
+# width over height of the default bank's canvas; a power of two, so that x comes back to the last
+# bit
+CANVAS = 8.0
+BEYOND = 2.0  # canvases: ink that reaches further is not in canvas widths and heights
+PIXELS = 20.0  # ink that reaches so far is in pixels
 
 
 class Source(Params):
@@ -53,18 +65,45 @@ class Item:
     )  # for each point the number of its letter, where the bank knows it
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        """What the public format says of an item."""
-        spread = np.ptp(self.points[:, :2], axis=0)
-        known = {} if self.letters is None else {"letterIndex": list(self.letters)}
-        return {
+    def entry(self) -> dict[str, Any]:
+        """The item in the public format."""
+        points, owners = published(self.points)
+        known = (
+            {}
+            if self.letters is None
+            else {"letterIndex": [self.letters[owner] for owner in owners]}
+        )
+        metadata = {
             "author": self.author,
             "asciiSequence": self.text,
-            "pointCount": len(self.points),
-            "strokeCount": int((self.points[:, 2] == 0).sum()),
-            "aspectRatio": round(float(spread[0] / max(spread[1], 1e-9)), 5),
+            "pointCount": len(points),
+            "strokeCount": int((points[:, 2] == 0).sum()),
+            "aspectRatio": CANVAS,
             **known,
         }
+        return {"metadata": metadata, "points": (points / [CANVAS, 1.0, 1.0]).tolist()}
+
+
+def published(points: Points) -> tuple[Points, Int[np.ndarray, " published"]]:
+    """Points with the public pen, each stroke's last one repeated with pen 0; and for each the
+    point that it is.
+    """
+    begins = points[:, 2] == 0
+    begins[0] = True
+    ends = np.append(begins[1:], True)
+
+    owners = np.repeat(np.arange(len(points)), 1 + ends)
+    repeated = np.append(False, owners[1:] == owners[:-1])
+    return np.column_stack([points[owners, :2], np.where(repeated, 0.0, 1.0)]), owners
+
+
+def from_published(points: Points) -> tuple[Points, Bool[np.ndarray, " published"]]:
+    """Points with our pen: those that end a stroke are left out, those after them are moved to; and
+    which are kept.
+    """
+    kept = points[:, 2] == 1
+    begins = np.append(True, ~kept[:-1])
+    return np.column_stack([points[:, :2], np.where(begins, 0.0, 1.0)])[kept], kept
 
 
 def save_bank(path: Path, items: Iterable[Item]) -> None:
@@ -74,8 +113,7 @@ def save_bank(path: Path, items: Iterable[Item]) -> None:
         entry.compress_type = zipfile.ZIP_DEFLATED
         with archive.open(entry, "w") as written:
             for number, item in enumerate(items):
-                content = {"metadata": item.metadata, "points": item.points.tolist()}
-                text = json.dumps(content, separators=(",", ":"))
+                text = json.dumps(item.entry, separators=(",", ":"))
                 written.write(("[\n" if number == 0 else ",\n").encode() + text.encode())
             written.write(b"\n]\n")
 
@@ -86,34 +124,54 @@ def load_bank(path: Path, *, alphabet: str, sha256: str | None = None) -> list[I
     InputError, naming the file and where possible the item, for a file that is missing, has another
     sha256, is no zip or a truncated one, names a path outside its folder, unpacks to more than 1
     GiB, is no JSON list of items, or holds an item with wrong types, numbers that are not finite,
-    no points, no text, or characters outside the alphabet (all of which are listed).
+    no points, no text, what contradicts its own metadata, or characters outside the alphabet (all
+    of which are listed).
     """
+    items = read_bank(path, sha256=sha256)
+    if unknown := outside(items, alphabet):
+        raise InputError(
+            f"{path}: characters outside the alphabet: {told(unknown)}; {ALPHABET_KEY}"
+        )
+    return items
+
+
+ALPHABET_KEY = "add them to `bank.alphabet` of the profile"
+
+
+def read_bank(path: Path, *, sha256: str | None = None) -> list[Item]:
+    """Every item of a bank, checked but for its alphabet. Errors as `load_bank`."""
     if not path.is_file():
         raise InputError(
             f"no bank at {path}: `cursive-circuits prepare` writes the default one; a bank of your "
             "own is named by "
-            "`bank.source` in the profile (the public cursive data has no licence and is not "
-            "shipped: ask its authors)"
+            "--bank or by `bank.source` in the profile (the public cursive data has no licence and "
+            "is not shipped: ask its authors)"
         )
     if sha256 is not None:
         _check(path, sha256, str(path))
-    items: list[Item] = []
-    unknown: Counter[str] = Counter()
     with _opened(path) as stream:
-        for number, entry in enumerate(_entries(stream, path)):
-            item = _item(entry, f"{path}: item {number}")
-            unknown.update(set(item.text) - set(alphabet))
-            items.append(item)
-    if unknown:
-        listed = ", ".join(
-            f"{character!r} in {count} words" for character, count in sorted(unknown.items())
-        )
-        raise InputError(
-            f"{path}: characters outside the alphabet: {listed}; add them to `script.alphabet`"
-        )
-    if not items:
+        read = [
+            _item(entry, f"{path}: item {number}")
+            for number, entry in enumerate(_entries(stream, path))
+        ]
+    if not read:
         raise InputError(f"{path}: holds no items")
+
+    items = [item for item, _ in read]
+    _of_canvases(items, [ratio for _, ratio in read], path)
     return items
+
+
+def outside(items: Iterable[Item], alphabet: str) -> Counter[str]:
+    """Characters that are not in the alphabet, and in how many words each stands."""
+    return Counter(character for item in items for character in set(item.text) - set(alphabet))
+
+
+def told(unknown: Counter[str]) -> str:
+    """Characters and counts, in a line."""
+    return ", ".join(
+        f"{character!r} in {count} words" for character, count in sorted(unknown.items())
+    )
 
 
 def _check(path: Path, sha256: str, name: str) -> None:
@@ -183,7 +241,15 @@ def _member(archive: zipfile.ZipFile, path: Path) -> str:
             raise InputError(f"{path}: refused, it names {name!r}, a place outside its own folder")
     if (total := sum(entry.file_size for entry in archive.infolist())) > LARGEST:
         raise InputError(f"{path}: refused, it unpacks to {total:,} bytes, more than {LARGEST:,}")
-    inside = [name for name in names if name.endswith(".json")]
+    # What macOS puts beside each file of a zip: __MACOSX/._bank.json is no bank.
+    parts = {name: PurePosixPath(name).parts for name in names}
+    own = [
+        name
+        for name in names
+        if "__MACOSX" not in parts[name] and not parts[name][-1].startswith("._")
+    ]
+
+    inside = [name for name in own if name.endswith(".json")]
     if len(inside) != 1:
         raise InputError(f"{path}: needs exactly one .json inside, found {len(inside)}")
     return inside[0]
@@ -204,7 +270,7 @@ def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
     import codecs
 
     decoder, text, pieces = json.JSONDecoder(), "", _chunks(stream, str(path))
-    utf8 = codecs.getincrementaldecoder("utf-8")()
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")()  # with a byte order mark or without
     begun = ended = False
     try:
         for piece in pieces:
@@ -235,8 +301,8 @@ def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
         )
 
 
-def _item(entry: Any, where: str) -> Item:
-    """One checked item."""
+def _item(entry: Any, where: str) -> tuple[Item, float]:
+    """One checked item, and its canvas's width over height."""
     if not isinstance(entry, dict) or not isinstance(entry.get("metadata"), dict):
         raise InputError(f"{where}: needs `metadata` and `points`")
     author, text = (entry["metadata"].get(key) for key in ("author", "asciiSequence"))
@@ -244,19 +310,91 @@ def _item(entry: Any, where: str) -> Item:
         raise InputError(f"{where}: metadata.author and metadata.asciiSequence must be texts")
     if not text.strip():
         raise InputError(f"{where}: empty word")
-    points = _points(entry.get("points"), where)
+    raw = _points(entry.get("points"), where)
+    ratio = _agreed_ratio(raw, entry["metadata"], where)
+
+    points, kept = from_published(raw * [ratio, 1.0, 1.0])
+    if len(points) == 0:
+        raise InputError(f"{where}: empty word, it has no points with the pen down")
+
     letters = entry["metadata"].get("letterIndex")
-    if letters is not None:
-        whole = isinstance(letters, list) and all(type(number) is int for number in letters)
-        if (
-            not whole
-            or len(letters) != len(points)
-            or not all(0 <= number < len(text) for number in letters)
-        ):
+    if letters is None:
+        return Item(author, text, points, None), ratio
+    whole = isinstance(letters, list) and all(type(number) is int for number in letters)
+    if (
+        not whole
+        or len(letters) != len(raw)
+        or not all(0 <= number < len(text) for number in letters)
+    ):
+        raise InputError(
+            f"{where}: metadata.letterIndex must name a letter of {text!r} for each point"
+        )
+    return Item(author, text, points, tuple(np.array(letters)[kept].tolist())), ratio
+
+
+def _agreed_ratio(points: Points, metadata: dict[str, Any], where: str) -> float:
+    """The canvas's width over height.
+
+    InputError where points contradict what the item says of itself, or what the format means.
+    """
+    ratio: Any = metadata.get("aspectRatio")
+    if type(ratio) not in (int, float) or not 0 < ratio < np.inf:
+        raise InputError(
+            f"{where}: metadata.aspectRatio must be the width of the canvas over its height, got "
+            f"{ratio!r}: x is in "
+            "canvas widths"
+        )
+    _on_the_canvas(points, where)
+
+    lifted = np.flatnonzero(points[:, 2] == 0)
+    moved = [
+        int(i) for i in lifted if i == 0 or not np.array_equal(points[i, :2], points[i - 1, :2])
+    ]
+    if moved:
+        raise InputError(
+            f"{where}: point {moved[0]} has pen 0 and is not the point before it: pen 0 ends a "
+            "stroke and repeats its "
+            "last point; a pen that moves there draws nothing, and needs no point"
+        )
+
+    counted = {"pointCount": len(points), "strokeCount": len(lifted) + int(points[-1, 2] == 1)}
+    for key, found in counted.items():
+        if key in metadata and metadata[key] != found:
             raise InputError(
-                f"{where}: metadata.letterIndex must name a letter of {text!r} for each point"
+                f"{where}: metadata.{key} is {metadata[key]!r}, and its points are {found}"
             )
-    return Item(author, text, points, None if letters is None else tuple(letters))
+    return float(ratio)
+
+
+def _on_the_canvas(points: Points, where: str) -> None:
+    furthest = float(np.abs(points[:, :2]).max())
+    if furthest > PIXELS:
+        raise InputError(
+            f"{where}: its points reach {furthest:g}, so they are in pixels: divide x by the "
+            "canvas's width in pixels "
+            "and y by its height"
+        )
+    if furthest > BEYOND:
+        raise InputError(
+            f"{where}: its points reach {furthest:g}: x must be in canvas widths, y in canvas "
+            "heights"
+        )
+
+
+def _of_canvases(items: Sequence[Item], ratios: Sequence[float], path: Path) -> None:
+    """InputError where aspectRatio is the width over the height of every item's ink: x was then
+    never in widths.
+    """
+    for item, ratio in zip(items, ratios, strict=True):
+        width, height = np.ptp(item.points[:, :2], axis=0)
+        if height == 0 or abs(width / height - ratio**2) > 1e-3 * ratio**2:
+            return
+
+    raise InputError(
+        f"{path}: metadata.aspectRatio is the ink's own width over height; it must be the "
+        "canvas's, with x in canvas "
+        "widths"
+    )
 
 
 def _points(raw: Any, where: str) -> Points:

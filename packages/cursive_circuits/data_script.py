@@ -19,11 +19,10 @@ from cursive_circuits.data_tokens import Points
 from interp_core.errors import InputError
 from interp_core.files.params import Params
 
-CAP, BASE, CANVAS = (
+CAP, CANVAS = (
     -12,
-    9,
     33,
-)  # the face's cap line, base line and height from cap line to descender, in its own units
+)  # the face's cap line, and its height from there to the descender, in its own units
 VOWELS = "aeiou"
 Range = tuple[float, float]
 Stroke = Float[np.ndarray, "_ 2"]

@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from cursive_circuits.data import Row, Words, random_pairs, stacked_text
 from cursive_circuits.data_bank import Item
-from cursive_circuits.data_tokens import Points, Tokens
+from cursive_circuits.data_tokens import Points, Vocabulary
 from interp_core.errors import InputError
 from interp_core.stimuli.prompts import Pairs, Prompts
 
@@ -64,11 +64,11 @@ def repeated(words: Words, *, text: Text, n: int, rng: np.random.Generator, fami
     rows, controls, texts, control_texts = [], [], [], []
     for _ in range(n):
         item = words.draw(rng)
-        ink = words.tokens.encode(item.points)
+        ink, again = words.inks([item, item])
         other, instead = same_length(words, item, len(ink), rng)
         wrong = [words.draw(rng, other_than=item.text).text for _ in range(2)]
-        rows.append(words.tokens.row([ink, ink], end=False))
-        controls.append(words.tokens.row([instead, ink], end=False))
+        rows.append(words.tokens.row([ink, again], end=False))
+        controls.append(words.tokens.row([instead, again], end=False))
         texts.append(_text(words, text, [item.text] * 2, wrong))
         control_texts.append(_text(words, text, [other.text, item.text], wrong))
     return _stimuli(family, words.tokens, rows, controls, texts, control_texts)
@@ -84,11 +84,12 @@ def same_length(
     """Strokes of another word (and, where it is too short, of more) of the item's writer, `length`
     tokens.
     """
-    first = words.draw(rng, item.author, other_than=item.text)
+    first = last = words.draw(rng, item.author, other_than=item.text)
     ink = words.tokens.encode(first.points)
     while len(ink) < length:
         more = words.draw(rng, item.author, other_than=item.text)
-        ink = np.concatenate([ink, words.tokens.encode(more.points)])
+        ink = np.concatenate([ink, words.tokens.encode(more.points, after=last.points)])
+        last = more
     return first, ink[:length]
 
 
@@ -111,15 +112,17 @@ def other_writer(words: Words, *, n: int, rng: np.random.Generator) -> Stimuli:
         items = choices[int(rng.integers(len(choices)))]
         first = items[int(rng.integers(len(items)))]
         second = next(item for item in items if item.author != first.author)
-        ink, again = tokens.encode(first.points), tokens.encode(second.points)
+        ink, again = words.inks([first, second])
         other, instead = same_length(words, first, len(ink), rng)
         rows.append(tokens.row([ink, again], end=False))
         controls.append(tokens.row([instead, again], end=False))
         texts.append(words.text([first.text] * 2))
         control_texts.append(words.text([other.text, first.text]))
-        partner = warped(tokens.decode(tokens.row([again]))[0], tokens.decode(tokens.row([ink]))[0])
-        query = len(ink) + 4 + np.arange(len(again) - 1)
-        earlier = 2 + 2 * partner[np.arange(len(again) - 1) // 2] + np.arange(len(again) - 1) % 2
+        partner = warped(tokens.path(again), tokens.path(ink))
+        within = np.arange(tokens.travel, len(again) - 1)
+        begins = len(tokens.opening)
+        query = begins + len(ink) + 2 + within
+        earlier = begins + 2 * partner[within // 2] + within % 2
         pairs.append((np.full(len(query), prompt), query, earlier))
     stimuli = _stimuli("other_writer", tokens, rows, controls, texts, control_texts)
     batch, query, earlier = (np.concatenate(part) for part in zip(*pairs, strict=True))
@@ -129,30 +132,26 @@ def other_writer(words: Words, *, n: int, rng: np.random.Generator) -> Stimuli:
     )
 
 
-def synthetic(tokens: Tokens, *, pairs: int, n: int, rng: np.random.Generator) -> Stimuli:
+def synthetic(tokens: Vocabulary, *, pairs: int, n: int, rng: np.random.Generator) -> Stimuli:
     """Random pairs twice, without a text. Control: another first copy."""
     drawn = [(random_pairs(tokens, pairs, rng), random_pairs(tokens, pairs, rng)) for _ in range(n)]
     rows = [tokens.row([np.tile(segment, 2)], end=False) for segment, _ in drawn]
     controls = [
         tokens.row([np.concatenate([other, segment])], end=False) for segment, other in drawn
     ]
-    return _stimuli(
-        "synthetic",
-        tokens,
-        rows,
-        controls,
-        [np.array([], int)] * n,
-        [np.array([], int)] * n,
-        between=0,
-    )
+    none = [np.array([], int)] * n
+    return _stimuli("synthetic", tokens, rows, controls, none, none, between=0)
 
 
-def natural(words: Words, *, in_row: int, most: int, n: int, rng: np.random.Generator) -> Stimuli:
+def natural(
+    words: Words, *, in_row: int, most: int, context: int, n: int, rng: np.random.Generator
+) -> Stimuli:
     """Different words of one writer with their text, and the places where two tokens in a row (a
     pair, or a radius and the next direction) occurred before and are followed by the same token.
     Control: the two antecedents are replaced.
 
-    Rows without such a place are drawn again; InputError when a hundred in a row have none.
+    Rows without such a place, or longer than the context, are drawn again; InputError when a
+    hundred in a row are so.
     """
     tokens, rows, controls, texts, found = words.tokens, [], [], [], []
     tries = 0
@@ -160,13 +159,17 @@ def natural(words: Words, *, in_row: int, most: int, n: int, rng: np.random.Gene
         items = [words.draw(rng)]
         while len(items) < in_row:
             items.append(words.draw(rng, items[0].author, other_than=items[-1].text))
-        row = tokens.row([tokens.encode(item.points) for item in items], end=False)
-        places = _recurrences(row, tokens)
+        row = tokens.row(words.inks(items), end=False)
+        places = recurrences(row, tokens)
         places = _undisturbed(places[np.sort(rng.permutation(len(places))[:most])])
         tries += 1
-        if len(places) == 0:
+        if len(places) == 0 or len(row) > context:
             if tries > 100 * (1 + len(rows)):
-                raise InputError("natural repeats: the bank's words hold no recurring strokes")
+                raise InputError(
+                    f"natural repeats: hardly any {in_row} words of the bank hold recurring "
+                    "strokes within a context "
+                    f"of {context} tokens; lower stimuli.natural_words"
+                )
             continue
         control = row.copy()
         for place in _antecedents(places):
@@ -181,7 +184,7 @@ def natural(words: Words, *, in_row: int, most: int, n: int, rng: np.random.Gene
     return replace(stimuli, prompts=replace(stimuli.prompts, pairs=pairs))
 
 
-def _recurrences(row: Row, tokens: Tokens) -> Int[np.ndarray, "place 2"]:
+def recurrences(row: Row, tokens: Vocabulary) -> Int[np.ndarray, "place 2"]:
     """(query, earlier) where tokens query - 1, query and query + 1 occurred before, most recent
     first, as strokes.
     """
@@ -215,7 +218,7 @@ def _undisturbed(places: Int[np.ndarray, "_ 2"]) -> Int[np.ndarray, "_ 2"]:
     return places[~np.isin(own, _antecedents(places)).any(axis=1)]
 
 
-def _another(token: int, tokens: Tokens, rng: np.random.Generator) -> int:
+def _another(token: int, tokens: Vocabulary, rng: np.random.Generator) -> int:
     """Another token of the same slot."""
     low, high = (
         (0, tokens.directions) if token < tokens.directions else (tokens.directions, tokens.pad)
@@ -226,7 +229,7 @@ def _another(token: int, tokens: Tokens, rng: np.random.Generator) -> int:
 
 def _stimuli(
     family: str,
-    tokens: Tokens,
+    tokens: Vocabulary,
     rows: Sequence[Row],
     controls: Sequence[Row],
     texts: Sequence[Row],
@@ -242,10 +245,13 @@ def _stimuli(
     none = np.array([], dtype=np.int64)
     pairs = Pairs(none, none, none, none)
     if between is not None:
-        copies = (lengths - 2 - between) // 2
-        batch = np.repeat(np.arange(len(rows)), copies - 1)
-        within = np.concatenate([np.arange(copy - 1) for copy in copies])
-        earlier = 2 + within
+        begins = len(tokens.opening)
+        # Where words are apart, the way to each is not the other's: copying begins after it.
+        skipped = tokens.travel if between else 0
+        copies = (lengths - begins - between) // 2
+        batch = np.repeat(np.arange(len(rows)), copies - 1 - skipped)
+        within = np.concatenate([np.arange(skipped, copy - 1) for copy in copies])
+        earlier = begins + within
         query = earlier + copies[batch] + between
         pairs = Pairs(batch, query, earlier, ids[batch, query + 1])
     return Stimuli(
@@ -290,10 +296,20 @@ def family(name: str, words: Words, *, n: int, seed: int, settings: "FamilySetti
         "other_writer": lambda: other_writer(words, n=n, rng=rng),
         "synthetic": lambda: synthetic(words.tokens, pairs=settings.synthetic_pairs, n=n, rng=rng),
         "natural": lambda: natural(
-            words, in_row=settings.natural_words, most=settings.natural_pairs, n=n, rng=rng
+            words,
+            in_row=settings.natural_words,
+            most=settings.natural_pairs,
+            context=settings.context,
+            n=n,
+            rng=rng,
         ),
     }
     return made[name]()
+
+
+def written_families(words: Words) -> tuple[str, ...]:
+    """The families that a bank has: one writer's has no word by another."""
+    return tuple(name for name in FAMILIES if name != "other_writer" or len(words.by_author) > 1)
 
 
 @dataclass(frozen=True)
@@ -303,3 +319,4 @@ class FamilySettings:
     synthetic_pairs: int
     natural_words: int
     natural_pairs: int
+    context: int  # tokens of the longest row

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from cursive_circuits.data import Row, WrittenRows
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from interp_core.files.params import Params
 from interp_core.training.batches import IGNORED, Batch
 
@@ -48,7 +48,7 @@ class Tiled(Params):
             )
         if self.gap[0] > self.gap[1] or self.period[1] + self.gap[1] >= self.pairs:
             raise ValueError(
-                "gap must be two numbers in order that leave room for a second copy in "
+                f"gap must be two numbers in order that leave room for a second copy in "
                 f"{self.pairs} pairs"
             )
         return self
@@ -62,7 +62,7 @@ class TiledRows:
     from their second pair on: all else is chance.
     """
 
-    tokens: Tokens
+    tokens: Vocabulary
     tiled: Tiled
     rows: int
     seed: int

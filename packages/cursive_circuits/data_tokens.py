@@ -22,22 +22,13 @@ Points = Float[
 ]  # x, y in canvas heights, y down; pen: 1 draws to this point, 0 moves there
 
 
-class Tokens(Params):
-    """The vocabulary: ids of directions, of radii with the pen up, of radii with the pen down, PAD,
-    END, WORD.
+class Vocabulary(Params):
+    """Ids of directions, of radii with the pen up, of radii with the pen down, then PAD, END, WORD:
+    what tokens are, whatever the lengths and angles of their bins.
     """
 
     directions: PositiveInt  # bins of the full circle
     radii: PositiveInt  # bins of the length of a step, for each state of the pen
-    smallest_radius: PositiveFloat  # of the first bin, canvas heights
-    largest_radius: PositiveFloat  # of the last bin, canvas heights; longer steps become several
-    origin: tuple[float, float]  # where the pen stands before a word, canvas heights
-
-    @model_validator(mode="after")
-    def _increasing(self) -> "Tokens":
-        if self.smallest_radius >= self.largest_radius:
-            raise ValueError("smallest_radius must be below largest_radius")
-        return self
 
     @property
     def pad(self) -> int:
@@ -51,13 +42,109 @@ class Tokens(Params):
 
     @property
     def word(self) -> int:
-        """Twice before each word."""
+        """Twice between words."""
         return self.pad + 2
 
     @property
     def size(self) -> int:
         """Ids in the vocabulary."""
         return self.pad + 3
+
+    @property
+    def opening(self) -> Int[np.ndarray, " token"]:
+        """What stands before the first word of a row."""
+        raise NotImplementedError
+
+    @property
+    def prompt(self) -> Int[np.ndarray, " token"]:
+        """What a row begins with whose first word is still to be written."""
+        raise NotImplementedError
+
+    @property
+    def travel(self) -> int:
+        """Tokens at a word's beginning that hold the way to it from the word before, so that two
+        copies of the same strokes differ in them.
+        """
+        raise NotImplementedError
+
+    def encode(self, points: Points, after: Points | None = None) -> Int[np.ndarray, " token"]:
+        """Tokens of one word, written first or after another."""
+        raise NotImplementedError
+
+    def decode(self, ids: Int[np.ndarray, " token"]) -> list[Points]:
+        """Points of each word of a row.
+
+        A pair that is no direction and radius ends its word, END the row.
+        """
+        raise NotImplementedError
+
+    def path(self, word: Int[np.ndarray, " token"]) -> Float[np.ndarray, "pair 3"]:
+        """Where the pen stands after each pair of a word's tokens, and whether it drew to there."""
+        raise NotImplementedError
+
+    def owners(self, points: Points) -> Int[np.ndarray, " pair"]:
+        """For each pair of a word's tokens the number of the point that it leads to."""
+        raise NotImplementedError
+
+    def drift(self, points: Points) -> float:
+        """How far the decoded word as a whole lies from the hand's, canvas heights: length of the
+        mean displacement of its points. It grows with the length of the word where rounding errors
+        add up, and stays where they do not.
+        """
+        raise NotImplementedError
+
+    def first_word(self, ids: Int[np.ndarray, " token"]) -> Points:
+        """Points of a row's first word; none where it has none."""
+        words = self.decode(ids)
+        return words[0] if words else np.empty((0, 3))
+
+    def row(
+        self, words: Sequence[Int[np.ndarray, "_"]], *, end: bool = True
+    ) -> Int[np.ndarray, " token"]:
+        """A row of encoded words."""
+        between = np.array([self.word, self.word])
+        parts = [self.opening, words[0]]
+        for word in words[1:]:
+            parts += [between, word]
+        return np.concatenate([*parts, [self.end]] if end else parts).astype(np.int64)
+
+    def stack(self, rows: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "row position"]:
+        """Rows padded at their ends to the longest."""
+        longest = max(len(row) for row in rows)
+        return np.stack(
+            [np.pad(row, (0, longest - len(row)), constant_values=self.pad) for row in rows]
+        )
+
+
+class Tokens(Vocabulary):
+    """The study's own bins: a geometric ladder of radii, and steps from where the decoder's pen
+    stands.
+    """
+
+    smallest_radius: PositiveFloat  # of the first bin, canvas heights
+    largest_radius: PositiveFloat  # of the last bin, canvas heights; longer steps become several
+    origin: tuple[float, float]  # where the pen stands before a word, canvas heights
+
+    @model_validator(mode="after")
+    def _increasing(self) -> "Tokens":
+        if self.smallest_radius >= self.largest_radius:
+            raise ValueError("smallest_radius must be below largest_radius")
+        return self
+
+    @property
+    def opening(self) -> Int[np.ndarray, " token"]:
+        """WORD WORD."""
+        return np.array([self.word, self.word])
+
+    @property
+    def prompt(self) -> Int[np.ndarray, " token"]:
+        """WORD WORD."""
+        return self.opening
+
+    @property
+    def travel(self) -> int:
+        """None: every word begins at the origin."""
+        return 0
 
     @cached_property
     def lengths(self) -> Float[np.ndarray, " radius"]:
@@ -69,8 +156,10 @@ class Tokens(Params):
         """Where one bin's lengths end and the next one's begin."""
         return np.sqrt(self.lengths[1:] * self.lengths[:-1]).tolist()
 
-    def encode(self, points: Points) -> Int[np.ndarray, " token"]:
-        """Tokens of one word, two a step. A step longer than largest_radius is cut into equal ones.
+    def encode(self, points: Points, after: Points | None = None) -> Int[np.ndarray, " token"]:
+        """Tokens of one word, two a step; the same after any other word.
+
+        A step longer than largest_radius is cut into equal ones.
 
         InputError for a word without points.
         """
@@ -84,6 +173,17 @@ class Tokens(Params):
         """
         reached = np.array([at for _, _, at, last in self.steps(points) if last])
         return float(np.linalg.norm((reached - points[:, :2]).mean(axis=0)))
+
+    def path(self, word: Int[np.ndarray, " token"]) -> Float[np.ndarray, "pair 3"]:
+        """The word's points: each pair is one."""
+        return self.first_word(word)
+
+    def owners(self, points: Points) -> Int[np.ndarray, " pair"]:
+        """For each pair the number of its point; those of a step that was cut belong to the point
+        where it ends.
+        """
+        ends = [last for _, _, _, last in self.steps(points)]
+        return np.concatenate([[0], np.cumsum(ends)[:-1]])
 
     def steps(self, points: Points) -> Iterator[tuple[int, int, tuple[float, float], bool]]:
         """Direction id, radius id, where the decoder's pen then stands, and whether that ends a
@@ -129,22 +229,3 @@ class Tokens(Params):
                 words.append([])
             words[-1].append((x, y, pen))
         return [np.array(word, dtype=np.float64).reshape(-1, 3) for word in words if word]
-
-    def first_word(self, ids: Int[np.ndarray, " token"]) -> Points:
-        """Points of a row's first word; none where it has none."""
-        words = self.decode(ids)
-        return words[0] if words else np.empty((0, 3))
-
-    def row(
-        self, words: Sequence[Int[np.ndarray, "_"]], *, end: bool = True
-    ) -> Int[np.ndarray, " token"]:
-        """A row of encoded words."""
-        parts = [np.concatenate([[self.word, self.word], word]) for word in words]
-        return np.concatenate([*parts, [self.end]] if end else parts).astype(np.int64)
-
-    def stack(self, rows: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "row position"]:
-        """Rows padded at their ends to the longest."""
-        longest = max(len(row) for row in rows)
-        return np.stack(
-            [np.pad(row, (0, longest - len(row)), constant_values=self.pad) for row in rows]
-        )

@@ -6,16 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from cursive_circuits import figures_causal, figures_circuits, figures_heads, figures_ink
+from cursive_circuits import (
+    figures_causal,
+    figures_circuits,
+    figures_heads,
+    figures_ink,
+    figures_page,
+)
+from interp_core.console.made_from import MADE_FROM
 from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 OFFSETS = range(-4, 9)
+SEEN = 0.05  # share of a map's variance below which the eye finds no pattern in it
 
 
-def draw_all(folder: Path) -> list[Path]:
-    """Every figure of the commands that have run, into folder/figures; returns the files written.
+def draw_all(folder: Path, *, only: str | None = None) -> list[Path]:
+    """Every figure of the commands that have run, or of the `only` one, into folder/figures;
+    returns the files.
 
     Reads folder/scores, folder/metrics and the histories of folder/runs. A command without metrics
     has not run; a model of the user's has its own name in the files. InputError names what is
@@ -23,23 +32,28 @@ def draw_all(folder: Path) -> list[Path]:
     """
     out = folder / "figures"
     written = []
-    if histories := {
+
+    def found(command: str) -> dict[str, tuple[Report, Arrays]]:
+        return _found(folder, command) if only in (None, command) else {}
+
+    histories = {
         place.parent.name: load_json(place)["rows"]
         for place in sorted(folder.glob("runs/*/history.json"))
-    }:
+    }
+    if histories and only in (None, "train"):
         figures_heads.training(dict(reversed(histories.items())), out / "training.png")
         written.append(out / "training.png")
-    for name, (report, arrays) in _found(folder, "sample").items():
+    for name, (report, arrays) in found("sample").items():
         figures_ink.samples(arrays, report, path := out / f"samples_{name}.png")
         written.append(path)
-    for name, (report, arrays) in _found(folder, "attention").items():
+    for name, (report, arrays) in found("attention").items():
         figures_heads.alignment(arrays, report, path := out / f"alignment_{name}.png")
         written.append(path)
-    written += draw_heads(_found(folder, "heads"), out)
-    for name, (report, arrays) in _found(folder, "circuits").items():
+    written += draw_heads(found("heads"), out)
+    for name, (report, arrays) in found("circuits").items():
         written += draw_circuits(arrays, report, name, out)
-    written += draw_interventions(_found(folder, "ablate"), _found(folder, "composition"), out)
-    if (folder / "scores" / "draw").is_dir():
+    written += draw_interventions(found("ablate"), found("composition"), out)
+    if (folder / "scores" / "draw").is_dir() and only in (None, "draw"):
         written += draw_ink(folder, out)
     return written
 
@@ -69,12 +83,19 @@ def draw_heads(found: Mapping[str, tuple[Report, Arrays]], out: Path) -> list[Pa
 
 
 def draw_circuits(arrays: Arrays, report: Report, name: str, out: Path) -> list[Path]:
-    """qk_, ov_, circle_, kernel_ and (for a model that reads) characters_<name>.png."""
-    paths = {kind: out / f"{kind}_{name}.png" for kind in ("qk", "ov", "circle", "kernel")}
-    figures_circuits.direction_maps(arrays, name, paths["qk"], kind="qk")
+    """ov_ and (for a model that reads) characters_<name>.png; qk_, circle_ and kernel_ only where
+    the angle between two directions explains a visible share of some head's map.
+    """
+    paths = {"ov": out / f"ov_{name}.png"}
     figures_circuits.direction_maps(arrays, name, paths["ov"], kind="ov")
-    figures_circuits.circles(arrays, report["heads"], name, paths["circle"])
-    figures_circuits.kernels(arrays, name, paths["kernel"])
+
+    # Random strokes have no geometry to learn: their maps are noise, and no figure.
+    if max(head["angular_share"] for head in report["heads"].values()) >= SEEN:
+        paths |= {kind: out / f"{kind}_{name}.png" for kind in ("qk", "circle", "kernel")}
+        figures_circuits.direction_maps(arrays, name, paths["qk"], kind="qk")
+        figures_circuits.circles(arrays, report["heads"], name, paths["circle"])
+        figures_circuits.kernels(arrays, name, paths["kernel"])
+
     if "reads" in report:
         paths["characters"] = out / f"characters_{name}.png"
         layer, head = (int(part) for part in report["reads"][1:].split("X"))
@@ -113,14 +134,22 @@ def draw_interventions(
 
 
 def draw_ink(folder: Path, out: Path) -> list[Path]:
-    """ink_<name>.png."""
-    written = []
-    for place in sorted((folder / "scores" / "draw").glob("*.npz")):
+    """ink_<name>.png of each model, and one ink.html to hover over."""
+    written, pages = [], {}
+
+    # The model that writes first: the page opens with it.
+    for place in sorted((folder / "scores" / "draw").glob("*.npz"), reverse=True):
         arrays = load_arrays(place)
         best, cross = ((int(a), int(b)) for a, b in (arrays["best"], arrays["best_cross"]))
-        figures_ink.over_ink(arrays, best, cross, out / f"ink_{place.stem}.png")
-        written.append(out / f"ink_{place.stem}.png")
-    return written
+        figures_ink.over_ink(arrays, place.stem, best, cross, path := out / f"ink_{place.stem}.png")
+        written.append(path)
+
+        page = load_json(place.with_suffix(".json"))
+        page.pop(MADE_FROM, None)
+        pages[place.stem] = page
+
+    figures_page.write_page(pages, out / "ink.html")
+    return [*written, out / "ink.html"]
 
 
 def _found(folder: Path, command: str) -> dict[str, tuple[Report, Arrays]]:

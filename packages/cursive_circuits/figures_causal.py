@@ -1,4 +1,4 @@
-"""What interventions do: ablations against random heads, dose, single heads; paths against weights."""
+"""What interventions do: ablations against other heads, dose, single heads; paths and weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +27,12 @@ from interp_core.plotting import (
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
+FLAT = 0.1  # nats: maps of smaller effects are pale, or not drawn
 
 
 def ablation(reports: Mapping[str, Report], path: Path) -> None:
-    """Rise of the loss without the top heads: copied tokens, control, their difference, and random
-    sets.
+    """Rise of the loss without the top heads: copied tokens, control, their difference, and other
+    sets; directly and in total.
     """
     with drawing(path, width=5.2 * len(reports), height=7.4) as figure:
         grid = figure.subplots(2, len(reports), squeeze=False)
@@ -43,62 +44,66 @@ def ablation(reports: Mapping[str, Report], path: Path) -> None:
             figure, grid[0, 0], "Ablating the heads with the highest excess attention", columns=4
         )
         parts = [
-            f"{name}: n = {report['n']}, p = {report['mean']['p']:.3f}"
+            f"{name}, direct: {report['direct']['copied']['n']} prompts, "
+            f"{report['direct']['against']['says']}"
             for name, report in reports.items()
         ]
-        note(
-            figure,
-            "copy-specific: copied tokens minus the same tokens after a word with nothing to copy\n"
-            + " · ".join(parts),
-        )
+        lines = [
+            "copy-specific: copied tokens minus the same tokens after a word with nothing to copy",
+            "direct: what the heads write to the prediction, other heads held; means, zeros: total",
+            *parts,
+        ]
+        note(figure, "\n".join(lines))
 
 
 def _bars(axes: Axes, report: Report) -> None:
-    for height, how in enumerate(("zero", "mean")):
+    parts = (
+        ("copied", ABLATED, "copied tokens"),
+        ("control", NULL, "control"),
+        ("specific", INDUCTION, "copy-specific"),
+    )
+    for height, how in enumerate(("zero", "mean", "direct")):
         found = report[how]
-        for shift, (key, colour, label) in enumerate(
-            (
-                ("copied", ABLATED, "copied tokens"),
-                ("control", NULL, "control"),
-                ("specific", INDUCTION, "copy-specific"),
-            )
-        ):
+
+        for shift, (key, colour, label) in enumerate(parts):
             y = height + 0.25 * (1 - shift)
-            whisker(axes, found[key]["value"], y, found[key]["ci"], colour=colour)
+            ends = [found[key]["low"], found[key]["high"]]
+            whisker(axes, found[key]["value"], y, ends, colour=colour)
             if height == 0:
                 axes.plot([], [], "o", color=colour, label=label)
-        chance = found["random"]
-        axes.plot(
-            [chance["low"], chance["high"]], [height - 0.4] * 2, color=INK, linewidth=2, alpha=0.5
-        )
-        axes.plot(
-            [chance["mean"]],
-            [height - 0.4],
-            "|",
-            color=INK,
-            markersize=12,
-            label="random heads, specific" if height == 0 else None,
-        )
+
+        chance = found["against"]["random"]
+        if chance["n"] == 0:
+            continue
+
+        y = height - 0.4
+        axes.plot([chance["low"], chance["high"]], [y, y], color=INK, linewidth=2, alpha=0.5)
+        axes.plot([chance["value"]], [y], "|", color=INK, markersize=12)
+
+    axes.plot([], [], "|", color=INK, markersize=12, label="other heads, specific")
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks([0, 1], ["zeros", "means"])
-    axes.set_ylim(-0.65, 1.5)
+    axes.set_yticks([0, 1, 2], ["zeros", "means", "direct"])
+    axes.set_ylim(-0.65, 2.5)
     axes.set_xlabel("rise of the loss (nats a token)")
 
 
 def _dose(axes: Axes, report: Report) -> None:
     doses = report["dose"]
     k = [float(dose["k"]) for dose in doses]
-    band(
-        axes,
-        k,
-        [d["random"]["low"] for d in doses],
-        [d["random"]["high"] for d in doses],
-        colour=NULL,
-        label="random heads, 95 %",
-    )
-    axes.plot(k, [d["random"]["mean"] for d in doses], color=NULL)
-    values = np.array([d["specific"]["value"] for d in doses])
-    ends = np.array([d["specific"]["ci"] for d in doses]).T
+
+    # A dose has as many random sets as there are: with one set, its range is a point.
+    chance = [(dose["k"], dose["against"]["random"]) for dose in doses]
+    chance = [(at, random) for at, random in chance if random["n"] > 0]
+    if chance:
+        at = [float(dose) for dose, _ in chance]
+        low, high, mean = (
+            [random[key] for _, random in chance] for key in ("low", "high", "value")
+        )
+        band(axes, at, low, high, colour=NULL, label="random heads, 95 %")
+        axes.plot(at, mean, color=NULL, marker=".")
+
+    values = np.array([dose["specific"]["value"] for dose in doses])
+    ends = np.array([[dose["specific"]["low"], dose["specific"]["high"]] for dose in doses]).T
     axes.errorbar(
         k, values, yerr=np.abs(ends - values), color=INDUCTION, marker="o", label="top heads"
     )
@@ -111,23 +116,25 @@ def _dose(axes: Axes, report: Report) -> None:
 def single_heads(arrays: Arrays, name: str, path: Path) -> None:
     """Every head alone: copy-specific harm and harm in the control."""
     alone = arrays["alone"]
-    with drawing(path, width=9.8, height=4.0) as figure:
-        row = np.ravel(figure.subplots(1, 4, sharey=True))
-        specific, plain = alone[..., 0] - alone[..., 1], alone[..., 1]
-        scale = centred(np.stack([specific, plain]), least=0.1)
-        for axes, (values, title) in zip(
-            row,
-            (
-                (specific[:, 0], "self-attention:\ncopy-specific"),
-                (specific[:, 1], "cross-attention:\ncopy-specific"),
-                (plain[:, 0], "self-attention:\ncontrol"),
-                (plain[:, 1], "cross-attention:\ncontrol"),
-            ),
-            strict=True,
-        ):
+    specific, plain = alone[..., 0] - alone[..., 1], alone[..., 1]
+    scale = centred(np.stack([specific, plain]), least=FLAT)
+
+    # A model without a text has cross-attention that does nothing: no map of it.
+    cross = max(float(np.abs(values[:, 1]).max()) for values in (specific, plain))
+    kinds = ["self", "cross"] if cross >= FLAT else ["self"]
+    panels = [
+        (values[:, kinds.index(kind)], f"{kind}-attention:\n{title}")
+        for values, title in ((specific, "copy-specific"), (plain, "control"))
+        for kind in kinds
+    ]
+
+    with drawing(path, width=2.2 * len(panels) + 1.2, height=4.2) as figure:
+        row = np.ravel(figure.subplots(1, len(panels), sharey=True))
+        for axes, (values, title) in zip(row, panels, strict=True):
             head_map(axes, values, scale=scale, colours=DIVERGING)
             axes.set_title(title)
             axes.set_xlabel("head")
+
         row[0].set_ylabel("layer")
         figure.colorbar(
             ScalarMappable(scale, DIVERGING),
@@ -136,6 +143,8 @@ def single_heads(arrays: Arrays, name: str, path: Path) -> None:
             pad=0.02,
         )
         figure.suptitle(f"{name}: every head replaced by its mean, alone")
+        if cross < FLAT:
+            note(figure, f"cross-attention: every head below {FLAT} nats, not drawn")
 
 
 def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
@@ -149,9 +158,13 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
                 mine = arrays["paths/names"][:, 2] == reads
                 colour, marker = styles[reads]
                 axes.plot(
-                    arrays["paths/z"][mine], arrays["paths/effect"][mine, 0], marker, color=colour, alpha=0.75,
+                    arrays["paths/z"][mine],
+                    arrays["paths/effect"][mine, 0],
+                    marker,
+                    color=colour,
+                    alpha=0.75,
                     label=f"through {'keys' if reads == 'k' else 'queries'}",
-                )  # fmt: skip
+                )
             axes.axhline(0, color=INK, linewidth=0.8)
             lowest = float(arrays["paths/effect"][:, 0].min())
             axes.set_ylim(

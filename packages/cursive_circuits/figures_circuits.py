@@ -17,6 +17,7 @@ from interp_core.plotting import DIVERGING, INDUCTION, INK, centred, drawing, no
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 _READ = {"k": "keys", "q": "queries", "v": "values"}
+NOISE = 4.0  # z that the largest of a few hundred random pairs seldom reaches
 
 
 def plot_attention_pattern(
@@ -108,7 +109,7 @@ def circles(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         )
         note(
             figure,
-            "mean over query directions; title: largest deviation · the angle explains at most "
+            f"mean over query directions; title: largest deviation · the angle explains at most "
             f"{share:.0%} of a map",
         )
 
@@ -145,7 +146,7 @@ def kernels(arrays: Arrays, name: str, path: Path) -> None:
 
 
 def characters(arrays: Arrays, alphabet: str, best: tuple[int, int], path: Path) -> None:
-    """What attending to a character adds to the logits of directions, for one cross-attention head."""
+    """What attending to a character adds to the logits of directions, by one cross head."""
     values = arrays["cross_ov"][best]
     used = [i for i, letter in enumerate(alphabet) if letter != " "]
     with drawing(path, width=9.5, height=0.24 * len(used) + 2.0) as figure:
@@ -171,15 +172,24 @@ def characters(arrays: Arrays, alphabet: str, best: tuple[int, int], path: Path)
 
 
 def composition(arrays: Arrays, name: str, path: Path) -> None:
-    """z of every pair: keys, queries and values of self-attention against earlier heads of both
-    kinds.
+    """z of every pair: keys, queries and values of self-attention against earlier heads.
+
+    A kind of writer none of whose pairs reaches NOISE is not drawn: its largest z is in the note.
     """
     layers, heads = arrays["self_k_z"].shape[:2]
     n = layers * heads
-    shown = [(writer, reads) for writer in ("self", "cross") for reads in ("k", "q", "v")]
-    scale = centred(np.stack([arrays[f"{writer}_{reads}_z"] for writer, reads in shown]), least=4.0)
-    with drawing(path, width=11.5, height=8.0) as figure:
-        grid = figure.subplots(2, 3, sharex=True, sharey=True)
+    largest = {
+        writer: max(float(arrays[f"{writer}_{reads}_z"].max()) for reads in _READ)
+        for writer in ("self", "cross")
+    }
+    writers = [writer for writer, z in largest.items() if writer == "self" or z >= NOISE]
+    shown = [(writer, reads) for writer in writers for reads in _READ]
+    scale = centred(
+        np.stack([arrays[f"{writer}_{reads}_z"] for writer, reads in shown]), least=NOISE
+    )
+
+    with drawing(path, width=14.0, height=4.6 * len(writers) + 0.8) as figure:
+        grid = figure.subplots(len(writers), 3, sharex=True, squeeze=False)
         for axes, (writer, reads) in zip(grid.flat, shown, strict=True):
             values = arrays[f"{writer}_{reads}_z"].reshape(n, n)
             axes.imshow(values, origin="lower", cmap=DIVERGING, norm=scale, interpolation="nearest")
@@ -187,9 +197,9 @@ def composition(arrays: Arrays, name: str, path: Path) -> None:
                 axes.axhline(edge - 0.5, color=INK, linewidth=0.5)
                 axes.axvline(edge - 0.5, color=INK, linewidth=0.5)
             axes.set_title(f"{writer}-attention into {_READ[reads]}")
-            middles = np.arange(layers) * heads + (heads - 1) / 2
-            axes.set_xticks(middles, [f"layer {layer}" for layer in range(layers)])
-            axes.set_yticks(middles, [f"layer {layer}" for layer in range(layers)])
+            letter = "H" if writer == "self" else "X"
+            axes.set_xticks(range(n), _names(layers, heads, "H"), rotation=90, fontsize=9)
+            axes.set_yticks(range(n), _names(layers, heads, letter), fontsize=9)
         for axes in grid[-1]:
             axes.set_xlabel("reader")
         for axes in grid[:, 0]:
@@ -201,3 +211,14 @@ def composition(arrays: Arrays, name: str, path: Path) -> None:
             pad=0.01,
         )
         figure.suptitle(f"{name}: composition of heads, from weights")
+        if len(writers) == 1:
+            note(
+                figure,
+                f"writers of cross-attention are not drawn: none of their pairs is above "
+                f"z = {largest['cross']:.1f}",
+            )
+
+
+def _names(layers: int, heads: int, letter: str) -> list[str]:
+    """Every head's name, in the order of the map."""
+    return [f"L{layer}{letter}{head}" for layer in range(layers) for head in range(heads)]

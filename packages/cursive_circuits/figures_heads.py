@@ -89,8 +89,8 @@ def score_maps(scores: Arrays, family: str, name: str, path: Path) -> None:
             axes.set_xlabel("head")
         row[0].set_ylabel("layer")
         figure.suptitle(
-            f"{name}: what heads look at ({_TITLES[family].replace(chr(10), ' ')}), share of "
-            "attention"
+            f"{name}: what heads look at ({_TITLES[family].replace(chr(10), ' ')}), "
+            f"share of attention"
         )
 
 
@@ -112,9 +112,12 @@ def _numbers(axes: Axes, values: np.ndarray) -> None:
 def offsets(
     profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int], path: Path
 ) -> None:
-    """Attention of each model's best head around the earlier occurrence."""
+    """Attention of each model's best head around the earlier occurrence, on one axis."""
     with drawing(path, width=5.0 * len(profiles), height=4.2) as figure:
-        row = np.ravel(figure.subplots(1, len(profiles)))
+        # One axis for all: a head that looks nowhere must not look like one that does.
+        row = np.ravel(figure.subplots(1, len(profiles), sharey=True))
+        top = max(float(profile[:, 2].max()) for _, profile in profiles.values())
+
         for axes, (name, (head, profile)) in zip(row, profiles.items(), strict=True):
             colours = [
                 INDUCTION if place > 0 else DUPLICATE_TOKEN if place == 0 else NULL
@@ -130,15 +133,15 @@ def offsets(
                 linewidth=1.5,
             )
             axes.set_xticks(places, [f"{place:+d}" if place else "0" for place in places])
-            axes.set_ylim(0, max(0.1, 1.15 * profile[:, 2].max()))
+            axes.set_ylim(0, max(0.1, 1.15 * top))
             axes.set_xlabel("tokens from the earlier occurrence")
             axes.set_title(f"{name}, {head}")
         row[0].set_ylabel("attention")
         figure.suptitle("Where the head with the highest excess looks")
         note(
             figure,
-            "blue: after the earlier occurrence (+1, +2: what an induction head reads) · pink: "
-            "that occurrence\n"
+            "blue: after the earlier occurrence (+1, +2: what an induction head reads) · "
+            "pink: that occurrence\n"
             "95 % intervals over prompts",
         )
 
@@ -159,7 +162,7 @@ def gain(report: Report, path: Path) -> None:
                 found = [report[text][key][kind] for kind in kinds]
                 at = np.arange(len(kinds)) + 0.19 * (place - 1.5)
                 values = np.array([entry["value"] for entry in found])
-                ends = np.array([entry["ci"] for entry in found]).T
+                ends = np.array([[entry["low"], entry["high"]] for entry in found]).T
                 axes.errorbar(
                     at,
                     values,
@@ -211,7 +214,7 @@ def alignment(arrays: Arrays, report: Report, path: Path) -> None:
         row[0].set_ylabel("layer")
         figure.suptitle("Where cross-attention reads, against the letter that is written")
         evenly = (
-            "attention spread evenly over the text would err by "
+            f"attention spread evenly over the text would err by "
             f"{report['uniform_error']['value']:.2f} letters"
             if "error" in arrays
             else "the bank does not say which stroke belongs to which letter"

@@ -1,4 +1,4 @@
-"""Handwriting on the page: samples, attention over the ink, and ink before and after an ablation."""
+"""Handwriting on the page: samples, attention over the ink, ink before and after an ablation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,31 +155,41 @@ def continued(arrays: Arrays, report: Report, path: Path) -> None:
         figure.suptitle("The control goes on with random strokes (pen lifts drawn too)")
         note(
             figure,
-            "black: the strokes given and the first one again, from the dot on; dashed: what the "
-            "model writes then",
+            "black: the strokes given and the first one again, from the dot on; "
+            "dashed: what the model writes then",
         )
 
 
-def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path: Path) -> None:
-    """Where a self-attention head looks from one stroke of the second copy, and a cross-attention
-    head from every stroke.
+def over_ink(
+    arrays: Arrays, name: str, best: tuple[int, int], cross: tuple[int, int], path: Path
+) -> None:
+    """Where a self-attention head looks from one stroke of the second copy; and, where there is a
+    text, a cross-attention head from every stroke.
     """
+    letters = arrays["letters"]
+    reads = len(letters) > 0
     points, position = arrays["points"], arrays["position"]
     query = int(0.75 * len(points))
     weights = arrays["self"][best][position[query]]
     by_stroke = weights[position] + weights[position - 1]
-    with drawing(path, width=11.0, height=6.2) as figure:
-        panels = figure.subplots(2, 1)
-        _strokes(panels[0], points, by_stroke, INDUCTION)
+    with drawing(path, width=11.0, height=6.2 if reads else 4.6) as figure:
+        panels = np.ravel(figure.subplots(2 if reads else 1, 1))
+        _strokes(panels[0], points, by_stroke, INDUCTION, lifts=not reads)
         panels[0].plot(
             *points[query, :2], marker="o", color=ABLATED, markersize=10, linestyle="none"
         )
         panels[0].set_title(
             f"L{best[0]}H{best[1]}: attention of one place (dot) to each stroke", loc="left"
         )
+        note(
+            figure, "grey: ink · blue, wider: strokes that are attended to · dot: where it is asked"
+        )
         scale = ScalarMappable(Normalize(0, max(0.05, float(by_stroke.max()))), shades(INDUCTION))
         figure.colorbar(scale, ax=panels[0], label="attention", pad=0.01, shrink=0.8)
-        letters = arrays["letters"]
+        if not reads:
+            figure.suptitle(f"{name}: attention over random strokes, drawn twice (pen lifts too)")
+            return
+
         pattern = arrays["cross"][cross][position - 1][:, : len(letters)]
         image = panels[1].imshow(
             pattern.T,
@@ -194,18 +204,22 @@ def over_ink(arrays: Arrays, best: tuple[int, int], cross: tuple[int, int], path
         )
         panels[1].set_xlabel("stroke that is written, first copy then second")
         panels[1].set_ylabel("character")
-        panels[1].axvline(len(points) / 2 - 0.5, color=INK, linewidth=1)
+        # Between two words stand two WORD tokens.
+        for begins in np.flatnonzero(np.diff(position) > 2) + 1:
+            panels[1].axvline(begins - 0.5, color=INK, linewidth=1)
         panels[1].set_title(
             f"L{cross[0]}X{cross[1]}: attention of every stroke to the text", loc="left"
         )
         figure.colorbar(image, ax=panels[1], label="attention", pad=0.01)
+        text = "".join(letters)
         word = "".join(letters[: (len(letters) - 1) // 2])
-        figure.suptitle(f"Attention over the ink of {word!r}, written twice")
+        told = f"{word!r}, written twice" if text == f"{word} {word}" else repr(text)
+        figure.suptitle(f"{name}: attention over the ink of {told}")
 
 
-def _strokes(axes: Axes, points: Points, weights: np.ndarray, colour: str) -> None:
-    """Strokes coloured by weight on a pale word."""
-    drawn = [i for i in range(1, len(points)) if points[i, 2]]
+def _strokes(axes: Axes, points: Points, weights: np.ndarray, colour: str, *, lifts: bool) -> None:
+    """Strokes coloured by weight on a pale word; with `lifts`, what the pen skips too."""
+    drawn = [i for i in range(1, len(points)) if points[i, 2] or lifts]
     segments = [points[i - 1 : i + 1, :2] for i in drawn]
     axes.add_collection(LineCollection(segments, colors=GRID, linewidths=2.0))
     top = max(0.05, float(weights.max()))

@@ -1,12 +1,19 @@
-"""Ablation: what copying loses without heads, against layer-matched random heads, and what is
-specific to copying.
+"""Ablation: what copying loses without heads, what is specific to copying, and the verdict.
 
 Copy-specific harm is the rise of the loss at the copied tokens minus its rise at the same tokens,
 at the same places, after a first word that holds nothing to copy. A head that merely helps to write
-hurts both alike.
+hurts both alike. Both parts are reported: a difference is also large where the control gets
+cheaper.
+
+Two kinds of ablation. *Total*: other heads run on, so that whatever feeds the copying heads hurts
+as much as they do. *Direct*: every other head collects what it collected before, so that only what
+the heads themselves write to the prediction is lost. The verdict rests on direct harm, because
+random sets that hold a feeding head leave the total one without power.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,31 +30,40 @@ from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
-from interp_core.statistics.resampling import mean_interval
+from interp_core.statistics.against_random import AgainstRandom, against_random
+from interp_core.statistics.interval import bootstrap
+from interp_core.statistics.random_sets import matched_sets
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
-Values = Mapping[Head, Tensor]
+Values = dict[Head, Tensor]
+Sets = Sequence[Sequence[Head]]
+Harms = Float[np.ndarray, "set prompt 2"]  # of copied tokens, of the same tokens in the control
 
 
 @torch.no_grad()
 def mean_outputs(
     trained: Trained, stimuli: Stimuli, *, batch_size: int
 ) -> dict[Head, Float[Tensor, " d_head"]]:
-    """z of every head, mean over all places of the control prompts: what it collects when there is
-    nothing to copy.
+    """z of every head, mean over all places of the control prompts.
+
+    It is what a head collects when there is nothing to copy.
     """
     model = trained.model
     totals = {head: torch.zeros(model.d_head, dtype=torch.float64) for head in model.heads}
     count = 0
+
     for part in in_batches(stimuli, batch_size):
         real = torch.from_numpy(part.prompts.control != trained.tokens.pad)
+        count += int(real.sum())
+
         with observing(model) as seen:
             model(*_inputs(model, part.prompts.control, part.control_text))
-        count += int(real.sum())
+
         for head in model.heads:
             z = seen[head.layer, head.kind].z[:, :, head.number].cpu().double()
             totals[head] += z[real].sum(dim=0)
+
     return {head: (total / count).float().to(model.device) for head, total in totals.items()}
 
 
@@ -57,20 +73,32 @@ def copy_losses(
 ) -> Float[np.ndarray, "prompt 2"]:
     """Nats at the copied tokens, prompt means; and at the same places of the control."""
     found = []
+
     for part in in_batches(stimuli, batch_size):
-        sides = ((part.prompts.tokens, part.text), (part.prompts.control, part.control_text))
-        pairs = part.prompts.pairs
-        columns = []
-        for ids, text in sides:
-            logits = trained.model(*_inputs(trained.model, ids, text)).logits
-            at = logits[torch.from_numpy(pairs.batch), torch.from_numpy(pairs.query)]
-            target = torch.from_numpy(ids[pairs.batch, pairs.query + 1]).to(at.device)
-            loss = functional.cross_entropy(at, target, reduction="none").double().cpu().numpy()
-            columns.append(
-                prompt_means(loss, pairs.batch, np.ones(len(pairs), dtype=bool), len(part))
-            )
-        found.append(np.stack(columns, axis=1))
+        sides = [_losses(trained, part, ids, text) for ids, text in _sides(part)]
+        found.append(np.stack(sides, axis=1))
+
     return np.concatenate(found)
+
+
+def _sides(part: Stimuli) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Tokens and text of the prompts, then of their control."""
+    yield part.prompts.tokens, part.text
+    yield part.prompts.control, part.control_text
+
+
+def _losses(
+    trained: Trained, part: Stimuli, ids: np.ndarray, text: np.ndarray
+) -> Float[np.ndarray, " prompt"]:
+    pairs = part.prompts.pairs
+    where, query = torch.from_numpy(pairs.batch), torch.from_numpy(pairs.query)
+
+    logits = trained.model(*_inputs(trained.model, ids, text)).logits[where, query]
+    target = torch.from_numpy(ids[pairs.batch, pairs.query + 1]).to(logits.device)
+    loss = functional.cross_entropy(logits, target, reduction="none").double().cpu().numpy()
+
+    everywhere = np.ones(len(pairs), dtype=bool)
+    return prompt_means(loss, pairs.batch, everywhere, len(part))
 
 
 def _inputs(model: CursiveTransformer, ids: np.ndarray, text: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -80,22 +108,53 @@ def _inputs(model: CursiveTransformer, ids: np.ndarray, text: np.ndarray) -> tup
 def harms(
     trained: Trained,
     stimuli: Stimuli,
-    sets: Sequence[Sequence[Head]],
+    sets: Sets,
     values: Values,
     *,
     batch_size: int,
     label: str,
-) -> Float[np.ndarray, "set prompt 2"]:
-    """Rise of the loss when each set of heads collects constant vectors; columns copied tokens,
-    control.
-    """
+) -> Harms:
+    """Total rise of the loss when each set of heads collects constant vectors."""
     clean = copy_losses(trained, stimuli, batch_size=batch_size)
-    distinct = list(dict.fromkeys(tuple(sorted(heads)) for heads in sets))
-    found = {}
-    for heads in progress(distinct, f"{trained.name}: {label}", unit="set"):
+    found = []
+
+    for heads in progress(list(sets), f"{trained.name}: {label}", unit="set"):
         with trained.model.replacing({head: values[head] for head in heads}):
-            found[heads] = copy_losses(trained, stimuli, batch_size=batch_size) - clean
-    return np.stack([found[tuple(sorted(heads))] for heads in sets])
+            found.append(copy_losses(trained, stimuli, batch_size=batch_size) - clean)
+
+    return np.stack(found)
+
+
+@torch.no_grad()
+def direct_harms(
+    trained: Trained, stimuli: Stimuli, sets: Sets, values: Values, *, batch_size: int
+) -> Harms:
+    """The same while all heads outside the set collect what they collected before.
+
+    What a set writes then reaches the prediction straight or through MLPs, and through no head.
+    """
+    model = trained.model
+    found = np.zeros((len(sets), len(stimuli), 2))
+    start = 0
+
+    for part in progress(
+        list(in_batches(stimuli, batch_size)), f"{trained.name}: direct", unit="batch"
+    ):
+        rows = slice(start, start + len(part))
+        start += len(part)
+
+        for side, (ids, text) in enumerate(_sides(part)):
+            with observing(model) as seen:
+                model(*_inputs(model, ids, text))
+
+            held = {head: seen[head.layer, head.kind].z[:, :, head.number] for head in model.heads}
+            clean = _losses(trained, part, ids, text)
+
+            for number, heads in enumerate(sets):
+                with model.replacing(held | {head: values[head] for head in heads}):
+                    found[number, rows, side] = _losses(trained, part, ids, text) - clean
+
+    return found
 
 
 def ranked(excess: Float[np.ndarray, "layer head"]) -> list[Head]:
@@ -105,23 +164,22 @@ def ranked(excess: Float[np.ndarray, "layer head"]) -> list[Head]:
     return [Head(int(layer), "self", int(head)) for layer, head in places]
 
 
-def matched_sets(
-    top: Sequence[Head], heads: Iterable[Head], draws: int, rng: np.random.Generator
-) -> list[list[Head]]:
-    """Random sets outside `top`, each with a partner for every top head: of its layer and kind
-    while there are any left, else of the nearest layer.
+def stand_ins(
+    k: int, pool: Sequence[Head], rng: np.random.Generator, *, draws: int
+) -> list[tuple[Head, ...]]:
+    """At most `draws` distinct sets of k heads of the pool, of whatever layers.
+
+    All of them when there are no more; a pool of fewer than k heads has none.
     """
-    pool = [head for head in heads if head not in top and head.kind == top[0].kind]
-    sets = []
-    for _ in range(draws):
-        left, chosen = list(pool), []
-        for head in top[: len(pool)]:
-            nearest = min(abs(other.layer - head.layer) for other in left)
-            near = [other for other in left if abs(other.layer - head.layer) == nearest]
-            chosen.append(near[int(rng.integers(len(near)))])
-            left.remove(chosen[-1])
-        sets.append(sorted(chosen))
-    return sets
+    if math.comb(len(pool), k) <= draws:
+        return list(combinations(pool, k))
+
+    found: dict[tuple[Head, ...], None] = {}
+    while len(found) < draws:
+        drawn = np.sort(rng.choice(len(pool), size=k, replace=False))
+        found[tuple(pool[int(i)] for i in drawn)] = None
+
+    return list(found)
 
 
 def ablation_report(
@@ -131,11 +189,12 @@ def ablation_report(
     settings: Interventions,
     tests: Statistics,
     *,
+    matching: Collection[Head],
     batch_size: int,
 ) -> tuple[Arrays, Report]:
-    """Top heads against random ones, dose by dose and with zeros instead of means; every head
-    alone.
+    """Top heads against random ones, directly and in total, dose by dose; every head alone.
 
+    `matching` heads look at what followed the earlier occurrence: no set of others holds them.
     Arrays: `alone` [layer, kind, head, 2]: rise of the loss without one head, at copied tokens and
     in the control.
     """
@@ -143,91 +202,105 @@ def ablation_report(
     rng = np.random.default_rng([settings.seed, 40])
     means = mean_outputs(trained, stimuli, batch_size=batch_size)
     zeros = {head: torch.zeros_like(value) for head, value in means.items()}
+    sizes = {"batch_size": batch_size}
+
     order = ranked(excess)
     top = order[: settings.top]
-    random = matched_sets(top, model.heads, settings.draws, rng)
+    own = [head for head in model.heads if head.kind == "self"]
+
+    # Heads that look at the same place would stand in for one another.
+    others = [head for head in own if head not in top and head not in matching]
+    instead = stand_ins(len(top), others, rng, draws=settings.draws)
+    part = stimuli.part(slice(0, settings.direct_prompts))
+    direct = direct_harms(trained, part, [top, *instead], means, **sizes)
+
     report: Report = {
         "n": len(stimuli),
         "top": [str(head) for head in top],
-        "draws": settings.draws,
+        "direct": _against(direct, tests, rng) | {"heads_to_draw_from": len(others)},
     }
+
+    matched = matched_sets(top, own, rng, draws=settings.dose_draws, without=top)
     for how, values in (("mean", means), ("zero", zeros)):
-        found = harms(
-            trained, stimuli, [top, *random], values, batch_size=batch_size, label=f"{how} ablation"
-        )
-        report[how] = _against(found, tests, rng)
+        sets = [top, *matched.sets]
+        found = harms(trained, stimuli, sets, values, label=f"{how} ablation", **sizes)
+        report[how] = _against(found, tests, rng) | {"sets": matched.words}
+
     report["dose"] = []
     for k in [k for k in settings.dose if 2 * k <= len(order)]:
-        sets = [order[:k], *matched_sets(order[:k], model.heads, settings.dose_draws, rng)]
-        found = harms(trained, stimuli, sets, means, batch_size=batch_size, label=f"{k} heads")
-        report["dose"].append({"k": k, **_against(found, tests, rng)})
-    alone = harms(
-        trained,
-        stimuli,
-        [[head] for head in model.heads],
-        means,
-        batch_size=batch_size,
-        label="each head",
-    )
-    arrays = {"alone": alone.mean(axis=1).reshape(model.n_layers, 2, model.n_heads, 2)}
-    clean = copy_losses(trained, stimuli, batch_size=batch_size).mean(axis=0)
-    report |= {"clean": {"copied": float(clean[0]), "control": float(clean[1])}}
+        matched = matched_sets(order[:k], own, rng, draws=settings.dose_draws, without=order[:k])
+        sets = [order[:k], *matched.sets]
+        found = harms(trained, stimuli, sets, means, label=f"{k} heads", **sizes)
+        report["dose"].append({"k": k, **_against(found, tests, rng), "sets": matched.words})
+
+    each = [[head] for head in model.heads]
+    alone = harms(trained, stimuli, each, means, label="each head", **sizes).mean(axis=1)
+    arrays = {"alone": alone.reshape(model.n_layers, 2, model.n_heads, 2)}
+
+    clean = copy_losses(trained, stimuli, batch_size=batch_size)
+    for side, name in enumerate(("copied", "control")):
+        found = bootstrap(clean[:, side], rng, resamples=tests.resamples, unit="prompts")
+        report[f"clean_{name}"] = found.to_json()
+
     return arrays, report
 
 
-def _against(
-    found: Float[np.ndarray, "set prompt 2"], tests: Statistics, rng: np.random.Generator
-) -> Report:
-    """The first set's rise of the loss with intervals over prompts, and the copy-specific part
-    against the other sets': p = (1 + sets at least as harmful) / (1 + sets).
-    """
+def _against(found: Harms, tests: Statistics, rng: np.random.Generator) -> Report:
+    """The first set's rise of the loss, in parts, and its copy-specific part against other sets."""
     specific = found[..., 0] - found[..., 1]
-    columns = np.stack([found[0, :, 0], found[0, :, 1], specific[0]], axis=1)
-    interval = mean_interval(columns, rng, resamples=tests.resamples)
-    random = specific[1:].mean(axis=1)
-    low, high = np.quantile(random, [0.025, 0.975])
-    named = {
-        name: {
-            "value": float(interval.value[i]),
-            "ci": [float(interval.low[i]), float(interval.high[i])],
-        }
-        for i, name in enumerate(("copied", "control", "specific"))
-    }
-    hits = int((random >= specific[0].mean()).sum())
-    chance = {"mean": float(random.mean()), "low": float(low), "high": float(high)}
-    return named | {"random": chance, "p": (1 + hits) / (1 + len(random))}
+    parts = {"copied": found[0, :, 0], "control": found[0, :, 1], "specific": specific[0]}
+
+    report: Report = {}
+    for name, values in parts.items():
+        interval = bootstrap(values, rng, resamples=tests.resamples, unit="prompts")
+        report[name] = interval.to_json()
+
+    observed, random = float(specific[0].mean()), specific[1:].mean(axis=1)
+    report["against"] = against_random(observed, random, direction="above").to_json()
+    return report
 
 
 def copying_verdict(heads: Report, ablation: Report, tests: Statistics) -> Report:
-    """Whether there are induction heads: excess attention at the induction place, family-wise, AND
-    copy-specific harm without the top heads: its interval clear of zero, at least smallest_loss,
-    and more than all but needed_level of the layer-matched random sets do.
+    """Whether there are induction heads: matching, family-wise, AND direct copy-specific harm.
+
+    Harm counts when copied tokens lose and the difference from the control is clear of zero, is at
+    least smallest_loss, and is beyond the sets of other heads at needed_level.
     """
-    harm = ablation["mean"]["specific"]
-    p = ablation["mean"]["p"]
-    needed = harm["ci"][0] > 0 and harm["value"] >= tests.smallest_loss and p < tests.needed_level
-    found = bool(heads["induction_heads"]) and needed
+    direct = ablation["direct"]
+    harm, copied = direct["specific"], direct["copied"]
+    against = AgainstRandom.from_json(direct["against"])
+
+    clear = harm["low"] > 0 and copied["low"] > 0
+    needed = clear and harm["value"] >= tests.smallest_loss and against.beats(tests.needed_level)
+    matching = bool(heads["induction_heads"])
+
+    if matching and needed:
+        verdict = "induction heads"
+    elif matching:
+        verdict = "heads that look as induction heads do, not shown to write the copy"
+    else:
+        verdict = "no induction heads at this scale"
+
     anywhere = heads["anywhere"]
-    words = (
-        f"best head {heads['best']}: excess {heads['best_excess']:.3f} (anywhere after the earlier "
-        "occurrence: "
-        f"{anywhere['head']} {anywhere['excess']:.3f} at {anywhere['offset']:+d}); without "
-        f"{' '.join(ablation['top'])} "
-        f"copied tokens lose {interval_text(harm['value'], harm['ci'], 3)} nats more than control "
-        "tokens (random sets "
-        f"{ablation['mean']['random']['mean']:.3f}, p = {p:.3f})"
+    look = (
+        f"best head {heads['best']}: excess {heads['best_excess']['value']:.3f} (anywhere after "
+        f"the earlier occurrence: {anywhere['head']} {anywhere['value']:.3f} at "
+        f"{anywhere['offset']:+d})"
     )
-    looking = "heads that look as induction heads do, not shown to be needed more than random ones"
-    verdict = (
-        "induction heads"
-        if found
-        else looking
-        if heads["induction_heads"]
-        else "no induction heads at this scale"
+    parts = {name: _text(direct[name]) for name in ("copied", "control", "specific")}
+    lose = (
+        f"without what {' '.join(ablation['top'])} write to the prediction copied tokens lose "
+        f"{parts['copied']} nats, control tokens {parts['control']}, difference "
+        f"{parts['specific']} ({against.says})"
     )
+
     return {
-        "induction": found,
-        "matching": bool(heads["induction_heads"]),
+        "induction": matching and needed,
+        "matching": matching,
         "needed": needed,
-        "verdict": f"{verdict}: {words}",
+        "verdict": f"{verdict}: {look}; {lose}",
     }
+
+
+def _text(entry: Report) -> str:
+    return interval_text(entry["value"], [entry["low"], entry["high"]], 3)

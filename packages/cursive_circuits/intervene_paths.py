@@ -16,17 +16,19 @@ from scipy.stats import spearmanr
 
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
-from cursive_circuits.model import Head, Kind
+from cursive_circuits.model import Head
 from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
+from interp_core.statistics.interval import Interval
 from interp_core.statistics.resampling import mean_interval
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
+MEASURES = ("attention at the reader's place", "logit of the copied token")
 
 
 @torch.no_grad()
@@ -88,6 +90,7 @@ def path_report(
     """
     paths = list(found)
     intervals = [mean_interval(found[path], rng, resamples=tests.resamples) for path in paths]
+    n = len(next(iter(found.values())))
     weights = np.array([_z(z, *path) for path in paths])
     arrays = {
         "effect": np.stack([interval.value for interval in intervals]),
@@ -96,18 +99,23 @@ def path_report(
         "z": weights,
         "names": np.array([[str(reader), str(writer), reads] for reader, writer, reads in paths]),
     }
-    report: Report = {"n": len(next(iter(found.values())))}
+    report: Report = {"n": n}
     for reads in get_args(Reads):
+        # Values move what is copied, not where a head looks.
         column = 1 if reads == "v" else 0
         mine = np.array([path[2] == reads for path in paths])
         effect = arrays["effect"][mine, column]
         strongest = int(np.flatnonzero(mine)[weights[mine].argmax()])
         largest = int(np.flatnonzero(mine)[effect.argmin()])
-        agreement = float(spearmanr(weights[mine], -effect)[0]) if np.ptp(effect) > 0 else 0.0  # pyright: ignore[reportArgumentType]
+        agreement = 0.0
+        if np.ptp(effect) > 0:
+            agreement = float(spearmanr(weights[mine], -effect)[0])  # pyright: ignore[reportArgumentType]
+
         report[reads] = {
+            "measure": MEASURES[column],
             "agreement": agreement,
-            "by_weights": _path(arrays, strongest, column),
-            "by_effect": _path(arrays, largest, column),
+            "by_weights": _path(arrays, strongest, column, n),
+            "by_effect": _path(arrays, largest, column, n),
             "median_effect": float(np.median(effect)),
         }
     report["verdict"] = _verdict(report)
@@ -120,37 +128,30 @@ def _z(z: Arrays, reader: Head, writer: Head, reads: Reads) -> float:
     )
 
 
-def _path(arrays: Arrays, at: int, column: int) -> Report:
+def _path(arrays: Arrays, at: int, column: int, n: int) -> Report:
     reader, writer, _ = arrays["names"][at]
-    ends = [float(arrays[end][at, column]) for end in ("low", "high")]
-    effect = float(arrays["effect"][at, column])
-    return {
-        "reader": reader,
-        "writer": writer,
-        "z": float(arrays["z"][at]),
-        "effect": effect,
-        "ci": ends,
-    }
+    value, low, high = (float(arrays[end][at, column]) for end in ("effect", "low", "high"))
+    effect = Interval(value, low, high, n, "prompts")
+    named = {"reader": str(reader), "writer": str(writer), "z": float(arrays["z"][at])}
+    return named | effect.to_json()
 
 
 def _verdict(report: Report) -> str:
-    keys, queries = report["k"], report["q"]
+    keys, queries, values = report["k"], report["q"], report["v"]
     chosen = keys["by_weights"]
-    word = (
-        "confirmed"
-        if chosen["ci"][1] < 0 and chosen["effect"] <= 2 * min(keys["median_effect"], 0.0)
-        else "refuted"
-    )
+    falls = chosen["high"] < 0 and chosen["value"] <= 2 * min(keys["median_effect"], 0.0)
+    word = "confirmed" if falls else "not confirmed"
+    ends = [chosen["low"], chosen["high"]]
+
     return (
-        f"K-composition of {chosen['writer']} into {chosen['reader']} (z {chosen['z']:.1f}) "
-        f"{word}: prefix matching "
-        f"{interval_text(chosen['effect'], chosen['ci'], 3)} without it in the keys, median writer "
-        f"{keys['median_effect']:+.3f}; strongest {keys['by_effect']['writer']} "
-        f"{keys['by_effect']['effect']:+.3f}, "
-        f"through queries {queries['by_effect']['writer']} {queries['by_effect']['effect']:+.3f}"
+        f"strongest K-composition, {chosen['writer']} into {chosen['reader']} "
+        f"(z {chosen['z']:.1f}), {word}: attention {interval_text(chosen['value'], ends, 3)} "
+        f"without it in the keys, median writer {keys['median_effect']:+.3f}; largest "
+        f"{_told(keys)} through keys, {_told(queries)} through queries, and {_told(values)} in "
+        f"the copied token's logit through values"
     )
 
 
-def kinds_of(names: np.ndarray) -> list[Kind]:
-    """Kind of the writer of each path."""
-    return ["cross" if "X" in writer else "self" for _, writer, _ in names]
+def _told(reads: Report) -> str:
+    largest = reads["by_effect"]
+    return f"{largest['writer']} {largest['value']:+.3f}"

@@ -17,6 +17,7 @@ from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
+from interp_core.statistics.interval import Interval
 from interp_core.statistics.resampling import mean_interval
 
 Report = dict[str, Any]
@@ -68,21 +69,23 @@ def alignment(
                 if item.letters is None
                 else _letters_of_tokens(trained, item)
             )
-            found.append(_of_word(pattern[:, :, 1 : len(ink) + 1], letters, len(item.text)))
+            # The token at t + 1 is asked about at t; nothing asks about a row's first one.
+            begins = len(trained.tokens.opening) - 1
+            skipped = max(0, -begins)
+            places = pattern[:, :, begins + skipped : begins + len(ink)]
+            found.append(_of_word(places, letters[skipped:], len(item.text)))
     return {name: np.stack([word[name] for word in found]) for name in names}
 
 
 def _letters_of_tokens(trained: Trained, item: Any) -> np.ndarray:
     """The letter of each token of a word; cut steps belong to their point's letter."""
-    ends = [last for _, _, _, last in trained.tokens.steps(item.points)]
-    point = np.concatenate([[0], np.cumsum(ends)[:-1]])
-    return np.repeat(np.array(item.letters)[point], 2)
+    return np.repeat(np.array(item.letters)[trained.tokens.owners(item.points)], 2)
 
 
 def _of_word(
     pattern: Float[np.ndarray, "layer head place character"], letters: np.ndarray, length: int
 ) -> Arrays:
-    """One word's numbers, each [layer, head]; places predict the tokens that `letters` belong to."""
+    """One word's numbers, each [layer, head]; places predict the tokens that `letters` are of."""
     inside = pattern[..., :length]
     distance = np.abs(np.arange(length)[None, :] - letters[:, None])
     most = inside.argmax(axis=-1)
@@ -144,14 +147,15 @@ def alignment_report(
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     rank = -arrays["error"] if "error" in arrays else arrays["monotone"]
     layer, head = np.unravel_index(rank.argmax(), rank.shape)
-    best = {name: _at(arrays, name, int(layer), int(head)) for name in found}
+    n = len(found["monotone"])
+    best = {name: _at(arrays, name, int(layer), int(head), n) for name in found}
     return arrays, {
-        "n": len(found["monotone"]),
+        "n": n,
         "best": str(Head(int(layer), "cross", int(head))),
         **best,
     }
 
 
-def _at(arrays: Arrays, name: str, layer: int, head: int) -> Report:
+def _at(arrays: Arrays, name: str, layer: int, head: int, n: int) -> Report:
     value, low, high = (float(arrays[f"{name}{end}"][layer, head]) for end in ("", "_low", "_high"))
-    return {"value": value, "ci": [low, high]}
+    return Interval(value, low, high, n, "words").to_json()

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from cursive_circuits.data_bank import Item
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from interp_core.errors import InputError
 
 
-def bank_report(items: Sequence[Item], tokens: Tokens, context: int) -> dict[str, Any]:
+def bank_report(items: Sequence[Item], tokens: Vocabulary, context: int) -> dict[str, Any]:
     """Counts, lengths and drift (canvas heights) of a bank.
 
     InputError names the first word whose repetition is longer than the model's context.
@@ -21,7 +21,7 @@ def bank_report(items: Sequence[Item], tokens: Tokens, context: int) -> dict[str
         if 2 * length + 5 > context:
             raise InputError(
                 f"item {number}, {item.text!r} by {item.author}: twice {length} tokens are more "
-                "than the context of "
+                f"than the context of "
                 f"{context}: raise the configuration's context or leave the word out"
             )
         lengths.append(length)
@@ -38,8 +38,8 @@ def bank_report(items: Sequence[Item], tokens: Tokens, context: int) -> dict[str
         "largest_drift": float(np.max(drifts)),
     }
     report["verdict"] = (
-        f"{report['items']:,} words by {report['writers']} writers, {report['tokens_a_word']:.0f} "
-        "tokens a word, "
+        f"{report['items']:,} words by {report['writers']} writers, "
+        f"{report['tokens_a_word']:.0f} tokens a word, "
         f"largest drift {report['largest_drift']:.4f} canvas heights"
     )
     return report

@@ -1,8 +1,8 @@
 """QK and OV circuits with LayerNorm folded in, biases and 1/sqrt(d_head), and what they do on
 strokes and characters.
 
-Symbols are those of Elhage et al. 2021. Folded matrices act on the centred and scaled residual stream with a one
-appended, so that biases are rows of the matrices:
+Symbols are those of Elhage et al. 2021. Folded matrices act on the centred and scaled residual
+stream with a one appended, so that biases are rows of the matrices:
     score(t, s) = [x_t, 1] W_Q R(t - s) W_K^T [x_s, 1]^T / sqrt(d_head)
 In cross-attention the keys' side is the text as the model reads it, which no norm precedes.
 """

@@ -1,9 +1,9 @@
 """Composition of heads from weights: what earlier heads write against what a self-attention head
 reads.
 
-|W_OV W_read| / (|W_OV| |W_read|) as in Elhage et al. 2021, Frobenius norms, rotary turns averaged; z against writers of
-the same singular values whose outputs point in random directions. The raw score of random matrices is about
-1 / sqrt(d_model), not zero. Induction is K-composition.
+|W_OV W_read| / (|W_OV| |W_read|) as in Elhage et al. 2021, Frobenius norms, rotary turns averaged;
+z against writers of the same singular values whose outputs point in random directions. The raw
+score of random matrices is about 1 / sqrt(d_model), not zero. Induction is K-composition.
 """
 
 from dataclasses import dataclass
@@ -113,11 +113,19 @@ def compositions(
 
 
 def _strongest(z: np.ndarray, score: np.ndarray, writer: Kind, n: int = 10) -> list[Report]:
-    order = np.argsort(-z, axis=None, kind="stable")[:n]
+    # Only pairs whose writer comes first: a real pair below zero is behind no zero of the others.
+    a, _, c, _ = np.indices(z.shape)
+    before = np.where(a < c, z, -np.inf)
+    order = np.argsort(-before, axis=None, kind="stable")[: min(n, int((a < c).sum()))]
+
     pairs = []
     for flat in order:
-        a, b, c, d = (int(i) for i in np.unravel_index(flat, z.shape))
-        if a < c:
-            names = {"writer": str(Head(a, writer, b)), "reader": str(Head(c, "self", d))}
-            pairs.append(names | {"z": float(z[a, b, c, d]), "score": float(score[a, b, c, d])})
+        place = tuple(int(i) for i in np.unravel_index(flat, z.shape))
+        layer, head, reader_layer, reader = place
+        names = {
+            "writer": str(Head(layer, writer, head)),
+            "reader": str(Head(reader_layer, "self", reader)),
+        }
+        pairs.append(names | {"z": float(z[place]), "score": float(score[place])})
+
     return pairs

@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from cursive_circuits.data_stimuli import Stimuli
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.model import Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
+from interp_core.statistics.interval import Interval, bootstrap
 from interp_core.statistics.resampling import mean_interval, sign_flip_threshold
 
 Report = dict[str, Any]
@@ -40,7 +41,7 @@ class Asked:
     where: Bool[np.ndarray, " pair"]
 
 
-def asked(stimuli: Stimuli, tokens: Tokens) -> dict[str, Asked]:
+def asked(stimuli: Stimuli, tokens: Vocabulary) -> dict[str, Asked]:
     """Every score as keys.
 
     `prefix_matching` the token after the earlier occurrence (`_direction`, `_radius`: at queries of
@@ -191,21 +192,16 @@ def head_report(
     layer, head = (
         int(n) for n in np.unravel_index(arrays["excess"].argmax(), arrays["excess"].shape)
     )
-    top = {
-        name: float(arrays[name][layer, head])
-        for name in ("excess", "excess_low", "excess_high", "p")
-    }
     report: Report = {
         "n": len(each),
         "induction_heads": _named(arrays["induction"]),
         "relays": _named(arrays["relay"]),
         "best": str(Head(layer, "self", head)),
-        "best_excess": top["excess"],
-        "best_excess_ci": [top["excess_low"], top["excess_high"]],
-        "best_p": top["p"],
+        "best_excess": _interval(arrays, "excess", layer, head, len(each)),
+        "best_p": float(arrays["p"][layer, head]),
         "anywhere": _anywhere(each, tests, rng),
         "largest": {
-            name: _largest(arrays, name)
+            name: _largest(arrays, name, int((~np.isnan(scores[name]).any(axis=(1, 2))).sum()))
             for name in scores
             if "/" not in name and f"{name}_low" in arrays
         },
@@ -224,21 +220,22 @@ def _anywhere(
     offset, layer, head = (
         int(n) for n in np.unravel_index(each.mean(axis=0).argmax(), each.shape[1:])
     )
-    interval = mean_interval(each[:, offset, layer, head], rng, resamples=tests.resamples)
-    ends = [float(interval.low), float(interval.high)]
+    there = each[:, offset, layer, head]
+    interval = bootstrap(there, rng, resamples=tests.resamples, unit="prompts")
     named = {"head": str(Head(layer, "self", head)), "offset": AFTER[offset]}
-    return named | {"excess": float(interval.value), "ci": ends}
+    return named | interval.to_json()
 
 
-def _largest(arrays: Arrays, name: str) -> Report:
+def _largest(arrays: Arrays, name: str, n: int) -> Report:
     """The head with the largest score of a kind."""
     layer, head = np.unravel_index(arrays[name].argmax(), arrays[name].shape)
-    ends = [float(arrays[f"{name}_{end}"][layer, head]) for end in ("low", "high")]
-    return {
-        "head": str(Head(int(layer), "self", int(head))),
-        "value": float(arrays[name].max()),
-        "ci": ends,
-    }
+    named = {"head": str(Head(int(layer), "self", int(head)))}
+    return named | _interval(arrays, name, int(layer), int(head), n)
+
+
+def _interval(arrays: Arrays, name: str, layer: int, head: int, n: int) -> Report:
+    value, low, high = (float(arrays[f"{name}{end}"][layer, head]) for end in ("", "_low", "_high"))
+    return Interval(value, low, high, n, "prompts").to_json()
 
 
 def offset_profile(arrays: Arrays, layer: int, head: int) -> Float[np.ndarray, "offset 3"]:

@@ -6,14 +6,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.model import CursiveTransformer
 
 
 @torch.no_grad()
 def losses(
     model: CursiveTransformer,
-    tokens: Tokens,
+    tokens: Vocabulary,
     ids: Int[Tensor, "row position"],
     text: Int[Tensor, "row character"] | None,
 ) -> dict[str, Float[np.ndarray, "row target"]]:

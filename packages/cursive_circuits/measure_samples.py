@@ -4,20 +4,21 @@ Curves are compared by dynamic time warping of points at equal distances along t
 centred and scaled. What true ink of other writers scores on the same candidates is the yardstick.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cursive_circuits.data import Words, stacked_text
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
 from cursive_circuits.model_sampling import sample
-from cursive_circuits.params import Sampling, Statistics
+from cursive_circuits.params import Sampling
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
-from interp_core.statistics.resampling import mean_interval
+from interp_core.statistics.interval import Interval, mean_share
 
 Report = dict[str, Any]
 
@@ -25,18 +26,26 @@ Report = dict[str, Any]
 def candidates(words: Words, settings: Sampling) -> tuple[list[Item], list[Item]]:
     """Different held-out words, each by two writers: the rendered candidates, and the true ink that
     is read back.
+
+    A bank of one writer has candidates and no true ink.
     """
     rng = np.random.default_rng([settings.seed, 50])
     by_word: dict[str, list[Item]] = {}
     for item in words.items:
         by_word.setdefault(item.text, []).append(item)
-    pairs = [items for items in by_word.values() if len({item.author for item in items}) > 1]
+    alone = len(words.by_author) == 1
+    pairs = [
+        items for items in by_word.values() if alone or len({item.author for item in items}) > 1
+    ]
     if len(pairs) < settings.words:
+        written = "" if alone else " with two writers"
         raise InputError(
-            f"{len(pairs)} held-out words have two writers; lower sampling.words ({settings.words})"
+            f"{len(pairs)} held-out words{written}; lower sampling.words ({settings.words})"
         )
     chosen = [pairs[int(i)] for i in rng.permutation(len(pairs))[: settings.words]]
     rendered = [items[0] for items in chosen]
+    if alone:
+        return rendered, []
     true = [next(item for item in items if item.author != items[0].author) for items in chosen]
     return rendered, true
 
@@ -110,42 +119,58 @@ def read_back(
 
 
 def sample_report(
-    trained: Trained, words: Words, settings: Sampling, tests: Statistics
+    trained: Trained, words: Words, settings: Sampling
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Accuracy of reading samples and true ink among the candidates, with intervals over inks.
+    """Accuracy of reading samples and true ink among the candidates, with intervals over words.
+
+    "Read" means that the nearest of the candidates is the word. Inks of one word are easy or hard
+    together, so that words are what is resampled.
 
     Arrays: `shown/<i>` points of the first samples, `true/<i>` of the same words' true ink,
-    `distance` and `true_distance` [ink, candidate].
+    `distance` and `true_distance` [ink, candidate]. With one writer the true ink is the candidates'
+    own, and is not read back: the report has no `true_ink` and no `legible`.
     """
     rendered, true = candidates(words, settings)
-    spelt = [item.text for item in rendered] * settings.samples
+    names = [item.text for item in rendered]
+    spelt = names * settings.samples
     inks = written(trained, words, spelt, settings)
+
     shapes = [_as_decoded(trained, item) for item in rendered]
     distance = read_back(inks, shapes, settings)
-    true_distance = read_back([_as_decoded(trained, item) for item in true], shapes, settings)
-    right = (distance.argmin(axis=1) == np.arange(len(inks)) % len(rendered)) & np.isfinite(
-        distance[:, 0]
-    )
-    true_right = true_distance.argmin(axis=1) == np.arange(len(true))
-    rng = np.random.default_rng([settings.seed, 51])
-    read, yardstick = (_accuracy(hits, tests, rng) for hits in (right, true_right))
+
+    right = read_right(distance, spelt, names)
+    read = by_word(right, spelt).to_json()
     report = {
         "samples": read,
-        "true_ink": yardstick,
+        "inks": len(inks),
         "chance": 1 / len(rendered),
         "shown": spelt[: settings.shown],
         "shown_right": int(right[: settings.shown].sum()),
+    }
+    arrays = {f"shown/{i}": inks[i] for i in range(settings.shown)}
+    arrays |= {f"true/{i}": (true or rendered)[i].points for i in range(settings.shown)}
+    arrays |= {"distance": distance}
+    if not true:
+        report["verdict"] = (
+            f"{read['value']:.2f} of {len(inks)} samples of {read['n']} words are nearest to their "
+            f"own word of {len(rendered)}; the bank has one writer, so there is no other's ink to "
+            "compare with"
+        )
+        return arrays, report
+
+    true_distance = read_back([_as_decoded(trained, item) for item in true], shapes, settings)
+    spelt_true = [item.text for item in true]
+    yardstick = by_word(read_right(true_distance, spelt_true, names), spelt_true).to_json()
+    report |= {
+        "true_ink": yardstick,
         "legible": read["value"] >= yardstick["value"] - settings.margin,
     }
     word = "legible" if report["legible"] else "not legible"
     report["verdict"] = (
-        f"{word}: {read['value']:.2f} of {read['n']} samples are read right among {len(rendered)} "
-        "words, true ink "
-        f"{yardstick['value']:.2f}"
+        f"{word}: {read['value']:.2f} of {len(inks)} samples of {read['n']} words are nearest to "
+        f"their own word of {len(rendered)}, true ink {yardstick['value']:.2f}"
     )
-    arrays = {f"shown/{i}": inks[i] for i in range(settings.shown)}
-    arrays |= {f"true/{i}": true[i].points for i in range(settings.shown)}
-    return arrays | {"distance": distance, "true_distance": true_distance}, report
+    return arrays | {"true_distance": true_distance}, report
 
 
 def _as_decoded(trained: Trained, item: Item) -> Points:
@@ -153,10 +178,22 @@ def _as_decoded(trained: Trained, item: Item) -> Points:
     return trained.tokens.first_word(trained.tokens.row([trained.tokens.encode(item.points)]))
 
 
-def _accuracy(hits: np.ndarray, tests: Statistics, rng: np.random.Generator) -> Report:
-    interval = mean_interval(hits.astype(np.float64), rng, resamples=tests.resamples)
-    return {
-        "value": float(interval.value),
-        "ci": [float(interval.low), float(interval.high)],
-        "n": len(hits),
-    }
+def read_right(
+    distance: Float[np.ndarray, "ink candidate"], spelt: Sequence[str], names: Sequence[str]
+) -> Bool[np.ndarray, " ink"]:
+    """Whether the nearest candidate of each ink has the spelling that was asked for.
+
+    An ink of no strokes is nearest to none.
+    """
+    nearest = [names[int(i)] for i in distance.argmin(axis=1)]
+    same = np.array([found == asked for found, asked in zip(nearest, spelt, strict=True)])
+    return same & np.isfinite(distance).any(axis=1)
+
+
+def by_word(right: Bool[np.ndarray, " ink"], spelt: Sequence[str]) -> Interval:
+    """Share of inks read right; the interval is over words, each with the share of its own inks."""
+    shares: dict[str, list[bool]] = {}
+    for word, hit in zip(spelt, right, strict=True):
+        shares.setdefault(word, []).append(bool(hit))
+
+    return mean_share(np.array([np.mean(hits) for hits in shares.values()]), unit="words")

@@ -15,10 +15,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cursive_circuits.model_blocks import Attention, Block, Reads
 from cursive_circuits.model_shape import NO_CHARACTER, Shape
 from interp_core.errors import InputError
+from interp_core.statistics.heads import read_name
 
 Kind = Literal["self", "cross"]
 KINDS: tuple[Kind, Kind] = ("self", "cross")
@@ -33,6 +35,12 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.number}"
+
+    @classmethod
+    def read(cls, name: str) -> "Head":
+        """The inverse of str. InputError for anything else."""
+        layer, letter, number = read_name(name, kinds="HX", example="L1H2 or L1X2")
+        return cls(layer, "self" if letter == "H" else "cross", number)
 
 
 class Output(NamedTuple):
@@ -59,7 +67,7 @@ class Cache:
 
 
 class CursiveTransformer(nn.Module):
-    """Stroke tokens and characters in, logits of the next stroke token out (unembedding not tied)."""
+    """Stroke tokens and characters in, logits of the next stroke token out (untied unembedding)."""
 
     def __init__(self, shape: Shape, *, vocabulary: int, alphabet: int, seed: int) -> None:
         super().__init__()
@@ -149,21 +157,25 @@ class CursiveTransformer(nn.Module):
 
     def read_text(
         self, text: Int[Tensor, "row character"] | None, rows: int
-    ) -> tuple[Float[Tensor, "row character d_model"], Float[Tensor, "row 1 1 character"] | None]:
+    ) -> tuple[Float[Tensor, "row read d_model"], Float[Tensor, "row 1 1 read"] | None]:
         """What cross-attention reads, and its mask.
 
-        The first place is always visible: it stands for "no text".
+        The first place is always visible: it stands for "no text". A model that does not mask its
+        padding reads every text as long as the longest, so that its length is always the same.
         """
         if text is None:
             text = torch.full((rows, 1), NO_CHARACTER, device=self.device)
         if text.shape[1] > self.shape.characters:
             raise InputError(
-                f"a text of {text.shape[1]} characters is longer than the {self.shape.characters} "
-                "it reads"
+                f"a text of {text.shape[1]} characters is longer than the "
+                f"{self.shape.characters} it reads"
             )
-        memory = self.character(text) + self.character_place.weight[: text.shape[1]]
         if not self.shape.mask_padding:
-            return memory, None
+            text = functional.pad(
+                text, (0, self.shape.characters - text.shape[1]), value=NO_CHARACTER
+            )
+            return self.character(text) + self.character_place.weight, None
+        memory = self.character(text) + self.character_place.weight[: text.shape[1]]
         hidden = text == NO_CHARACTER
         hidden[:, 0] = False
         return memory, torch.zeros_like(hidden, dtype=memory.dtype).masked_fill(hidden, -torch.inf)[

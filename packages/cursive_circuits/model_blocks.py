@@ -18,7 +18,7 @@ Watch = Callable[
 
 
 class Attention(nn.Module):
-    """Heads of one layer and kind: the rows of q, kv belong to heads, and so do the COLUMNS of out."""
+    """Heads of one layer and kind: the rows of q, kv belong to heads, also the COLUMNS of out."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

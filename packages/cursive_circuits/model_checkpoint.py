@@ -4,19 +4,26 @@ Nothing is left out or guessed.
 
 Their attention packs queries, keys and values in one map (c_attn: d rows each), cross-attention
 keys and values in another (c_attn_kv); `attn.bias` is no weight but their causal mask, and is
-checked to be one.
+checked to be one. Rows of tokens are put in the order of `Vocabulary`. They read texts padded to
+the longest they know, and see the padding.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cursive_circuits.data_public_tokens import PublicTokens
+from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
+from cursive_circuits.params import CursiveCircuits
+from cursive_circuits.run_directory import Trained, open_run
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_weights
+from interp_core.files.params import check
 
 _OUTSIDE = {
     "transformer.wte.weight": "embed.weight",
@@ -40,19 +47,38 @@ _IN_BLOCK = {
 }
 
 
-def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> CursiveTransformer:
+def open_trained(path: Path, params: CursiveCircuits) -> Trained:
+    """A run directory, or a public checkpoint beside the settings that its file does not hold."""
+    if path.is_dir():
+        return open_run(path)
+    shape = params.configurations[params.handwriting.configuration]
+    tokens, alphabet = PublicTokens(), params.bank.alphabet
+    return Trained(
+        checkpoint_stem(path),
+        load_public(path, shape, tokens=tokens, alphabet=alphabet),
+        tokens,
+        alphabet,
+    )
+
+
+def load_public(
+    path: Path, shape: Shape, *, tokens: Vocabulary, alphabet: str
+) -> CursiveTransformer:
     """A model with a public checkpoint's weights, in eval mode.
 
-    InputError for a file that is missing or damaged, a configuration with rotary positions, keys
-    that are missing or surplus (all are listed), and tensors of another vocabulary, alphabet, width
-    or depth.
+    Its sizes are the file's; `shape` adds what no tensor says, the number of heads.
+
+    InputError for a file that is missing or damaged, tokens that are not the public ones, keys that
+    are missing or surplus (all are listed), and tensors of another vocabulary, alphabet or width.
     """
-    if shape.positions != "learned":
+    if not isinstance(tokens, PublicTokens):
         raise InputError(
-            f"{path}: public checkpoints have learned positions; choose the configuration `public`"
+            f"{path}: a public checkpoint knows the public tokens alone; other tokens mean other "
+            "strokes"
         )
-    model = CursiveTransformer(shape, vocabulary=vocabulary, alphabet=alphabet, seed=0)
+
     found = _read(path)
+    shape = _shape_of(found, shape, path)
     wanted = public_names(shape)
     masks = {f"transformer.h.{layer}.attn.bias" for layer in range(shape.layers)}
     missing, surplus = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted) - masks)
@@ -70,19 +96,59 @@ def load_public(path: Path, shape: Shape, *, vocabulary: int, alphabet: int) -> 
             found[name].bool().squeeze(), torch.ones_like(found[name].bool().squeeze()).tril()
         ):
             raise InputError(f"{path}: {name} is not a causal mask")
+    _speaks(found, tokens, alphabet, path)
+
     ours: dict[str, Tensor] = {}
     for name, targets in wanted.items():
         for target, part in zip(targets, _split(found[name], targets, shape.d_model), strict=True):
             ours[target] = part
+    order = torch.from_numpy(tokens.public_ids)
+    for name in ("embed.weight", "unembed.weight"):
+        ours[name] = ours[name][order]
+
+    model = CursiveTransformer(shape, vocabulary=tokens.size, alphabet=len(alphabet), seed=0)
     for name, tensor in model.state_dict().items():
         if ours[name].shape != tensor.shape:
             raise InputError(
-                f"{path}: {name} is {list(ours[name].shape)}, the configuration needs "
-                f"{list(tensor.shape)}: choose "
-                "tokens, alphabet and configuration of the checkpoint"
+                f"{path}: {name} is {list(ours[name].shape)}, its other tensors need "
+                f"{list(tensor.shape)}"
             )
     model.load_state_dict(ours, strict=True)
     return model.eval()
+
+
+def _shape_of(found: dict[str, Tensor], shape: Shape, path: Path) -> Shape:
+    """The sizes that the tensors have, and what public models are: learned positions, tanh's GELU,
+    no mask.
+    """
+    if missing := [name for name in _OUTSIDE if name not in found]:
+        raise InputError(f"{path}: not a public checkpoint: missing {', '.join(missing)}")
+    blocks = [int(name.split(".")[2]) for name in found if re.match(r"transformer\.h\.\d+\.", name)]
+    sizes = {
+        "layers": max(blocks, default=0) + 1,
+        "d_model": found["transformer.wte.weight"].shape[1],
+        "context": found["transformer.wpe.weight"].shape[0],
+        "characters": found["transformer.wcpe.weight"].shape[0],
+    }
+    kinds = {"positions": "learned", "gelu": "tanh", "mask_padding": False}
+    return check(Shape, shape.model_dump() | sizes | kinds, where=str(path))
+
+
+def _speaks(found: dict[str, Tensor], tokens: PublicTokens, alphabet: str, path: Path) -> None:
+    """InputError for another vocabulary or alphabet."""
+    ids = found["transformer.wte.weight"].shape[0]
+    if ids != tokens.size:
+        raise InputError(
+            f"{path}: has {ids} tokens, the public tokenizer {tokens.size}: it was trained with "
+            "another version of it"
+        )
+    characters = found["transformer.wce.weight"].shape[0] - 1
+    if characters != len(alphabet):
+        raise InputError(
+            f"{path}: knows {characters} characters, `bank.alphabet` has {len(alphabet)}: name its "
+            "own, in its order "
+            "(the profile paper has the public one)"
+        )
 
 
 def checkpoint_stem(path: Path) -> str:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.model import CursiveTransformer
 from interp_core.errors import InputError
 
@@ -13,7 +13,7 @@ from interp_core.errors import InputError
 @torch.no_grad()
 def sample(
     model: CursiveTransformer,
-    tokens: Tokens,
+    tokens: Vocabulary,
     text: Int[Tensor, "row character"],
     *,
     temperature: float,
@@ -21,8 +21,8 @@ def sample(
     generator: torch.Generator,
     prompt: Int[Tensor, "row position"] | None = None,
 ) -> list[Int[np.ndarray, "_"]]:
-    """For each text a row that begins with `prompt` (by default WORD WORD), then at most `longest`
-    sampled tokens, until END or the next WORD. Only tokens that may stand there are drawn:
+    """For each text a row that begins with `prompt` (by default its tokens' own), then at most
+    `longest` sampled ones, until END or the next WORD. Only tokens that may stand there are drawn:
     directions, WORD and END at even places, radii at odd ones. At the same place of a row every row
     draws the same number, whatever was drawn before.
 
@@ -32,7 +32,7 @@ def sample(
         raise InputError(f"temperature must be above 0, got {temperature}")
     rows = len(text)
     if prompt is None:
-        prompt = torch.full((rows, 2), tokens.word)
+        prompt = torch.from_numpy(tokens.prompt).expand(rows, -1)
     ids = prompt.to(model.device)
     cache = model.empty_cache(rows, ids.shape[1] + longest)
     logits = model(ids, text, cache=cache).logits[:, -1]
@@ -56,7 +56,7 @@ def sample(
     return [row[~np.isin(row, [tokens.pad, tokens.end])] for row in written]
 
 
-def _barred(tokens: Tokens, place: int, *, after_word: bool) -> Tensor:
+def _barred(tokens: Vocabulary, place: int, *, after_word: bool) -> Tensor:
     """Tokens that may not stand at a place."""
     ids = torch.arange(tokens.size)
     if place % 2:

@@ -32,7 +32,7 @@ class Shape(Params):
     def _divides(self) -> "Shape":
         if self.d_model % (2 * self.heads):
             raise ValueError(
-                f"d_model ({self.d_model}) must be heads ({self.heads}) times an even width of a "
-                "head"
+                f"d_model ({self.d_model}) must be heads ({self.heads}) times an even width "
+                "of a head"
             )
         return self

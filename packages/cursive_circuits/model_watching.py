@@ -7,7 +7,7 @@ from functools import partial
 
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cursive_circuits.model import KINDS, CursiveTransformer, Kind
 from interp_core.models.attention import AttentionCall, fused_attention
@@ -52,3 +52,24 @@ def observing(model: CursiveTransformer) -> Iterator[dict[tuple[int, Kind], Seen
     finally:
         for place in places:
             model.attention(*place).watch = None
+
+
+@contextmanager
+def observing_mlps(
+    model: CursiveTransformer,
+) -> Iterator[dict[int, Float[Tensor, "row position d_model"]]]:
+    """Collect what every MLP adds to the stream in the last forward pass inside the block."""
+    seen: dict[int, Tensor] = {}
+
+    def keep(layer: int, _module: nn.Module, _inputs: object, written: Tensor) -> None:
+        seen[layer] = written
+
+    hooks = [
+        block.down.register_forward_hook(partial(keep, layer))
+        for layer, block in enumerate(model.layers)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -6,12 +6,12 @@ from typing import Any
 import click
 import numpy as np
 
-from cursive_circuits.study import Study
+from cursive_circuits.study import Cursive, prepare
 from interp_core.files.artifacts import load_arrays, load_json
 from interp_core.page import views
 from interp_core.page.document import views_of, write
 from interp_core.page.packed import numbers
-from interp_core.page.study_page import Caption, Words, save
+from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.views import View
 
 Arrays = Mapping[str, np.ndarray]
@@ -21,15 +21,15 @@ WORDS = Words(
     place=5,
     question="Does a transformer that writes cursive use induction circuits?",
     verdict=(
-        "Not by writing alone: largest excess {largest_excess_writing};"
-        " the copying control has {largest_excess_control}."
+        "Not by writing alone: largest excess {largest_excess_writing}; "
+        "the copying control has {largest_excess_control}."
     ),
     not_found=(
         "Induction in handwriting that nobody taught, on any family of repeats.",
         "Copying of another writer's word, in either model.",
-        "A control that passes the whole verdict: its heads match, but random sets of three can "
-        "hold some of them.",
-        "More than one seed a model: every interval is over prompts and words of that run.",
+        "Which of the control's seven heads are needed one by one: the verdict is about three "
+        "together.",
+        "More than one training a model: every interval is over prompts or words of that run.",
     ),
     captions={
         "ablation.png": Caption(
@@ -122,14 +122,15 @@ def strokes(name: str, drawn: Report, arrays: Arrays) -> View:
         [arrays["self"][:, :, query, query - lag + offset].mean(axis=-1) for offset in range(1, 5)]
     )
 
+    what = "A word" if drawn["letters"] else "A row of random strokes"
+    reads = ", orange the characters that cross-attention reads" if drawn["letters"] else ""
+
     return {
         "kind": "strokes",
         "title": f"What a stroke reads, {name}",
         "says": (
-            "A word written twice. Point at a stroke: blue are the strokes that the chosen head "
-            "attends to, orange the"
-            " characters that cross-attention reads. The first copy is the control: it has nothing "
-            "to repeat."
+            f"{what}, written twice. Point at a stroke: blue are the strokes that the chosen head "
+            f"attends to{reads}. The first copy is the control: it has nothing to repeat."
         ),
         "strokes": drawn["strokes"],
         "position": drawn["position"],
@@ -235,35 +236,39 @@ def model_card(name: str, config: Report, rows: list[Report]) -> View:
     )  # fmt: skip
 
 
-def page(study: Study) -> None:
-    """The study's part of the page of the run."""
+def of_the_run() -> Part:
+    """The study's part of the page of the run: what its files allow."""
+    run = prepare(None, None)
     cards = []
 
-    for folder in sorted((study.folder / "runs").iterdir(), reverse=True):
-        config, rows = load_json(folder / "config.json"), load_json(folder / "history.json")["rows"]
-        cards.append(model_card(folder.name, config, rows))
+    for folder in sorted((run.folder / "runs").glob("*"), reverse=True):
+        files = folder / "config.json", folder / "history.json"
 
-    save("cursive_circuits", WORDS, views=_views(study), cards=cards)
+        if there(files):
+            config, history = (load_json(file) for file in files)
+            cards.append(model_card(folder.name, config, history["rows"]))
+
+    return Part(WORDS, _views(run), cards)
 
 
-def own_page(study: Study) -> None:
+def own_page(run: Cursive) -> None:
     """One self-contained page of what an experiment's folder holds."""
-    path = study.folder / "page.html"
+    path = run.folder / "page.html"
     write(
         path,
         "model.html.jinja",
         title="What a stroke reads",
-        lead="A transformer that writes cursive, its ink, and where its heads look while it writes.",
-        views=views_of(_views(study)),
-        made={"command": f"cursive-circuits page --out {study.folder}"},
+        lead="A transformer that writes cursive, its ink, and where its heads look as it writes.",
+        views=views_of(_views(run)),
+        made={"command": f"cursive-circuits page --out {run.folder}"},
     )
     click.echo(f"{path}: open it in a browser, it needs no network")
 
 
-def _views(study: Study) -> list[View]:
-    """What has run: ink where there are samples or ablations, the word where one was drawn."""
-    found = []
-    scores = study.folder / "scores"
+def _views(run: Cursive) -> list[View]:
+    """What has run: ink where there are samples or ablations, strokes where some were drawn."""
+    found: list[View] = []
+    scores = run.folder / "scores"
     redrawn = {
         place.stem: load_arrays(place)
         for place in sorted((scores / "ablate").glob("*.npz"), reverse=True)
@@ -272,14 +277,15 @@ def _views(study: Study) -> list[View]:
     samples = None
 
     if sampled:
-        report = study.folder / "metrics" / "sample" / f"{sampled[0].stem}.json"
+        report = run.file("metrics", "sample", sampled[0].stem)
         samples = (load_json(report), load_arrays(sampled[0]))
 
     if redrawn or samples:
         found.append(ink(redrawn, samples))
 
+    # The model that writes comes before its control.
     found += [
         strokes(place.stem, load_json(place.with_suffix(".json")), load_arrays(place))
-        for place in sorted((scores / "draw").glob("*.npz"))
+        for place in sorted((scores / "draw").glob("*.npz"), reverse=True)
     ]
     return found

@@ -1,5 +1,6 @@
 """Every knob of the study. A profile gives the values; options of commands override some."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -7,9 +8,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from cursive_circuits.data import Mixture, Split
 from cursive_circuits.data_bank import Source
 from cursive_circuits.data_script import Script
+from cursive_circuits.data_taken import Published
 from cursive_circuits.data_tiled import Drill, Tiled
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.model_shape import Shape
+from interp_core.errors import InputError
+from interp_core.files.artifacts import file_sha256
 from interp_core.files.params import Params
 from interp_core.training.recipe import Recipe
 
@@ -18,11 +22,18 @@ class Bank(Params):
     """The handwriting."""
 
     source: Source | None  # a bank of your own; none: the default one is written
+    published: Published  # what is done with the words of a bank of your own
     alphabet: str = Field(
         min_length=2
     )  # characters of texts, in the order of their ids; holds the space
     script: Script  # the default bank
     split: Split
+
+    def of_file(self, path: Path) -> "Bank":
+        """The same with a bank on this machine. InputError where there is none."""
+        if not path.is_file():
+            raise InputError(f"--bank: no file {path}")
+        return self.model_copy(update={"source": Source(path=str(path), sha256=file_sha256(path))})
 
     @model_validator(mode="after")
     def _spells(self) -> "Bank":
@@ -34,7 +45,7 @@ class Bank(Params):
 
 
 class Schedule(Recipe):
-    """The core's recipe, its learning rate held for a while and then taken down in a straight line."""
+    """The core's recipe, its learning rate held for a while and then taken down linearly."""
 
     held: float = Field(ge=0, lt=1)  # share of the steps before the descent
 
@@ -111,7 +122,7 @@ class Statistics(Params):
         ge=0, lt=1
     )  # excess prefix matching that counts as an induction head
     smallest_loss: float = Field(ge=0)  # nats of copy-specific harm that count as a need
-    needed_level: float = Field(gt=0, lt=0.5)  # of the test against layer-matched random sets
+    needed_level: float = Field(gt=0, lt=0.5)  # of the test against sets of other heads
 
 
 class Interventions(Params):
@@ -119,10 +130,12 @@ class Interventions(Params):
 
     prompts: PositiveInt = Field(ge=4)
     top: PositiveInt  # heads ablated together
-    draws: PositiveInt = Field(ge=10)  # layer-matched random sets
+    draws: PositiveInt = Field(ge=20)  # distinct sets of other heads, ablated directly, at most
+    direct_prompts: PositiveInt = Field(ge=4)  # of `prompts`, for direct ablation
     dose: tuple[PositiveInt, ...] = Field(min_length=1)  # numbers of heads of the dose curve
-    dose_draws: PositiveInt = Field(ge=2)  # random sets a dose
-    readers: PositiveInt  # heads whose inputs are patched, the best by excess prefix matching
+    dose_draws: PositiveInt = Field(ge=2)  # distinct layer-matched random sets a dose, at most
+    readers: PositiveInt  # heads whose inputs are patched, the best by excess; and one more:
+    # the reader of the strongest K-composition
     path_prompts: PositiveInt = Field(ge=4)
     seed: NonNegativeInt
 

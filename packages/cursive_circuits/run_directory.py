@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.data_tokens import Tokens, Vocabulary
 from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
 from interp_core.errors import InputError
@@ -32,7 +32,7 @@ class Trained:
 
     name: str
     model: CursiveTransformer
-    tokens: Tokens
+    tokens: Vocabulary
     alphabet: str
 
     @property
@@ -48,8 +48,8 @@ def open_run(folder: Path) -> Trained:
     """
     if not (folder / CONFIG).is_file():
         raise InputError(
-            f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` writes "
-            "one"
+            f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` "
+            "writes one"
         )
     config = load_json(folder / CONFIG)
     if config.get("version") != VERSION:

@@ -1,69 +1,84 @@
-"""One call of a command: its settings and its folder, with the places of its files.
+"""What a call of one of this study's commands is.
 
-A study lives in one folder: bank, runs, scores, metrics, figures. Called bare, a command is a stage
-of the pipeline and the folder is data/cursive_circuits; with --profile or --out it is an experiment
-and the folder is --out.
+A study lives in one folder: bank, runs, scores, metrics, figures. An experiment that has no bank or
+no runs of its own reads those of its profile.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cursive_circuits.params import CursiveCircuits, Sampling
-from interp_core.files.artifacts import save_arrays, save_json
-from interp_core.files.params import check, profile_name, project_root, read_section
+from interp_core.console import call
+from interp_core.console.call import Call
+from interp_core.errors import InputError
+from interp_core.files.params import check, read_section
 
-Report = dict[str, Any]
-Arrays = dict[str, np.ndarray]
+Cursive = Call[CursiveCircuits]
+
+STREAMS = {"heads": 21, "gain": 22, "attention": 31, "paths": 41, "redrawn": 61}
 
 
-@dataclass(frozen=True)
-class Study:
-    """One call of a command: its settings, its folder, and a model of the user's instead of the
-    study's two.
+def prepare(
+    profile: str | None,
+    out: Path | None,
+    *,
+    model: Path | None = None,
+    bank: Path | None = None,
+    temperature: float | None = None,
+    **asked: Any,
+) -> Cursive:
+    """Settings of a profile and the folder they belong to; any option makes it an experiment.
+
+    `model` is one of the user's instead of the study's two, `bank` handwriting instead of the
+    profile's; `asked` is what else a command was asked. InputError for a bank that is not there,
+    and for a temperature that is not above zero.
     """
-
-    params: CursiveCircuits
-    folder: Path
-    model: Path | None = None
-
-    @property
-    def bank(self) -> Path:
-        """Where `prepare` puts the handwriting."""
-        return self.folder / "bank" / "bank.zip"
-
-    def place(self, kind: str, command: str, name: str) -> Path:
-        """A file of scores or metrics."""
-        return self.folder / kind / command / f"{name}.{'npz' if kind == 'scores' else 'json'}"
-
-    def save(self, command: str, name: str, report: Report, arrays: Arrays | None = None) -> None:
-        """Metrics, and arrays where there are some."""
-        save_json(self.place("metrics", command, name), report)
-        if arrays is not None:
-            save_arrays(self.place("scores", command, name), arrays)
-
-
-def prepare_study(profile: str | None, out: Path | None, model: Path | None = None) -> Study:
-    """Settings of a profile and the folder they belong to."""
-    if out is None and (profile is not None or model is not None):
-        out = (
-            Path("outputs")
-            / "cursive_circuits"
-            / ("model" if profile is None else profile_name(profile))
-        )
     params = read_section("cursive_circuits", CursiveCircuits, profile)
-    return Study(params, out or project_root() / "data" / "cursive_circuits", model)
+    if bank is not None:
+        params = params.model_copy(update={"bank": params.bank.of_file(bank)})
 
+    if temperature is not None:
+        given = params.sampling.model_dump() | {"temperature": temperature}
+        where, options = "cursive_circuits.sampling", ("temperature",)
+        sampling = check(Sampling, given, where=where, options=options)
+        params = params.model_copy(update={"sampling": sampling})
 
-def at_temperature(study: Study, temperature: float | None) -> Study:
-    """The study with another temperature of sampling. InputError when it is not above zero."""
-    given = {} if temperature is None else {"temperature": temperature}
-    sampling = check(
-        Sampling,
-        study.params.sampling.model_dump() | given,
-        where="cursive_circuits.sampling",
-        options=tuple(given),
+    run = call.start(
+        "cursive_circuits",
+        params,
+        profile=profile,
+        out=out,
+        given=any(value not in (None, ()) for value in (temperature, *asked.values())),
+        subjects=[str(one) for one in (model, bank) if one is not None],
+        streams=STREAMS,
+        flat=False,
     )
-    return replace(study, params=study.params.model_copy(update={"sampling": sampling}))
+    # A bank has a part in the folder's name, so that two never share one; it is no model.
+    return replace(run, models=() if model is None else (str(model),))
+
+
+def bank(run: Cursive) -> Path:
+    """The handwriting that is read."""
+    return run.at_home("bank/bank.zip")
+
+
+def ids_of(tokens: str | None, words: Sequence[str], text: str | None) -> list[int]:
+    """Token ids as they were typed. InputError for what are none, for words beside them, and for a
+    text without them.
+    """
+    if tokens is None:
+        if text is not None:
+            raise InputError("--text is what is read beside --tokens: name these too")
+        return []
+
+    if words:
+        raise InputError("--tokens and --word: name one of them")
+
+    parts = tokens.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(
+            f"--tokens: ids must be whole numbers with commas between, got {tokens[:60]!r}"
+        )
+    return [int(part) for part in parts]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer, ends
+from interp_core.console.answers import Answer
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
@@ -18,11 +18,13 @@ def answers(metrics: Path) -> list[Answer]:
 
     return [
         _step(free),
-        _lag("eigenvalue_rise_over_step", "top_eigenvalue up to its peak", free),
+        _lag("eigenvalue_rise_over_step", "largest_eigenvalue", free),
         _lag("matching_over_step", "qk_matching of the best head", free),
         _arm("loss_change_inside", "inside", arms),
         _arm("loss_change_outside", "outside", arms),
+        _arm("loss_change_short", "short", arms),
         _clamped(clamped),
+        *_over_control(clamped),
     ]
 
 
@@ -39,20 +41,24 @@ def _step(free: Report) -> Answer:
 
 def _lag(name: str, metric: str, free: Report) -> Answer:
     """A ratio of steps: below 1 the metric's event comes before the transition."""
-    lag = free["lags"].get(metric, {"lag": None})["lag"]
-    return _over_trainings(name, lag, f"step of {metric} over the transition's")
+    lag = free["lags"].get(metric, {"ratio": None, "dated": 0, "of": free["runs"]})
+    says = f"date of {metric.replace('_', ' ')} over the transition's, below 1 earlier"
+
+    if lag["ratio"] is None:
+        says += f"; dated in {lag['dated']} of {lag['of']} trainings, so no ratio"
+
+    return _over_trainings(name, lag["ratio"], says)
 
 
 def _over_trainings(name: str, found: Report | None, says: str) -> Answer:
     if found is None:
-        return Answer(name, None, None, None, 0, "trainings", f"{says}: dated in no training")
+        return Answer(name, None, None, None, 0, "trainings", f"{says}; not in every training")
 
-    if found["ci"] is None:
+    if found["low"] is None:
         says = f"{says}; one training, so no interval"
 
-    low, high = ends(found["ci"])
     unit = "training" if found["n"] == 1 else "trainings"
-    return Answer(name, found["value"], low, high, found["n"], unit, says)
+    return Answer(name, found["value"], found["low"], found["high"], found["n"], unit, says)
 
 
 def _arm(name: str, arm: str, arms: list[Report]) -> Answer:
@@ -62,23 +68,29 @@ def _arm(name: str, arm: str, arms: list[Report]) -> Answer:
 
     farthest = min(arms, key=lambda report: report["change_of_pattern_loss"]["inside"])
     says = (
-        f"nats in {farthest['steps']} steps {arm} the top {farthest['k']} eigenvectors,"
-        f" {farthest['name']}; one training, so no interval"
+        f"nats through the transition with steps {arm} the top eigenvectors, {farthest['name']},"
+        f" {farthest['steps']} steps; one training, so no interval"
     )
     return Answer(name, farthest["change_of_pattern_loss"][arm], None, None, 1, "training", says)
 
 
 def _clamped(clamped: Report) -> Answer:
-    says = "step of the transition with a previous-token head clamped, over the free step"
+    found = clamped["over_free"][clamped["clamped"]]
+    says = "step of the transition with a previous-token head clamped over the free step"
 
-    if clamped["ratio"] is None:
-        says = clamped["verdict"]
+    if found["ratio"] is None:
+        says += f"; dated in {found['dated']} of {len(found['seeds'])} pairs, so no ratio"
 
-    return Answer(
-        "clamped_over_free_step",
-        clamped["ratio"],
-        *ends(clamped["ci"]),
-        n=len(clamped["seeds"]),
-        unit="trainings",
-        says=says,
-    )
+    return _over_trainings("clamped_over_free_step", found["ratio"], says)
+
+
+def _over_control(clamped: Report) -> list[Answer]:
+    """Against the same head clamped elsewhere; several controls, so the names are theirs."""
+    return [
+        _over_trainings(
+            f"clamped_over_{control.removeprefix('clamped_')}_step",
+            found["ratio"],
+            f"the same over the step with that head clamped otherwise ({control})",
+        )
+        for control, found in clamped["over_controls"].items()
+    ]

@@ -6,11 +6,17 @@ from typing import Any
 
 import click
 
-from interp_core.console.options import Decorator, Group, option, profile_option, study_option
-
-_OUT = option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write into."
+from interp_core.console.options import (
+    Decorator,
+    Group,
+    fail,
+    option,
+    out_option,
+    profile_option,
+    study_option,
+    trainings_option,
 )
+
 _RUNS = click.argument(
     "run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path)
 )
@@ -43,9 +49,9 @@ _TRAINING: tuple[Decorator, ...] = (
     option("--rotary-base", type=float, help="Base of the rotary wavelengths."),
     option("--initializer-range", type=float, help="Standard deviation of the weights at step 0."),
     option(
-        "--clamp-previous-token/--free-heads",
-        default=None,
-        help="L0H0 looks at the previous token from step 0.",
+        "--clamp-to",
+        type=int,
+        help="Tokens back that L0H0 looks from step 0 (1: the previous token).",
     ),
     option("--num-steps", type=int, help="Updates."),
     option("--batch-size", type=int, help="Rows of a batch."),
@@ -100,7 +106,7 @@ def main() -> None:
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 @_training_options
 def train(profile: str | None, out: Path | None, **options: Any) -> None:
     """Train with the Hessian watched.
@@ -119,7 +125,7 @@ def train(profile: str | None, out: Path | None, **options: Any) -> None:
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where
     eigenvectors live.
@@ -138,7 +144,7 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """When each metric turned, how abruptly, and what leads what; several run directories are
     seeds.
@@ -146,23 +152,20 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
-    from interp_core.files.artifacts import save_json
 
-    study = prepare(profile, out)
+    study = prepare(profile, out, run_directories)
     if not run_directories:
         workflow.transition(study)
         return
-    report = workflow.transition_of(
+    path = workflow.transition_to_file(
         [RunDirectory.open(folder) for folder in run_directories], study
     )
-    folder = out or Path("outputs") / "eigen_phase"
-    save_json(folder / "transition.json", report)
-    click.echo(f"{folder / 'transition.json'}")
+    click.echo(str(path))
 
 
 @main.command()
 @profile_option
-@_OUT
+@out_option
 def controls(profile: str | None, out: Path | None) -> None:
     """Control runs, a clamped previous-token head, ablations over the clock, steps inside and
     outside the subspace.
@@ -176,7 +179,7 @@ def controls(profile: str | None, out: Path | None) -> None:
 @main.command()
 @_RUNS
 @profile_option
-@_OUT
+@out_option
 def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """Figures of run directories, into them; without one, of the whole study."""
     from eigen_phase import workflow
@@ -192,8 +195,25 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 
 
 @main.command()
+@_RUNS
 @profile_option
-@_OUT
+def page(run_directories: tuple[Path, ...], profile: str | None) -> None:
+    """A training on one clock, in one self-contained file: page.html of each run directory."""
+    if not run_directories:
+        fail("name a run directory of yours; `make report` has the page of the run")
+
+    from eigen_phase.page import page_of
+    from eigen_phase.run_directory import RunDirectory
+    from eigen_phase.study import prepare
+
+    study = prepare(profile, None, run_directories)
+    for run in [RunDirectory.open(folder) for folder in run_directories]:
+        page_of(run, study)
+
+
+@main.command()
+@profile_option
+@out_option
 @_training_options
 def run(profile: str | None, out: Path | None, **options: Any) -> None:
     """Everything. Any option of the training makes it one run: trained, fitted and drawn."""
@@ -219,46 +239,34 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
 
 
 @main.command()
-@_RUNS
-@profile_option
-@_OUT
-def page(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
-    """A training on one clock, in one self-contained file: page.html of each run directory."""
-    from eigen_phase.page import page as of_the_run
-    from eigen_phase.page import page_of
-    from eigen_phase.run_directory import RunDirectory
-    from eigen_phase.study import prepare
-
-    study = prepare(profile, out)
-
-    if not run_directories:
-        of_the_run(study)
-
-    for run in [RunDirectory.open(folder) for folder in run_directories]:
-        page_of(run, study)
-
-
-@main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from eigen_phase.answers import answers as found
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
 
-    write("eigen_phase", found, out)
+    if not trainings:
+        write("eigen_phase", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("eigen_phase", found, trainings, out)
 
 
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:
     from eigen_phase import workflow
     from eigen_phase.study import one_training, prepare
+    from interp_core.console.call import profile_folder
+    from interp_core.files.params import project_root
 
     study = prepare(profile, None)
     name, training = one_training(study, options.pop("condition"), **options)
-    place = out or Path("outputs") / "eigen_phase" / name
+    place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     trained = workflow.train_one(name, training, place)
     click.echo(
-        f"{place}: {training.num_steps} steps, pattern accuracy "
-        f"{trained.history['pattern_accuracy'][-1]:.3f}"
+        f"{place}: {training.num_steps} steps,"
+        f" pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
     )
     return trained, study
 

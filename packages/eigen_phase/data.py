@@ -45,8 +45,8 @@ class Data(Params):
         ):
             if not least <= low <= high:
                 raise ValueError(
-                    f"{name} must be two numbers in order, the first at least {least}, got {low} "
-                    f"and {high}"
+                    f"{name} must be two numbers in order, the first at least {least},"
+                    f" got {low} and {high}"
                 )
         if self.data == "tiled" and self.period[1] > length - 2:
             raise ValueError(
@@ -64,8 +64,8 @@ class Data(Params):
                 )
             if longest * fewest > length:
                 raise ValueError(
-                    f"{fewest} copies of a pattern of {longest} tokens do not fit into a sequence "
-                    f"of {length}"
+                    f"{fewest} copies of a pattern of {longest} tokens"
+                    f" do not fit into a sequence of {length}"
                 )
         return self
 
@@ -88,7 +88,7 @@ class Sequences:
 
     @property
     def pairs(self) -> Pairs:
-        """The predictable targets as copy operations: query t - 1, earlier occurrence source - 1."""
+        """The predictable targets as copies: query t - 1, earlier occurrence source - 1."""
         row, target = np.nonzero(self.predictable)
         return Pairs(
             batch=row,
@@ -171,24 +171,33 @@ def _placed(rng: np.random.Generator, rows: int, settings: Data) -> Sequences:
     ids = rng.integers(settings.vocab_size, size=(rows, length))
     source, copy = np.full((rows, length), -1), np.zeros((rows, length), dtype=np.int64)
     predictable = np.zeros((rows, length), dtype=bool)
+
     for row in range(rows):
         sizes, owner = _blocks(rng, settings)
+
+        # Places of the copies among the free tokens, without repetition: equally likely layouts.
         gaps = np.diff(
             np.sort(rng.choice(length - sizes.sum() + len(sizes), size=len(sizes), replace=False)),
             prepend=-1,
         )
         starts = np.cumsum(gaps - 1) + np.cumsum(sizes) - sizes
-        last: dict[int, int] = {}
+        last: dict[int, int] = {}  # where each pattern's copy before begins
+
         for start, size, pattern in zip(starts, sizes, owner, strict=True):
             block = slice(start, start + size)
             copy[row, block] = 1
+
             if pattern in last:
                 before = last[pattern]
                 ids[row, block] = ids[row, before : before + size]
                 source[row, block] = np.arange(before, before + size)
                 copy[row, block] = copy[row, before] + 1
+
+                # Not the first token: nothing before it says that a copy begins.
                 predictable[row, start + 1 : start + size] = True
+
             last[pattern] = start
+
     return Sequences(ids, source, predictable, copy)
 
 
@@ -199,13 +208,17 @@ def _blocks(
     (shortest, longest), (fewest, most) = settings.pattern_length, settings.placements
     room = settings.seq_length
     sizes, owner = [], []
+
     for pattern in range(settings.patterns):
         if room < shortest * fewest:
             break
+
         size = int(rng.integers(shortest, min(longest, room // fewest) + 1))
         copies = int(rng.integers(fewest, min(most, room // size) + 1))
+
         room -= copies * size
         sizes += [size] * copies
         owner += [pattern] * copies
+
     order = rng.permutation(len(sizes))
     return np.array(sizes)[order], np.array(owner)[order]

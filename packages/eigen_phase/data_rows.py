@@ -16,14 +16,23 @@ def held_out_rows(training: Training, settings: Data) -> Sequences:
     return _rows(training, settings, training.held_out_sequences, HELD_OUT)
 
 
-def probe_rows(training: Training, *, rows: int | None = None, stream: int = PROBE) -> Sequences:
-    """Rows of the training's own kind that the Hessian is of; other numbers of rows are other rows."""
-    return _rows(training, training.data_settings, rows or training.probe_sequences, stream)
+def probe_rows(
+    training: Training, *, rows: int | None = None, stream: int = PROBE, draw_number: int = 0
+) -> Sequences:
+    """Rows of the training's own kind that the Hessian is of.
+
+    Other numbers of rows are other rows, and so is every `draw_number`.
+    """
+    n = rows or training.probe_sequences
+    return _rows(training, training.data_settings, n, stream, draw_number)
 
 
-def _rows(training: Training, settings: Data, n: int, stream: int) -> Sequences:
-    # Three numbers: never the stream of a training batch.
-    return draw(np.random.default_rng([training.seed, 0, stream]), n, settings)
+def _rows(
+    training: Training, settings: Data, n: int, stream: int, draw_number: int = 0
+) -> Sequences:
+    # Three numbers or more: never the stream of a training batch.
+    seeds = [training.seed, 0, stream, *([draw_number] if draw_number else [])]
+    return draw(np.random.default_rng(seeds), n, settings)
 
 
 def labelled(

@@ -28,7 +28,8 @@ def draw_run(run: RunDirectory, out: Path, *, found: Report, arrays: Arrays) -> 
     `found` is the run's part of the transition report, `arrays` what measure_landscape made of it.
     """
     files = [out / "phase.png", out / "heads.png"]
-    figures_run.phase(run, found, files[0])
+    largest = arrays if "largest" in arrays else None
+    figures_run.phase(run, found, files[0], largest=largest)
     figures_run.heads(run, found, files[1])
     if "patterns" in arrays:
         files.append(out / "patterns.png")
@@ -51,15 +52,26 @@ def draw_all(folder: Path) -> list[Path]:
     report = load_json(metrics / "transition" / "transition.json")
     first = {run.condition: run for run in reversed(runs)}
     files = []
+    courses = {
+        file.stem: load_arrays(file)
+        for file in sorted((scores / "curvature" / "largest").glob("*.npz"))
+    }
     for condition, run in first.items():
         files.append(out / f"phase_{condition}.png")
-        figures_run.phase(run, report["runs"][run.name], files[-1])
+        found = report["runs"][run.name]
+        figures_run.phase(run, found, files[-1], largest=courses.get(run.name))
+
     for condition in [name for name in first if report["conditions"][name]["midpoint"] is not None]:
-        files += [out / f"seeds_{condition}.png", out / f"lags_{condition}.png"]
-        figures_seeds.aligned(
-            [run for run in runs if run.condition == condition], report, files[-2]
-        )
-        figures_seeds.lags(condition, report["conditions"][condition], files[-1])
+        members = [run for run in runs if run.condition == condition]
+        known = {run.name: courses[run.name] for run in members if run.name in courses}
+        files.append(out / f"seeds_{condition}.png")
+        figures_seeds.aligned(members, report, files[-1], largest=known)
+
+        # One training has no interval: there is nothing to say about leads and lags.
+        if len(members) > 1:
+            files.append(out / f"lags_{condition}.png")
+            figures_seeds.lags(condition, report["conditions"][condition], files[-1])
+
     landscapes = {
         file.stem: load_arrays(file) for file in sorted((scores / "curvature").glob("*.npz"))
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 
 from eigen_phase.figures_run import CURVATURE, alignment_lines, plain
 from eigen_phase.run_directory import RunDirectory
@@ -15,7 +16,18 @@ from interp_core.plotting import ABLATED, COPYING, INK, NULL, band, drawing, not
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
-ARM_COLOURS = {"free": INK, "inside": CURVATURE, "outside": ABLATED}
+LABEL_GAP = 0.09  # of accuracy: two names of this size then do not touch
+ARM_LOOKS = {
+    "free": (INK, "-", "free"),
+    "outside": (ABLATED, "-", "outside top eigenvectors"),
+    "inside": (CURVATURE, "-", "inside them"),
+    "long": (CURVATURE, "--", "inside, full length"),
+    "short": (INK, "--", "free, as short as inside"),
+    "random": (NULL, "-", "inside random directions"),
+    "random_long": (NULL, "--", "the same, full length"),
+    "own_outside": (COPYING, "-", "outside Adam's own"),
+    "own_inside": (COPYING, "--", "inside Adam's own"),
+}
 
 
 def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, path: Path) -> None:
@@ -60,8 +72,8 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
         figure.suptitle(f"With and without what induction needs\n{clamped['verdict']}")
         note(
             figure,
-            "a line for each seed, accuracy on predictable targets of held-out test rows · "
-            "dotted: oracle",
+            "a line for each training, accuracy on predictable targets of held-out test rows"
+            " · dotted: oracle",
         )
 
 
@@ -85,6 +97,7 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
             weakest_named = np.sort(found["effect"][-1], axis=None)[
                 min(2, layers * heads - 1)
             ]  # three are named
+            named: list[tuple[float, int, int]] = []
             for layer in range(layers):
                 for head in range(heads):
                     strong = found["effect"][-1, layer, head] <= weakest_named
@@ -98,24 +111,34 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
                     )
                     band(axes, found["step"].astype(float), low, high, colour=colour)
                     if strong:
-                        place = (found["step"][-1], found["effect"][-1, layer, head])
-                        axes.annotate(f" L{layer}H{head}", place, fontsize=9.5, va="center")
+                        named.append((float(found["effect"][-1, layer, head]), layer, head))
+            _names(axes, float(found["step"][-1]), named)
             joint = reports[name]["induction"]
             axes.axhline(0, color=INK, linewidth=0.8)
-            together, others = joint["change"]["value"], joint["others_mean"]
-            title = f"{name}: {' '.join(joint['heads'])} {together:+.2f}, others {others:+.2f}"
+            together, others = joint["change"]["value"], joint["others"]["random"]["value"]
+            title = f"{name}: without {' and '.join(joint['heads'])} {together:+.2f}"
+            if others is not None:
+                title += f", others {others:+.2f}"
             axes.set_title(title, loc="left", fontsize=10.5)
             axes.set_xlabel("training step")
         for axes in grid[::columns]:
             axes.set_ylabel("change of\npattern accuracy")
         figure.suptitle("Each head alone replaced by its mean, over the training")
-        n = next(iter(reports.values()))["induction"]["rows"]
+        n = next(iter(reports.values()))["induction"]["change"]["n"]
         note(
             figure,
-            f"95 % intervals over {n} held-out rows · title: the best induction heads of the final "
-            "model together,"
-            " and other heads of their layers",
+            f"a line a head, 95 % intervals over {n} held-out rows · coloured and named: the three"
+            " that cost most at the end\ntitle: the best induction heads of the final model"
+            " together, and as many other heads of their layers, on average",
         )
+
+
+def _names(axes: Axes, step: float, named: list[tuple[float, int, int]]) -> None:
+    """Heads at the ends of their lines, none over another; lowest first."""
+    place = -np.inf
+    for effect, layer, head in sorted(named):
+        place = max(effect, place + LABEL_GAP)
+        axes.annotate(f" L{layer}H{head}", (step, place), fontsize=9.5, va="center")
 
 
 def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Path) -> None:
@@ -123,9 +146,9 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
     it do.
     """
     example = next((run for run in runs if run.name in arms), runs[0])
-    with drawing(path, width=10.5, height=4.2 + 3.0 * len(arms)) as figure:
+    with drawing(path, width=12.5, height=4.2 + 3.0 * len(arms)) as figure:
         panels = figure.subplots(1 + len(arms), 2, squeeze=False)
-        top = panels[0]
+        top, key_axes = panels[0], None
         alignment_lines(top[0], example)
         top[0].set_title(f"{example.name}: share inside the subspace", loc="left", fontsize=11.5)
         top[0].set_xlabel("training step")
@@ -139,26 +162,28 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
                 ("loss on predictable targets (nats)", "pattern accuracy"),
                 strict=True,
             ):
-                for arm, colour in ARM_COLOURS.items():
+                for arm, (colour, line, label) in ARM_LOOKS.items():
                     axes.plot(
                         found["refresh_step"],
                         found[f"{arm}_{key}"],
-                        "o-",
+                        marker="o",
+                        linestyle=line,
                         color=colour,
-                        label=arm,
-                        markersize=4,
+                        label=label,
+                        markersize=3,
                     )
                 axes.set_title(f"{name}: {title}", loc="left", fontsize=11.5)
                 axes.set_xlabel("training step")
-            row[0].legend(fontsize=10, title="steps")
+            if key_axes is None:
+                key_axes = row[1]
+                row[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="steps")
         figure.suptitle(
             "Gradients and steps in the top subspace, and steps inside and outside it alone"
         )
         note(
             figure,
-            "below: the run continued with AdamW's steps whole (free), projected onto the top "
-            "eigenvectors (inside),\n"
-            "or onto everything else (outside); same batches, rates and memory of Adam",
+            "below: the run continued with AdamW's steps whole (free) or changed; same batches and"
+            " rates\nAdam's own: top eigenvectors of the Hessian in Adam's geometry",
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 
 from eigen_phase.figures_run import CURVATURE, plain
 from interp_core.plotting import ABLATED, COPYING, INK, drawing, model_styles, note, shades
@@ -64,8 +65,8 @@ def blocks(landscapes: Mapping[str, Arrays], path: Path) -> None:
 
 
 def matrices(landscapes: Mapping[str, Arrays], path: Path) -> None:
-    """Trace, Gauss-Newton, Adam's sharpness, and the top eigenvalue on probe batches of several
-    sizes.
+    """Trace, Gauss-Newton, Adam's sharpness beside its edge, and the largest eigenvalue on
+    independent probe batches of several sizes.
     """
     styles = model_styles(list(landscapes))
     with drawing(path, width=10.5, height=7.6) as figure:
@@ -73,32 +74,59 @@ def matrices(landscapes: Mapping[str, Arrays], path: Path) -> None:
         for name, arrays in landscapes.items():
             style = styles[name]
             look = {"color": style.color, "marker": style.marker, "linestyle": style.linestyle}
-            steps = arrays["step"]
-            error = arrays["trace_error"]
-            grid[0].errorbar(
-                steps, arrays["trace"], yerr=1.96 * error, label=name, capsize=3, **look
-            )
+            steps, error = arrays["step"], 1.96 * arrays["trace_error"]
+            grid[0].errorbar(steps, arrays["trace"], yerr=error, label=name, capsize=3, **look)
             grid[1].plot(steps, arrays["gauss_newton"], label=name, **look)
-            grid[2].plot(steps, arrays["adam_sharpness"], label=name, **look)
-        last = next(iter(landscapes.values()))
-        name = next(iter(landscapes))
-        for i, size in enumerate(last["probe_sizes"]):
-            colour = (COPYING, CURVATURE, ABLATED, INK)[i % 4]
-            grid[3].plot(
-                last["step"], last["probe_top"][:, i], "o-", color=colour, label=f"{size} rows"
-            )
-        grid[0].set_title("trace of the Hessian", loc="left", fontsize=11.5)
-        grid[1].set_title("Gauss-Newton, largest eigenvalue", loc="left", fontsize=11.5)
-        grid[2].set_title("Adam-preconditioned sharpness", loc="left", fontsize=11.5)
-        grid[3].set_title(
-            f"largest of the Hessian, by probe batch ({name})", loc="left", fontsize=11.5
+
+            share = arrays["adam_sharpness"] / arrays["adam_edge"]
+            grid[2].plot(arrays["adam_step"], share, label=name, markersize=4, **look)
+
+        _probe_batches(grid[3], landscapes)
+        grid[2].axhline(1.0, color=INK, linewidth=1.1, linestyle=(0.0, (2.0, 2.0)))
+        titles = (
+            "trace of the Hessian",
+            "Gauss-Newton, largest eigenvalue",
+            "Adam's sharpness over its edge of stability",
         )
-        grid[2].set_yscale("symlog", linthresh=1.0)
-        grid[2].yaxis.set_major_formatter(plain)
+        for axes, title in zip(grid, titles, strict=False):
+            axes.set_title(title, loc="left", fontsize=11.5)
         for axes in grid:
             axes.set_xlabel("training step")
             axes.axhline(0, color=INK, linewidth=0.6)
+
         grid[0].legend(fontsize=10)
-        grid[3].legend(fontsize=10)
         figure.suptitle("Other matrices, and how far the batch decides")
-        note(figure, "trace: Hutch++ with 95 % intervals over random signs · one seed a line")
+        note(
+            figure,
+            "trace: Hutch++ with 95 % intervals over random signs · one training a line"
+            "\nlower right: mean and range of independent batches of the same size",
+        )
+
+
+def _probe_batches(axes: Axes, landscapes: Mapping[str, Arrays]) -> None:
+    """The largest eigenvalue by size of the batch, of the first run that has it."""
+    measured = {name: arrays for name, arrays in landscapes.items() if arrays["probe_top"].size}
+    if not measured:
+        axes.set_axis_off()
+        return
+
+    name, arrays = next(iter(measured.items()))
+    n = arrays["probe_top"].shape[2]
+    colours = (COPYING, CURVATURE, ABLATED, INK)
+
+    for i, size in enumerate(arrays["probe_sizes"]):
+        top = arrays["probe_top"][:, i]
+        mean = top.mean(axis=1)
+        reach = np.stack([mean - top.min(axis=1), top.max(axis=1) - mean])
+        axes.errorbar(
+            arrays["step"],
+            mean,
+            yerr=reach,
+            fmt="o-",
+            capsize=4,
+            color=colours[i % len(colours)],
+            label=f"{n} batches of {size} rows",
+        )
+
+    axes.set_title(f"largest of the Hessian ({name})", loc="left", fontsize=11.5)
+    axes.legend(fontsize=10)

@@ -33,12 +33,23 @@ FAMILIES = (
     ("previous_token", "previous token"),
     ("duplicate_token", "duplicate token"),
     ("copying", "copying (OV)"),
-    ("qk_matching", "matching (QK)"),
+    ("qk_matching", "matching an earlier occurrence (QK, turned)"),
+    ("own_matching", "matching the own position (QK, not turned)"),
+    ("own_position", "own position"),
 )
 
 
-def phase(run: RunDirectory, found: Report, path: Path) -> None:
-    """What happens at the transition: every quantity over the same steps."""
+def phase(
+    run: RunDirectory,
+    found: Report,
+    path: Path,
+    *,
+    largest: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """What happens at the transition: every quantity over the same steps.
+
+    `largest`: the largest eigenvalue on many rows, where it was measured.
+    """
     curved = "eigenvalues" in run.history
     with drawing(path, width=9.5, height=12.0 if curved else 7.6) as figure:
         panels = figure.subplots(5 if curved else 3, 1, sharex=True)
@@ -46,7 +57,7 @@ def phase(run: RunDirectory, found: Report, path: Path) -> None:
         _accuracies(panels[1], run)
         _best_heads(panels[2], run)
         if curved:
-            _curvature(panels[3], run)
+            _curvature(panels[3], run, largest)
             alignment_lines(panels[4], run)
         _finish(figure, panels, run, found)
 
@@ -55,13 +66,16 @@ def heads(run: RunDirectory, found: Report, path: Path) -> None:
     """Every head's scores over the training: a row a head, colour the score."""
     history, (layers, n_heads) = run.history, run.history["prefix_matching"].shape[1:]
     names = [f"L{layer}H{head}" for layer in range(layers) for head in range(n_heads)]
+
+    # A cell reaches half way to the rows beside it.
     steps = history["step"].astype(float)
     edges = np.concatenate([[steps[0]], (steps[1:] + steps[:-1]) / 2, [steps[-1]]])
+
     with drawing(path, width=9.5, height=2.0 + len(FAMILIES) * (0.6 + 0.17 * len(names))) as figure:
         panels = figure.subplots(len(FAMILIES), 1, sharex=True)
         for axes, (family, title) in zip(panels, FAMILIES, strict=True):
             values = history[family].reshape(len(steps), -1).T
-            signed = family in ("copying", "qk_matching")
+            signed = family in ("copying", "qk_matching", "own_matching")
             scale = (
                 {"norm": centred(np.array([-1.0, 1.0]))} if signed else {"vmin": 0.0, "vmax": 1.0}
             )
@@ -110,6 +124,7 @@ def eigenvalues(run: RunDirectory, found: Report, path: Path) -> None:
     ramp = colormaps["viridis"](np.linspace(0.0, 0.85, k))
     with drawing(path, width=9.5, height=7.4) as figure:
         panels = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
+
         for i in range(k):
             panels[0].plot(
                 steps, history["eigenvalues"][there, i], ".", color=ramp[i], markersize=6
@@ -132,12 +147,14 @@ def eigenvalues(run: RunDirectory, found: Report, path: Path) -> None:
         )
         panels[0].axhline(0, color=INK, linewidth=0.8)
         panels[0].set_ylabel(f"eigenvalue\n({k} largest by magnitude)")
+
         panels[1].semilogy(steps, history["worst_residual"][there], ".-", color=INK)
         panels[1].axhline(
             run.training.lanczos_tolerance, color=NULL, linestyle="--", label="tolerance"
         )
         panels[1].set_ylabel("relative\nresidual")
         panels[1].yaxis.set_major_formatter(plain)
+
         panels[2].plot(steps, history["products"][there], ".-", color=INK)
         panels[2].set_ylim(bottom=0)
         panels[2].set_ylabel("Hessian\nproducts")
@@ -275,19 +292,23 @@ def best_head(scores: Float[np.ndarray, "row layer head"]) -> tuple[str, Float[n
     return f"L{layer}H{head}", scores[:, layer, head]
 
 
-def _curvature(axes: Axes, run: RunDirectory) -> None:
+def _curvature(axes: Axes, run: RunDirectory, largest: Mapping[str, np.ndarray] | None) -> None:
     there = np.isfinite(run.history["products"])
     steps = run.history["step"][there]
-    axes.plot(
-        steps,
-        run.history["top_eigenvalue"][there],
-        "o-",
-        color=CURVATURE,
-        markersize=4,
-        label="largest",
+    few = f"{run.training.probe_sequences} rows"
+
+    top = run.history["top_eigenvalue"][there]
+    thin: dict[str, Any] = (
+        {"markersize": 3, "linewidth": 1.0, "alpha": 0.6} if largest else {"markersize": 4}
     )
+    axes.plot(steps, top, "o-", color=CURVATURE, label=f"largest, {few}", **thin)
+
+    if largest is not None:
+        course = (largest["largest_step"], largest["largest"])
+        axes.plot(*course, "s-", color=INK, markersize=4, label="largest, many rows")
+
     negative = run.history["most_negative_eigenvalue"][there]
-    axes.plot(steps, negative, "v-", color=NEGATIVE, markersize=4, label="most negative")
+    axes.plot(steps, negative, "v-", color=NEGATIVE, markersize=4, label=f"most negative, {few}")
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_ylabel("eigenvalue of\nthe Hessian")
 
@@ -306,6 +327,4 @@ def _finish(
     panels[-1].set_xlabel("training step")
     figure.suptitle(f"{run.name}: {found['verdict']}")
     words = found["sentence"] if run.diverged is None else f"{found['sentence']}\n{run.diverged}"
-    note(
-        figure, f"{words}\ndashed line: midpoint of the logistic fit to pattern accuracy · one seed"
-    )
+    note(figure, f"{words}\ndashed line: pattern accuracy half way up · one training")

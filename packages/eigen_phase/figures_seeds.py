@@ -27,22 +27,33 @@ from interp_core.plotting import (
 Report = Mapping[str, Any]
 
 
-def aligned(runs: Sequence[RunDirectory], report: Report, path: Path) -> None:
-    """Accuracy, heads and curvature of every seed over step / its own midpoint."""
+def aligned(
+    runs: Sequence[RunDirectory],
+    report: Report,
+    path: Path,
+    *,
+    largest: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Accuracy, heads and curvature of every seed over step / its own date.
+
+    `largest`: by run, the largest eigenvalue on many rows, where it was measured.
+    """
     turned = [run for run in runs if report["runs"][run.name]["midpoint"] is not None]
     styles = model_styles([run.name for run in turned])
     titles = ["pattern accuracy", "prefix matching,\nbest head", "previous token,\nbest head"]
     curved = any("top_eigenvalue" in run.history for run in turned)
-    titles += (
-        ["largest eigenvalue", "most negative\neigenvalue", "gradient inside\ntop subspace"]
-        if curved
-        else []
-    )
+    if curved:
+        rows = "many rows" if largest else f"{runs[0].training.probe_sequences} rows"
+        titles += [
+            f"largest eigenvalue,\n{rows}",
+            "most negative\neigenvalue",
+            "gradient inside\ntop subspace",
+        ]
     with drawing(path, width=9.5, height=1.4 + 1.75 * len(titles)) as figure:
         panels = figure.subplots(len(titles), 1, sharex=True)
         for run in turned:
             middle, style = report["runs"][run.name]["midpoint"], styles[run.name]
-            for axes, (steps, values) in zip(panels, _series(run), strict=False):
+            for axes, (steps, values) in zip(panels, _series(run, largest), strict=False):
                 there = steps > 0
                 axes.plot(
                     steps[there] / middle,
@@ -63,28 +74,44 @@ def aligned(runs: Sequence[RunDirectory], report: Report, path: Path) -> None:
         )
         note(
             figure,
-            "a line for each seed · dashed: midpoint of the logistic fit to pattern accuracy",
+            "a line for each training · dashed: pattern accuracy half way up",
         )
 
 
-def _series(run: RunDirectory) -> list[tuple[np.ndarray, np.ndarray]]:
+def _series(
+    run: RunDirectory, largest: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
     history, found = run.history, [run.series("pattern_accuracy")]
     found += [
         (history["step"], best_head(history[family])[1])
         for family in ("prefix_matching", "previous_token")
     ]
     for name in ("top_eigenvalue", "most_negative_eigenvalue", "alignment_mass"):
-        if name in history:
+        if name == "top_eigenvalue" and run.name in largest:
+            found.append((largest[run.name]["largest_step"], largest[run.name]["largest"]))
+        elif name in history:
             found.append(run.series(name))
+
     return found
 
 
 def lags(condition: str, report: Report, path: Path) -> None:
-    """When each metric turns, as a share of the step at which pattern accuracy does."""
-    dated = {name: lag for name, lag in report["lags"].items() if lag["n"] > 0}
-    order = sorted(dated, key=lambda name: -dated[name]["lag"]["value"])
-    undated = [name for name, lag in report["lags"].items() if lag["n"] == 0]
-    with drawing(path, width=9.5, height=2.2 + 0.36 * max(len(order), 3)) as figure:
+    """When each metric turns, as a share of the step at which pattern accuracy does.
+
+    Only metrics that are dated in every training; the others are named with how many are.
+    """
+    lags_ = report["lags"]
+    dated = {name: lag for name, lag in lags_.items() if lag["ratio"] is not None}
+    order = sorted(dated, key=lambda name: -dated[name]["ratio"]["value"])
+    undated = [
+        f"{name.replace('_', ' ')} ({lag['dated']})"
+        for name, lag in lags_.items()
+        if lag["ratio"] is None
+    ]
+    lines = [f"dated in fewer than all {report['runs']} trainings (in how many):"]
+    lines += [", ".join(undated[i : i + 4]) for i in range(0, len(undated), 4)]
+
+    with drawing(path, width=9.5, height=2.6 + 0.36 * max(len(order), 3)) as figure:
         axes = figure.subplots()
         for row, name in enumerate(order):
             _lag(axes, row, name, dated[name])
@@ -98,17 +125,11 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.grid(axis="x", color=GRID)
         figure.suptitle(f"{condition}: what turns before and what after pattern accuracy")
         words = (
-            "event: m midpoint of a step, p peak, t trough · n seeds of those that turned · 95 % "
-            "Student's intervals"
+            "half-height of a rise or fall · 95 % Student's intervals over"
+            f" {report['runs']} trainings"
+            "\ncoloured: a lead or lag at 5 % for all metrics together; grey: none shown"
         )
-        if undated:
-            words += (
-                f"\nno step, peak or trough in any seed: {', '.join(undated).replace('_', ' ')}"
-            )
-        note(
-            figure,
-            words + "\ncoloured: a lead or lag at a false discovery rate of 5 %; grey: none shown",
-        )
+        note(figure, "\n".join([words, *lines]) if undated else words)
 
 
 def _lag(axes: Axes, row: int, name: str, lag: Report) -> None:
@@ -116,10 +137,10 @@ def _lag(axes: Axes, row: int, name: str, lag: Report) -> None:
         axes.axhspan(row - 0.5, row + 0.5, color=STRIPE, linewidth=0)
     shown = lag.get("verdict") in ("leads", "lags")
     colour = _colour(name) if shown else NULL
-    interval = lag["lag"]["ci"] or [lag["lag"]["value"]] * 2
-    whisker(axes, lag["lag"]["value"], float(row), interval, colour=colour)
+    ratio = lag["ratio"]
+    whisker(axes, ratio["value"], float(row), [ratio["low"], ratio["high"]], colour=colour)
     axes.annotate(
-        f"{lag['event'][0]}, n = {lag['n']} of {lag['of']}",
+        f"{lag['event']}, n = {lag['of']}",
         (1.01, row),
         xycoords=("axes fraction", "data"),
         va="center",

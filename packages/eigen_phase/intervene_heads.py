@@ -1,7 +1,6 @@
 """What pattern accuracy loses without a head, at several moments of a training."""
 
 from collections.abc import Collection, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,26 @@ from torch import Tensor
 from eigen_phase.data import Sequences
 from eigen_phase.data_rows import held_out_rows
 from eigen_phase.measure_heads import attention_scores, per_target
-from eigen_phase.model import Head, Transformer
+from eigen_phase.model import Transformer
 from eigen_phase.params import Controls
 from eigen_phase.run_directory import RunDirectory
-from interp_core.statistics.resampling import mean_interval
+from interp_core.statistics.against_random import against_random
+from interp_core.statistics.heads import Head
+from interp_core.statistics.interval import bootstrap
+from interp_core.statistics.random_sets import matched_sets
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 
 def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report]:
-    """Each head alone replaced by its mean, over the clock; and at the end the best induction
-    heads, and the best previous-token heads, half a layer of them at most, together against every
-    other set from the same layers.
+    """Each head alone replaced by its mean, over the clock; at the end the best of a kind together.
 
-    Arrays: `step`, `accuracy` [step]; `effect`, `effect_low`, `effect_high` [step, layer, head]:
-    change of pattern accuracy, 95 % over rows; `other_effect` [step, layer, head]: change of the
-    accuracy on all other targets.
+    The best induction heads, and the best previous-token heads, half a layer of them at most, are
+    compared with the other sets of heads from the same layers: with all of them, and with those
+    that hold no head of either kind. Arrays: `step`, `accuracy` [step]; `effect`, `effect_low`,
+    `effect_high` [step, layer, head]: change of pattern accuracy, 95 % over rows; `other_effect`
+    [step, layer, head]: change of the accuracy on all other targets.
     """
     rows = held_out_rows(run.training, run.training.test_settings)
     rng = np.random.default_rng([run.training.seed, 31])
@@ -36,27 +38,27 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
     found = [_single(run.model(step), rows, settings, rng) for step in steps]
     arrays = {name: np.stack([part[name] for part in found]) for name in found[0]}
     arrays["step"] = np.array(steps)
+
     model = run.model()
     scores = attention_scores(model, rows)
     means = mean_outputs(model, rows)
-    joint = {
-        kind: _joint(
-            model,
-            rows,
-            means,
-            _of_kind(scores[score], settings.head_share)[: model.n_heads // 2],
-            settings,
-            rng,
-        )
+    kinds = {
+        kind: _of_kind(scores[score], settings.head_share)
         for kind, score in (("induction", "prefix_matching"), ("previous_token", "previous_token"))
     }
+    every = [head for heads in kinds.values() for head in heads]
+    joint = {
+        kind: _joint(model, rows, means, heads[: model.n_heads // 2], every, settings, rng)
+        for kind, heads in kinds.items()
+    }
+
     found = joint["induction"]
+    others = found["others"]["random"]["value"]
+    beside = "no other set" if others is None else f"{others:+.2f} on average"
     verdict = (
-        f"without {' '.join(found['heads'])} pattern accuracy changes by "
-        f"{found['change']['value']:+.2f}, without other"
-        f" heads of the same layers by {found['others_mean']:+.2f} on average (worst "
-        f"{found['others_worst']:+.2f},"
-        f" {found['other_sets']} sets)"
+        f"without {' '.join(found['heads'])} pattern accuracy changes by"
+        f" {found['change']['value']:+.2f}, without other heads of the same layers: {beside}"
+        f" ({found['others']['says']})"
     )
     return arrays, {"name": run.name, "verdict": verdict, "steps": steps, **joint}
 
@@ -68,9 +70,9 @@ def spread_steps(run: RunDirectory, n: int, *, among: Sequence[int]) -> list[int
     kept = np.array(among)
     rows = np.searchsorted(run.history["step"], kept)
     path = np.concatenate([[0.0], np.abs(np.diff(run.history["pattern_accuracy"][rows])).cumsum()])
-    path = path / max(path[-1], 1e-12) + np.linspace(
-        0, 0.5, len(path)
-    )  # half as much by the clock, for flat stretches
+
+    # Half as much by the clock, for flat stretches.
+    path = path / max(path[-1], 1e-12) + np.linspace(0, 0.5, len(path))
     wanted = np.linspace(path[0], path[-1], n)
     return sorted({int(kept[np.abs(path - place).argmin()]) for place in wanted})
 
@@ -79,7 +81,7 @@ def mean_outputs(model: Transformer, rows: Sequences) -> dict[Head, Float[Tensor
     """Mean z of every head over rows and positions."""
     z = model.head_outputs(torch.from_numpy(rows.ids).to(model.device)).mean(dim=(1, 3))
     return {
-        (layer, head): z[layer, head]
+        Head(layer, head): z[layer, head]
         for layer in range(model.n_layers)
         for head in range(model.n_heads)
     }
@@ -97,12 +99,12 @@ def _single(
     for head, mean in means.items():
         with model.replacing_heads({head: mean}):
             change = _by_row(model, rows) - clean
-        interval = mean_interval(change[0], rng, resamples=settings.draws)
+
+        interval = bootstrap(change[0], rng, resamples=settings.draws, unit="rows")
         found["effect"][head], found["other_effect"][head] = change.mean(axis=1)
-        found["effect_low"][head], found["effect_high"][head] = (
-            float(interval.low),
-            float(interval.high),
-        )
+        found["effect_low"][head] = interval.low
+        found["effect_high"][head] = interval.high
+
     return found | {"accuracy": clean[0].mean()}
 
 
@@ -121,14 +123,15 @@ def _of_kind(score: Float[np.ndarray, "layer head"], share: float) -> list[Head]
     """Heads whose score is at least this share of the best one's, the best first."""
     layers, heads = np.nonzero(score >= share * score.max())
     found = sorted(zip(layers, heads, strict=True), key=lambda head: -score[head])
-    return [(int(layer), int(head)) for layer, head in found]
+    return [Head(int(layer), int(head)) for layer, head in found]
 
 
 def _joint(
     model: Transformer,
     rows: Sequences,
     means: dict[Head, Tensor],
-    chosen: Collection[Head],
+    chosen: Sequence[Head],
+    of_a_kind: Collection[Head],
     settings: Controls,
     rng: np.random.Generator,
 ) -> Report:
@@ -138,23 +141,20 @@ def _joint(
         with model.replacing_heads({head: means[head] for head in heads}):
             return _by_row(model, rows)[0] - clean
 
-    of_chosen = mean_interval(change(chosen), rng, resamples=settings.draws)
-    layers = sorted(layer for layer, _ in chosen)
-    sets = [
-        others
-        for others in combinations(means, len(chosen))
-        if sorted(layer for layer, _ in others) == layers and set(others) != set(chosen)
-    ]
-    others = [float(change(heads).mean()) for heads in sets]
-    return {
-        "heads": [f"L{layer}H{head}" for layer, head in chosen],
-        "rows": len(clean),
+    of_chosen = bootstrap(change(chosen), rng, resamples=settings.draws, unit="rows")
+    found: Report = {
+        "heads": [str(head) for head in chosen],
         "accuracy": float(clean.mean()),
-        "change": {
-            "value": float(of_chosen.value),
-            "ci": [float(of_chosen.low), float(of_chosen.high)],
-        },
-        "other_sets": len(others),
-        "others_mean": float(np.mean(others)) if others else 0.0,
-        "others_worst": min(others, default=0.0),
+        "change": of_chosen.to_json(),
     }
+
+    for name, without in (("others", ()), ("neither_kind", of_a_kind)):
+        sets = matched_sets(chosen, list(means), rng, draws=settings.random_sets, without=without)
+        effects = [float(change(heads).mean()) for heads in sets.sets]
+        compared = against_random(of_chosen.value, effects, direction="below")
+        found[name] = compared.to_json() | {
+            "sets": sets.words,
+            "lowest": min(effects, default=None),
+        }
+
+    return found

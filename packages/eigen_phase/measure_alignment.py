@@ -66,20 +66,25 @@ def next_update(
     }
     gradient = gradient * (clip / (gradient.norm() + 1e-6)).clamp(max=1.0)
     changes, start = [], 0
+
     for parameter in model.parameters():
         group, state = groups[id(parameter)], memory.state.get(parameter, {})
         part = gradient[start : start + parameter.numel()].view_as(parameter)
         start += parameter.numel()
+
         first, second = group["betas"]
         step = float(state.get("step", 0.0)) + 1
+
         mean = first * state.get("exp_avg", torch.zeros_like(part)) + (1 - first) * part
         square = (
             second * state.get("exp_avg_sq", torch.zeros_like(part)) + (1 - second) * part.square()
         )
         scale = (square / (1 - second**step)).sqrt() + group["eps"]
+
         changes.append(
             -rate * (mean / (1 - first**step) / scale + group["weight_decay"] * parameter)
         )
+
     return flat(changes)
 
 

@@ -90,9 +90,8 @@ class Hessian(Operator):
             if "derivative for" not in str(problem):
                 raise
             raise InputError(
-                f"this model cannot be differentiated twice ({problem}); fused attention cannot: "
-                "use its explicit or"
-                " eager attention"
+                f"this model cannot be differentiated twice ({problem}); fused attention cannot:"
+                " use its explicit or eager attention"
             ) from None
         return _flat(products).detach()
 

@@ -7,18 +7,24 @@ import torch
 
 from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.intervene_heads import spread_steps
-from eigen_phase.measure_alignment import flat
 from eigen_phase.measure_curvature import (
     Operator,
     adam_preconditioned,
     next_token_gauss_newton,
     next_token_hessian,
 )
-from eigen_phase.measure_spectrum import density, eigenpairs, mass_by_block, trace
+from eigen_phase.measure_spectrum import (
+    density,
+    eigenpairs,
+    largest_eigenvalue,
+    mass_by_block,
+    trace,
+)
 from eigen_phase.params import Spectrum, Training
 from eigen_phase.run_directory import RunDirectory
 from interp_core.errors import InputError
 from interp_core.progress import progress
+from interp_core.statistics.interval import student
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -26,20 +32,17 @@ GRID_POINTS = 400
 
 
 def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
-    """Density, trace, Gauss-Newton and Adam-preconditioned sharpness, dependence on the probe
-    batch, and blocks.
+    """Density, trace, Gauss-Newton and Adam-preconditioned sharpness, probe batches, and blocks.
 
     Arrays over `step` [s]: `density` [s, grid] on `grid` (per unit of eigenvalue), `trace` and
-    `trace_error`, `gauss_newton`, `adam_sharpness` (not-a-number before the first update),
-    `probe_top` [s, size] for batches of `probe_sizes` rows, `products`; over `block_step` [e]
-    (every look at the Hessian): `mass_by_block` [e, k, block] of the kept eigenvectors, `blocks`
-    their names. InputError for a run whose Hessian was not looked at.
+    `trace_error`, `gauss_newton`, `probe_top` [s, size, batch] for independent batches of
+    `probe_sizes` rows, `products`, `beyond` (eigenvalues as large as the tracked ones that equal
+    one of them, and so were not tracked); over `block_step` [e] (every look at the Hessian):
+    `mass_by_block` [e, k, block] of the kept eigenvectors, `blocks` their names; over `adam_step`
+    (every look but step 0): `adam_sharpness`, on as many rows as a training batch has, and
+    `adam_edge`. InputError for a run whose Hessian was not looked at.
     """
-    if not run.eigenvector_steps:
-        raise InputError(
-            f"{run.folder}: the Hessian was not looked at; train with --track-top-k-eigenvalues "
-            "above 0"
-        )
+    _check_looked_at(run)
     steps = spread_steps(run, settings.checkpoints, among=run.eigenvector_steps)
     found = [
         _at(run, step, settings)
@@ -47,32 +50,69 @@ def landscape(run: RunDirectory, settings: Spectrum) -> tuple[Arrays, Report]:
     ]
     names = [name for name in found[0] if name not in ("nodes", "weights")]
     arrays = {name: np.array([part[name] for part in found]) for name in names}
-    arrays |= _on_one_grid(found) | _blocks(run)
+    arrays |= _on_one_grid(found) | _blocks(run) | _adam(run, settings)
     arrays |= {"step": np.array(steps), "probe_sizes": np.array(settings.probe_sizes)}
+
     edge = adam_edge(run.training)
+    sharpest = int(arrays["adam_sharpness"].argmax())
     report = {
         "name": run.name,
         "steps": steps,
         "trace": arrays["trace"],
         "trace_error": arrays["trace_error"],
         "gauss_newton": arrays["gauss_newton"],
-        "adam_sharpness": [
-            None if not np.isfinite(value) else float(value) for value in arrays["adam_sharpness"]
-        ],
         "adam_edge_of_stability": edge,
-        "probe_sizes": list(settings.probe_sizes),
-        "probe_top": arrays["probe_top"],
+        "adam_sharpness_rows": run.training.batch_size,
+        "adam_sharpness_largest": float(arrays["adam_sharpness"][sharpest]),
+        "adam_sharpness_largest_step": int(arrays["adam_step"][sharpest]),
+        "adam_steps_above_edge": arrays["adam_step"][arrays["adam_sharpness"] > edge],
+        "probe_top": _over_batches(arrays["probe_top"], steps, settings),
+        "untracked_equal_eigenvalues": arrays["beyond"],
         "negative_mass": arrays["negative_mass"],
         "largest_block": _largest_blocks(arrays),
     }
-    last = arrays["adam_sharpness"][-1]
+    traces = arrays["trace"]
+    share = arrays["adam_sharpness"][sharpest] / edge
     verdict = (
-        f"trace {arrays['trace'][0]:.1f} at first, {arrays['trace'].max():.1f} at most, "
-        f"{arrays['trace'][-1]:.1f}"
+        f"trace {traces[0]:.1f} at first, {traces.max():.1f} at most, {traces[-1]:.1f} at the end;"
+        f" Adam's sharpness reaches {share:.2f} of its edge"
+        f" (step {arrays['adam_step'][sharpest]})"
     )
-    return arrays, report | {
-        "verdict": f"{verdict} at the end; Adam's sharpness ends at {last / edge:.2f} of its edge"
-    }
+    return arrays, report | {"verdict": verdict}
+
+
+def largest_course(run: RunDirectory, settings: Spectrum) -> Arrays:
+    """The largest eigenvalue at every look on `largest_sequences` rows: `largest_step`, `largest`.
+
+    The tracked one is on so few rows that which rows were drawn decides most of it. InputError for
+    a run whose Hessian was not looked at.
+    """
+    _check_looked_at(run)
+    training = run.training
+    rows = labelled(probe_rows(training, rows=settings.largest_sequences), training)
+    found = []
+
+    for step in progress(run.eigenvector_steps, f"largest of {run.name}", unit="look"):
+        model = run.model(step)
+        with model.explicit_attention():
+            hessian = next_token_hessian(model, *rows, micro_batch=settings.largest_sequences)
+            value = largest_eigenvalue(
+                hessian,
+                tolerance=settings.largest_tolerance,
+                max_products=training.max_products,
+                generator=torch.Generator().manual_seed(training.seed),
+            )
+        found.append(value)
+
+    return {"largest_step": np.array(run.eigenvector_steps), "largest": np.array(found)}
+
+
+def _check_looked_at(run: RunDirectory) -> None:
+    if not run.eigenvector_steps:
+        raise InputError(
+            f"{run.folder}: the Hessian was not looked at;"
+            " train with --track-top-k-eigenvalues above 0"
+        )
 
 
 def adam_edge(training: Training) -> float:
@@ -97,18 +137,15 @@ def attention_patterns(run: RunDirectory) -> Arrays:
 def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
     training, model = run.training, run.model(step)
     generator = torch.Generator().manual_seed(training.seed)
-    vector_like = flat(list(model.parameters()))
+    k = training.track_top_k_eigenvalues
 
-    def largest(operator: Operator) -> float:
-        """With its sign: the most negative eigenvalue of the operator turned over."""
-        found = eigenpairs(
-            Operator(lambda vector: -operator(vector), vector_like),
-            k=1,
-            tolerance=training.lanczos_tolerance,
+    def largest(operator: Operator, tolerance: float) -> float:
+        return largest_eigenvalue(
+            operator,
+            tolerance=tolerance,
             max_products=training.max_products,
             generator=generator,
         )
-        return -float(found.values[-1])
 
     with model.explicit_attention():
         batch = labelled(probe_rows(training), training)
@@ -120,22 +157,30 @@ def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
             generator=generator,
         )
         found = trace(hessian, products=settings.trace_products, generator=generator)
-        sharpness = float("nan")
-        if step > 0:
-            _, square = run.adam(step)
-            scaled = adam_preconditioned(
-                hessian, square, step=step, beta=training.betas[1], epsilon=1e-8
-            )
-            sharpness = largest(scaled)
         gauss_newton = largest(
-            next_token_gauss_newton(model, *batch, micro_batch=training.micro_batch)
+            next_token_gauss_newton(model, *batch, micro_batch=training.micro_batch),
+            training.lanczos_tolerance,
         )
-        sizes = []
-        for size in settings.probe_sizes:
-            rows = labelled(probe_rows(training, rows=size), training)
-            sizes.append(
-                largest(next_token_hessian(model, *rows, micro_batch=training.micro_batch))
+        both = [
+            eigenpairs(
+                hessian,
+                k=k,
+                tolerance=training.lanczos_tolerance,
+                max_products=training.max_products,
+                generator=generator,
+                repeated=repeated,
             )
+            for repeated in (False, True)
+        ]
+        sizes = []
+        for size in settings.probe_sizes if run.name in settings.probe_runs else ():
+            batches = [
+                labelled(probe_rows(training, rows=size, draw_number=number), training)
+                for number in range(settings.probe_batches)
+            ]
+            hessians = [next_token_hessian(model, *rows, micro_batch=size) for rows in batches]
+            sizes.append([largest(one, settings.largest_tolerance) for one in hessians])
+    first, second = (pairs.values[:k].numpy() for pairs in both)
     return {
         "nodes": spectrum.nodes,
         "weights": spectrum.weights,
@@ -143,9 +188,62 @@ def _at(run: RunDirectory, step: int, settings: Spectrum) -> dict[str, Any]:
         "trace": found.value,
         "trace_error": found.error,
         "gauss_newton": gauss_newton,
-        "adam_sharpness": sharpness,
         "probe_top": sizes,
+        "beyond": _beyond(first, second, training),
     }
+
+
+def _beyond(once: np.ndarray, repeated: np.ndarray, training: Training) -> int:
+    """How many of the k largest, counted as often as they are there, the tracked ones lack."""
+    apart = np.abs(np.abs(once) - np.abs(repeated))
+    return int((apart > 2 * training.lanczos_tolerance * np.abs(once[0])).sum())
+
+
+def _adam(run: RunDirectory, settings: Spectrum) -> Arrays:
+    """Adam's sharpness at every look: whether a step is stable is a matter of its own batch's rows,
+    so as many rows as a training batch has.
+    """
+    training = run.training
+    rows = labelled(probe_rows(training, rows=training.batch_size), training)
+    steps = [step for step in run.eigenvector_steps if step > 0]
+    found = []
+
+    for step in steps:
+        model = run.model(step)
+        with model.explicit_attention():
+            hessian = next_token_hessian(model, *rows, micro_batch=training.batch_size)
+            scaled = adam_preconditioned(
+                hessian, run.adam(step)[1], step=step, beta=training.betas[1], epsilon=1e-8
+            )
+            value = largest_eigenvalue(
+                scaled,
+                tolerance=settings.largest_tolerance,
+                max_products=training.max_products,
+                generator=torch.Generator().manual_seed(training.seed),
+            )
+        found.append(value)
+
+    return {
+        "adam_step": np.array(steps),
+        "adam_sharpness": np.array(found),
+        "adam_edge": np.array(adam_edge(training)),
+    }
+
+
+def _over_batches(top: np.ndarray, steps: list[int], settings: Spectrum) -> list[Report]:
+    """By size and checkpoint: mean over independent batches, Student's interval, their range."""
+    return [
+        {
+            "rows": size,
+            "step": steps[i],
+            **student(top[i, j], unit="batches").to_json(),
+            "lowest": float(top[i, j].min()),
+            "highest": float(top[i, j].max()),
+        }
+        for j, size in enumerate(settings.probe_sizes)
+        for i in range(len(top))
+        if top.size
+    ]
 
 
 def _on_one_grid(found: list[dict[str, Any]]) -> Arrays:

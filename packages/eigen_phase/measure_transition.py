@@ -1,260 +1,280 @@
-"""When each metric of a run turns, how abruptly, and what leads what over seeds."""
+"""When each metric of a run turns, how abruptly, and what leads what over seeds.
 
-from collections.abc import Sequence
+Every curve is dated by one rule, the half-height crossing of interp_core.statistics.events, in the
+direction written here before any curve was seen. A curve that the rule does not date has no date.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from scipy import special
 
 from eigen_phase.params import Transition
 from eigen_phase.run_directory import RunDirectory
-from interp_core.statistics.resampling import discoveries
-from interp_core.statistics.transitions import FEWEST, Turn, midpoint_interval, turn_of
+from interp_core.statistics.events import Direction, Event, Guards, half_height, lag_over_seeds
+from interp_core.statistics.interval import Interval, student
+from interp_core.statistics.transitions import FEWEST, turn_of
 
 ACCURACY = "pattern_accuracy"
-PLAIN = (
-    ACCURACY,
-    "pattern_loss",
-    "other_loss",
-    "held_out_loss",
-    "gradient_norm",
-    "top_eigenvalue",
-    "most_negative_eigenvalue",
-    "spectral_norm",
-    "alignment_mass",
-    "alignment_independent",
-    "alignment_training",
-    "alignment_update",
-    "persistence",
+LARGEST = "largest_eigenvalue"  # on many rows, from `curvature`; top_eigenvalue is on the probe's
+TRAININGS = "trainings"
+
+# Losses fall. Of the rest each is asked whether it rises, the most negative eigenvalue downwards.
+DIRECTIONS: dict[str, Direction] = {
+    ACCURACY: "rise",
+    "pattern_loss": "fall",
+    "other_loss": "rise",
+    "held_out_loss": "fall",
+    "gradient_norm": "rise",
+    "top_eigenvalue": "rise",
+    "most_negative_eigenvalue": "fall",
+    "spectral_norm": "rise",
+    "alignment_mass": "rise",
+    "alignment_independent": "rise",
+    "alignment_training": "rise",
+    "alignment_update": "rise",
+    "persistence": "rise",
+}
+OF_HEADS = (
+    "prefix_matching",
+    "previous_token",
+    "duplicate_token",
+    "own_position",
+    "copying",
+    "qk_matching",
+    "own_matching",
 )
-OF_HEADS = ("prefix_matching", "previous_token", "duplicate_token", "copying", "qk_matching")
 
 Series = tuple[np.ndarray, np.ndarray]  # steps, values
 Report = dict[str, Any]
 
 
-def metrics_of(run: RunDirectory) -> dict[str, Series]:
-    """Every curve that is fitted.
+def metrics_of(run: RunDirectory, largest: Series | None = None) -> dict[str, Series]:
+    """Every curve that is dated.
 
-    Of each kind of head score it is that of one head: the one that leads at the end.
+    Of each kind of head score it is that of one head: the one that leads at the end. `largest` is
+    the largest eigenvalue on many rows, where it was measured.
     """
-    found = {name: run.series(name) for name in PLAIN if name in run.history}
-    if "top_eigenvalue" in found:  # steep up, slow down: its rise is dated by itself
-        steps, values = found["top_eigenvalue"]
-        peak = values[1:].argmax() + 2
-        found["top_eigenvalue up to its peak"] = (steps[:peak], values[:peak])
+    found = {name: run.series(name) for name in DIRECTIONS if name in run.history}
+
+    if largest is not None:
+        found[LARGEST] = largest
+
     for family in OF_HEADS:
         if family in run.history:
             heads = run.history[family]
             layer, head = np.unravel_index(heads[-1].argmax(), heads[-1].shape)
             found[f"{family} of the best head"] = (run.history["step"], heads[:, layer, head])
+
     if "k_composition" in run.history:
         pairs = run.history["k_composition"]
-        found["k_composition of the best pair"] = (
-            run.history["step"],
-            pairs[:, pairs[-1].argmax()],
-        )
+        best = pairs[:, pairs[-1].argmax()]
+        found["k_composition of the best pair"] = (run.history["step"], best)
+
     return found
 
 
 def transition_report(
-    runs: Sequence[RunDirectory], settings: Transition, rng: np.random.Generator
+    runs: Sequence[RunDirectory],
+    settings: Transition,
+    largest: Mapping[str, Series] | None = None,
 ) -> Report:
-    """Fits and a verdict for each run, and leads and lags for each condition, whose runs are its
-    seeds.
+    """A verdict for each run, and leads and lags for each condition, whose runs are its seeds.
 
-    Verdicts: `transition` (step-like by BIC, large enough, abrupt), `gradual` (the same, but spread
-    over more than abrupt_ratio in steps; or a change without a step), `no transition`. Never an
-    error for a run that does not turn. Other metrics are fitted from midpoint / window on: what
-    they do in the first steps, when the model learns which tokens there are, is another story.
+    Verdicts: `transition` (large enough, dated, abrupt), `gradual` (the same, but spread over more
+    than abrupt_ratio in steps), `not dated` (large enough, without a date), `no transition`. Never
+    an error for a run that does not turn. All metrics are looked at from midpoint / window on, the
+    midpoint that of a logistic fit to the accuracy: what they do in the first steps, when the model
+    learns which tokens there are, is another story.
+    `largest`: the largest eigenvalue by run, measured on many rows.
     """
-    found = {run.name: _of_run(run, settings) for run in runs}
-    conditions = list(dict.fromkeys(run.condition for run in runs))
+    known = largest or {}
+    dated = {run.name: _of_run(run, settings, known.get(run.name)) for run in runs}
+    conditions = dict.fromkeys(run.condition for run in runs)
+
     return {
-        "runs": found,
+        "runs": {name: report for name, (report, _) in dated.items()},
         "conditions": {
             condition: _of_condition(
-                [found[run.name] for run in runs if run.condition == condition], settings, rng
+                [dated[run.name] for run in runs if run.condition == condition], settings
             )
             for condition in conditions
         },
     }
 
 
-def _of_run(run: RunDirectory, settings: Transition) -> Report:
-    metrics: dict[str, Report] = {}
-    base = {
+def guards_of(settings: Transition) -> Guards:
+    """What a step must be before it is dated."""
+    return Guards(edge=settings.edge, widest=settings.widest, noise=settings.noise)
+
+
+Dated = tuple[Report, dict[str, Event]]
+
+
+def _of_run(run: RunDirectory, settings: Transition, largest: Series | None) -> Dated:
+    base: Report = {
         "name": run.name,
         "condition": run.condition,
         "seed": run.training.seed,
-        "metrics": metrics,
+        "midpoint": None,
+        "peak": None,
+        "metrics": {},
     }
     steps, values = run.series(ACCURACY)
     if (steps > 0).sum() < FEWEST:
-        return base | {
-            "verdict": "too few points",
-            "sentence": "too few points to say",
-            "midpoint": None,
-        }
-    turn = turn_of(steps, values)
+        words = "too few points"
+        return base | {"verdict": words, "sentence": f"{words} to say"}, {}
+
+    # The fit only says where to look: before the window accuracy climbs from nothing to what
+    # guessing among the row's tokens gives, which is no part of the step.
+    start = turn_of(steps, values).midpoint / settings.window
+    if (steps >= start).sum() < FEWEST:
+        start = 1.0
+
+    guards = guards_of(settings)
+    looked = steps >= start
+    turn = half_height(steps[looked], values[looked], guards, direction="rise")
+    turn = _if_over(turn, steps[looked], settings)
     verdict = _verdict(turn, settings)
-    start = turn.midpoint / settings.window if verdict != "no transition" else 1.0
-    for name, (at, curve) in metrics_of(run).items():
-        late = at >= (0.0 if name == ACCURACY else start)
-        if (at[late] > 0).sum() >= FEWEST:
-            fitted = turn_of(at[late], curve[late])
-            metrics[name] = asdict(fitted) | {
-                "event": _event(fitted),
-                "event_step": _event_step(fitted),
-            }
-    if verdict == "no transition":
-        sentence = (
-            f"no transition: pattern accuracy {values[0]:.2f} at first, {values[-1]:.2f} at the end"
-        )
-        return base | {"verdict": verdict, "sentence": sentence, "midpoint": None}
-    interval = midpoint_interval(steps, values)
-    change = np.abs(np.diff(values)).max() / abs(turn.size)
-    return base | {
+
+    events = {ACCURACY: turn}
+    for name, (at, curve) in metrics_of(run, largest).items():
+        late = at >= start
+        if name != ACCURACY and late.sum() >= FEWEST:
+            direction = DIRECTIONS.get(name, "rise")
+            events[name] = half_height(at[late], curve[late], guards, direction=direction)
+
+    found = base | {
         "verdict": verdict,
-        "sentence": f"{verdict} at step {turn.midpoint:.0f} [{interval[0]:.0f}, {interval[1]:.0f}], pattern accuracy"
-        f" {turn.low:.2f} to {turn.high:.2f}, 10 to 90 % within a factor {turn.ratio:.2f} of steps",
-        "midpoint": turn.midpoint,
-        "midpoint_interval": list(interval),
-        "ratio": turn.ratio,
-        "largest_share_in_one_interval": float(change),
+        "sentence": _sentence(verdict, turn, values),
+        "metrics": {name: asdict(event) for name, event in events.items()},
     }
+    if turn.step is None or turn.low is None or turn.high is None:
+        return found, events
+
+    shares = np.abs(np.diff(values)).max() / abs(turn.height)
+    return found | {
+        "midpoint": turn.step,
+        "ratio": turn.high / turn.low,
+        "largest_share_in_one_interval": float(shares),
+        "peak": None if largest is None else _peak(largest, turn.step, start),
+    }, events
 
 
-def _verdict(turn: Turn, settings: Transition) -> str:
-    if abs(turn.size) < settings.smallest_change:
+def _if_over(turn: Event, steps: np.ndarray, settings: Transition) -> Event:
+    """Without its date where 90 % of the rise lies at the end of the window."""
+    if turn.high is None:
+        return turn
+
+    first, last = np.log(steps[[0, -1]].astype(np.float64))
+    if np.log(turn.high) < last - settings.edge * (last - first):
+        return turn
+
+    # What is half of a height that is not reached yet? The run says too little.
+    return Event(None, None, None, turn.height, "not dated: it may not be over at the end")
+
+
+def _verdict(turn: Event, settings: Transition) -> str:
+    if turn.height < settings.smallest_change:
         return "no transition"
-    if not turn.steps:
-        return "no transition" if turn.best == "flat" else "gradual"
-    return "transition" if turn.ratio <= settings.abrupt_ratio else "gradual"
+
+    if turn.low is None or turn.high is None:
+        return "not dated"
+
+    return "transition" if turn.high / turn.low <= settings.abrupt_ratio else "gradual"
 
 
-def _event(turn: Turn) -> str | None:
-    """What dates a curve: the middle of its step, its peak or its trough; nothing where a line does
-    as well.
-    """
-    if not turn.turns:
-        return None
-    if turn.best == "bump":
-        return "peak" if turn.height > 0 else "trough"
-    return "midpoint"
+def _sentence(verdict: str, turn: Event, values: np.ndarray) -> str:
+    levels = f"pattern accuracy {values[0]:.2f} at first, {values[-1]:.2f} at the end"
 
+    if turn.step is None or turn.low is None or turn.high is None:
+        return f"{verdict}: {levels}"
 
-def _event_step(turn: Turn) -> float | None:
-    event = _event(turn)
-    return None if event is None else turn.midpoint if event == "midpoint" else turn.bump
-
-
-def _of_condition(runs: Sequence[Report], settings: Transition, rng: np.random.Generator) -> Report:
-    """Midpoints over seeds, and each metric's lead (negative) or lag against pattern accuracy."""
-    turned = [run for run in runs if run["midpoint"] is not None]
-    report: Report = {
-        "runs": len(runs),
-        "verdicts": {
-            verdict: sum(run["verdict"] == verdict for run in runs) for verdict in _verdicts(runs)
-        },
-        "midpoint": None,
-        "ratio": None,
-        "lags": {},
-    }
-    if turned:
-        middles = np.log([run["midpoint"] for run in turned])
-        report["midpoint"] = _exponential(_over_seeds(middles, settings, rng))
-        report["ratio"] = _exponential(
-            _over_seeds(np.log([run["ratio"] for run in turned]), settings, rng)
-        )
-        report["lags"] = _lags(turned, settings, rng)
-    return report
-
-
-def _verdicts(runs: Sequence[Report]) -> list[str]:
-    return list(dict.fromkeys(run["verdict"] for run in runs))
-
-
-def _lags(turned: Sequence[Report], settings: Transition, rng: np.random.Generator) -> Report:
-    """By metric: step of its commonest event over that of the accuracy's midpoint, over the seeds
-    that have it.
-    """
-    lags: Report = {}
-    for name in turned[0]["metrics"]:
-        if name == ACCURACY:
-            continue
-        found = [run["metrics"].get(name, {}).get("event") for run in turned]
-        events = [event for event in found if event is not None]
-        if not events:
-            lags[name] = {"event": None, "n": 0, "of": len(turned), "lag": None}
-            continue
-        event = max(dict.fromkeys(events), key=events.count)
-        those = [run for run, its in zip(turned, found, strict=True) if its == event]
-        steps = np.array([run["metrics"][name]["event_step"] for run in those])
-        middles = np.array([run["midpoint"] for run in those])
-        lag = _over_seeds(np.log(steps / middles), settings, rng)
-        lags[name] = {
-            "event": event,
-            "n": len(those),
-            "of": len(turned),
-            "lag": _exponential(lag),
-            "steps": _over_seeds(steps - middles, settings, rng),
-            "p": lag["p"],
-        }
-    tested = [name for name, lag in lags.items() if lag["n"] > 1]
-    kept = discoveries(
-        np.array([lags[name]["p"] for name in tested]), rate=settings.false_discovery_rate
+    factor = turn.high / turn.low
+    return (
+        f"{verdict} at step {turn.step:.0f}, {levels},"
+        f" 10 to 90 % within a factor {factor:.2f} of steps"
     )
-    for name, discovery in zip(tested, kept, strict=True):
-        lags[name]["verdict"] = (
-            _lag_verdict(lags[name]["lag"]["value"]) if discovery else "no lead or lag shown"
-        )
-    return lags
 
 
-def _lag_verdict(ratio: float) -> str:
-    return "leads" if ratio < 1 else "lags"
+def _peak(largest: Series, date: float, start: float) -> Report | None:
+    """The look at which the largest eigenvalue is highest; None at an edge of its window."""
+    steps, values = largest
+    late = steps >= start
+    steps, values = steps[late], values[late]
+    top = int(values.argmax())
 
+    if top in (0, len(values) - 1):
+        return None
 
-def _over_seeds(
-    values: Float[np.ndarray, " seed"], settings: Transition, rng: np.random.Generator
-) -> Report:
-    """mean_over_seeds with the percentile bootstrap's interval beside it: with a handful of seeds
-    that is too narrow (five normal values: about 83 % for a nominal 95 %), so verdicts use
-    Student's.
-    """
-    n = len(values)
-    drawn = values[rng.integers(n, size=(settings.resamples, n))].mean(axis=1)
-    ends = np.quantile(drawn, [0.025, 0.975]).tolist() if n > 1 else None
-    return mean_over_seeds(values) | {"bootstrap_ci": ends}
-
-
-def mean_over_seeds(values: Float[np.ndarray, " seed"]) -> Report:
-    """Mean over seeds with Student's 95 % interval and p against zero (exact for normal values),
-    and the p of the exact sign-flip test, never below 2 / 2^n. No interval for one seed.
-    """
-    n, mean = len(values), float(values.mean())
-    if n == 1:
-        return {"value": mean, "ci": None, "p": 1.0, "signs_p": 1.0, "n": 1}
-    error = float(values.std(ddof=1) / np.sqrt(n))
-    reach = float(special.stdtrit(n - 1, 0.975)) * error
-    signs = np.array(list(product((1.0, -1.0), repeat=n)))
     return {
-        "value": mean,
-        "ci": [mean - reach, mean + reach],
-        "p": float(2 * special.stdtr(n - 1, -abs(mean) / error)) if error > 0 else float(mean == 0),
-        "signs_p": float((np.abs(signs @ values) >= abs(values.sum()) - 1e-12).mean()),
-        "n": n,
+        "step": int(steps[top]),
+        "value": float(values[top]),
+        "over_step": float(steps[top] / date),
     }
 
 
-def _exponential(found: Report) -> Report:
-    """From logarithms of steps to steps, or to ratios of steps."""
-    ends = {
-        key: None if found[key] is None else np.exp(found[key]).tolist()
-        for key in ("ci", "bootstrap_ci")
+def _of_condition(dated: Sequence[Dated], settings: Transition) -> Report:
+    """Dates over seeds, and each metric's lead (below 1) or lag against pattern accuracy's.
+
+    A number over seeds is None unless every seed has it: none is left out for how its curve looks.
+    """
+    reports = [report for report, _ in dated]
+    verdicts = [report["verdict"] for report in reports]
+    middles = [report["midpoint"] for report in reports]
+    ratios = [report.get("ratio") for report in reports]
+    peaks = [None if report["peak"] is None else report["peak"]["over_step"] for report in reports]
+
+    return {
+        "runs": len(reports),
+        "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+        "midpoint": over_seeds(middles),
+        "ratio": over_seeds(ratios),
+        "peak_over_step": over_seeds(peaks),
+        "lags": _lags([events for _, events in dated], settings),
     }
-    return found | {"value": float(np.exp(found["value"]))} | ends
+
+
+def over_seeds(values: Sequence[float | None]) -> Report | None:
+    """Geometric mean with Student's interval of the logarithms; None unless all seeds have one."""
+    there = [value for value in values if value is not None]
+    if not there or len(there) < len(values):
+        return None
+
+    return geometric(there).to_json()
+
+
+def geometric(values: Sequence[float]) -> Interval:
+    """Mean of logarithms, back in the values' unit: for steps, and ratios of steps."""
+    logs = student([float(np.log(value)) for value in values], unit=TRAININGS)
+    ends = None if logs.ends is None else [float(np.exp(end)) for end in logs.ends]
+    low, high = (None, None) if ends is None else ends
+    return Interval(float(np.exp(logs.value)), low, high, logs.n, TRAININGS)
+
+
+def _lags(by_seed: Sequence[dict[str, Event]], settings: Transition) -> Report:
+    """By metric: its date over the accuracy's, with a 95 % interval.
+
+    Verdicts are at the level that leaves family_error for all metrics together (Bonferroni).
+    """
+    references = [events[ACCURACY] for events in by_seed if ACCURACY in events]
+    if len(references) < len(by_seed) or not any(event.dated for event in references):
+        return {}
+
+    shared = set.intersection(*(set(events) for events in by_seed)) - {ACCURACY}
+    names = [name for name in by_seed[0] if name in shared]
+    corrected = 1 - settings.family_error / max(len(names), 1)
+    lags: Report = {}
+
+    for name in names:
+        events = [by_name[name] for by_name in by_seed]
+        lag = lag_over_seeds(events, references)
+        verdict = lag_over_seeds(events, references, level=corrected).verdict
+        lags[name] = lag.to_json() | {
+            "verdict": verdict,
+            "event": DIRECTIONS.get(name, "rise"),
+            "undated": [event.says for event in events if not event.dated],
+        }
+
+    return lags

@@ -18,8 +18,7 @@ from torch.nn import functional
 from eigen_phase.model_attention import causal_attention, causal_pattern
 from eigen_phase.model_shape import Shape
 from interp_core.models.subject import HeadWeights
-
-Head = tuple[int, int]  # layer, head
+from interp_core.statistics.heads import Head
 
 
 class Output(NamedTuple):
@@ -39,7 +38,7 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (
             nn.Linear(shape.d_model, shape.d_model, bias=False) for _ in range(4)
         )
-        self.clamped = shape.clamp_previous_token and layer == 0  # head 0 of it
+        self.clamp_to = shape.clamp_to if layer == 0 else None  # of head 0
         self.explicit = False
         self.replaced: dict[int, Tensor] = {}  # head -> what it writes instead of z, [d_head]
         self.seen: list[tuple[Tensor, Tensor]] | None = (
@@ -59,9 +58,10 @@ class Attention(nn.Module):
             z = causal_attention(query, key, value)
         else:
             z = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        if self.clamped:
-            before = torch.cat([value[:, :1, :1], value[:, :1, :-1]], dim=2)
-            z = torch.cat([before, z[:, 1:]], dim=1)
+
+        if self.clamp_to is not None:
+            z = torch.cat([_looking_back(value[:, :1], self.clamp_to), z[:, 1:]], dim=1)
+
         if self.seen is not None:
             self.seen.append((self._clamp(causal_pattern(query, key)), z))
         for head, instead in self.replaced.items():
@@ -72,11 +72,12 @@ class Attention(nn.Module):
         self, pattern: Float[Tensor, "row head query key"]
     ) -> Float[Tensor, "row head query key"]:
         """The patterns with those of a clamped head as it really looks."""
-        if not self.clamped:
+        if self.clamp_to is None:
             return pattern
+
         length = pattern.shape[-1]
-        back = torch.eye(length, dtype=pattern.dtype, device=pattern.device).roll(-1, dims=1).tril()
-        back[0, 0] = 1.0
+        keys = (torch.arange(length, device=pattern.device) - self.clamp_to).clamp_min(0)
+        back = functional.one_hot(keys, length).to(pattern.dtype)
         return torch.cat([back.expand_as(pattern[:, :1]), pattern[:, 1:]], dim=1)
 
 
@@ -247,6 +248,18 @@ class Transformer(nn.Module):
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         """W_U with the final norm's gain folded in."""
         return (self.unembed.weight * self.norm.weight).T.detach()
+
+
+def _looking_back(
+    value: Float[Tensor, "row 1 position d_head"], offset: int
+) -> Float[Tensor, "row 1 position d_head"]:
+    """Each position's value is that of `offset` tokens before, of the first where none is there."""
+    offset = min(offset, value.shape[2])
+    if offset == 0:
+        return value
+
+    first = value[:, :, :1].expand(-1, -1, offset, -1)
+    return torch.cat([first, value[:, :, :-offset]], dim=2)
 
 
 def _wavelengths(shape: Shape, d_head: int) -> Float[Tensor, " pair"]:

@@ -16,13 +16,21 @@ class Shape(Params):
     mlp_ratio: NonNegativeInt  # hidden units of the MLP per unit of width; 0: attention only
     rotary_base: PositiveFloat  # of the wavelengths of rotary positions (Su et al. 2021)
     initializer_range: PositiveFloat  # standard deviation of all weights at step 0
-    clamp_previous_token: bool  # head L0H0 attends to the previous token, whatever its weights say
+    # tokens back that head L0H0 looks, whatever its weights say: 0 itself, 1 the previous token;
+    # null: its weights decide
+    clamp_to: NonNegativeInt | None
 
     @model_validator(mode="after")
     def _divides(self) -> "Shape":
         if self.d_model % (2 * self.n_heads):
             raise ValueError(
-                f"d_model ({self.d_model}) must be n_heads ({self.n_heads}) times an even width of "
-                "a head"
+                f"d_model ({self.d_model}) must be n_heads ({self.n_heads})"
+                " times an even width of a head"
             )
+
+        if self.clamp_to is not None and self.clamp_to >= self.seq_length:
+            raise ValueError(
+                f"clamp_to ({self.clamp_to}) must be below seq_length ({self.seq_length})"
+            )
+
         return self

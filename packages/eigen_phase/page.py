@@ -9,12 +9,12 @@ import numpy as np
 
 from eigen_phase.measure_transition import transition_report
 from eigen_phase.run_directory import RunDirectory
-from eigen_phase.study import Study
+from eigen_phase.study import Eigen, prepare
 from interp_core.files.artifacts import load_json
 from interp_core.files.folders import adding_to
 from interp_core.page import views
 from interp_core.page.document import views_of, write
-from interp_core.page.study_page import Caption, Words, save
+from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.views import View
 
 Report = Mapping[str, Any]
@@ -161,27 +161,27 @@ def model_card(run: RunDirectory, found: Report | None) -> View:
     )  # fmt: skip
 
 
-def page(study: Study) -> None:
-    """A stage: the study's part of the page, one clock a condition and a card a training."""
-    found = load_json(study.folder / "metrics" / "transition" / "transition.json")["runs"]
-    runs = [run for run in study.runs if run.diverged is None]
+def of_the_run() -> Part:
+    """The study's part of the page of the run: one clock a condition, a card a training."""
+    study = prepare(None, None)
+    found = load_json(study.file("metrics", "transition", "transition"))["runs"]
+    folders = [study.folder / "runs" / name for name in found]
+
+    if not there(folders):
+        return Part(WORDS)
+
+    opened = [RunDirectory.open(folder) for folder in folders]
+    runs = [run for run in opened if run.diverged is None]
     first = {run.condition: run for run in reversed(runs)}
 
-    clocks = [clock(run, found.get(run.name)) for run in reversed(first.values())]
-    save(
-        "eigen_phase",
-        WORDS,
-        views=clocks,
-        cards=[model_card(run, found.get(run.name)) for run in runs],
-    )
+    clocks = [clock(run, found[run.name]) for run in reversed(first.values())]
+    return Part(WORDS, clocks, [model_card(run, found[run.name]) for run in runs])
 
 
-def page_of(run: RunDirectory, study: Study) -> None:
+def page_of(run: RunDirectory, study: Eigen) -> None:
     """One self-contained page of a training, into its directory."""
     path = run.folder / "page.html"
-    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))[
-        "runs"
-    ][run.name]
+    found = transition_report([run], study.params.transition)["runs"][run.name]
 
     with adding_to(run.folder, [path]):
         _write(run, found, path)

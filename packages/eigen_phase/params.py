@@ -50,7 +50,7 @@ class Training(Params):
     mlp_ratio: NonNegativeInt  # 0: attention only
     rotary_base: PositiveFloat
     initializer_range: PositiveFloat
-    clamp_previous_token: bool
+    clamp_to: NonNegativeInt | None  # as in model_shape
 
     # Optimisation
     num_steps: PositiveInt
@@ -73,6 +73,8 @@ class Training(Params):
     composition_distances: tuple[PositiveInt, ...] = Field(
         min_length=1
     )  # rotary distances of K-composition, tokens
+    # rotary distances of qk_matching, tokens: those at which the data repeats
+    matching_distances: tuple[PositiveInt, ...] = Field(min_length=1)
     composition_draws: PositiveInt = Field(ge=2)  # random orientations of its z
     checkpoint_interval: PositiveInt  # steps between kept weights
     checkpoint_change: float = Field(
@@ -94,9 +96,8 @@ class Training(Params):
         check(Data, self._part(Data) | {"data": self.test_data}, where="training")
         if self.track_top_k_eigenvalues > self.n_parameters:
             raise ValueError(
-                f"track_top_k_eigenvalues ({self.track_top_k_eigenvalues}) is more than the "
-                f"model's {self.n_parameters}"
-                " parameters"
+                f"track_top_k_eigenvalues ({self.track_top_k_eigenvalues}) is more than the"
+                f" model's {self.n_parameters} parameters"
             )
         if self.max_products <= self.track_top_k_eigenvalues:
             raise ValueError(
@@ -176,44 +177,50 @@ class Spectrum(Params):
 
     runs: tuple[FileName, ...]
     checkpoints: PositiveInt = Field(ge=2)  # a run; around the transition, the first and the last
-    probe_sizes: tuple[
-        PositiveInt, ...
-    ]  # rows of the batches on which the top eigenvalue is compared
+    probe_runs: tuple[FileName, ...]  # of `runs`: those that also have the next two
+    probe_sizes: tuple[PositiveInt, ...]  # rows of batches whose largest eigenvalue is compared
+    probe_batches: PositiveInt = Field(ge=2)  # independent batches of each size: the interval
+    # Every run of these conditions has its largest eigenvalue measured at every look, on so many
+    # rows, to so coarse a relative residual (the value's error is of its square's order).
+    largest_conditions: tuple[FileName, ...]
+    largest_sequences: PositiveInt
+    largest_tolerance: PositiveFloat
     density_probes: PositiveInt  # random start vectors of stochastic Lanczos quadrature
     density_steps: PositiveInt  # Lanczos steps of each
     trace_products: PositiveInt = Field(ge=3)  # Hessian-vector products of Hutch++
-    other_k: PositiveInt  # eigenvalues of the Gauss-Newton and the Adam-preconditioned operator
 
 
 class Transition(Params):
-    """Fits of the histories."""
+    """Dates of the histories."""
 
-    resamples: PositiveInt = Field(ge=100)  # of the bootstrap over seeds
     smallest_change: float = Field(gt=0, lt=1)  # of pattern accuracy, for a transition
-    abrupt_ratio: float = Field(
-        gt=1
-    )  # step at 90 % of the rise over that at 10 %: below it the transition is abrupt
-    window: float = Field(gt=1)  # other metrics are fitted from the midpoint's step over this on
-    false_discovery_rate: float = Field(gt=0, lt=1)  # of the leads and lags of one condition
+    # step at 90 % of the rise over that at 10 %: below it the transition is abrupt
+    abrupt_ratio: float = Field(gt=1)
+    window: float = Field(gt=1)  # other metrics are dated from the transition's step over this on
+    # What a step must be to be dated (interp_core.statistics.events)
+    edge: float = Field(gt=0, lt=0.5)  # share of the window, in log steps, without dates
+    widest: float = Field(gt=0, le=1)  # share of the window that 10 to 90 % may take
+    noise: PositiveFloat  # least height, standard deviations outside the step
+    family_error: float = Field(gt=0, lt=1)  # chance of any false lead or lag of one condition
 
 
 class Controls(Params):
     """Runs that should not turn, or turn elsewhere, and interventions on those that did."""
 
     conditions: dict[FileName, Condition]  # no repeats, one distance, masked loss, clamped head
-    clamped: FileName  # the condition that is compared with `free`, seed by seed
+    # conditions compared with `free` seed by seed; the first is asked about, the others control it
+    clamped: tuple[FileName, ...] = Field(min_length=2)
     free: FileName  # a condition of the section
-    subspace_runs: tuple[
-        FileName, ...
-    ]  # runs that are continued inside and outside the dominant subspace
+    subspace_runs: tuple[FileName, ...]  # runs continued inside and outside dominant subspaces
     subspace_start: float = Field(gt=0, lt=1)  # pattern accuracy at whose checkpoint the arms part
-    subspace_steps: PositiveInt  # updates of each arm
+    subspace_until: float = Field(gt=0, lt=1)  # of the free arm, at which all arms end
+    subspace_steps: PositiveInt  # updates of each arm at most
     subspace_refresh: PositiveInt  # updates between two looks at the Hessian
     ablation_checkpoints: PositiveInt  # of each run, spread over pattern accuracy
-    head_share: float = Field(
-        gt=0, lt=1
-    )  # of the best head's score, for a head to count as one of its kind
-    draws: PositiveInt = Field(ge=100)  # of the bootstrap
+    # of the best head's score, for a head to count as one of its kind
+    head_share: float = Field(gt=0, lt=1)
+    draws: PositiveInt = Field(ge=100)  # of the bootstrap over rows
+    random_sets: PositiveInt  # distinct sets of other heads, at most
 
 
 class EigenPhase(Params):
@@ -233,10 +240,14 @@ class EigenPhase(Params):
         runs_of(self.training, self.conditions | self.controls.conditions)
         if self.controls.free not in self.conditions:
             raise ValueError(f"controls.free: no condition {self.controls.free}")
-        if self.controls.clamped not in self.controls.conditions:
-            raise ValueError(
-                f"controls.clamped: no condition {self.controls.clamped} in controls.conditions"
-            )
+        for name in self.controls.clamped:
+            if name not in self.controls.conditions:
+                raise ValueError(f"controls.clamped: no condition {name} in controls.conditions")
+        for name in self.spectrum.largest_conditions:
+            if name not in self.conditions:
+                raise ValueError(f"spectrum.largest_conditions: no condition {name}")
+        if left := set(self.spectrum.probe_runs) - set(self.spectrum.runs):
+            raise ValueError(f"spectrum.probe_runs: {min(left)} is not in spectrum.runs")
         for field, names in (
             ("controls.subspace_runs", self.controls.subspace_runs),
             ("spectrum.runs", self.spectrum.runs),

@@ -34,7 +34,7 @@ from interp_core.training.history import History
 if TYPE_CHECKING:
     from eigen_phase.model import Transformer
 
-VERSION = 1
+VERSION = 2
 KIND = "eigen_phase"  # what a run's folder records itself as
 CONFIG, LINES, ARRAYS, FINAL = (
     "config.json",
@@ -61,15 +61,14 @@ class RunDirectory:
         """
         if not (folder / CONFIG).is_file():
             raise InputError(
-                f"{folder} is not a run directory: it has no {CONFIG}; `eigen-phase train` writes "
-                "one"
+                f"{folder} is not a run directory: it has no {CONFIG};"
+                " `eigen-phase train` writes one"
             )
         config = load_json(folder / CONFIG)
         if config.get("version") != VERSION:
             raise InputError(
-                f"{folder / CONFIG}: version {config.get('version')}, but this program reads "
-                f"version {VERSION}; "
-                "train it again"
+                f"{folder / CONFIG}: version {config.get('version')}, but this program reads"
+                f" version {VERSION}; train it again"
             )
         file_name(config.get("name"), where=f"{folder / CONFIG}: name")
         missing = [
@@ -95,7 +94,7 @@ class RunDirectory:
 
     @property
     def diverged(self) -> str | None:
-        """Where the loss stopped being finite, in words; None for a run that reached its last step."""
+        """Where the loss stopped being finite, in words; None for a run that reached its end."""
         return self.config["diverged"]
 
     @cached_property
@@ -157,8 +156,8 @@ class RunDirectory:
     def _look(self, step: int) -> dict[str, Tensor]:
         if step not in self.eigenvector_steps:
             raise InputError(
-                f"{self.folder}: no eigenvectors of step {step}; there are: "
-                f"{self.eigenvector_steps}"
+                f"{self.folder}: no eigenvectors of step {step};"
+                f" there are: {self.eigenvector_steps}"
             )
         return load_weights(self.folder / "eigenvectors" / checkpoint_name(step))
 

@@ -64,11 +64,13 @@ def train_run(
     up to there.
     """
     check_replaceable(place, kind=KIND, name=name)
+
     torch.set_num_threads(training.threads)
     settings = {"name": name, **training.model_dump(mode="json")}
     mark = fingerprint(settings, code=code_of(__name__))
     transformer = Transformer(training.shape, seed=training.seed)
     source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
+
     with (
         scratch(STAGE, f"{name}-{mark}") as held,
         tracked_run(
@@ -119,9 +121,11 @@ def bounds(training: Training) -> dict[str, float | bool]:
     """
     rows = held_out_rows(training, training.test_settings)
     found = ceiling(rows, training.vocab_size, np.random.default_rng([training.seed, 41]))
+
     own = held_out_rows(training, training.data_settings)
     floor, exact = entropy_floor(own, training.data_settings)
     low, high = found.predictable_interval
+
     return {
         "ceiling": found.predictable,
         "ceiling_low": low,
@@ -138,7 +142,10 @@ def keeping(training: Training) -> Callable[[History], bool]:
     """
 
     def keep(history: History) -> bool:
+        # From the whole history each time, not remembered: a training that was resumed decides
+        # the same.
         kept_accuracy, kept = 0.0, False
+
         for row in history:
             step, accuracy = int(row["step"]), row["pattern_accuracy"]
             kept = (
@@ -149,6 +156,7 @@ def keeping(training: Training) -> Callable[[History], bool]:
             )
             if kept:
                 kept_accuracy = accuracy
+
         return kept
 
     return keep
@@ -191,8 +199,10 @@ class Watch:
         assert isinstance(moment.model, Transformer)
         training = self.training
         row = behaviour_and_heads(moment.model, self.held_out, training)
+
         if self.own is not None:
             row["own_accuracy"] = float(per_target(moment.model, self.own)[0].mean())
+
         if training.track_top_k_eigenvalues == 0 or moment.step % training.eigen_interval:
             return row
         return row | self._curvature(moment.model, moment)
@@ -211,9 +221,14 @@ class Watch:
                 max_products=self.training.max_products,
                 generator=torch.Generator().manual_seed(self.training.seed),
                 start=None if previous is None else previous.to(model.device),
+                repeated=False,  # a third more products at every look; `curvature` asks for it
             )
+
+            # The same top vectors against three gradients: those of the probe's own rows share its
+            # noise, so that independent rows are the control.
             independent, _ = gradient_of(model, *labelled(self.independent, self.training))
             training_gradient, _ = gradient_of(model, *self.source(moment.step))
+
         top = pairs.vectors[:k]
         update = next_update(
             moment.optimizer, model, training_gradient, rate=moment.rate, clip=self.training.clip
@@ -224,6 +239,7 @@ class Watch:
             **adam_memory(moment.optimizer, model),
         }
         save_weights(self.folder / checkpoint_name(moment.step), kept)
+
         return curvature_row(pairs.values, pairs.residuals, k=k) | {
             "products": float(pairs.products),
             "gradient_norm": float(operator.gradient.norm()),
@@ -254,7 +270,7 @@ class Watch:
 def curvature_row(
     values: Float[Tensor, " pair"], residuals: Float[Tensor, " pair"], *, k: int
 ) -> dict[str, float]:
-    """History keys of eigenpairs: the k largest by magnitude in order, then the most negative one."""
+    """History keys of eigenpairs: the k largest by magnitude, then the most negative one."""
     return {
         **{f"eigenvalues/{i}": float(value) for i, value in enumerate(values[:k])},
         **{f"residuals/{i}": float(residual) for i, residual in enumerate(residuals[:k])},

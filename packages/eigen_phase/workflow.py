@@ -5,31 +5,38 @@ Each function imports its rooms itself: `make stages` reads from that what a sta
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from eigen_phase.params import Training
-from eigen_phase.run_directory import KIND, RunDirectory
-from eigen_phase.study import Study
-from interp_core.files.artifacts import check_writable, load_arrays, save_arrays, save_json
+from eigen_phase.run_directory import ARRAYS, KIND, RunDirectory
+from eigen_phase.study import Eigen
+from interp_core.console.call import Report
+from interp_core.console.made_from import MADE_FROM, Source
+from interp_core.files.artifacts import (
+    check_writable,
+    file_sha256,
+    load_arrays,
+    save_arrays,
+    save_json,
+)
 from interp_core.files.folders import adding_to, check_replaceable
 from interp_core.training.threads import use_threads
 
 if TYPE_CHECKING:
     from interp_core.training.workers import Task
 
-Report = dict[str, Any]
 
-
-def train(study: Study) -> None:
+def train(study: Eigen) -> None:
     """Every run of the profile's conditions, several at once; a run that was stopped goes on where
     it was.
     """
+    study.check_folder()
     _train_all(study, study.params.runs, study.folder / "runs", job_type="train")
-    for run in study.runs:
-        save_json(_metrics(study, "train", run.name), _summary(run))
+    for run in _runs(study):
+        study.save("train", f"train_{run.name}", _summary(run), made=_made(study, [run]))
 
 
 def train_one(name: str, training: Training, place: Path) -> RunDirectory:
@@ -38,26 +45,58 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
     from interp_core.training.tracking import announce
 
     check_writable(place.parent)
+    check_replaceable(place, kind=KIND, name=name)
     announce()
     train_run(name, training, place)
     return RunDirectory.open(place)
 
 
-def curvature(study: Study) -> None:
-    """The whole spectrum of the chosen runs at a few checkpoints."""
+def curvature(study: Eigen) -> None:
+    """The whole spectrum of the chosen runs at a few checkpoints, and the largest eigenvalue of
+    all runs of some conditions at every look. Several at once.
+    """
+    from interp_core.training.workers import run_in_processes
+
+    study.check_folder()
+    settings = study.params.spectrum
+    courses = [run.name for run in _runs(study) if run.condition in settings.largest_conditions]
+    tasks: list[Task] = [(curvature_in, (study, name), {}) for name in settings.runs]
+    tasks += [(course_in, (study, name), {}) for name in courses]
+    run_in_processes(tasks, processes=study.params.processes)
+
+
+def curvature_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """The whole spectrum of one of the study's runs, into the study."""
+    del position  # these bars are short
     use_threads(study.params.training.threads)
-    chosen = study.params.spectrum.runs
-    for run in [RunDirectory.open(study.folder / "runs" / name) for name in chosen]:
-        arrays, report = _landscape(run, study)
-        save_arrays(study.folder / "scores" / "curvature" / f"{run.name}.npz", arrays)
-        save_json(_metrics(study, "curvature", run.name), report)
-        click.echo(f"{run.name}: {report['verdict']}")
+    run = _run(study, name)
+    arrays, report = _landscape(run, study)
+    made = _made(study, [run])
+    study.save("curvature", f"curvature_{name}", report, arrays, made=made, scores=name)
+    click.echo(f"{name}: {report['verdict']}")
 
 
-def curvature_of(run: RunDirectory, study: Study) -> None:
+def course_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """The largest eigenvalue of one of the study's runs at every look, into the study."""
+    from eigen_phase.measure_landscape import largest_course
+
+    del position
+    use_threads(study.params.training.threads)
+    arrays = largest_course(_run(study, name), study.params.spectrum)
+    save_arrays(_course_file(study, name), arrays)
+
+
+def _course_file(study: Eigen, name: str) -> Path:
+    return study.folder / "scores" / "curvature" / "largest" / f"{name}.npz"
+
+
+def curvature_of(run: RunDirectory, study: Eigen) -> None:
     """The same of one run directory, into it."""
+    from eigen_phase.measure_landscape import largest_course
+
     use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
+    arrays |= largest_course(run, study.params.spectrum)
     files = [run.folder / f"curvature.{ending}" for ending in ("npz", "json")]
     with adding_to(run.folder, files):
         save_arrays(files[0], arrays)
@@ -65,80 +104,138 @@ def curvature_of(run: RunDirectory, study: Study) -> None:
     click.echo(f"{run.name}: {report['verdict']}")
 
 
-def transition(study: Study) -> None:
-    """Fits of every history, verdicts, and what leads what over seeds."""
-    save_json(
-        study.folder / "metrics" / "transition" / "transition.json",
-        transition_of(study.runs, study),
-    )
-
-
-def transition_of(runs: Sequence[RunDirectory], study: Study) -> Report:
-    """Fits, verdicts, leads and lags of these runs; runs of one condition are its seeds."""
+def transition(study: Eigen) -> None:
+    """Dates of every history, verdicts, and what leads what over seeds."""
     from eigen_phase.measure_transition import transition_report
 
-    report = transition_report(runs, study.params.transition, np.random.default_rng([0, 21]))
+    study.check_folder()
+    runs = _runs(study)
+    files = {run.name: _course_file(study, run.name) for run in runs}
+    report = transition_report(runs, study.params.transition, _courses(files))
+
+    click.echo(_sentences(report))
+    study.save("transition", "transition", report, made=_made(study, runs))
+
+
+def transition_of(runs: Sequence[RunDirectory], study: Eigen) -> Report:
+    """Dates, verdicts, leads and lags of these runs; runs of one condition are its seeds.
+
+    With the largest eigenvalue on many rows where `curvature` has been called on a run.
+    """
+    from eigen_phase.measure_transition import transition_report
+
+    files = {run.name: run.folder / "curvature.npz" for run in runs}
+    report = transition_report(runs, study.params.transition, _courses(files))
     click.echo(_sentences(report))
     return report
 
 
-def controls(study: Study) -> None:
+def _courses(files: Mapping[str, Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and largest eigenvalues of the runs that have them."""
+    found = {name: load_arrays(file) for name, file in files.items() if file.is_file()}
+    return {
+        name: (arrays["largest_step"], arrays["largest"])
+        for name, arrays in found.items()
+        if "largest" in arrays
+    }
+
+
+def controls(study: Eigen) -> None:
     """Runs that should not turn or turn elsewhere; heads ablated over the clock; steps inside and
     outside the top subspace.
     """
     from eigen_phase.intervene import clamped_against_free
-    from eigen_phase.intervene_heads import head_ablations
-    from eigen_phase.intervene_subspace import subspace_arms
     from eigen_phase.measure_transition import transition_report
+    from interp_core.training.workers import run_in_processes
 
-    use_threads(study.params.training.threads)
+    study.check_folder()
     settings = study.params.controls
     _train_all(study, study.params.control_runs, study.folder / "control_runs", job_type="control")
-    free = [run for run in study.runs if run.condition == settings.free]
-    report = transition_report(
-        [*study.control_runs, *free], study.params.transition, np.random.default_rng([0, 22])
-    )
-    reports: dict[str, Report] = {"controls": report}
+    runs, control_runs = _runs(study), _control_runs(study)
+    made = _made(study, [*runs, *control_runs])
+
+    free = [run for run in runs if run.condition == settings.free]
+    report = transition_report([*control_runs, *free], study.params.transition)
+    study.save("controls", "controls", report, made=made)
+    click.echo(_sentences(report))
+
     by_seed = {
         condition: {
             found["seed"]: found
             for found in report["runs"].values()
             if found["condition"] == condition
         }
-        for condition in (settings.clamped, settings.free)
+        for condition in (*settings.clamped, settings.free)
     }
-    reports["clamped"] = clamped_against_free(by_seed[settings.clamped], by_seed[settings.free])
-    for run in study.runs:
-        arrays, reports[f"ablation_{run.name}"] = head_ablations(run, settings)
-        save_arrays(study.folder / "scores" / "controls" / f"ablation_{run.name}.npz", arrays)
-        if run.name in settings.subspace_runs:
-            arrays, reports[f"subspace_{run.name}"] = subspace_arms(run, settings)
-            save_arrays(study.folder / "scores" / "controls" / f"subspace_{run.name}.npz", arrays)
-    for name, found in reports.items():
-        save_json(study.folder / "metrics" / "controls" / f"{name}.json", found)
-        click.echo(f"{name}: {found['verdict']}" if "verdict" in found else _sentences(found))
+    clamped = {condition: by_seed[condition] for condition in settings.clamped}
+    compared = clamped_against_free(clamped, by_seed[settings.free])
+    study.save("controls", "clamped", compared, made=made)
+    click.echo(f"clamped: {compared['verdict']}")
+
+    # The longest first: two processes then end at about the same time.
+    tasks: list[Task] = [(arms_in, (study, name), {}) for name in settings.subspace_runs]
+    tasks += [(ablations_in, (study, name), {}) for name in study.params.runs]
+    run_in_processes(tasks, processes=study.params.processes)
+
+
+def arms_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """One run continued inside and outside of subspaces, into the study."""
+    from eigen_phase.intervene_subspace import subspace_arms
+
+    del position
+    use_threads(study.params.training.threads)
+    run = _run(study, name)
+    found = subspace_arms(run, study.params.controls)
+    _save_control(study, run, f"subspace_{name}", *found)
+
+
+def ablations_in(study: Eigen, name: str, *, position: int = 0) -> None:
+    """One run's heads taken out, into the study."""
+    from eigen_phase.intervene_heads import head_ablations
+
+    del position
+    use_threads(study.params.training.threads)
+    run = _run(study, name)
+    found = head_ablations(run, study.params.controls)
+    _save_control(study, run, f"ablation_{name}", *found)
+
+
+def _save_control(
+    study: Eigen, run: RunDirectory, name: str, arrays: dict[str, np.ndarray], report: Report
+) -> None:
+    study.save("controls", name, report, arrays, made=_made(study, [run]))
+    click.echo(f"{name}: {report['verdict']}")
 
 
 def _sentences(report: Report) -> str:
     return "\n".join(f"{name}: {found['sentence']}" for name, found in report["runs"].items())
 
 
-def visualize(study: Study) -> None:
+def transition_to_file(runs: Sequence[RunDirectory], study: Eigen) -> Path:
+    """The same of runs of the user's, into the call's folder."""
+    study.check_folder()
+    study.check_names({run.name: study.place_of(run.folder) for run in runs})
+
+    path = study.folder / "transition.json"
+    save_json(path, transition_of(runs, study) | {MADE_FROM: _made(study, runs)})
+    return path
+
+
+def visualize(study: Eigen) -> None:
     """All figures of the study, from its files alone."""
+    study.check_folder()
     from eigen_phase.figures import draw_all
 
     draw_all(study.folder)
 
 
-def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
+def visualize_run(run: RunDirectory, study: Eigen) -> list[Path]:
     """The figures of one run directory, into it."""
     from eigen_phase.figures import OF_A_RUN, draw_run
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
-    found = transition_report([run], study.params.transition, np.random.default_rng([0, 21]))[
-        "runs"
-    ][run.name]
+    found = transition_report([run], study.params.transition)["runs"][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():
         arrays |= load_arrays(run.folder / "curvature.npz")
@@ -147,14 +244,14 @@ def visualize_run(run: RunDirectory, study: Study) -> list[Path]:
         return draw_run(run, out, found=found, arrays=arrays)
 
 
-def _landscape(run: RunDirectory, study: Study) -> tuple[dict[str, np.ndarray], Report]:
+def _landscape(run: RunDirectory, study: Eigen) -> tuple[dict[str, np.ndarray], Report]:
     from eigen_phase.measure_landscape import attention_patterns, landscape
 
     arrays, report = landscape(run, study.params.spectrum)
     return arrays | attention_patterns(run), report
 
 
-def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_type: str) -> None:
+def _train_all(study: Eigen, runs: Mapping[str, Training], folder: Path, *, job_type: str) -> None:
     from eigen_phase.train import train_runs
     from interp_core.training.tracking import announce
     from interp_core.training.workers import run_in_processes
@@ -172,8 +269,32 @@ def _train_all(study: Study, runs: Mapping[str, Training], folder: Path, *, job_
     run_in_processes(tasks, processes=n)
 
 
-def _metrics(study: Study, command: str, name: str) -> Path:
-    return study.folder / "metrics" / command / f"{command}_{name}.json"
+def _runs(study: Eigen) -> list[RunDirectory]:
+    """The profile's runs, opened. InputError when one is missing or half-written."""
+    return [_run(study, name) for name in study.params.runs]
+
+
+def _run(study: Eigen, name: str) -> RunDirectory:
+    return RunDirectory.open(study.folder / "runs" / name)
+
+
+def _control_runs(study: Eigen) -> list[RunDirectory]:
+    """The profile's control runs, opened."""
+    return [
+        RunDirectory.open(study.folder / "control_runs" / name)
+        for name in study.params.control_runs
+    ]
+
+
+def _made(study: Eigen, runs: Sequence[RunDirectory]) -> Report:
+    """What a record is made from: runs, by their histories, and settings."""
+    if study.is_stage:
+        return {}
+    named = {
+        run.name: Source(study.place_of(run.folder), file_sha256(run.folder / ARRAYS))
+        for run in runs
+    }
+    return study.made_from(named)
 
 
 def _summary(run: RunDirectory) -> Report:

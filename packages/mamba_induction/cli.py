@@ -1,14 +1,21 @@
 """`mamba-induction`: the commands of the study. Thin: options in, one call."""
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from interp_core.console.options import Decorator, Group, option, profile_option, study_option
-from interp_core.errors import InputError
+from interp_core.console.options import (
+    Decorator,
+    Group,
+    fail,
+    option,
+    out_option,
+    profile_option,
+    study_option,
+    trainings_option,
+    with_call,
+)
 
 _OPTIONS: tuple[Decorator, ...] = (
     option("--model", metavar="M", help="The Mamba: a name of the profile, a directory, a hub id."),
@@ -17,11 +24,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         metavar="M",
         help="A transformer to ask the same; none unless named when --model is given.",
     ),
-    option(
-        "--out",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder for everything that is written.",
-    ),
+    out_option,
     profile_option,
     option(
         "--dataset",
@@ -44,22 +47,18 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-def _with_run(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options."""
+def _start(command: str, **given: Any) -> Any:
+    """The call of a command; a fine-tuned model is that of the model."""
+    from mamba_induction import study
 
-    @wraps(command)
-    def call(**options: Any) -> None:
-        from mamba_induction.study import check_request, prepare
+    given.pop("text", None)  # of the page alone, and no other result
+    run = study.prepare(given.pop("profile"), given.pop("out"), **given)
+    if command not in ("fine_tune", "run_all"):
+        study.check_tuned(run)
+    return run
 
-        own = {name: options.pop(name) for name in ("text",) if name in options}
-        run = prepare(options.pop("profile"), options.pop("out"), **options)
-        check_request(run)
-        command(run, **own)
 
-    with_options: Callable[..., None] = call
-    for add in reversed(_OPTIONS):
-        with_options = add(with_options)
-    return with_options
+_with_call = with_call(_start, _OPTIONS)
 
 
 @click.group(
@@ -69,12 +68,12 @@ def main() -> None:
     """How does a Mamba copy what it has seen, and what keeps it from predicting what it recognises?
 
     Called without options a command is a stage of the pipeline (data/mamba_induction). With options
-    it is an experiment of yours and writes into --out (default outputs/mamba_induction).
+    it is an experiment of yours and writes into --out.
     """
 
 
 @main.command("fine-tune")
-@_with_run
+@_with_call
 def fine_tune(run: Any) -> None:
     """Fine-tune on text: M-tuned/, fine_tune.csv, fine_tune.json."""
     from mamba_induction import workflow
@@ -83,7 +82,7 @@ def fine_tune(run: Any) -> None:
 
 
 @main.command()
-@_with_run
+@_with_call
 def analyse(run: Any) -> None:
     """Offset profiles, copying, behaviour, hidden similarity, fine-tuning's effect: scores_M.npz,
     analysis_M.json.
@@ -91,21 +90,23 @@ def analyse(run: Any) -> None:
     from mamba_induction import workflow
 
     workflow.analyse(run)
-    if run.out:
+    if not run.is_stage:
         workflow.figures(run)
 
 
 @main.command()
-@_with_run
+@_with_call
 def gap(run: Any) -> None:
     """Recognised but not predicted: logit lens, rivals, paths: gap_M.json."""
     from mamba_induction import workflow
 
     workflow.gap(run)
+    if not run.is_stage:
+        workflow.figures(run)
 
 
 @main.command()
-@_with_run
+@_with_call
 def causal(run: Any) -> None:
     """Layers, convolution taps, single reads and states changed, with random controls:
     causal_M.json.
@@ -113,10 +114,12 @@ def causal(run: Any) -> None:
     from mamba_induction import workflow
 
     workflow.causal(run)
+    if not run.is_stage:
+        workflow.figures(run)
 
 
 @main.command()
-@_with_run
+@_with_call
 def figures(run: Any) -> None:
     """Every figure of what has run, from its files."""
     from mamba_induction import workflow
@@ -125,7 +128,7 @@ def figures(run: Any) -> None:
 
 
 @main.command()
-@_with_run
+@_with_call
 def summary(run: Any) -> None:
     """analysis_summary.txt: every number, in sections."""
     from mamba_induction import workflow
@@ -133,29 +136,8 @@ def summary(run: Any) -> None:
     workflow.summary(run)
 
 
-@main.command()
-@option("--text", help="Text to show hidden attention on, at most 128 tokens with its repeat.")
-@_with_run
-def page(run: Any, *, text: str | None) -> None:
-    """The Mamba to look at, in one self-contained file: page_M.html."""
-    from mamba_induction import workflow
-    from mamba_induction.page import page as build
-
-    if run.out is not None:
-        if not (run.out / f"analysis_{run.names[0]}.json").is_file():
-            workflow.analyse(run)
-        if not (run.out / f"causal_{run.names[0]}.json").is_file():
-            workflow.causal(run)
-    elif text is not None:
-        raise InputError(
-            "--text is for a model of yours: name it with --model, and a folder with --out"
-        )
-
-    build(run, text)
-
-
 @main.command("run")
-@_with_run
+@_with_call
 def run_all(run: Any) -> None:
     """Everything: fine-tune, analyse, gap, causal, figures, summary."""
     from mamba_induction import workflow
@@ -164,13 +146,44 @@ def run_all(run: Any) -> None:
 
 
 @main.command()
+@option("--text", help="Text to show hidden attention on, at most 128 tokens with its repeat.")
+@_with_call
+def page(run: Any, *, text: str | None) -> None:
+    """A Mamba of yours to look at, in one self-contained file: page_M.html.
+
+    It shows the folder's own records of this Mamba; those that are missing are made first.
+    """
+    if run.is_stage:
+        fail("name a Mamba of yours (--model M); `make report` has the page of the run")
+
+    from interp_core.models.spec import short_name
+    from mamba_induction import workflow
+    from mamba_induction.page import page as build
+
+    model, name = run.params.model, short_name(run.params.model)
+    records = ((workflow.analyse, "analyse", "analysis"), (workflow.causal, "causal", "causal"))
+
+    for measure, command, stem in records:
+        if not run.is_of(command, f"{stem}_{name}", run.sources([model])):
+            measure(run)
+
+    build(run, text)
+
+
+@main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
     from mamba_induction.answers import answers as found
 
-    write("mamba_induction", found, out)
+    if not trainings:
+        write("mamba_induction", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("mamba_induction", found, trainings, out)
 
 
 if __name__ == "__main__":

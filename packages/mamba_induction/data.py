@@ -19,6 +19,7 @@ from interp_core.stimuli.prompts import (
     repeated_tokens,
     shuffled_pairs,
     spaced_pairs,
+    special_ids,
 )
 from interp_core.stimuli.text import natural_repeats, repeated_text
 from mamba_induction.params import OFFSETS, MambaInduction
@@ -54,15 +55,21 @@ class Bigrams:
         """Counts over these documents; ties go to the smaller id."""
         codes = np.concatenate([row[:-1] * vocab + row[1:] for row in rows])
         pairs, counts = np.unique(codes, return_counts=True)
+
+        # By first token, then the most frequent successor first, then the smaller id.
         order = np.lexsort((pairs, -counts, pairs // vocab))
         before, after = pairs[order] // vocab, pairs[order] % vocab
         starts = np.flatnonzero(np.diff(before, prepend=-1))
+
         frequent = np.argsort(-np.bincount(np.concatenate(rows), minlength=vocab), kind="stable")
         first = np.full(vocab, frequent[0])
         first[before[starts]] = after[starts]
+
+        # Ids with one successor alone keep the most frequent other id as their second.
         second = np.where(first == frequent[0], frequent[1], frequent[0])
         more = starts[np.diff(np.append(starts, len(before))) > 1] + 1
         second[before[more]] = after[more]
+
         return cls(first, second)
 
     def competitor(self, token: Row, target: Row) -> Row:
@@ -106,6 +113,7 @@ def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None)
     InputError when it does not fit the model, its vocabulary or the text.
     """
     vocabulary, n = vocabulary_of(subject), params.n_prompts
+
     longest = max(params.copies * params.period + 1, 2 * max(params.periods) + 1, params.context)
     if longest > subject.n_ctx:
         raise InputError(
@@ -122,12 +130,13 @@ def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None)
         vocabulary,
         lags=params.lags,
         length=max(params.lags) + 8,
-        n_prompts=n // len(params.lags) * len(params.lags),
+        n_prompts=n // len(params.lags) * len(params.lags),  # as many of each lag
         rng=_rng(params, "spaced"),
     )
     pairs = shuffled_pairs(
         vocabulary, n_pairs=params.n_pairs, n_prompts=n, rng=_rng(params, "shuffled")
     )
+
     return Stimuli(
         repeated=repeated(params.period, 2, "repeated"),
         copies=repeated(params.period, params.copies, "copies"),
@@ -144,7 +153,7 @@ def vocabulary_of(subject: Subject) -> Vocabulary:
     """
     tokenizer = subject.tokenizer
     size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
-    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    special = [] if tokenizer is None else special_ids(tokenizer, size)
     return Vocabulary.of(size, bos=subject.bos, pad=subject.bos, special=special)
 
 
@@ -159,12 +168,15 @@ def sampled(prompts: Prompts, params: MambaInduction) -> Prompts:
     """At most `queries` copy operations of each prompt, drawn at random among those that have room
     for every offset of the profile between them and their earlier occurrence.
     """
-    rng = _rng(params, "queries")
-    place = rng.permutation(len(prompts.pairs))
-    place = place[prompts.pairs.query[place] - prompts.pairs.earlier[place] >= max(OFFSETS)]
-    by_prompt = place[np.argsort(prompts.pairs.batch[place], kind="stable")]
-    batch = prompts.pairs.batch[by_prompt]
+    pairs = prompts.pairs
+    place = _rng(params, "queries").permutation(len(pairs))
+    place = place[pairs.query[place] - pairs.earlier[place] >= max(OFFSETS)]
+
+    # In random order within each prompt: the first few of each are a random choice.
+    by_prompt = place[np.argsort(pairs.batch[place], kind="stable")]
+    batch = pairs.batch[by_prompt]
     rank = np.arange(len(batch)) - np.searchsorted(batch, batch)
+
     return with_pairs(prompts, np.sort(by_prompt[rank < params.queries]))
 
 
@@ -178,6 +190,11 @@ def with_pairs(prompts: Prompts, chosen: Int[np.ndarray, " pair"]) -> Prompts:
     )
 
 
+def as_control(prompts: Prompts) -> Prompts:
+    """The same questions asked of the control, where nothing came before."""
+    return Prompts(prompts.family, prompts.control, prompts.control, prompts.pairs, prompts.lengths)
+
+
 def first_prompts(prompts: Prompts, n: int) -> Prompts:
     """The first n prompts."""
     return with_pairs(prompts, np.flatnonzero(prompts.pairs.batch < n))
@@ -188,8 +205,11 @@ def _of_text(
 ) -> dict[str, Any]:
     if texts is None:
         return dict.fromkeys(("repeated_text", "natural", "unpredicted", "windows"))
+
+    # Never the training text: fine-tuning has seen its repeats.
     stream, n = texts.held_out_stream, params.n_prompts
     content = stream[stream != subject.bos]
+
     natural = natural_repeats(
         content,
         vocabulary,
@@ -198,13 +218,15 @@ def _of_text(
         rng=_rng(params, "natural"),
         max_pairs=params.max_pairs,
     )
+
     bigrams = Bigrams.of(texts.train, subject.vocab_size)
     pairs = natural.pairs
-    unpredicted = np.flatnonzero(
-        bigrams.first[natural.tokens[pairs.batch, pairs.query]] != pairs.target
-    )
+    token = natural.tokens[pairs.batch, pairs.query]
+    unpredicted = np.flatnonzero(bigrams.first[token] != pairs.target)
+
     if len(unpredicted) == 0:
         raise InputError("a bigram model predicts every repeat of the held-out text: use more text")
+
     return {
         "repeated_text": repeated_text(
             vocabulary,
@@ -227,8 +249,8 @@ def _windows(content: Row, bos: int, params: MambaInduction) -> Int[np.ndarray, 
     windows = content[: len(content) // width * width].reshape(-1, width)
     if len(windows) < 8:
         raise InputError(
-            f"held-out text has {len(windows)} windows of {params.context} tokens, 8 wanted: use "
-            "more text"
+            f"held-out text has {len(windows)} windows of {params.context} tokens, 8 wanted: "
+            "use more text"
         )
     drawn = windows[_rng(params, "windows").permutation(len(windows))[: params.n_prompts]]
     return np.pad(drawn, ((0, 0), (1, 0)), constant_values=bos)
@@ -239,8 +261,8 @@ def _encode(tokenizer: Any, texts: list[str], bos: int, max_length: int) -> list
     for number, ids in enumerate(encoded):
         if not ids:
             raise InputError(
-                f"text {number} of the data set, {texts[number][:40]!r}, has no token: nothing to "
-                "predict"
+                f"text {number} of the data set, {texts[number][:40]!r}, has no token: "
+                "nothing to predict"
             )
     return [np.array([bos, *ids[: max_length - 1]]) for ids in encoded]
 

@@ -13,6 +13,7 @@ from interp_core.plotting import (
     COPYING,
     DUPLICATE_TOKEN,
     INDUCTION,
+    INK,
     NULL,
     band,
     drawing,
@@ -50,15 +51,16 @@ def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
         panels[-1, 3].set_xlabel("share of copy operations")
         panels[0, 0].plot([], [], "o", color=COPYING, label="recognised (right)")
         panels[0, 0].plot([], [], "X", color=ABLATED, label="recognised, not predicted (right)")
+        panels[0, 0].plot([], [], "|", color=INK, label="same, if independent (right)")
         figure.legend(
-            *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5
+            *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6
         )
         n = next(iter(gaps.values()))["repeated"]["scores"]["second/probability"]["n"]
+        quantile = 100 * next(iter(gaps.values()))["quantile"]
         note(
             figure,
-            f"n = {n} prompts of repeated random tokens · bands and bars: 95 %, prompts resampled "
-            "· recognised: above "
-            f"the {100 * next(iter(gaps.values()))['quantile']:g} % quantile of the control",
+            f"n = {n} prompts of repeated random tokens · bands and bars: 95 % over prompts · "
+            f"recognised: above the {quantile:g} % quantile of the control",
         )
 
 
@@ -100,6 +102,7 @@ def plot_rates(axes: Axes, report: Report) -> None:
     for family in ("natural", "repeated"):
         if family not in report:
             continue
+
         for kind, label in (("hidden_similarity", "similarity"), ("attention", "attention")):
             rows.append(f"{family},\n{label}")
             for score, colour, marker in (
@@ -108,8 +111,11 @@ def plot_rates(axes: Axes, report: Report) -> None:
             ):
                 found = report[family]["scores"][f"{score}/{kind}"]
                 interval = (found["low"], found["high"])
-                whisker(
-                    axes, found["value"], len(rows) - 1.0, interval, colour=colour, marker=marker
-                )
+                y = len(rows) - 1.0
+                whisker(axes, found["value"], y, interval, colour=colour, marker=marker)
+
+            # Above the bar: recognised repeats are predicted less often than the rest.
+            independent = report[family]["recognition"][kind]["independent"]["value"]
+            axes.plot(independent, len(rows) - 1.0, "|", color=INK, markersize=22)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(rows) - 0.4))

@@ -1,4 +1,4 @@
-"""Where in depth a model recognises repeats, and what it predicts there; all models side by side."""
+"""Where in depth models recognise repeats, and what they predict there, side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,8 +76,7 @@ def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
         figure.suptitle("Where repeats are recognised, layer by layer")
         note(
             figure,
-            f"n = {_n(analyses)} prompts of repeated random tokens · bands: 95 %, prompts "
-            "resampled",
+            f"n = {_n(analyses)} prompts of repeated random tokens · bands: 95 % over prompts",
         )
 
 
@@ -125,7 +124,10 @@ def behaviour(analyses: Mapping[str, Report], path: Path) -> None:
             *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3
         )
         note(
-            figure, f"n = {_n(analyses)} prompts a family · bands and bars: 95 %, prompts resampled"
+            figure,
+            f"n = {_n(analyses)} prompts a family, {_n(analyses, 'accuracy_by_lag')} a lag"
+            f"{_without_bigram(analyses)} · bands and bars: 95 %, of accuracies as mean shares, "
+            "of losses by resampling prompts",
         )
 
 
@@ -228,6 +230,11 @@ def _cells(axes: Axes, values: np.ndarray, limit: float) -> None:
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=11)
 
 
-def _n(analyses: Mapping[str, Report]) -> str:
-    counts = sorted({report["scores"]["prefix_matching"]["n"] for report in analyses.values()})
+def _n(analyses: Mapping[str, Report], score: str = "prefix_matching") -> str:
+    counts = sorted({report["scores"][score]["n"] for report in analyses.values()})
     return " or ".join(map(str, counts))
+
+
+def _without_bigram(analyses: Mapping[str, Report]) -> str:
+    asked = all("unpredicted_accuracy" in report["scores"] for report in analyses.values())
+    return f", {_n(analyses, 'unpredicted_accuracy')} that no bigram predicts" if asked else ""

@@ -86,8 +86,8 @@ def induction_analysis(one: Sequence, title: str, path: Path) -> None:
         figure.suptitle(title)
         note(
             figure,
-            f"n = {len(one['query'])} copy operations · norm at depth 0: embedding, l + 1: after "
-            "layer l",
+            f"n = {len(one['query'])} copy operations · norm at depth 0: embedding, "
+            "l + 1: after layer l",
         )
 
 
@@ -168,8 +168,8 @@ def prediction_gap(one: Sequence, title: str, path: Path) -> None:
         figure.suptitle(title)
         note(
             figure,
-            f"n = {int(predictable.sum())} of {length} positions predictable by copying · full "
-            "softmax",
+            f"n = {int(predictable.sum())} of {length} positions predictable by copying · "
+            "full softmax",
         )
 
 

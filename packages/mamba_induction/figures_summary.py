@@ -13,6 +13,17 @@ from mamba_induction.figures import Place, reports
 
 Report = Mapping[str, Any]
 
+# of interventions, as they are called in text
+KINDS = {
+    "layers": "layers",
+    "reads": "reads of queries",
+    "answer_reads": "reads of answers",
+    "taps": "taps",
+    "states": "scan states",
+}
+# of recognising and predicting, together
+RATES = ("independent", "above_independence", "predicted_if_recognised", "predicted_if_not")
+
 
 def write_text(path: Path, text: str) -> None:
     """The text as a file: whole or not at all."""
@@ -45,9 +56,10 @@ def _overall(analyses: Mapping[str, Report]) -> Iterator[str]:
     for name, report in analyses.items():
         error = report["reconstruction_error"]
         yield (
-            f"{name}: {report['architecture']}, {report['layers']} layers, {report['parameters']} "
-            "parameters"
+            f"{name}: {report['architecture']}, {report['layers']} layers, "
+            f"{report['parameters']} parameters"
         )
+
         if error is not None:
             yield f"  alpha x + D x against the stock model, largest relative error: {error:.2e}"
         for kind in ("trained", "untrained"):
@@ -75,10 +87,9 @@ def _sequences(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
         yield f"  similarity with the earlier occurrence by layer: {_row(similar)}"
         yield f"  effective attention to the answer's place by layer: {_row(reads)}"
         yield f"  probability of the answer by depth: {_row(probability.mean(axis=1))}"
-        yield (
-            "  entropy by depth at repeats: "
-            f"{_row(arrays[f'{index}/entropy'][:, query].mean(axis=1))}"
-        )
+
+        entropy = arrays[f"{index}/entropy"][:, query].mean(axis=1)
+        yield f"  entropy by depth at repeats: {_row(entropy)}"
 
 
 def _layers(analyses: Mapping[str, Report]) -> Iterator[str]:
@@ -87,18 +98,28 @@ def _layers(analyses: Mapping[str, Report]) -> Iterator[str]:
     similar = ("hidden_similarity", "hidden_similarity_excess", "untrained/hidden_similarity")
     for name, report in analyses.items():
         excess = report["scores"]["excess_prefix_matching"]["value"]
-        order = ", ".join(f"L{layer}" for layer in np.argsort(excess)[::-1][:3])
-        yield f"{name}: layers that contribute most to prefix matching: {order}"
+        above = report["null"]["trained"]["induction_layers"]
+
+        # Only layers above their null: of the others the largest is the largest of noise.
+        order = ", ".join(f"L{layer}" for layer in sorted(above, key=lambda at: -excess[at]))
+        yield f"{name}: layers that match prefixes above their null, most first: {order or 'none'}"
+
         for layer in range(report["layers"]):
-            peak = report["peak_offset"][layer]
-            yield (
-                f"  L{layer}: peak at offset {peak['offset']} {peak['ci']} (in "
-                f"{peak['share_of_draws']:.3f} of draws); "
-                f"offset profile {report['offsets']}: "
-                f"{_row(report['scores']['offset_profile']['value'][layer])}"
-            )
+            profile = _row(report["scores"]["offset_profile"]["value"][layer])
+            peak = f"{_peak(report['peak_offset'][layer])}; " if layer in above else ""
+            yield f"  L{layer}: {peak}offset profile {report['offsets']}: {profile}"
+
             for score in (*scores, *similar):
                 yield f"    {score}: {_interval(report['scores'][score], layer)}"
+
+
+def _peak(peak: Report) -> str:
+    share = peak["share_of_draws"]
+
+    # An interval that cannot move is none: then the peak is said to be in every draw.
+    if peak["ci"][0] == peak["ci"][1]:
+        return f"peak at offset {peak['offset']} (in {share:.3f} of draws)"
+    return f"peak at offset {peak['offset']} {peak['ci']} (in {share:.3f} of draws)"
 
 
 def _predictions(analyses: Mapping[str, Report]) -> Iterator[str]:
@@ -111,10 +132,8 @@ def _predictions(analyses: Mapping[str, Report]) -> Iterator[str]:
             yield f"  loss of copy {copy + 1}: {_interval(scores['loss_by_copy'], copy)}"
         for kind, places in (("period", report["periods"]), ("lag", report["lags"])):
             for index, value in enumerate(places):
-                yield (
-                    f"  accuracy at {kind} {value}: "
-                    f"{_interval(scores[f'accuracy_by_{kind}'], index)}"
-                )
+                accuracy = _interval(scores[f"accuracy_by_{kind}"], index)
+                yield f"  accuracy at {kind} {value}: {accuracy}"
         others = [
             *(f"{kind}_accuracy" for kind in single),
             "repetition_gain",
@@ -137,6 +156,8 @@ def _gap(gaps: Mapping[str, Report]) -> Iterator[str]:
                 f"recognised {_interval(scores[f'recognised/{kind}'])}, "
                 f"and not predicted {_interval(scores[f'not_predicted/{kind}'])}"
             )
+            for rate in RATES:
+                yield f"    {rate.replace('_', ' ')}: {_interval(found[rate])}"
         for condition in ("second", "first", "control"):
             if f"{condition}/margin" in scores:
                 margin = _interval(scores[f"{condition}/margin"])
@@ -155,24 +176,40 @@ def _occurrences(gaps: Mapping[str, Report]) -> Iterator[str]:
         yield f"{name}, {family}:"
         for kind in ("probability", "log_rank", "entropy", "top5"):
             for condition in ("second", "first", "control"):
-                yield (
-                    f"  {kind}, {condition}: "
-                    f"{_row(report['scores'][f'{condition}/{kind}']['value'])}"
-                )
+                by_depth = report["scores"][f"{condition}/{kind}"]["value"]
+                yield f"  {kind}, {condition}: {_row(by_depth)}"
 
 
 def _causal(causes: Mapping[str, Report]) -> Iterator[str]:
     yield from _heading("INTERVENTIONS: CHANGE OF ACCURACY AND LOSS ON THE SECOND COPY")
     for name, report in causes.items():
-        yield (
-            f"{name}: clean accuracy {report['clean_accuracy']:.4f}, loss "
-            f"{report['clean_loss']:.4f}"
-        )
-        for kind in ("layers", "reads", "taps", "states"):
+        clean, loss = report["clean_accuracy"], report["clean_loss"]
+        yield f"{name}: {report['verdict']['says']}"
+        yield f"  clean accuracy {clean:.4f}, loss {loss:.4f}"
+
+        for kind, label in KINDS.items():
             for where, found in report.get(kind, {}).items():
-                if isinstance(found, Mapping):
-                    for what, effect in found.items():
-                        yield f"  {kind} {where} {what}: {_effect(effect)}"
+                for what, effect in found.items():
+                    yield f"  {label} {where} {what}: {_effect(effect)}"
+
+        yield from _kept(report["kept"])
+
+
+def _kept(kept: Report | None) -> Iterator[str]:
+    """Accuracy with little left; nothing where no read is needed."""
+    if kept is None:
+        return
+
+    for offset, found in kept["reads"].items():
+        share = _interval(found["accuracy"])
+        told = found["random"]["says"]
+        yield f"  only one read of L{kept['layer']}, at {offset}: {share}; {told}"
+
+    for lags, share in kept.get("taps", {}).items():
+        yield f"  only lags {lags} of L{kept['layer']}'s convolution: {_interval(share)}"
+
+    for what, share in kept["circuit"].items():
+        yield f"  left: {what}: {_interval(share)}"
 
 
 def _change(change: Report) -> Iterator[str]:
@@ -207,6 +244,9 @@ def _row(values: Sequence[float] | np.ndarray) -> str:
 
 
 def _interval(found: Report, index: int | None = None) -> str:
+    if found["value"] is None:
+        return "none"
+
     value, low, high = (
         found[end] if index is None else found[end][index] for end in ("value", "low", "high")
     )
@@ -215,11 +255,15 @@ def _interval(found: Report, index: int | None = None) -> str:
 
 def _effect(effect: Report) -> str:
     text = f"accuracy {_interval(effect['accuracy'])}, loss {_interval(effect['loss'])}"
+
     if "random" in effect:
-        text += f"; random {_interval(effect['random']['accuracy'])}, p = {effect['p']:.4f}"
+        against = effect["random"]["accuracy"]
+        text += f"; random {_interval(against['random'])}, {against['says']}"
+
     if "new_tokens" in effect:
         elsewhere = (
             f"{kind} {_interval(effect['new_tokens'][kind])}" for kind in ("accuracy", "loss")
         )
         text += f"; on new tokens of text {', '.join(elsewhere)}"
+
     return text

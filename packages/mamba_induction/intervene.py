@@ -5,7 +5,7 @@ Every edit is a context manager; nothing is left behind after it. Effects are ch
 and accuracy at the copy operations of each prompt.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from interp_core.mamba.hidden_attention import (
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import Edit, capture, intervene
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Subject, as_transformer
 from mamba_induction.model import write_sites
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -39,8 +39,10 @@ def without_layer(
     def edit_at(site: Site) -> Edit:
         if how == "zero":
             return torch.zeros_like
+
         if how == "mean":
             return lambda written: means[site].to(written.dtype).expand_as(written).clone()
+
         return lambda written: written.roll(1, dims=0)
 
     with intervene(subject, {site: edit_at(site) for site in write_sites(subject, layer).values()}):
@@ -55,8 +57,10 @@ def mean_writes(
     sites = [
         site for layer in range(subject.n_layers) for site in write_sites(subject, layer).values()
     ]
+
     with capture(subject, sites) as seen:
         subject.trunk(ids)
+
     return {site: seen[site].double().mean(dim=(0, 1)).float() for site in sites}
 
 
@@ -73,9 +77,11 @@ def without_taps(
     weights: list[Any] = [subject.mixer(layer).conv1d.weight for layer in layers]
     before = [weight.detach().clone() for weight in weights]
     gone = removed.flip(1)[:, None]  # the last tap reads the position itself
+
     with torch.no_grad():
         for weight in weights:
             weight.masked_fill_(gone, 0.0)
+
     try:
         yield
     finally:
@@ -92,25 +98,82 @@ def without_reads(
     query: Int[Tensor, " read"],
     key: Int[Tensor, " read"],
 ) -> Iterator[None]:
-    """In these layers the queries do not get what they read from these keys, all channels or heads;
-    everything else, other rows' attention included, stays. The same entry of `(query, key)` must
-    not be named twice.
+    """In these layers the queries do not get what they read from these keys, all channels or heads.
 
-    In a Mamba alpha[:, i, j] x_j is taken out of y_i; in a transformer A_h[i, j] v_j out of every
-    z_i.
+    Everything else, other rows' attention included, stays. The same entry of `(query, key)` must
+    not be named twice. In a Mamba alpha[:, i, j] x_j is taken out of y_i; in a transformer
+    A_h[i, j] v_j out of every z_i.
     """
+
+    def take(given: Tensor, read: Tensor, _skip: Tensor) -> Tensor:
+        return given.index_put((batch, query), -read.to(given.dtype), accumulate=True)
+
+    with _with_reads(subject, layers, (batch, query, key), take):
+        yield
+
+
+@contextmanager
+def only_reads(
+    subject: Subject,
+    layers: Sequence[int],
+    batch: Int[Tensor, " read"],
+    query: Int[Tensor, " read"],
+    key: Int[Tensor, " read"],
+) -> Iterator[None]:
+    """In these layers the named queries get what they read from these keys and from no other.
+
+    A Mamba's skip D x_i stays, which reads nothing; positions that are no query here keep all their
+    reads. The same entry must not be named twice.
+    """
+
+    def keep(given: Tensor, read: Tensor, skip: Tensor) -> Tensor:
+        # Written once for each query, however many keys it has; then every read is added to it.
+        emptied = given.index_put((batch, query), skip.to(given.dtype))
+        return emptied.index_put((batch, query), read.to(given.dtype), accumulate=True)
+
+    with _with_reads(subject, layers, (batch, query, key), keep):
+        yield
+
+
+@contextmanager
+def without_mixing(
+    subject: Subject, layers: Sequence[int], shape: tuple[int, int]
+) -> Iterator[None]:
+    """In these layers every position reads itself alone: the scan, or the attention, moves nothing.
+
+    A Mamba's convolution still does. `shape` is that of the prompts, [batch, position].
+    """
+    batch, position = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    rows, places = (index.flatten().to(subject.device) for index in (batch, position))
+
+    with only_reads(subject, layers, rows, places, places):
+        yield
+
+
+Reading = Callable[[Tensor, Tensor, Tensor], Tensor]  # (given, read, skip) to what goes on
+
+
+@contextmanager
+def _with_reads(
+    subject: Subject,
+    layers: Sequence[int],
+    places: tuple[Int[Tensor, " read"], Int[Tensor, " read"], Int[Tensor, " read"]],
+    change: Reading,
+) -> Iterator[None]:
+    """Change what these layers' mixing gives, knowing each read and what is no read."""
+    batch, query, key = places
+
     if isinstance(subject, MambaSubject):
         calls: dict[int, MixerCall] = {}
 
         def edit_of(layer: int) -> Edit:
             def edit(gated_y: Tensor) -> Tensor:
                 call = calls[layer]
-                read = (
-                    call.gate[batch, query]
-                    * attention_entries(call, batch, query, key)
-                    * call.x[batch, key]
-                )
-                return gated_y.index_put((batch, query), -read.to(gated_y.dtype), accumulate=True)
+                gate = call.gate[batch, query]
+
+                read = gate * attention_entries(call, batch, query, key) * call.x[batch, key]
+                skip = gate * call.D * call.x[batch, query]
+                return change(gated_y, read, skip)
 
             return edit
 
@@ -118,16 +181,18 @@ def without_reads(
         with observing_mixers(subject, calls.__setitem__, list(layers)), intervene(subject, edits):
             yield
         return
+
     reads: dict[int, Tensor] = {}
 
-    def keep(layer: int, rows: AttentionRows) -> None:
-        reads[layer] = rows.entries(batch, query, key[None])[0][..., None] * rows.values(batch, key)
+    def note(layer: int, rows: AttentionRows) -> None:
+        weights = rows.entries(batch, query, key[None])[0]  # [read, head]
+        reads[layer] = weights[..., None] * rows.values(batch, key)
 
-    def take(layer: int) -> Edit:
-        return lambda z: z.index_put((batch, query), -reads[layer].to(z.dtype), accumulate=True)
+    def edit_z(layer: int) -> Edit:
+        return lambda z: change(z, reads[layer], torch.zeros_like(reads[layer]))
 
-    edits = {Site(layer, "attn.z"): take(layer) for layer in layers}
-    with subject.observing(keep, list(layers)), intervene(subject, edits):
+    edits = {Site(layer, "attn.z"): edit_z(layer) for layer in layers}
+    with as_transformer(subject).observing(note, list(layers)), intervene(subject, edits):
         yield
 
 
@@ -135,9 +200,10 @@ def without_reads(
 def with_state(
     subject: MambaSubject, added: dict[int, Float[Tensor, "batch channel state"]], position: int
 ) -> Iterator[None]:
-    """The scan's state after `position` gets something added, in each of these layers: y_i gains
-    C_i exp(A (S_i - S_t)) times it at every later i, which is exact because the scan is linear in
-    its state.
+    """The scan's state after `position` gets something added, in each of these layers.
+
+    y_i gains C_i exp(A (S_i - S_t)) times it at every later i, which is exact because the scan is
+    linear in its state. The convolution's last inputs stay as they are.
     """
     calls: dict[int, MixerCall] = {}
 
@@ -147,12 +213,12 @@ def with_state(
             later = slice(position + 1, None)
             since = (call.S[:, later] - call.S[:, position : position + 1]).to(gated_y.dtype)
             gained = torch.zeros_like(since)
+
+            # State by state: [batch, position, channel, state] would be the largest array of all.
             for n in range(call.A.shape[1]):
-                gained += (
-                    call.C[:, later, n, None]
-                    * torch.exp(call.A[:, n] * since)
-                    * added[layer][:, None, :, n]
-                )
+                kept = torch.exp(call.A[:, n] * since)
+                gained += call.C[:, later, n, None] * kept * added[layer][:, None, :, n]
+
             edited = gated_y.clone()
             edited[:, later] += call.gate[:, later] * gained
             return edited
@@ -168,17 +234,31 @@ def with_state(
 def states(
     subject: MambaSubject, ids: Int[Tensor, "batch position"], position: int
 ) -> dict[int, Float[Tensor, "batch channel state"]]:
-    """Every layer's state after a position."""
+    """Every layer's scan state after a position."""
     found: dict[int, Tensor] = {}
-    with observing_mixers(
-        subject, lambda layer, call: found.__setitem__(layer, state_after(call, position))
-    ):
+
+    def note(layer: int, call: MixerCall) -> None:
+        found[layer] = state_after(call, position)
+
+    with observing_mixers(subject, note):
         subject.trunk(ids)
+
     return found
 
 
-def lags_removed(subject: MambaSubject, lags: Iterable[int]) -> Bool[Tensor, "channel lag"]:
+def random_direction(
+    gap: Float[Tensor, "batch channel state"], generator: torch.Generator
+) -> Float[Tensor, "batch channel state"]:
+    """A random direction for each prompt, as long as that prompt's difference of states."""
+    drawn = torch.randn(gap.shape, generator=generator).to(gap)
+    size = gap.flatten(1).norm(dim=1) / drawn.flatten(1).norm(dim=1)  # [batch]
+
+    return drawn * size[:, None, None]
+
+
+def taps_at(subject: MambaSubject, lags: Iterable[int]) -> Bool[Tensor, "channel lag"]:
     """The taps of these lags, all channels."""
-    removed = torch.zeros(subject.d_inner, subject.d_conv, dtype=torch.bool, device=subject.device)
-    removed[:, list(lags)] = True
-    return removed
+    chosen = torch.zeros(subject.d_inner, subject.d_conv, dtype=torch.bool, device=subject.device)
+    chosen[:, list(lags)] = True
+
+    return chosen

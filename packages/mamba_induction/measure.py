@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from interp_core.loading import random_like
 from interp_core.mamba.hidden_attention import reconstruction_error
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.subject import Subject
+from interp_core.statistics.interval import array_json, mean_share
+from interp_core.statistics.resampling import Interval as Ends
 from interp_core.statistics.resampling import (
-    Interval,
     mean_interval,
     percentile_interval,
     resampled_means,
@@ -43,23 +45,28 @@ def analyse(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple
     Mamba's taps do not reconstruct its output.
     """
     arrays: Arrays = {}
+    error: float | None = None
+
     if isinstance(subject, MambaSubject):
-        arrays["reconstruction_error"] = reconstruction_error(
-            subject, subject.ids(stimuli.repeated.tokens[:_CHECKED])
-        )
-        arrays["channel_prefix_matching"] = channel_prefix_matching(
-            subject, sampled(stimuli.repeated, params), params
-        )
+        few = subject.ids(stimuli.repeated.tokens[:_CHECKED])
+        arrays["reconstruction_error"] = reconstruction_error(subject, few)
+        error = float(arrays["reconstruction_error"].max())
+
+        asked = sampled(stimuli.repeated, params)
+        arrays["channel_prefix_matching"] = channel_prefix_matching(subject, asked, params)
     else:
         arrays["head_prefix_matching"] = head_prefix_matching(subject, stimuli.repeated, params)
+
     by_prompt = attention_arrays(subject, stimuli, params)
     untrained = attention_arrays(random_like(subject, seed=params.seed), stimuli, params)
     by_prompt |= {f"untrained/{name}": values for name, values in untrained.items()}
     by_prompt |= behaviour_arrays(subject, stimuli, params)
+
     summaries = summarise(by_prompt, params)
     for name, interval in summaries.items():
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
     arrays |= {f"prompts/{name}": values for name, values in by_prompt.items()}
+
     report = {
         "name": subject.name,
         "architecture": subject.config.model_type,
@@ -71,17 +78,15 @@ def analyse(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple
         "period": params.period,
         "periods": list(params.periods),
         "lags": list(params.lags),
-        "reconstruction_error": float(arrays["reconstruction_error"].max())
-        if "reconstruction_error" in arrays
-        else None,
+        "reconstruction_error": error,
         "peak_offset": peak_offsets(by_prompt["offset_profile_excess"], params),
         "null": {
             name: null_of(by_prompt[f"{prefix}excess_prefix_matching"], params)
             for name, prefix in (("trained", ""), ("untrained", "untrained/"))
         },
         "scores": {
-            name: described(i, len(by_prompt[name]))
-            for name, i in summaries.items()
+            name: array_json(interval, n=len(by_prompt[name]), unit="prompts")
+            for name, interval in summaries.items()
             if name not in _LONG
         },
     }
@@ -94,13 +99,16 @@ def attention_arrays(subject: Subject, stimuli: Stimuli, params: MambaInduction)
     the same two positions.
     """
     asked = sampled(stimuli.repeated, params)
+
     profile = offset_profiles(subject, stimuli.repeated, params)
     control = offset_profiles(subject, stimuli.repeated, params, control=True)
+
     copying, chance = (
         prompt_means(shares, asked) for shares in copying_shares(subject, asked, params)
     )
     alike = hidden_similarity(subject, stimuli.repeated, params)
     different = hidden_similarity(subject, stimuli.repeated, params, control=True)
+
     return {
         "offset_profile": profile,
         "offset_profile_excess": profile - control,
@@ -120,8 +128,10 @@ def peak_offsets(excess: np.ndarray, params: MambaInduction) -> list[Report]:
     rng = np.random.default_rng([params.seed, 3])
     draws = resampled_means(excess, rng, resamples=params.bootstrap_resamples).argmax(axis=-1)
     best = excess.mean(axis=0).argmax(axis=-1)
+
     offsets = np.array(OFFSETS)
     ends = np.quantile(offsets[draws], [0.025, 0.975], axis=0, method="nearest")
+
     return [
         {
             "offset": int(offsets[best[layer]]),
@@ -138,8 +148,10 @@ def null_of(excess: np.ndarray, params: MambaInduction) -> Report:
     """
     rng = np.random.default_rng([params.seed, 4])
     test = sign_flip_threshold(excess, rng, alpha=params.null_level, draws=params.permutation_draws)
+
     mean = excess.mean(axis=0)
     passed = (test.p <= params.null_level) & (mean >= params.smallest_excess)
+
     return {
         "excess": mean.tolist(),
         "p": test.p.tolist(),
@@ -156,17 +168,21 @@ def change(
     """
     rng = np.random.default_rng([params.seed, 5])
     found: Report = {}
+
     for key in before:
         name = key.removeprefix("prompts/")
         if name == key or name.startswith("untrained/") or name in _LONG:
             continue
+
         pair = [arrays[key].astype(np.float64) for arrays in (before, after)]
         difference = mean_interval(pair[1] - pair[0], rng, resamples=params.bootstrap_resamples)
+
         found[name] = {
             "before": pair[0].mean(axis=0).tolist(),
             "after": pair[1].mean(axis=0).tolist(),
-            **described(difference, len(pair[0])),
+            **array_json(difference, n=len(pair[0]), unit="prompts"),
         }
+
     if "text_loss" in found:
         loss = found["text_loss"]
         found["perplexity"] = {
@@ -175,29 +191,45 @@ def change(
             "ratio": float(np.exp(loss["value"])),
             "ratio_ci": [float(np.exp(loss["low"])), float(np.exp(loss["high"]))],
         }
+
     return found
 
 
-def summarise(by_prompt: Mapping[str, np.ndarray], params: MambaInduction) -> dict[str, Interval]:
-    """The mean of each array over prompts with its bootstrap interval."""
+def summarise(by_prompt: Mapping[str, np.ndarray], params: MambaInduction) -> dict[str, Ends]:
+    """The mean of each array over prompts with its interval: of a mean share for accuracies and
+    rates, the bootstrap's for the rest.
+    """
     found = {}
+
     for name, values in by_prompt.items():
+        if _is_share(name):
+            found[name] = _share_ends(values)
+            continue
+
         rng = np.random.default_rng([params.seed, *name.encode()])
         draws = resampled_means(values, rng, resamples=params.bootstrap_resamples)
         found[name] = percentile_interval(values.mean(axis=0, dtype=np.float64), draws)
+
     return found
 
 
-def described(interval: Interval, n: int) -> Report:
-    """An interval for a report: value, low, high (numbers or nested lists) and the number of
-    prompts.
-    """
-    return {
-        "value": interval.value.tolist(),
-        "low": interval.low.tolist(),
-        "high": interval.high.tolist(),
-        "n": n,
-    }
+def _is_share(name: str) -> bool:
+    """Whether each prompt's value is a share of its copy operations."""
+    return "accuracy" in name or name.startswith(("recognised", "not_predicted", "predicted"))
+
+
+def _share_ends(values: Float[np.ndarray, "prompt *unit"]) -> Ends:
+    """mean_share of each column: near 0 and 1 the bootstrap is too sure."""
+    columns = values.astype(np.float64).reshape(len(values), -1).T
+    intervals = [mean_share(column, unit="prompts") for column in columns]
+
+    shape = values.shape[1:]
+    return Ends(
+        *(
+            np.array([getattr(one, end) for one in intervals]).reshape(shape)
+            for end in ("value", "low", "high")
+        )
+    )
 
 
 def _stored(values: np.ndarray) -> np.ndarray:

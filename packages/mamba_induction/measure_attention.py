@@ -24,7 +24,7 @@ from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.scores import CopyBatch, copy_batches, score_heads
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Subject, as_transformer
 from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import sampled
 from mamba_induction.model import attended_vectors, effective_rows
@@ -60,16 +60,20 @@ def offset_shares(
     (data.sampled).
     """
     offsets = torch.tensor(OFFSETS, device=subject.device)
+    tiny = torch.finfo(torch.float32).tiny  # a row of zeros has no shares
     shares = []
+
     for batch in _batches(subject, prompts, params, control):
-        keys = batch.key[:, None] - 1 + offsets
+        keys = batch.key[:, None] - 1 + offsets  # [pair, offset]
         rows = effective_rows(subject, batch.ids, batch.where, batch.query)
-        tiny = torch.finfo(torch.float32).tiny
-        by_layer = [rows[layer] for layer in sorted(rows)]
-        of_layer = [
-            row.gather(1, keys) / row.sum(1, keepdim=True).clamp_min(tiny) for row in by_layer
-        ]
+        of_layer = []
+
+        for layer in sorted(rows):
+            whole = rows[layer].sum(1, keepdim=True).clamp_min(tiny)
+            of_layer.append(rows[layer].gather(1, keys) / whole)
+
         shares.append(torch.stack(of_layer, dim=1).double().cpu().numpy())
+
     return np.concatenate(shares)
 
 
@@ -85,16 +89,19 @@ def copying_shares(
     """
     unembedding = subject.unembedding()
     unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
+    tiny = torch.finfo(torch.float32).tiny  # a layer that raises nothing has no share
     own, others = [], []
+
     for batch in _batches(subject, prompts, params, control=False):
         written = _written_by_prefix(subject, batch)
         raised = [(written[layer] @ unembedding).clamp_min(0) for layer in range(subject.n_layers)]
-        total = torch.stack([logits.sum(dim=1) for logits in raised], dim=1).clamp_min(
-            torch.finfo(torch.float32).tiny
-        )
+        total = torch.stack([logits.sum(dim=1) for logits in raised], dim=1).clamp_min(tiny)
+
+        # Another pair's target is what a random token would get.
         for found, token in ((own, batch.target), (others, batch.target.roll(1))):
             at = torch.stack([logits.gather(1, token[:, None])[:, 0] for logits in raised], dim=1)
             found.append((at / total).double().cpu().numpy())
+
     return np.concatenate(own), np.concatenate(others)
 
 
@@ -106,6 +113,7 @@ def channel_prefix_matching(
     1].
     """
     sums: Any = np.zeros((subject.n_layers, subject.d_inner))
+
     for batch in _batches(subject, prompts, params, control=False):
         where, query = (
             np.tile(index.cpu().numpy(), len(PREFIX)) for index in (batch.where, batch.query)
@@ -121,6 +129,7 @@ def channel_prefix_matching(
 
         with observing_mixers(subject, add):
             subject.trunk(batch.ids)
+
     return sums / len(prompts.pairs)
 
 
@@ -155,9 +164,11 @@ def pair_similarity(
     """
     sites = [Site(layer, "resid_post") for layer in range(subject.n_layers)]
     found = []
+
     for batch in _batches(subject, prompts, params, control):
         with capture(subject, sites) as seen:
             subject.trunk(batch.ids)
+
         cosines = [
             torch.cosine_similarity(
                 seen[site][batch.where, batch.query].double(),
@@ -167,6 +178,7 @@ def pair_similarity(
             for site in sites
         ]
         found.append(torch.stack(cosines, dim=1).cpu().numpy())
+
     return np.concatenate(found)
 
 
@@ -190,7 +202,7 @@ def _batches(
 def _written_by_prefix(
     subject: Subject, batch: CopyBatch
 ) -> dict[int, Float[Tensor, "pair d_model"]]:
-    """What the keys s + 1 to s + 3 together write into the residual stream at the query, by layer."""
+    """What the keys s + 1 to s + 3 together write into the residual stream at the query."""
     keys: Int[Tensor, "key pair"] = torch.stack([batch.key - 1 + offset for offset in PREFIX])
     found: dict[int, Tensor] = {}
     if isinstance(subject, MambaSubject):
@@ -209,11 +221,13 @@ def _written_by_prefix(
             subject.trunk(batch.ids)
         return found
 
+    heads = as_transformer(subject)
+
     def of_attention(layer: int, rows: AttentionRows) -> None:
-        found[layer] = attended_vectors(subject, layer, rows, batch.where, batch.query, keys).sum(
+        found[layer] = attended_vectors(heads, layer, rows, batch.where, batch.query, keys).sum(
             dim=1
         )
 
-    with subject.observing(of_attention):
+    with heads.observing(of_attention):
         subject.trunk(batch.ids)
     return found

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from interp_core.measures.scores import copy_behaviour
 from interp_core.models.subject import Subject
 from interp_core.stimuli.prompts import Prompts
-from mamba_induction.data import Stimuli
+from mamba_induction.data import Stimuli, as_control
 from mamba_induction.params import MambaInduction
 
 
@@ -19,7 +19,8 @@ def behaviour_arrays(
     loss_by_copy [prompt, copy]: nats a token, each copy's first token left out, which cannot be
     foreseen when the segment begins to repeat. repetition_gain: first copy's loss less the later
     ones' mean. accuracy_by_period [prompt, period], accuracy_by_lag [block, lag], pairs_accuracy
-    (each pair shown once), control_accuracy (nothing to copy). Of real text:
+    (each pair shown once), repeat_accuracy (second copies of the period of record) and
+    control_accuracy (the same places with nothing to copy). Of real text:
     repeated_text_accuracy, natural_accuracy, unpredicted_accuracy (targets that a bigram model does
     not predict), context_loss [window, position], text_loss (nats a token) and in_context_score
     (loss at the context's end less the loss early in it; negative where context helps).
@@ -29,10 +30,7 @@ def behaviour_arrays(
         return copy_behaviour(subject, prompts, batch_size=params.prompts_at_once)[0]
 
     by_copy = loss_by_copy(subject, stimuli.copies, params)
-    control = stimuli.repeated
-    control = Prompts(
-        control.family, control.control, control.control, control.pairs, control.lengths
-    )
+
     found = {
         "loss_by_copy": by_copy,
         "repetition_gain": by_copy[:, 0] - by_copy[:, 1:].mean(axis=1),
@@ -41,13 +39,16 @@ def behaviour_arrays(
         ),
         "accuracy_by_lag": accuracy(stimuli.spaced).reshape(-1, len(params.lags)),
         "pairs_accuracy": accuracy(stimuli.shuffled),
-        "control_accuracy": accuracy(control),
+        "repeat_accuracy": accuracy(stimuli.repeated),
+        "control_accuracy": accuracy(as_control(stimuli.repeated)),
     }
     if stimuli.windows is None:
         return found
+
     assert stimuli.repeated_text is not None
     assert stimuli.natural is not None
     assert stimuli.unpredicted is not None
+
     losses = token_losses(subject, stimuli.windows, params)
     return found | {
         "repeated_text_accuracy": accuracy(stimuli.repeated_text),
@@ -73,10 +74,11 @@ def in_context_score(
     """Loss over the last `around` tokens less the loss over as many before `early` of the context
     (Olsson et al. 2022: the 500th token less the 50th, one tenth of the context).
     """
-    early = round(params.early * params.context)
-    return losses[:, -params.around :].mean(axis=1) - losses[:, early - params.around : early].mean(
-        axis=1
-    )
+    end = round(params.early * params.context)
+    late = losses[:, -params.around :].mean(axis=1)
+    early = losses[:, end - params.around : end].mean(axis=1)
+
+    return late - early
 
 
 @torch.no_grad()
@@ -85,10 +87,12 @@ def token_losses(
 ) -> Float[np.ndarray, "prompt target"]:
     """Negative log-likelihood of every token but the first, nats."""
     found = []
+
     for first in range(0, len(tokens), params.prompts_at_once):
         ids = subject.ids(tokens[first : first + params.prompts_at_once])
         logits = subject.logits(ids)[:, :-1].double()
-        found.append(
-            torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none").cpu().numpy()
-        )
+
+        losses = torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none")
+        found.append(losses.cpu().numpy())
+
     return np.concatenate(found)

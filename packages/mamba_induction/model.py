@@ -14,7 +14,7 @@ from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.models.native import NativeSubject
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Subject, Transformer, as_transformer
 from interp_core.training.threads import use_threads
 from mamba_induction.params import MambaInduction
 
@@ -45,7 +45,7 @@ def normed(
     (the logit lens).
     """
     if isinstance(subject, NativeSubject):
-        return subject.module(subject.architecture.final_norm)(residual)
+        return subject.normed(residual)
     norm: Any = subject.model.get_submodule("backbone.norm_f")
     return norm(residual)
 
@@ -83,19 +83,21 @@ def effective_rows(
             subject.trunk(ids)
         return found
 
+    heads = as_transformer(subject)
+
     def of_attention(layer: int, rows: AttentionRows) -> None:
         vectors = attended_vectors(
-            subject, layer, rows, batch, query, torch.arange(ids.shape[1], device=ids.device)
+            heads, layer, rows, batch, query, torch.arange(ids.shape[1], device=ids.device)
         )
         found[layer] = vectors.norm(dim=-1)
 
-    with subject.observing(of_attention, layers):
+    with heads.observing(of_attention, layers):
         subject.trunk(ids)
     return found
 
 
 def attended_vectors(
-    subject: Subject,
+    subject: Transformer,
     layer: int,
     rows: AttentionRows,
     batch: Int[Tensor, " entry"],
@@ -104,8 +106,10 @@ def attended_vectors(
 ) -> Float[Tensor, "entry key d_model"]:
     """sum_h A_h[i, j] W_O^h v_j^h for each of some keys; zero after the query.
 
-    Keys are the same for all queries, or one row of them each.
+    Keys are the same for all queries, or one row of them each. InputError where a head's values are
+    not all that it writes from.
     """
+    subject.check_plain_writes()
     of_each = keys[:, None].expand(-1, len(query)) if keys.ndim == 1 else keys
     seen = of_each <= query
     of_each = torch.minimum(of_each, query)

@@ -8,13 +8,13 @@ import click
 import numpy as np
 
 from interp_core.files.artifacts import load_arrays, load_json
-from interp_core.files.columns import read_columns
 from interp_core.files.params import project_root
-from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.mamba.subject import MambaSubject
 from interp_core.page import views
+from interp_core.page.columns import read_columns
 from interp_core.page.document import views_of, write
 from interp_core.page.packed import lower, numbers
-from interp_core.page.study_page import Caption, Words, save
+from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.texts import (
     DEFAULT,
     LONGEST,
@@ -28,8 +28,8 @@ from interp_core.page.texts import (
 from interp_core.page.views import View
 from interp_core.page.watch import hidden_maps
 from interp_core.stimuli.corpus import Documents, read_documents
-from mamba_induction.model import load, no_tokenizer
-from mamba_induction.study import Run
+from mamba_induction.model import load_mamba, no_tokenizer
+from mamba_induction.study import Induction, models, names, prepare
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
@@ -48,8 +48,10 @@ WORDS = Words(
         "of its depth beyond.",
         "A clean copy at every lag: pairs spaced among fillers stay far below the transformer "
         "twin's.",
+        "A gap between recognising and predicting beyond what independence gives, in any of the "
+        "models.",
         "An effect of layers that is specific to copying by ablation alone: both layers are "
-        "needed for anything.",
+        "needed.",
     ),
     captions={
         "behaviour.png": Caption(
@@ -76,6 +78,10 @@ WORDS = Words(
             "Excess of the offset profile by layer, and prefix matching, copying and hidden "
             "similarity.",
             "The control is subtracted; dashed lines show what chance gives.",
+        ),
+        "sufficient.png": Caption(
+            "Accuracy on second copies when the queries keep a single read, some taps, or both.",
+            "The whole model, and other reads and taps kept instead.",
         ),
         "prediction_gap.png": Caption(
             "Probability and rank of the target by depth, parts of its logit, and what is missed.",
@@ -126,7 +132,7 @@ def _row(value: float, low: float, high: float, control: float | None) -> View:
 
 def _cut(offset: str, found: Report) -> View:
     accuracy = found["accuracy"]
-    random = found.get("random", {}).get("accuracy", {}).get("value")
+    random = found["random"]["accuracy"]["random"]["value"]
     return {"offset": offset, **_row(accuracy["value"], accuracy["low"], accuracy["high"], random)}
 
 
@@ -155,9 +161,7 @@ def hidden_view(mamba: MambaSubject, text: Shown) -> View:
     }
 
 
-def model_card(
-    name: str, analysis: Report, history: Arrays | None, shape: Mapping[str, Any]
-) -> View:
+def model_card(name: str, analysis: Report, history: Arrays | None) -> View:
     """Sizes and training curve of the Mamba or its twin."""
     periods = [column for column in history or {} if column.startswith("accuracy_period_")]
     colours = ("copying", "induction", "previous", "duplicate")
@@ -175,7 +179,7 @@ def model_card(
 
     return views.card(
         name,
-        {"architecture": analysis["architecture"], "layers": analysis["layers"], **shape,
+        {"architecture": analysis["architecture"], "layers": analysis["layers"],
          "parameters": f"{analysis['parameters']:,}"},
         steps=[] if history is None else history["step"],
         panels=panels,
@@ -200,22 +204,16 @@ def _formed(history: Arrays | None, periods: list[str]) -> list[str]:
     return sentences
 
 
-def page(run: Run, text: str | None) -> None:
-    """A stage: the study's part of the page of the run.
+def page(run: Induction, text: str | None) -> None:
+    """One self-contained page of an experiment's Mamba, from the records in its folder."""
+    mamba = load_mamba(run.params.model, run.known, run.params)
+    path = run.folder / f"page_{mamba.name}.html"
 
-    Else one self-contained page of the Mamba.
-    """
-    if run.out is None:
-        _page_of_the_run(run)
-        return
-
-    subject = as_mamba(load(run.params.model, run.known, run.params))
-    path = run.out / f"page_{subject.name}.html"
-    _own_page(run, subject, text, path)
+    _own_page(run, mamba, text, path)
     click.echo(f"{path}: open it in a browser, it needs no network")
 
 
-def _own_page(run: Run, mamba: MambaSubject, text: str | None, path: Path) -> None:
+def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path) -> None:
     title = "your text" if text is not None else "a text that repeats itself"
     hidden = None
 
@@ -229,7 +227,8 @@ def _own_page(run: Run, mamba: MambaSubject, text: str | None, path: Path) -> No
         )
         hidden = hidden_view(mamba, one)
 
-    arrays, analysis, causal = _found(run, mamba.name)
+    arrays, analysis = run.load("analyse", f"analysis_{mamba.name}", scores=f"scores_{mamba.name}")
+    causal = load_json(run.file("metrics", "causal", f"causal_{mamba.name}"))
     write(
         path,
         "model.html.jinja",
@@ -250,23 +249,38 @@ def _own_page(run: Run, mamba: MambaSubject, text: str | None, path: Path) -> No
     )
 
 
-def _page_of_the_run(run: Run) -> None:
+def of_the_run() -> Part:
+    """The study's part of the page of the run: what its files allow."""
+    run = prepare(None, None)
     maps, cards = [], []
-    documents = read_documents(run.params.dataset)
 
-    for model, name in zip(run.models, run.names, strict=True):
-        subject = load(model, run.known, run.params)
-        arrays, analysis, causal = _found(run, name)
+    for model, name in zip(models(run), names(run), strict=True):
+        analysis = load_json(run.file("metrics", "analyse", f"analysis_{name}"))
+        causal = load_json(run.file("metrics", "causal", f"causal_{name}"))
+        scores = run.file("scores", "analyse", f"scores_{name}")
 
-        if isinstance(subject, MambaSubject):
-            hidden = hidden_view(subject, _held_out(subject, documents, seed=run.params.seed))
-            maps.append(reads(name, arrays, analysis, causal, hidden))
+        if analysis["architecture"] == "mamba" and there([scores]):
+            hidden = _hidden(run, model)
+            maps.append(reads(name, load_arrays(scores), analysis, causal, hidden))
 
         file = project_root() / "data" / "mamba_training" / f"{name}.csv"
         history = read_columns(file) if file.is_file() else None
-        cards.append(model_card(name, analysis, history, {"width": subject.d_model}))
+        cards.append(model_card(name, analysis, history))
 
-    save("mamba_induction", WORDS, views=maps, cards=cards)
+    return Part(WORDS, maps, cards)
+
+
+def _hidden(run: Induction, model: str) -> View | None:
+    """Hidden attention over held-out text; None where the weights are not there."""
+    # A name of the profile, or the folder of the fine-tuned model.
+    folder = run.known[model].path if model in run.known else Path(model)
+
+    if folder is None or not there([folder]):
+        return None
+
+    mamba = load_mamba(model, run.known, run.params)
+    documents = read_documents(run.params.dataset)
+    return hidden_view(mamba, _held_out(mamba, documents, seed=run.params.seed))
 
 
 def _held_out(mamba: MambaSubject, documents: Documents, *, seed: int) -> Shown:
@@ -284,12 +298,3 @@ def _held_out(mamba: MambaSubject, documents: Documents, *, seed: int) -> Shown:
         ids += tokenizer.encode(document, add_special_tokens=False)
 
     return held_out_text(mamba, np.array(ids), seed=seed)
-
-
-def _found(run: Run, name: str) -> tuple[Arrays, Report, Report]:
-    """What `analyse` and `causal` wrote of a model."""
-    return (
-        load_arrays(run.place("scores", "analyse") / f"scores_{name}.npz"),
-        load_json(run.place("metrics", "analyse") / f"analysis_{name}.json"),
-        load_json(run.place("metrics", "causal") / f"causal_{name}.json"),
-    )

@@ -22,19 +22,14 @@ from interp_core.files.params import Params
 from interp_core.models.spec import Dtype
 from interp_core.stimuli.corpus import TextParams
 
-OFFSETS = (
-    -1,
-    0,
-    1,
-    2,
-    3,
-    4,
-)  # keys of the offset profile, counted from the earlier occurrence of the query's token
-PREFIX = (
-    1,
-    2,
-    3,
-)  # offsets of prefix matching: a convolution of four taps may move the token after it so far
+# keys of the offset profile, counted from the earlier occurrence of the query's token
+OFFSETS = (-1, 0, 1, 2, 3, 4)
+
+# offsets of prefix matching: a convolution of four taps may move the token after it so far
+PREFIX = (1, 2, 3)
+
+# keys that the answer's own position may read, counted from it; -1 is the earlier occurrence
+ANSWER_OFFSETS = (-3, -2, -1, 0)
 
 
 class MambaInduction(Params):
@@ -49,9 +44,7 @@ class MambaInduction(Params):
     prompts_at_once: PositiveInt  # prompts in one forward pass
 
     # Fine-tuning (the defaults of profile paper are the first version's)
-    dataset: (
-        TextParams  # text to fine-tune on; its held-out part is the real text of every analysis
-    )
+    dataset: TextParams  # its held-out part is the real text of every analysis
     texts: PositiveInt  # documents to fine-tune on, from the start
     epochs: PositiveInt
     batch_size: PositiveInt  # documents computed together
@@ -66,24 +59,23 @@ class MambaInduction(Params):
     watched_documents: PositiveInt  # held-out documents whose perplexity is followed
     evaluate_every: PositiveInt  # updates between two evaluations, beside the powers of two
     save_seconds: NonNegativeFloat  # between two saves of the state to resume from
+    other_rates: tuple[PositiveFloat, ...]  # lr of further fine-tunings, compared at their end
+    mixed_repeats: float = Field(ge=0, lt=1)  # share of documents that are two copies of random
+    # tokens in one more fine-tuning at lr; 0: none
 
     # Stimuli
     n_prompts: int = Field(ge=8)  # prompts of each family
-    period: int = Field(
-        ge=8
-    )  # tokens in one copy of the repeated random tokens; their scores are those of record
+    period: int = Field(ge=8)  # tokens in one copy of the prompts whose scores are of record
     copies: int = Field(ge=2)  # of the segment where the loss is followed over repetitions
     periods: tuple[PositiveInt, ...] = Field(min_length=1)  # of accuracy by period
-    lags: tuple[PositiveInt, ...] = Field(
-        min_length=1
-    )  # tokens from query back to induction key, of spaced pairs
+    # tokens from query back to induction key, of spaced pairs
+    lags: tuple[PositiveInt, ...] = Field(min_length=1)
     n_pairs: int = Field(ge=2)  # pairs of a prompt of shuffled pairs
     text_length: int = Field(ge=12)  # tokens of a prompt of natural repeats, BOS included
     max_pairs: PositiveInt  # copy operations of such a prompt
     context: int = Field(ge=20)  # tokens of a window of real text, BOS included
-    early: float = Field(
-        gt=0, lt=1
-    )  # of the context: the in-context score is the loss at its end less that here
+    # of the context: the in-context score is the loss at its end less that here
+    early: float = Field(gt=0, lt=1)
     around: PositiveInt  # tokens over which these two losses are averaged
     # copy operations a prompt, drawn at random, where whole rows of attention are computed
     queries: PositiveInt
@@ -91,17 +83,18 @@ class MambaInduction(Params):
     # Intervals and tests
     bootstrap_resamples: PositiveInt = Field(ge=100)
     permutation_draws: PositiveInt = Field(ge=1000)
-    null_level: float = Field(
-        gt=0, lt=0.5
-    )  # family-wise level at which a layer's excess stands out
-    smallest_excess: float = Field(ge=0, lt=1)  # smallest excess prefix matching that counts
-    recognised_quantile: float = Field(
-        gt=0.5, lt=1
-    )  # of the control's scores: above it, a repeat is recognised
+    # family-wise level at which a layer's excess stands out
+    null_level: float = Field(gt=0, lt=0.5)
+    # excess prefix matching that counts: controls repeat no id, so large random weights have some
+    smallest_excess: float = Field(ge=0, lt=1)
+    # of the control's scores: above it, a repeat is recognised
+    recognised_quantile: float = Field(gt=0.5, lt=1)
 
     # Interventions
     causal_prompts: PositiveInt  # prompts in interventions
     causal_draws: PositiveInt  # random controls of each intervention
+    causal_level: float = Field(gt=0, lt=0.5)  # at which a change is told from random controls
+    smallest_change: float = Field(gt=0, lt=1)  # of accuracy that a verdict speaks of
 
     # Single sequences
     examples: PositiveInt  # random ones that are drawn, and as many of real text
@@ -113,23 +106,26 @@ class MambaInduction(Params):
             raise ValueError(
                 f"lags: lag {max(self.lags)} needs context {max(self.lags) + 4}, got {self.context}"
             )
+
         if self.n_prompts < len(self.lags):
             raise ValueError(
                 f"n_prompts: {self.n_prompts} prompts cannot cover {len(self.lags)} lags"
             )
+
         if self.early * self.context < self.around:
             raise ValueError(
                 f"around: {self.around} tokens do not fit before {self.early:g} of the context"
             )
-        needed = ceil(
-            log2(4 / self.null_level)
-        )  # as sign_flip_threshold has it; said before anything is measured
+
+        # as sign_flip_threshold has it; said before anything is measured
+        needed = ceil(log2(4 / self.null_level))
         if self.n_prompts < needed or (1 + self.permutation_draws) * self.null_level < 1 - 1e-9:
             raise ValueError(
                 f"null_level: {self.null_level} needs n_prompts {needed} and permutation_draws "
                 f"{ceil(1 / self.null_level) - 1}, got {self.n_prompts} and "
                 f"{self.permutation_draws}"
             )
+
         return self
 
 
@@ -146,8 +142,8 @@ def dataset_of(given: str, profile: TextParams) -> dict[str, Any]:
         importlib.metadata.distribution(given)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise InputError(
-            f"--dataset {given}: neither a file, a folder nor an installed package; a hub data set "
-            "needs its revision "
-            "and files: name it under mamba_induction.dataset in a profile"
+            f"--dataset {given}: neither a file, a folder nor an installed package; "
+            "a hub data set needs its revision and files: name it under mamba_induction.dataset "
+            "in a profile"
         ) from None
     return {"packaged": {"distributions": [given], "min_characters": 80}, "validation_every": every}

@@ -39,16 +39,13 @@ from mamba_induction.params import MambaInduction
 
 # folder under .scratch, group of the run, and what a tuned model records itself as
 KIND = "mamba_induction"
+# What shapes no weight of a tuned model, and stays out of its record.
 _NOT_OF_TRAINING = {
     *("model", "twin", "dataset", "device", "dtype", "prompts_at_once"),
-    *(
-        "bootstrap_resamples",
-        "permutation_draws",
-        "null_level",
-        "smallest_excess",
-        "recognised_quantile",
-    ),
-    *("causal_prompts", "causal_draws", "examples", "example_period"),
+    *("bootstrap_resamples", "permutation_draws", "null_level", "smallest_excess"),
+    *("recognised_quantile", "other_rates", "mixed_repeats"),
+    *("causal_prompts", "causal_draws", "causal_level", "smallest_change"),
+    *("examples", "example_period"),
 }
 
 
@@ -95,8 +92,8 @@ def recipe_of(params: MambaInduction, documents: int) -> Recipe:
     steps = params.epochs * -(-documents // (params.batch_size * params.grad_accum))
     if params.warmup >= steps:
         raise InputError(
-            f"warmup: {params.warmup} updates are not less than all {steps}; use more --texts or "
-            "--epochs"
+            f"warmup: {params.warmup} updates are not less than all {steps}; "
+            "use more --texts or --epochs"
         )
     return Recipe(
         steps=steps,
@@ -144,6 +141,7 @@ class Watch:
             "repeated_text_accuracy": asked.repeated_text,
             "unpredicted_accuracy": asked.unpredicted,
         }
+
         try:
             profile = offset_profiles(subject, asked.repeated, self.params)
             accuracy = {
@@ -152,6 +150,7 @@ class Watch:
             loss = mean_loss(subject, self.held_out)
         finally:
             model.requires_grad_(requires_grad=True)
+
         return {
             "held_out_loss": loss,
             "held_out_perplexity": float(np.exp(loss)),
@@ -165,9 +164,11 @@ def mean_loss(subject: MambaSubject, held_out: Batch, rows_at_once: int = 32) ->
     """Mean negative log-likelihood of all labels that count, nats a token."""
     ids, labels = (tensor.to(subject.device) for tensor in held_out)
     total = torch.zeros((), dtype=torch.float64)
+
     for first in range(0, len(ids), rows_at_once):
         part = slice(first, first + rows_at_once)
         total += _summed_loss(subject.logits(ids[part]), labels[part]).cpu()
+
     return float(total / int((labels[:, 1:] != IGNORED).sum()))
 
 
@@ -187,6 +188,7 @@ def fine_tune(
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
     check_replaceable(place, kind=KIND, name=place.name)
+
     source = DocumentSource(texts.train, params.batch_size * params.grad_accum, params.seed)
     recipe = recipe_of(params, len(texts.train))
     model = subject.model.float().requires_grad_(requires_grad=True)
@@ -199,6 +201,7 @@ def fine_tune(
         "recipe": recipe.model_dump(mode="json"),
         "settings": params.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
     }
+
     announce()
     with (
         scratch(KIND, f"{place.name}-{fingerprint(settings, code=code_of(__name__))}") as held,
@@ -206,6 +209,7 @@ def fine_tune(
         fast_scan(model),
     ):
         watch = Watch.of(stimuli, texts, params)
+
         history = train(
             model,
             source,
@@ -217,8 +221,10 @@ def fine_tune(
             keep=_is_best,
             accumulation=params.grad_accum,
         )
+
         with replacing_folder(place, kind=KIND, name=place.name) as part:
             _write(subject, history, settings, part)
+
     return history
 
 
@@ -235,9 +241,9 @@ def _write(subject: MambaSubject, history: History, settings: dict[str, Any], fo
     model: Any = subject.model
     model.config.dtype = "float32"
     model.config.save_pretrained(folder)
-    weights = {
-        name: tensor.clone() for name, tensor in model.state_dict().items()
-    }  # tied ones share memory
+
+    # Copies, because tied weights share memory.
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     save_weights(folder / "model.safetensors", weights, {"format": "pt"})
     assert subject.tokenizer is not None
     subject.tokenizer.save_pretrained(folder)

@@ -4,24 +4,24 @@ Each function imports its rooms itself: `make stages` reads from that what a sta
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
-from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.console.call import Arrays, Report
+from interp_core.files.artifacts import save_arrays
 from interp_core.models.spec import short_name
-from mamba_induction.study import Run
+from mamba_induction.study import Induction, main_model, models, names, tuned
 
 if TYPE_CHECKING:
+    from interp_core.mamba.subject import MambaSubject
     from interp_core.models.subject import Subject
     from mamba_induction.data import Stimuli, Texts
-
-Arrays = dict[str, np.ndarray]
-Report = dict[str, Any]
+    from mamba_induction.params import MambaInduction
 
 
-def fine_tune(run: Run) -> Report:
+def fine_tune(run: Induction) -> Report:
     """Fine-tune the Mamba on the data set: a Hugging Face directory, its history, and a report of
     first and last.
     """
@@ -35,57 +35,105 @@ def fine_tune(run: Run) -> Report:
     subject = load_mamba(params.model, run.known, params)
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
+
     texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
-    history = tune(subject, build_stimuli(subject, params, texts), texts, params, run.tuned)
+    history = tune(subject, build_stimuli(subject, params, texts), texts, params, tuned(run))
     save_history(history, run.place("training", "") / "fine_tune.csv")
+
     report = {
-        "name": run.tuned.name,
+        "name": tuned(run).name,
         "documents": len(texts.train),
         "tokens": int(sum(len(row) - 1 for row in texts.train)),
         "updates": int(history[-1]["step"]),
         "before": history[0],
         "after": history[-1],
     }
-    save_json(run.place("metrics", "fine_tune") / "fine_tune.json", report)
+
+    made = _made(run, run.params.model)
+    run.save("fine_tune", "fine_tune", report, made=made)
+    run.save("fine_tune", "arms", _arms(run, subject, params, texts), made=made)
+
     before, after = (row["held_out_perplexity"] for row in (history[0], history[-1]))
     click.echo(
-        f"{run.tuned.name}: held-out perplexity {before:.1f} -> {after:.1f} in {report['updates']} "
-        "updates"
+        f"{tuned(run).name}: held-out perplexity {before:.1f} -> {after:.1f} "
+        f"in {report['updates']} updates"
     )
     return report
 
 
-def analyse(run: Run) -> None:
+def _arms(
+    run: Induction, after: "MambaSubject", params: "MambaInduction", texts: "Texts"
+) -> Report:
+    """What the fine-tuned model is, and what it would be at other rates and with repeats."""
+    from mamba_induction.data import build_stimuli
+    from mamba_induction.model import load_mamba
+    from mamba_induction.train import padded
+    from mamba_induction.train_arms import Arm, arms_of, outcome, tune_arm
+
+    held_out = padded(texts.held_out[: params.watched_documents])
+    base = load_mamba(params.model, run.known, params)
+    stimuli = build_stimuli(base, params, texts)
+
+    report: Report = {
+        "name": base.name,
+        "documents": len(texts.train),
+        "watched_documents": len(held_out[0]),
+        "before": outcome(base, stimuli, held_out, params),
+        "arms": {},
+    }
+
+    for arm in (own := Arm(params.lr, 0.0), *arms_of(params)):
+        subject = after if arm == own else load_mamba(params.model, run.known, params)
+        if arm != own:
+            tune_arm(subject, texts, params, arm)
+
+        measured = outcome(subject, stimuli, held_out, params)
+        recipe = {"rate": arm.rate, "repeats": arm.repeats}
+        report["arms"][arm.name] = recipe | measured
+
+    return report
+
+
+def analyse(run: Induction) -> None:
     """Every score of each model, single sequences of the main one, and what fine-tuning changed."""
     from mamba_induction.measure import analyse as measure
     from mamba_induction.measure import change
     from mamba_induction.measure_sequences import sequence_arrays
 
     arrays: dict[str, Arrays] = {}
-    for model, (subject, stimuli, _) in zip(run.models, _asked(run), strict=True):
+    for model, (subject, stimuli, _) in zip(models(run), _asked(run), strict=True):
         arrays[model], report = measure(subject, stimuli, run.params)
-        save_arrays(run.place("scores", "analyse") / f"scores_{subject.name}.npz", arrays[model])
-        save_json(run.place("metrics", "analyse") / f"analysis_{subject.name}.json", report)
+        name = subject.name
+        run.save(
+            "analyse",
+            f"analysis_{name}",
+            report,
+            arrays[model],
+            made=_made(run, model),
+            scores=f"scores_{name}",
+        )
         click.echo(_sentence(report))
-        if model == run.main:
+        if model == main_model(run):
             sequences = sequence_arrays(subject, stimuli, run.params)
             save_arrays(run.place("scores", "analyse") / f"sequences_{subject.name}.npz", sequences)
-    if run.main != run.models[0]:
-        report = {"before": short_name(run.models[0]), "after": short_name(run.main)}
-        report |= change(arrays[run.models[0]], arrays[run.main], run.params)
-        save_json(run.place("metrics", "analyse") / "change.json", report)
+    if main_model(run) != models(run)[0]:
+        report = {"before": short_name(models(run)[0]), "after": short_name(main_model(run))}
+        report |= change(arrays[models(run)[0]], arrays[main_model(run)], run.params)
+        run.save("analyse", "change", report, made=_made(run, *models(run)[:2]))
 
 
-def gap(run: Run) -> None:
-    """Recognition against prediction: by layer, by rival and by path, for every family of stimuli."""
+def gap(run: Induction) -> None:
+    """Recognition against prediction: by layer, by rival and by path, for every family."""
+    from interp_core.statistics.interval import array_json
     from mamba_induction.data import Bigrams
-    from mamba_induction.measure import described, summarise
+    from mamba_induction.measure import summarise
     from mamba_induction.measure_gap import gap_of_family
 
-    for subject, stimuli, texts in _asked(run):
+    for model, (subject, stimuli, texts) in zip(models(run), _asked(run), strict=True):
         bigrams = None if texts is None else Bigrams.of(texts.train, subject.vocab_size)
         saved: Arrays = {}
         report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
+
         for family, prompts in stimuli.families.items():
             found, described_as = gap_of_family(subject, prompts, bigrams, run.params)
             saved |= {
@@ -93,72 +141,72 @@ def gap(run: Run) -> None:
             }
             summaries = summarise(found, run.params)
             scores = {
-                name: described(interval, len(found[name])) for name, interval in summaries.items()
+                name: array_json(interval, n=len(found[name]), unit="prompts")
+                for name, interval in summaries.items()
             }
             report[family] = described_as | {"scores": scores}
-        save_arrays(run.place("scores", "gap") / f"gap_{subject.name}.npz", saved)
-        save_json(run.place("metrics", "gap") / f"gap_{subject.name}.json", report)
+
+        run.save("gap", f"gap_{subject.name}", report, saved, made=_made(run, model))
+
         repeated = report["repeated"]["scores"]
         rates = [repeated[f"{name}/attention"]["value"] for name in ("recognised", "not_predicted")]
+        independent = report["repeated"]["recognition"]["attention"]["independent"]["value"]
         click.echo(
             f"{subject.name}: recognised {rates[0]:.2f} of repeats, recognised but not predicted "
-            f"{rates[1]:.3f}"
+            f"{rates[1]:.3f} ({independent:.3f} if recognising told nothing)"
         )
 
 
-def causal(run: Run) -> None:
+def causal(run: Induction) -> None:
     """Layers, taps, reads and states changed while the model copies, with random controls."""
     from mamba_induction.intervene_causal import causal as cause
 
-    for subject, stimuli, _ in _asked(run):
+    for model, (subject, stimuli, _) in zip(models(run), _asked(run), strict=True):
         report, arrays = cause(subject, stimuli, run.params)
-        save_arrays(run.place("scores", "causal") / f"causal_{subject.name}.npz", arrays)
-        save_json(run.place("metrics", "causal") / f"causal_{subject.name}.json", report)
-        reads = report["reads"]["all"]
-        worst = min(
-            reads,
-            key=lambda offset: reads[offset]["accuracy"]["value"] if offset != "prefix" else 0,
-        )
-        cost = reads[worst]["accuracy"]["value"]
-        click.echo(
-            f"{subject.name}: copying needs most what is read at offset {worst} ({cost:+.2f} "
-            "accuracy without)"
-        )
+        run.save("causal", f"causal_{subject.name}", report, arrays, made=_made(run, model))
+        click.echo(f"{subject.name}: {report['verdict']['says']}")
 
 
-def figures(run: Run) -> None:
+def figures(run: Induction) -> None:
     """Every figure of what has run, from files."""
     from mamba_induction.figures import draw_all
 
-    written = draw_all(run.names, short_name(run.main), run.place)
+    written = draw_all(names(run), short_name(main_model(run)), run.place)
     click.echo(f"{len(written)} figures in {run.place('figures', '')}")
 
 
-def summary(run: Run) -> None:
+def summary(run: Induction) -> None:
     """analysis_summary.txt: every number of the reports, in sections."""
     from mamba_induction.figures_summary import summary_text, write_text
 
-    text = summary_text(run.names, short_name(run.main), run.place)
+    text = summary_text(names(run), short_name(main_model(run)), run.place)
     path = run.place("summary", "") / "analysis_summary.txt"
     write_text(path, text)
     click.echo(f"{path}: {len(text.splitlines())} lines")
 
 
-def run_all(run: Run) -> None:
-    """All commands in turn, as an experiment."""
+def run_all(run: Induction) -> None:
+    """All commands in turn; figures are drawn as soon as there is something to draw."""
     fine_tune(run)
-    for command in (analyse, gap, causal, figures, summary):
+    for command in (analyse, gap, causal):
         command(run)
+        figures(run)
+    summary(run)
 
 
-def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
+def _made(run: Induction, *about: str) -> Report:
+    """What a record of these models is made from."""
+    return run.made_from(run.sources(about), unread={"model", "twin"})
+
+
+def _asked(run: Induction) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
     """Each model with its stimuli; without a tokenizer there is no real text, which is said."""
     from interp_core.stimuli.corpus import read_documents
     from mamba_induction.data import build_stimuli, texts_of
     from mamba_induction.model import load
 
     documents = None  # read once, when a model can read them
-    for model in run.models:
+    for model in models(run):
         subject = load(model, run.known, run.params)
         texts = None
         if subject.tokenizer is not None:
@@ -170,7 +218,7 @@ def _asked(run: Run) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
 
 
 def _sentence(report: Report) -> str:
-    error = report["reconstruction_error"]
+    error, name = report["reconstruction_error"], report["name"]
     checked = "" if error is None else f"alpha x + D x is the model's own to {error:.1e}; "
     layers = report["null"]["trained"]["induction_layers"]
     peaks = ", ".join(
@@ -178,7 +226,4 @@ def _sentence(report: Report) -> str:
     )
     accuracy = report["scores"]["accuracy_by_period"]["value"][0]
     found = f"induction in {peaks}" if layers else "no layer matches prefixes above its null"
-    return (
-        f"{report['name']}: {checked}{found}; accuracy {accuracy:.2f} at period "
-        f"{report['periods'][0]}"
-    )
+    return f"{name}: {checked}{found}; accuracy {accuracy:.2f} at period {report['periods'][0]}"

@@ -3,81 +3,77 @@
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer, ends, only_file
+from interp_core.console.answers import Answer, only_file
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
 
 
 def answers(metrics: Path) -> list[Answer]:
-    """What the best channels are worth, how few are enough, whether the Mamba is the sparser."""
+    """What the best channels are worth, how few units are enough in both models, whether the Mamba
+    is the sparser.
+    """
     compare = load_json(only_file(metrics / "compare", "compare_*.json"))
-    mamba = compare["first"]
+    mamba, twin = compare["first"], compare["second"]
 
     causal = load_json(metrics / "causal" / f"causal_{mamba}.json")
-    efficiency = load_json(metrics / "efficiency" / f"efficiency_{mamba}.json")
+    few = {
+        name: load_json(metrics / "efficiency" / f"efficiency_{name}.json")["functional"]
+        for name in (mamba, twin)
+    }
 
     return [
         _best_channel(causal),
         _best_set(causal),
-        _enough(efficiency),
-        _sparser("gini", "larger is sparser", compare),
-        _sparser("treves_rolls", "larger is sparser", compare),
+        _enough("share_needed_alone", "single", few[mamba]),
+        _enough("share_needed_together", "joint", few[mamba]),
+        _enough("twin_needed_alone", "single", few[twin]),
+        _enough("twin_needed_together", "joint", few[twin]),
+        _sparser("gini", compare),
+        _sparser("treves_rolls", compare),
     ]
 
 
-def _best_channel(causal: Report) -> Answer:
-    best = causal["whole_model"]["top"][0]
+def _answer(name: str, interval: Report, says: str) -> Answer:
+    """From an interval of a report, which has the fields that an answer has."""
+    return Answer(name, **interval, says=says)
 
-    return Answer(
-        "kl_of_best_channel",
-        best["kl"],
-        *ends(best["kl_ci"]),
-        n=causal["texts"] + causal["repeated_rows"],  # a row of repeats is a text to the bootstrap
-        unit="texts",
-        says=f"nats, {best['neuron']} of {causal['whole_model']['channels']} channels mean-ablated",
-    )
+
+def _best_channel(causal: Report) -> Answer:
+    whole = causal["whole_model"]
+    best = whole["top"][0]
+    says = f"nats by mean-ablating the best of {whole['channels']} channels, {best['neuron']}"
+
+    return _answer("kl_of_best_channel", best["kl"], says)
 
 
 def _best_set(causal: Report) -> Answer:
     """The largest set of the dose curve, judged on the texts that did not rank the channels."""
     together = causal["together"]
+    dose = together["doses"][-1]
+    where = f"best {dose['k']} channels of layer {together['layer']} together"
 
-    return Answer(
-        "kl_of_best_set",
-        together["kl"][-1],
-        together["kl_low"][-1],
-        together["kl_high"][-1],
-        n=together["n"],
-        unit="texts",
-        says=(
-            f"nats, best {together['k'][-1]} channels of layer {causal['layer']['layer']} together;"
-            f" random ones {together['random_mean'][-1]:.2f}"
-        ),
+    random = dose["against_random"]["random"]["value"]
+    beside = "no random sets" if random is None else f"random ones {random:.2f}"
+    says = f"nats for the {where}, {beside}"
+
+    return _answer("kl_of_best_set", dose["kl"], says)
+
+
+def _enough(name: str, ranking: str, few: Report) -> Answer:
+    """The fewest units of one ranking, as a share, with the loss within the tolerance."""
+    found = few["rankings"][ranking]
+    ranked = {"single": "ranked one by one", "joint": "ranked in what is left"}[ranking]
+    says = (
+        f"of {few['units']} units {ranked} keep the loss within {few['tolerance']:.0%}, "
+        f"that is {found['enough']['value']:.0f}"
     )
 
-
-def _enough(efficiency: Report) -> Answer:
-    found = efficiency["functional"]
-
-    return Answer(
-        "channels_that_must_stay",
-        found["enough"],
-        *ends(found["enough_ci"]),
-        n=found["n"],
-        unit="texts",
-        says=f"of {found['neurons']}, for the loss to stay within {found['tolerance']:.0%}",
-    )
+    return _answer(name, found["enough_share"], says)
 
 
-def _sparser(measure: str, direction: str, compare: Report) -> Answer:
-    found = compare["sparsity"][measure]
+def _sparser(measure: str, compare: Report) -> Answer:
+    found = compare["sparsity"][measure]["difference"]
+    says = f"{compare['first']} minus {compare['second']}; larger is sparser"
 
-    return Answer(
-        f"{measure}_difference",
-        found["difference"]["value"],
-        *ends(found["difference"]["ci"]),
-        n=found["n"],
-        unit="texts",
-        says=f"{compare['first']} minus {compare['second']}; {direction}",
-    )
+    return _answer(f"{measure}_difference", found, says)

@@ -1,13 +1,21 @@
 """`mamba-neurons`: the commands of the study. Thin: options in, one call."""
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from interp_core.console.options import Decorator, Group, option, profile_option, study_option
+from interp_core.console.options import (
+    Decorator,
+    Group,
+    fail,
+    option,
+    out_option,
+    profile_option,
+    study_option,
+    trainings_option,
+    with_call,
+)
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _OPTIONS: tuple[Decorator, ...] = (
@@ -63,39 +71,24 @@ _OPTIONS: tuple[Decorator, ...] = (
     option("--device", help="cpu, cuda, cuda:N or mps."),
     option("--dtype", help="float32, bfloat16 or float64."),
     option("--threads", type=int, help="CPU threads."),
-    option(
-        "--out", type=_FOLDER, help="Folder for arrays and JSON (default: outputs/mamba_neurons)."
-    ),
+    out_option,
     option("--plots-dir", "plots", type=_FOLDER, help="Folder for figures (default: OUT/plots)."),
     profile_option,
 )
 
 
-def _with_run(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options, and whose figures are drawn in an
-    experiment.
-    """
-
-    @wraps(command)
-    def call(**options: Any) -> None:
-        from mamba_neurons.study import prepare
-
-        own = {name: options.pop(name) for name in ("save_results",) if name in options}
-        run = prepare(options.pop("profile"), options.pop("out"), options.pop("plots"), **options)
-        command(run, **own)
-
-    with_options: Callable[..., None] = call
-    for add in reversed(_OPTIONS):
-        with_options = add(with_options)
-    return with_options
+_PROGRAM = {"whole": "run", "all_figures": "figures"}
 
 
-def _draw(run: Any, command: str) -> None:
-    """An experiment's figures, from the files that it has just written."""
-    if run.out is not None:
-        from mamba_neurons import figures
+def _start(command: str, *, profile: str | None, out: Path | None, **given: Any) -> Any:
+    """The call of a command."""
+    from mamba_neurons import study
 
-        figures.draw(command, run.names, run.place, run.plots)
+    given.pop("save_results", None)
+    return study.prepare(profile, out, command=_PROGRAM.get(command, command), **given)
+
+
+_with_call = with_call(_start, _OPTIONS)
 
 
 @click.group(
@@ -105,32 +98,24 @@ def main() -> None:
     """Which neurons of a Mamba matter, to what, and how few of them are enough?
 
     Called without options a command is a stage of the pipeline (data/mamba_neurons). With options
-    it is an experiment of yours and writes into --out (default outputs/mamba_neurons).
+    it is an experiment of yours and writes into --out.
     """
 
 
 @main.command("run")
 @option("--save-results", is_flag=True, help="Write all reports into one file, results_M.json.")
-@_with_run
+@_with_call
 def whole(run: Any, *, save_results: bool) -> None:
     """The whole analysis: delta, causal, inter-layer, cross-layer, attention (--enable-attention),
     sparsity, efficiency, compare, and their figures.
     """
-    from dataclasses import replace
+    from mamba_neurons import workflow
 
-    from interp_core.files.params import project_root
-    from mamba_neurons import figures, workflow
-
-    out = run.out or project_root() / "outputs" / "mamba_neurons"
-    run = replace(run, out=out, both=True, plots=run.plots if run.out else out / "plots")
     workflow.whole_run(run, save_results=save_results)
-    for command in figures.COMMANDS:
-        if command != "attention" or run.params.enable_attention:
-            figures.draw(command, run.names, run.place, run.plots)
 
 
 @main.command()
-@_with_run
+@_with_call
 def delta(run: Any) -> None:
     """Delta-sensitive neurons: between- and within-text variance of dt, half-lives, selectivity:
     delta_M.json.
@@ -138,51 +123,51 @@ def delta(run: Any) -> None:
     from mamba_neurons import workflow
 
     workflow.delta(run)
-    _draw(run, "delta")
+    workflow.draw(run, "delta")
 
 
 @main.command()
-@_with_run
+@_with_call
 def causal(run: Any) -> None:
-    """Causal neurons: exact effects of a layer, calibrated estimates of the model: causal_M.json."""
+    """Causal neurons: a layer exactly, the model by calibrated estimates: causal_M.json."""
     from mamba_neurons import workflow
 
     workflow.causal(run)
-    _draw(run, "causal")
+    workflow.draw(run, "causal")
 
 
 @main.command("inter-layer")
-@_with_run
+@_with_call
 def inter_layer(run: Any) -> None:
     """KL of the same residual dimension by layer: inter_layer_M.json."""
     from mamba_neurons import workflow
 
     workflow.inter_layer(run)
-    _draw(run, "inter_layer")
+    workflow.draw(run, "inter_layer")
 
 
 @main.command("cross-layer")
-@_with_run
+@_with_call
 def cross_layer(run: Any) -> None:
     """What the best channels do to later ones, against random channels: cross_layer_M.json."""
     from mamba_neurons import workflow
 
     workflow.cross_layer(run)
-    _draw(run, "cross_layer")
+    workflow.draw(run, "cross_layer")
 
 
 @main.command()
-@_with_run
+@_with_call
 def attention(run: Any) -> None:
     """Attention neurons by three methods, with deletion and insertion curves: attention_M.json."""
     from mamba_neurons import workflow
 
     workflow.attention(run)
-    _draw(run, "attention")
+    workflow.draw(run, "attention")
 
 
 @main.command()
-@_with_run
+@_with_call
 def sparsity(run: Any) -> None:
     """Population and lifetime sparsity, the seed's measures with their thresholds, kinds of neuron:
     sparsity_M.json.
@@ -190,64 +175,77 @@ def sparsity(run: Any) -> None:
     from mamba_neurons import workflow
 
     workflow.sparsity(run)
-    _draw(run, "sparsity")
+    workflow.draw(run, "sparsity")
 
 
 @main.command()
-@_with_run
+@_with_call
 def efficiency(run: Any) -> None:
     """Active neurons, and how few keep the loss: efficiency_M.json."""
     from mamba_neurons import workflow
 
     workflow.efficiency(run)
-    _draw(run, "efficiency")
+    workflow.draw(run, "efficiency")
 
 
 @main.command()
-@_with_run
+@_with_call
 def compare(run: Any) -> None:
     """The Mamba beside the transformer on the same tokens: compare_M_T.json."""
-    from dataclasses import replace
-
     from mamba_neurons import workflow
 
-    run = replace(run, both=True)
     workflow.compare(run)
-    _draw(run, "compare")
+    workflow.draw(run, "compare")
 
 
 @main.command("figures")
-@_with_run
+@_with_call
 def all_figures(run: Any) -> None:
-    """All figures of the pipeline from its files, into data/mamba_neurons/figures."""
+    """All figures from files alone: the pipeline's, or with --out those of the commands that ran
+    there.
+    """
     from mamba_neurons import workflow
 
     workflow.figures(run)
 
 
 @main.command()
-@_with_run
+@_with_call
 def page(run: Any) -> None:
-    """The Mamba's channels to look at, in one self-contained file: page_M.html."""
+    """A Mamba's channels to look at, in one self-contained file: page_M.html.
+
+    It shows the folder's own records of this Mamba; those that are missing are made first.
+    """
+    if run.is_stage:
+        fail("name a Mamba of yours (--model M); `make report` has the page of the run")
+
+    from interp_core.models.spec import short_name
     from mamba_neurons import workflow
     from mamba_neurons.page import page as build
 
-    if run.out is not None:
-        for measure in (workflow.delta, workflow.causal):
-            if not (run.out / f"{measure.__name__}_{run.names[0]}.json").is_file():
-                measure(run)
+    model, name = run.params.model, short_name(run.params.model)
+
+    for command, measure in (("delta", workflow.delta), ("causal", workflow.causal)):
+        if not run.is_of(command, f"{command}_{name}", run.sources([model])):
+            measure(run)
 
     build(run)
 
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.console.answers import write
+    from interp_core.console.answers import write, write_over
     from mamba_neurons.answers import answers as found
 
-    write("mamba_neurons", found, out)
+    if not trainings:
+        write("mamba_neurons", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        write_over("mamba_neurons", found, trainings, out)
 
 
 if __name__ == "__main__":

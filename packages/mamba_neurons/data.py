@@ -13,9 +13,9 @@ from jaxtyping import Bool, Int
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256, load_arrays
-from interp_core.files.params import project_root
 from interp_core.models.subject import Subject
-from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
+from interp_core.stimuli.corpus import corpus_folder
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
 
 
@@ -43,6 +43,11 @@ class Texts:
         return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     @property
+    def after_bos(self) -> Bool[np.ndarray, "text position"]:
+        """Positions that hold a token other than the BOS that every text begins with."""
+        return self.real & (np.arange(self.tokens.shape[1]) > 0)
+
+    @property
     def sha256(self) -> str:
         """Hex hash of what is read and what is scored."""
         return array_sha256(self.tokens, self.lengths, self.counted)
@@ -63,6 +68,7 @@ class Texts:
         """
         n = len(self)
         starts = list(range(0, n, size))
+
         if len(starts) > 1 and n - starts[-1] == 1:
             starts[-1] -= 1
         return [self.rows(slice(a, b)) for a, b in zip(starts, [*starts[1:], n], strict=True)]
@@ -79,18 +85,26 @@ class Texts:
         }
 
 
+def halves(texts: Texts) -> tuple[Int[np.ndarray, " ranking"], Int[np.ndarray, " judging"]]:
+    """Rows that rank units and rows that judge rankings: every second one."""
+    rows = np.arange(len(texts))
+    return rows[::2], rows[1::2]
+
+
 def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
     """The study's texts in the model's tokens.
 
     InputError when there are none, or too few for a statistic.
     """
     documents = read_documents(params)[: params.text_limit]
-    rows = encoded(subject, documents)
-    truncated = sum(len(row) > params.text_length for row in rows)
+    whole = encoded(subject, documents)
+    truncated = sum(len(row) > params.text_length for row in whole)
+
     length = min(params.text_length, subject.n_ctx)
-    rows = [row[:length] for row in rows]
+    rows = [row[:length] for row in whole]
     counted = [np.arange(length) < len(row) - 1 for row in rows]
     repeated = np.zeros(len(rows) + params.repeats, dtype=bool)
+
     if params.repeats:
         prompts = repeated_tokens(
             _vocabulary(subject),
@@ -100,25 +114,27 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
         )
         queries = np.zeros((params.repeats, length), dtype=bool)
         queries[prompts.pairs.batch, prompts.pairs.query] = True
+
         rows += list(prompts.tokens)
         counted += list(queries)
         repeated[-params.repeats :] = True
-    needed = ceil(
-        log2(4 / params.alpha)
-    )  # as sign_flip_threshold has it; said before anything is measured
-    if len(rows) < needed or len(rows) - params.repeats < 2:
+
+    # As sign_flip_threshold has it; said before anything is measured.
+    needed = ceil(log2(4 / params.alpha))
+    n_texts = len(rows) - params.repeats
+    if len(rows) < needed or n_texts < 2:
         raise InputError(
-            f"{len(rows) - params.repeats} texts and {params.repeats} rows of repeats are too few "
-            "for tests at "
-            f"{params.alpha}: give at least 2 texts and {needed} rows in all (--text-limit, "
-            "--texts, --repeats)"
+            f"{n_texts} texts and {params.repeats} rows of repeats are too few for tests at "
+            f"{params.alpha}: give at least 2 texts and {needed} rows in all "
+            "(--text-limit, --texts, --repeats)"
         )
+
     tokens = np.full((len(rows), length), subject.bos, dtype=np.int64)
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row
-    return Texts(
-        tokens, np.array([len(row) for row in rows]), np.stack(counted), repeated, truncated
-    )
+
+    lengths = np.array([len(row) for row in rows])
+    return Texts(tokens, lengths, np.stack(counted), repeated, truncated)
 
 
 def read_documents(params: MambaNeurons) -> list[str]:
@@ -139,10 +155,12 @@ def encoded(subject: Subject, documents: Sequence[str]) -> list[Int[np.ndarray, 
     """
     if subject.tokenizer is None:
         raise InputError(f"{subject.name} has no tokenizer to read texts with")
+
     tokenizer: Any = subject.tokenizer
     rows = [
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in documents
     ]
+
     if empty := [index for index, row in enumerate(rows) if not row]:
         raise InputError(f"text {empty[0]} has no tokens: {documents[empty[0]][:40]!r}")
     return [np.array([subject.bos, *row]) for row in rows]
@@ -150,14 +168,15 @@ def encoded(subject: Subject, documents: Sequence[str]) -> list[Int[np.ndarray, 
 
 def same_tokens(first: Subject, second: Subject, documents: Sequence[str]) -> str | None:
     """None when both models read every document as the same ids; otherwise what differs first."""
-    for index, (ours, theirs) in enumerate(
-        zip(encoded(first, documents), encoded(second, documents), strict=True)
-    ):
+    both = zip(encoded(first, documents), encoded(second, documents), strict=True)
+
+    for index, (ours, theirs) in enumerate(both):
         if not np.array_equal(ours, theirs):
             n = min(len(ours), len(theirs))
             differing = np.flatnonzero(ours[:n] != theirs[:n])
             place = int(differing[0]) if len(differing) else n
             return f"text {index} differs from token {place} on"
+
     return None
 
 
@@ -168,31 +187,34 @@ def token_classes(
     names = ["begin", "space", "word start", "word part", "digits", "punctuation", "other"]
     tokenizer: Any = subject.tokenizer
     kinds = np.zeros(int(ids.max()) + 1, dtype=np.int64)
+
     for token in np.unique(ids):
-        text = tokenizer.decode([int(token)])
-        core = text.strip()
-        if token == subject.bos:
-            kind = "begin"
-        elif not core:
-            kind = "space"
-        elif core.isalpha():
-            kind = "word start" if text[0].isspace() else "word part"
-        elif core.isdigit():
-            kind = "digits"
-        else:
-            kind = (
-                "punctuation"
-                if not any(c.isalnum() for c in core) and core.isprintable()
-                else "other"
-            )
+        kind = "begin" if token == subject.bos else _kind(tokenizer.decode([int(token)]))
         kinds[token] = names.index(kind)
+
     return names, kinds[ids]
+
+
+def _kind(text: str) -> str:
+    core = text.strip()
+
+    if not core:
+        return "space"
+    if core.isalpha():
+        return "word start" if text[0].isspace() else "word part"
+    if core.isdigit():
+        return "digits"
+
+    is_punctuation = core.isprintable() and not any(char.isalnum() for char in core)
+    return "punctuation" if is_punctuation else "other"
 
 
 def _corpus_documents() -> list[str]:
     from tokenizers import Tokenizer
 
-    folder = project_root() / "data" / "corpus"
+    folder = corpus_folder()
+    if folder is None:
+        raise InputError("no corpus here, and the profile has no section `corpus` to make one of")
     stream = load_arrays(folder / "tokens.npz")["validation"]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     pieces = np.split(stream, np.flatnonzero(stream == 0))
@@ -200,17 +222,17 @@ def _corpus_documents() -> list[str]:
 
 
 def _user_documents(path: Path) -> list[str]:
-    files = (
-        sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
-        if path.is_dir()
-        else [path]
-    )
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
+
     try:
         contents = [file.read_text(encoding="utf-8") for file in files]
     except FileNotFoundError:
         raise InputError(f"--texts: {path} is not there") from None
     except UnicodeDecodeError:
         raise InputError(f"--texts: {path} holds something that is not UTF-8 text") from None
+
     pieces = contents if path.is_dir() else contents[0].split("\n\n")
     return [piece.strip() for piece in pieces if piece.strip()]
 
@@ -219,8 +241,5 @@ def _vocabulary(subject: Subject) -> Vocabulary:
     tokenizer: Any = subject.tokenizer
     size = min(len(tokenizer), subject.vocab_size)
     return Vocabulary.of(
-        size,
-        bos=subject.bos,
-        pad=subject.bos,
-        special=[i for i in tokenizer.all_special_ids if i < size],
+        size, bos=subject.bos, pad=subject.bos, special=special_ids(tokenizer, size)
     )

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from interp_core.files.artifacts import load_arrays, load_json
-from mamba_neurons import figures_activity, figures_causal
+from mamba_neurons import figures_activity, figures_causal, figures_sets
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
-Place = Callable[[str, str], Path]  # ("scores" or "metrics", command) -> folder
+Place = Callable[[str, str], Path]  # ("scores", "metrics" or "figures", command) -> folder
 
 COMMANDS = (
     "delta",
@@ -28,48 +28,56 @@ _OF_THE_MAMBA = {
     "causal": (figures_causal.ranked_effects, figures_causal.estimates),
     "inter_layer": (figures_causal.inter_layer,),
     "cross_layer": (figures_causal.influence,),
-    "attention": (figures_causal.faithfulness,),
+    "attention": (figures_sets.faithfulness,),
 }
 
 
-def draw_all(names: Sequence[str], place: Place, folder: Path) -> list[Path]:
+def draw_all(names: Sequence[str], place: Place) -> list[Path]:
     """Every figure of the commands that have run; returns the files written.
 
-    A command without a folder of metrics has not run. InputError names a file that is missing or
+    A command of which no record is there has not run. InputError names a file that is missing or
     damaged.
     """
     written = []
+
     for command in COMMANDS:
-        if place("metrics", command).is_dir():
-            written += draw(command, names, place, folder)
+        has_run = any(place("metrics", command).glob(f"{command}_*.json"))
+        if has_run and (command != "compare" or len(names) > 1):
+            written += draw(command, names, place)
+
     return written
 
 
-def draw(command: str, names: Sequence[str], place: Place, folder: Path) -> list[Path]:
+def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
     """The figures of one command for the models (the Mamba first), from the files that it wrote."""
+    folder = place("figures", "")
     if command in _OF_THE_MAMBA:
         arrays, report = _read(command, names[0], place)
-        paths = [
-            folder / f"{function.__name__}_{names[0]}.png" for function in _OF_THE_MAMBA[command]
-        ]
-        for function, path in zip(_OF_THE_MAMBA[command], paths, strict=True):
-            function(arrays, report, names[0], path)
+        paths = []
+
+        for function in _OF_THE_MAMBA[command]:
+            paths.append(folder / f"{function.__name__}_{names[0]}.png")
+            function(arrays, report, names[0], paths[-1])
+
         return paths
+
     if command == "compare":
-        arrays, report = _read(command, "_".join(names), place)
-        figures_activity.compare(arrays, report, folder / "compare.png")
-        return [folder / "compare.png"]
+        path = folder / "compare.png"
+        figures_activity.compare(*_read(command, "_".join(names), place), path)
+        return [path]
+
     found = {name: _read(command, name, place) for name in names}
+    reports = {name: report for name, (_, report) in found.items()}
+
     if command == "efficiency":
-        figures_causal.functional_curves(
-            {name: report for name, (_, report) in found.items()}, folder / "efficiency.png"
-        )
-        return [folder / "efficiency.png"]
-    figures_activity.sparsity(
-        {name: report for name, (_, report) in found.items()}, folder / "sparsity.png"
-    )
-    figures_activity.lorenz(found, folder / "lorenz.png")
-    return [folder / "sparsity.png", folder / "lorenz.png"]
+        path = folder / "efficiency.png"
+        figures_sets.functional_curves(reports, path)
+        return [path]
+
+    paths = [folder / "sparsity.png", folder / "lorenz.png"]
+    figures_activity.sparsity(reports, paths[0])
+    figures_activity.lorenz(found, paths[1])
+    return paths
 
 
 def _read(command: str, name: str, place: Place) -> tuple[Arrays, Report]:

@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from interp_core.plotting import (
     GRID,
-    INK,
     NULL,
     STRIPE,
     LineStyle,
@@ -22,6 +21,7 @@ from interp_core.plotting import (
     note,
     whisker,
 )
+from mamba_neurons.figures_causal import FEWEST_LAYERS
 from mamba_neurons.figures_scales import logarithmic
 
 Arrays = Mapping[str, np.ndarray]
@@ -48,24 +48,29 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     """
     layers = list(report["layers"])
     styles = model_styles([f"layer {layer}" for layer in layers])
-    with drawing(path, width=9.6, height=5.0) as figure:
-        left, right = figure.subplots(1, 2)
-        for axes, key, title in (
-            (left, "share", "variance between texts"),
-            (right, "selectivity", "variance explained by kind of token"),
-        ):
+    titles = {
+        "share": "variance between texts",
+        "selectivity": "variance explained by kind of token",
+    }
+
+    with drawing(path, width=9.6, height=5.2) as figure:
+        panels = figure.subplots(1, 2)
+        for axes, (key, title) in zip(panels, titles.items(), strict=True):
             for index, (label, style) in enumerate(styles.items()):
                 plot_ranked(axes, arrays, key, index, label, style)
-            axes.set(
-                xlabel="rank of the channel", ylabel="share of the variance of dt", title=title
-            )
-        heading(figure, left, f"{name}: what the step size dt of a channel follows", columns=4)
+            axes.set(xlabel="rank of the channel", title=title)
+            axes.set_ylabel("share of the variance of dt")
+
+        title = f"{name}: what the step size dt of a channel follows"
+        heading(figure, panels[0], title, columns=4)
+
+        blocks = sorted({found["share_null_block"] for found in report["layers"].values()})
         note(
             figure,
-            f"{report['texts']} texts; horizontal lines: largest share of any channel in 95 % of "
-            "draws with tokens\n"
-            "dealt to texts at random (left) and kinds dealt to token types at random (right); "
-            "band: 95 % over texts",
+            f"{report['texts']} texts; band: 95 % over texts; horizontal lines: largest share of any "
+            "channel in 95 % of draws\n"
+            f"left: blocks of {' or '.join(map(str, blocks))} tokens dealt to texts at random\n"
+            "right: kinds dealt to token types at random",
         )
 
 
@@ -73,23 +78,20 @@ def plot_ranked(
     axes: Axes, arrays: Arrays, key: str, layer: int, label: str, style: LineStyle
 ) -> None:
     """One layer's channels, largest first, with the family-wise threshold."""
-    order = np.argsort(-arrays[key][layer], kind="stable")
+    values = arrays[key][layer]
+    order = np.argsort(-values, kind="stable")
     rank = np.arange(1.0, len(order) + 1)
+
     if f"{key}_low" in arrays:
-        band(
-            axes,
-            rank,
-            arrays[f"{key}_low"][layer][order],
-            arrays[f"{key}_high"][layer][order],
-            colour=style.color,
-        )
-    axes.plot(
-        rank, arrays[key][layer][order], color=style.color, linestyle=style.linestyle, label=label
-    )
+        low, high = (arrays[f"{key}_{end}"][layer][order] for end in ("low", "high"))
+        band(axes, rank, low, high, colour=style.color)
+
+    line = style.linestyle
+    axes.plot(rank, values[order], color=style.color, linestyle=line, label=label)
+
     threshold = float(arrays[f"{key}_null_threshold"][layer])
-    axes.axhline(
-        threshold, color=NULL, linestyle=style.linestyle, linewidth=1.4, label=f"chance, {label}"
-    )
+    chance = f"chance, {label}"
+    axes.axhline(threshold, color=NULL, linestyle=line, linewidth=1.4, label=chance)
 
 
 def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
@@ -97,33 +99,31 @@ def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     tau = arrays["half_life"]
     shown = np.unique(np.linspace(0, len(tau) - 1, min(len(tau), 4)).astype(int))
     scale = LogNorm(float(tau.min()), float(tau.max()))
+
     with drawing(path, width=2.4 + 3.8 * len(shown), height=5.0) as figure:
         panels, image = figure.subplots(1, len(shown), squeeze=False)[0], None
+
         for axes, layer in zip(panels, shown, strict=True):
-            by_length = np.sort(tau[layer], axis=1)[
-                np.argsort(tau[layer].max(axis=1), kind="stable")
-            ]
-            image = axes.imshow(
-                by_length,
-                origin="lower",
-                aspect="auto",
-                cmap="viridis",
-                norm=scale,
-                interpolation="nearest",
-            )
+            by_longest = np.argsort(tau[layer].max(axis=1), kind="stable")
+            by_length = np.sort(tau[layer], axis=1)[by_longest]
+            style = {"cmap": "viridis", "norm": scale, "interpolation": "nearest"}
+            image = axes.imshow(by_length, origin="lower", aspect="auto", **style)
+
             axes.set_title(f"layer {layer}", loc="left")
             axes.set_xlabel("state, by half-life")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
         panels[0].set_ylabel("channel, by its longest half-life")
         assert image is not None
         bar = figure.colorbar(image, ax=panels, label="half-life (tokens)")
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         bar.ax.yaxis.set_minor_formatter(NullFormatter())
+
         figure.suptitle(f"{name}: how long states remember")
         note(
             figure,
-            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the "
-            "channel's mean step",
+            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the channel's "
+            "mean step",
         )
 
 
@@ -132,27 +132,26 @@ def sparsity(reports: Mapping[str, Report], path: Path) -> None:
     stream.
     """
     styles = model_styles(list(reports))
+    kinds = {"neurons": None, "residual stream": "resid"}
+    levels = {"population": "over units at a token", "lifetime": "over tokens of a unit"}
+
     with drawing(path, width=10.4, height=7.6) as figure:
         rows = figure.subplots(2, 2, sharex=True, sharey=True)
-        for row, level in zip(rows, ("population", "lifetime"), strict=True):
-            for axes, which in zip(row, ("neurons", "residual stream"), strict=True):
-                plot_measures(
-                    axes, reports, styles, level, "resid" if which == "residual stream" else None
-                )
-                title = {
-                    "population": "over units at a token",
-                    "lifetime": "over tokens of a unit",
-                }[level]
+
+        for row, (level, title) in zip(rows, levels.items(), strict=True):
+            for axes, (which, kind) in zip(row, kinds.items(), strict=True):
+                plot_measures(axes, reports, styles, level, kind)
                 axes.set_title(f"{which}: {title}", loc="left")
+
         for axes in rows[1]:
             axes.set_xlabel("sparsity (0: all alike, 1: one has all)")
+
         heading(figure, rows[0][0], "How sparse are the activations?", columns=2)
         note(
             figure,
             "symbols from top to bottom of a row: the first to the last layer measured; whiskers: "
             "95 % over texts\n"
-            "near zero: share below a tenth of the root mean square; all measures are free of "
-            "scale",
+            "near zero: share below a tenth of the root mean square; no measure depends on scale",
         )
 
 
@@ -165,26 +164,22 @@ def plot_measures(
 ) -> None:
     """A row for each measure; in it each model's layers from top to bottom."""
     slots = sum(len(report["layers"]) for report in reports.values()) + 1
+
     for y, measure in enumerate(_MEASURES):
         if y % 2:
             axes.axhspan(y - 0.5, y + 0.5, color=STRIPE, linewidth=0, zorder=0)
+
         place = 0
         for name, report in reports.items():
+            style = styles[name]
+
             for layer in report["layers"].values():
-                found = layer[kind or ("inner" if "inner" in layer else "mlp")][level][measure]
-                value, ends = found["value"], found["ci"] or [found["value"]] * 2
-                if measure == "entropy":
-                    value, ends = 1 - value, [1 - ends[1], 1 - ends[0]]
-                offset = (place + 1) / slots - 0.5
-                whisker(
-                    axes,
-                    value,
-                    y + offset,
-                    ends,
-                    colour=styles[name].color,
-                    marker=styles[name].marker,
-                )
+                of_kind = layer[kind or ("inner" if "inner" in layer else "mlp")]
+                value, ends = _drawn(of_kind[level][measure], measure)
                 place += 1
+                y_at = y + place / slots - 0.5
+                whisker(axes, value, y_at, ends, colour=style.color, marker=style.marker)
+
     for name, style in styles.items():
         axes.plot([], [], style.marker, color=style.color, label=name)
     axes.set_yticks(range(len(_MEASURES)), list(_MEASURES.values()))
@@ -194,40 +189,53 @@ def plot_measures(
     axes.set_axisbelow(True)
 
 
+def _drawn(found: Report, measure: str) -> tuple[float, list[float]]:
+    """Value and ends; entropy falls with sparsity, so that 1 - entropy is shown."""
+    value = found["value"]
+    ends = [value, value] if found["low"] is None else [found["low"], found["high"]]
+
+    if measure == "entropy":
+        return 1 - value, [1 - ends[1], 1 - ends[0]]
+
+    return value, ends
+
+
 def lorenz(found: Mapping[str, tuple[Arrays, Report]], path: Path) -> None:
     """Lorenz curves of |activation| over units at a token: the share that the lowest x of the units
     hold.
     """
     with drawing(path, width=4.9 * len(found) + 0.4, height=5.2) as figure:
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+
         for axes, (name, (arrays, report)) in zip(panels, found.items(), strict=True):
-            kinds = [
-                kind for kind in _KINDS if any(kind in layer for layer in report["layers"].values())
-            ]
-            styles = model_styles(kinds)
-            for kind in kinds:
-                layer = list(report["layers"])[-1]
-                curve = arrays[f"{kind}/{layer}/lorenz"]
-                gini = report["layers"][layer][kind]["population"]["gini"]["value"]
-                x = np.linspace(0, 1, len(curve))
-                axes.plot(
-                    x,
-                    curve,
-                    color=styles[kind].color,
-                    linestyle=styles[kind].linestyle,
-                    label=f"{_KINDS[kind]}: Gini {gini:.2f}",
-                )
-            axes.plot([0, 1], [0, 1], color=NULL, linewidth=1.2, label="all alike: Gini 0")
+            last = list(report["layers"])[-1]
+            plot_lorenz(axes, arrays, report["layers"], last)
             axes.set(xlabel="share of the units, smallest first", xlim=(0, 1), ylim=(0, 1))
-            axes.set_title(f"{name}, layer {list(report['layers'])[-1]}", loc="left")
+            axes.set_title(f"{name}, layer {last}", loc="left")
             axes.legend(loc="upper left")
+
         panels[0].set_ylabel("share of |activation| that they hold")
         figure.suptitle("Lorenz curves at a token")
 
 
+def plot_lorenz(axes: Axes, arrays: Arrays, layers: Report, layer: str) -> None:
+    """One layer's curve of every kind of unit."""
+    kinds = [kind for kind in _KINDS if any(kind in found for found in layers.values())]
+
+    for kind, style in model_styles(kinds).items():
+        curve = arrays[f"{kind}/{layer}/lorenz"]
+        gini = layers[layer][kind]["population"]["gini"]["value"]
+        label = f"{_KINDS[kind]}: Gini {gini:.2f}"
+
+        x = np.linspace(0, 1, len(curve))
+        axes.plot(x, curve, color=style.color, linestyle=style.linestyle, label=label)
+
+    axes.plot([0, 1], [0, 1], color=NULL, linewidth=1.2, label="all alike: Gini 0")
+
+
 def compare(arrays: Arrays, report: Report, path: Path) -> None:
-    """Both models over relative depth: how the residual stream moves, and how sparse the neurons
-    are.
+    """Both models layer by layer over relative depth: how the residual stream moves, and how
+    sparse the neurons are.
     """
     names = {"first": report["first"], "second": report["second"]}
     styles = model_styles(list(names.values()))
@@ -239,54 +247,56 @@ def compare(arrays: Arrays, report: Report, path: Path) -> None:
         "near_zero": "neurons near zero",
         "treves_rolls": "Treves-Rolls of neurons",
     }
+
     with drawing(path, width=10.4, height=7.4) as figure:
         panels = figure.subplots(2, 3, sharex=True)
+
         for axes, (key, title) in zip(panels.ravel(), titles.items(), strict=True):
-            for which, name in names.items():
-                style = styles[name]
-                x = arrays["depth"]
-                band(
-                    axes,
-                    x,
-                    arrays[f"{which}/{key}_low"],
-                    arrays[f"{which}/{key}_high"],
-                    colour=style.color,
-                )
-                axes.plot(
-                    x,
-                    arrays[f"{which}/{key}_over_depth"],
-                    color=style.color,
-                    linestyle=style.linestyle,
-                )
-                axes.plot(
-                    arrays[f"{which}/depth"],
-                    arrays[f"{which}/{key}"],
-                    style.marker,
-                    color=style.color,
-                    label=name,
-                )
+            for place, (which, name) in enumerate(names.items()):
+                plot_layers(axes, arrays, which, key, name, styles[name], shift=place)
+
+            # Differences of sparsity are small.
             section = "dynamics" if key in report["dynamics"] else "sparsity"
-            difference = report[section][key]["difference"]
-            low, high = difference["ci"]
-            axes.set_title(
-                f"{title}\n{difference['value']:+.2f} [{low:+.2f}, {high:+.2f}]",
-                loc="left",
-                color=INK,
-            )
+            digits = 2 if section == "dynamics" else 3
+            found = report[section][key]["difference"]
+            value, low, high = (found[part] for part in ("value", "low", "high"))
+            said = f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            axes.set_title(f"{title}\n{said}", loc="left")
+
+            axes.set_xlim(0, 1)
             if key == "update":
                 logarithmic(axes, "y")
+
         for axes in panels[1]:
-            axes.set_xlabel("relative depth")
-        heading(
-            figure,
-            panels[0][0],
-            f"{names['first']} beside {names['second']} on the same tokens",
-            columns=2,
-        )
+            axes.set_xlabel("relative depth of the layer")
+
+        title = f"{names['first']} beside {names['second']} on the same tokens"
+        heading(figure, panels[0][0], title, columns=2)
         note(
             figure,
-            "below each title: difference of the means over depth, first minus second, 95 % "
-            "interval, paired by text, "
-            f"n = {report['loss']['n']}\nsymbols: layers; lines: read off between layers; bands: "
-            "95 % over texts",
+            "a symbol for each layer, whiskers: 95 % over texts; below each title: difference of "
+            "the means over\ndepth, first minus second, 95 % interval, paired by text, "
+            f"n = {report['loss']['difference']['n']}",
         )
+
+
+def plot_layers(
+    axes: Axes,
+    arrays: Arrays,
+    which: str,
+    key: str,
+    name: str,
+    style: LineStyle,
+    *,
+    shift: int,
+) -> None:
+    """One model's layers as points with whiskers; a line joins them where there are three."""
+    value, low, high = (arrays[f"{which}/{key}{end}"] for end in ("", "_low", "_high"))
+
+    # Layers of equal depth stand side by side.
+    x = arrays[f"{which}/depth"] + 0.03 * shift
+    error = np.stack([value - low, high - value]).clip(min=0)
+    axes.errorbar(x, value, yerr=error, fmt=style.marker, color=style.color, label=name)
+
+    if len(x) >= FEWEST_LAYERS:
+        axes.plot(x, value, color=style.color, linestyle=style.linestyle, linewidth=1.2)

@@ -64,9 +64,11 @@ class Scored:
         text, position = torch.nonzero(clean.counted, as_tuple=True)
         hidden = clean.rerun(model.n_layers, clean.residual[-1])
         logits = model.subject.unembed(hidden[clean.counted]).float()
+
         weights = torch.zeros(len(texts), len(text), device=logits.device)
         weights[text, torch.arange(len(text), device=text.device)] = 1.0
         weights /= weights.sum(dim=1, keepdim=True)
+
         p, target = logits.softmax(dim=-1), clean.ids[text, position + 1]
         head: Any = model.subject.model.get_output_embeddings()
         streamed = Streamed.of(head, logits, p, target)
@@ -90,14 +92,14 @@ class Scored:
         clean run did.
         """
         at = hidden.unflatten(0, (-1, len(self.clean.ids)))[:, self.clean.counted]
+
         if self.streamed is None:
-            kl, loss = divergence(
-                self.clean.model.subject.unembed(at).float(), self.logits, self.p, self.target
-            )
+            logits = self.clean.model.subject.unembed(at).float()
+            kl, loss = divergence(logits, self.logits, self.p, self.target)
         else:
-            kl, loss = self.streamed(
-                at - (self.hidden if reference is None else reference)[self.clean.counted]
-            )
+            clean = self.hidden if reference is None else reference
+            kl, loss = self.streamed(at - clean[self.clean.counted])
+
         return kl @ self.weights.T, loss @ self.weights.T
 
     @torch.no_grad()
@@ -117,6 +119,8 @@ class Scored:
         suffix = Suffix.of(subject) if isinstance(subject, MambaSubject) else None
         if suffix is None:
             return lambda changes: self.of_changes(layer, changes)
+
+        # The kernels round otherwise than the clean run did: they have a clean run of their own.
         clean = self.clean
         reference = suffix.run(clean.residual[layer + 1].clone(), layer + 1)
         return lambda changes: self.compare(
@@ -135,32 +139,22 @@ def neuron_effects(
     means: Float[Tensor, "layer neuron"] | None = None,
 ) -> Effects:
     """Exact effects of ablating each of these neurons of a layer, alone, at every position."""
-    means = (
-        neuron_means(model, texts, params.batch_size)
-        if means is None and ablation == "mean"
-        else means
-    )
+    if means is None and ablation == "mean":
+        means = neuron_means(model, texts, params.batch_size)
+
     index = torch.as_tensor(list(neurons))
-    directions = model.write_directions(layer)[index.to(model.subject.device)].to(model.precision)
+    on_device = index.to(model.subject.device)
+    directions = model.write_directions(layer)[on_device].to(model.precision)
+    own_means = None if means is None else means[layer][index]
 
     def changes(scored: Scored, batch: Texts) -> Change:
         activation = scored.clean.neurons[layer][..., index]
-        away = (
-            replacement(activation, ablation, None if means is None else means[layer][index], batch)
-            - activation
-        )
+        away = replacement(activation, ablation, own_means, batch) - activation
         away = away.to(directions.dtype)
         return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
-    return effects(
-        model,
-        texts,
-        layer,
-        len(index),
-        changes,
-        params,
-        label=f"{model.name}: layer {layer}, {ablation}",
-    )
+    label = f"{model.name}: layer {layer}, {ablation}"
+    return effects(model, texts, layer, len(index), changes, params, label=label)
 
 
 def set_effects(
@@ -181,23 +175,18 @@ def set_effects(
         away = means[layer] - scored.clean.neurons[layer]
         return lambda units: torch.stack([(away * row) @ directions for row in member[units]])
 
-    return effects(
-        model,
-        texts,
-        layer,
-        len(sets),
-        changes,
-        params,
-        label=f"{model.name}: sets of layer {layer}",
-    )
+    label = f"{model.name}: sets of layer {layer}"
+    return effects(model, texts, layer, len(sets), changes, params, label=label)
 
 
 def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeurons) -> Effects:
     """Exact effects of mean-ablating each dimension of the residual stream after a layer."""
     total = torch.zeros(model.subject.d_model, dtype=torch.float64, device=model.subject.device)
+
     for batch in texts.batches(params.batch_size):
         real = torch.as_tensor(batch.real, device=total.device)
         total += clean_run(model, batch).residual[layer + 1][real].double().sum(dim=0)
+
     mean = (total / int(texts.lengths.sum())).to(model.precision)
 
     def changes(scored: Scored, batch: Texts) -> Change:
@@ -211,15 +200,8 @@ def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeuron
 
         return change
 
-    return effects(
-        model,
-        texts,
-        layer,
-        len(mean),
-        changes,
-        params,
-        label=f"{model.name}: residual after {layer}",
-    )
+    label = f"{model.name}: residual after {layer}"
+    return effects(model, texts, layer, len(mean), changes, params, label=label)
 
 
 Change = Callable[[slice], Float[Tensor, "unit text position d_model"]]  # of a slice of the units
@@ -239,12 +221,15 @@ def effects(
     of a batch.
     """
     kl, loss = np.empty((len(texts), n_units)), np.empty((len(texts), n_units))
+
     for rows, batch, scored in scored_batches(model, texts, params.batch_size, label=label):
         change, behind = changes(scored, batch), scored.behind(layer)
+
         for first in range(0, n_units, params.stack):
             units = slice(first, min(first + params.stack, n_units))
             found = behind(change(units))
             kl[rows, units], loss[rows, units] = (part.T.double().cpu().numpy() for part in found)
+
     return Effects(kl, loss)
 
 
@@ -269,9 +254,11 @@ def replacement(
     """
     if ablation == "zero":
         return torch.zeros_like(activation)
+
     if ablation == "mean":
         assert means is not None
         return means.expand_as(activation)
+
     text = torch.arange(len(activation), device=activation.device).roll(1)
     lengths: Any = torch.as_tensor(texts.lengths, device=activation.device)
     position = torch.arange(activation.shape[1], device=activation.device) % lengths[text, None]

@@ -11,6 +11,11 @@ from torch import Tensor
 
 from interp_core.mamba.hidden_attention import mixer_calls
 from interp_core.mamba.subject import MambaSubject
+from interp_core.statistics.against_random import against_random
+from interp_core.statistics.heads import Channel
+from interp_core.statistics.interval import Interval, bootstrap
+from interp_core.statistics.random_sets import matched_sets
+from interp_core.statistics.resampling import Interval as Ends
 from interp_core.statistics.resampling import (
     mean_interval,
     percentile_interval,
@@ -18,7 +23,7 @@ from interp_core.statistics.resampling import (
     sign_flip_threshold,
     split_half_rank,
 )
-from mamba_neurons.data import Texts
+from mamba_neurons.data import Texts, halves
 from mamba_neurons.intervene import (
     ABLATIONS,
     Change,
@@ -43,6 +48,7 @@ def causal(
     """The whole of the command `causal` for a Mamba: arrays and report."""
     model.check_layer(params.layer)
     model.check_top_k(params.top_k)
+
     channels = range(model.n_neurons)
     by_kind = {
         kind: neuron_effects(model, texts, params.layer, channels, params, ablation=kind)
@@ -51,19 +57,21 @@ def causal(
     }
     whole = whole_model(model, texts, params, rng, also_exact=(params.layer,))
     by_kind["mean"] = Effects(whole.kl[:, params.layer], whole.loss[:, params.layer])
-    sets, dose = joint_effects(model, texts, by_kind["mean"], params, rng)
-    of_states = state_effects(
-        model, texts, params.layer, _best(by_kind["mean"], params.top_k), params
-    )
+
+    sets, together = joint_effects(model, texts, by_kind["mean"], params, rng)
+    best = _best(by_kind["mean"], params.top_k)
+    of_states = state_effects(model, texts, params.layer, best, params)
+    state_kl = of_states.mean_kl.reshape(-1, _n_states(model))
+
     arrays = _layer_arrays(by_kind, params, rng) | _whole_arrays(whole) | sets
-    arrays |= {"state_kl": of_states.mean_kl.reshape(-1, _n_states(model))}
+    arrays |= {"state_kl": state_kl}
     report = {
         "layer": _layer_report(model, by_kind, texts, params, rng),
         "whole_model": _whole_report(whole, params, rng),
-        "together": dose,
+        "together": together,
         "states": {
-            "channels": [int(c) for c in _best(by_kind["mean"], params.top_k)],
-            "kl": of_states.mean_kl.reshape(-1, _n_states(model)),
+            "channels": [int(c) for c in best],
+            "kl": state_kl,
             "note": "mean-ablating what one state of the channel gives to y, alone",
         },
         **texts.described(),
@@ -75,39 +83,46 @@ def joint_effects(
     model: Model, texts: Texts, single: Effects, params: MambaNeurons, rng: np.random.Generator
 ) -> tuple[Arrays, Report]:
     """The best channels of the layer ablated together, ranked on every second text and judged on
-    the others, against random sets of as many channels of the layer.
+    the others, against distinct random sets of as many channels of the layer.
     """
-    rank_rows, rows = np.arange(len(texts))[::2], np.arange(len(texts))[1::2]
+    rank_rows, rows = halves(texts)
     order = np.argsort(-single.kl[rank_rows].mean(axis=0), kind="stable")
     doses = [k for k in params.dose_k if k <= len(order)]
-    best = [order[:k].tolist() for k in doses]
-    random = [
-        rng.permutation(len(order))[:k].tolist() for k in doses for _ in range(params.random_sets)
-    ]
+
+    everyone = [Channel(params.layer, c) for c in range(len(order))]
+    best = [[everyone[c] for c in order[:k]] for k in doses]
+    random = [matched_sets(top, everyone, rng, draws=params.random_sets) for top in best]
+
     means = neuron_means(model, texts, params.batch_size)
-    found = set_effects(model, texts.rows(rows), params.layer, [*best, *random], params, means)
-    interval = mean_interval(found.kl[:, : len(best)], rng, resamples=params.bootstrap_resamples)
-    loss = mean_interval(found.loss[:, : len(best)], rng, resamples=params.bootstrap_resamples)
-    drawn = found.mean_kl[len(best) :].reshape(len(doses), -1)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
-    hits = (drawn >= interval.value[:, None]).sum(axis=1)
-    report = {
-        "k": doses,
-        "kl": interval.value,
-        "kl_low": interval.low,
-        "kl_high": interval.high,
-        "loss": loss.value,
-        "loss_low": loss.low,
-        "loss_high": loss.high,
-        "random_mean": drawn.mean(axis=1),
-        "random_low": low,
-        "random_high": high,
-        "p": (1 + hits) / (1 + drawn.shape[1]),
-        "random_sets": params.random_sets,
-        "sum_of_single": [float(single.kl[rows][:, chosen].mean(axis=0).sum()) for chosen in best],
-        "n": len(rows),
-    }
-    return {"together_random_kl": drawn}, report
+    sets = [*best, *(one for of_dose in random for one in of_dose.sets)]
+    numbers = [[unit.channel for unit in one] for one in sets]
+    found = set_effects(model, texts.rows(rows), params.layer, numbers, params, means)
+
+    report: Report = {"n": len(rows), "layer": params.layer, "doses": []}
+    arrays: Arrays = {}
+    start = len(best)
+
+    for place, (k, of_dose) in enumerate(zip(doses, random, strict=True)):
+        drawn = found.mean_kl[start : start + len(of_dose.sets)]
+        start += len(of_dose.sets)
+        arrays[f"together_random_kl/{k}"] = drawn
+
+        kl, loss = (
+            bootstrap(values[:, place], rng, resamples=params.bootstrap_resamples, unit="texts")
+            for values in (found.kl, found.loss)
+        )
+        report["doses"].append(
+            {
+                "k": k,
+                "kl": kl.to_json(),
+                "loss": loss.to_json(),
+                "against_random": against_random(kl.value, drawn, direction="above").to_json(),
+                "random_sets": of_dose.words,
+                "sum_of_single": float(single.kl[rows][:, order[:k]].mean(axis=0).sum()),
+            }
+        )
+
+    return arrays, report
 
 
 def state_effects(
@@ -125,31 +140,20 @@ def state_effects(
         h = states(call)[:, :, channels]
         return (h * call.C[:, :, None, :] * call.gate[..., channels, None]).flatten(2)
 
-    total, n = None, int(texts.lengths.sum())
-    for batch in texts.batches(params.batch_size):
-        part = given(batch)[batch.real].double().sum(dim=0)
-        total = part if total is None else total + part
-    assert total is not None
-    mean = (total / n).to(model.precision)
-    directions = (
-        model.write_directions(layer)
-        .to(model.precision)[channels]
-        .repeat_interleave(_n_states(model), dim=0)
-    )
+    parts = [
+        given(batch)[batch.real].double().sum(dim=0) for batch in texts.batches(params.batch_size)
+    ]
+    mean = (torch.stack(parts).sum(dim=0) / int(texts.lengths.sum())).to(model.precision)
+
+    directions = model.write_directions(layer).to(model.precision)[channels]
+    by_state = directions.repeat_interleave(_n_states(model), dim=0)
 
     def changes(scored: Scored, batch: Texts) -> Change:
         away = (mean - given(batch)).to(mean.dtype)
-        return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
+        return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], by_state[units])
 
-    return effects(
-        model,
-        texts,
-        layer,
-        len(mean),
-        changes,
-        params,
-        label=f"{model.name}: states of layer {layer}",
-    )
+    label = f"{model.name}: states of layer {layer}"
+    return effects(model, texts, layer, len(mean), changes, params, label=label)
 
 
 def _n_states(model: Model) -> int:
@@ -188,12 +192,11 @@ def _layer_report(
     """
     of_mean = by_kind["mean"]
     interval = mean_interval(of_mean.kl, rng, resamples=params.bootstrap_resamples)
-    hurt = sign_flip_threshold(
-        of_mean.loss, rng, alpha=params.alpha, draws=params.permutation_draws
-    )
-    helped = sign_flip_threshold(
-        -of_mean.loss, rng, alpha=params.alpha, draws=params.permutation_draws
-    )
+
+    settings = {"alpha": params.alpha, "draws": params.permutation_draws}
+    hurt = sign_flip_threshold(of_mean.loss, rng, **settings)
+    helped = sign_flip_threshold(-of_mean.loss, rng, **settings)
+
     kinds = {
         kind: {
             "mean_kl": float(found.kl.mean()),
@@ -203,31 +206,43 @@ def _layer_report(
         }
         for kind, found in by_kind.items()
     }
-    repeated = texts.repeated
-    top = [
-        {
-            "neuron": f"L{params.layer}C{c}",
-            "kl": interval.value[c],
-            "kl_ci": [interval.low[c], interval.high[c]],
-            **{
-                f"kl_{kind}": float(found.mean_kl[c])
-                for kind, found in by_kind.items()
-                if kind != "mean"
-            },
-            "loss": float(of_mean.loss[:, c].mean()),
-            "loss_on_texts": float(of_mean.loss[~repeated, c].mean()),
-            "loss_on_repeats": float(of_mean.loss[repeated, c].mean()) if repeated.any() else None,
-        }
-        for c in _best(of_mean, params.top_k).tolist()
-    ]
+
     return {
         "layer": params.layer,
         "channels": model.n_neurons,
         "ablations": kinds,
         "loss_rises_for": int((hurt.p <= params.alpha).sum()),
         "loss_falls_for": int((helped.p <= params.alpha).sum()),
-        "top": top,
+        "top": [
+            _channel(Channel(params.layer, c), by_kind, interval, texts)
+            for c in _best(of_mean, params.top_k).tolist()
+        ],
     }
+
+
+def _channel(
+    channel: Channel, by_kind: dict[str, Effects], kl: Ends, texts: Texts
+) -> dict[str, Any]:
+    c, repeated = channel.channel, texts.repeated
+    loss = by_kind["mean"].loss[:, c]
+    others = {
+        f"kl_{kind}": float(found.mean_kl[c]) for kind, found in by_kind.items() if kind != "mean"
+    }
+
+    return {
+        "neuron": str(channel),
+        "kl": _at(kl, c, len(texts)),
+        **others,
+        "loss": float(loss.mean()),
+        "loss_on_texts": float(loss[~repeated].mean()),
+        "loss_on_repeats": float(loss[repeated].mean()) if repeated.any() else None,
+    }
+
+
+def _at(ends: Ends, place: int | tuple[int, int], n: int) -> dict[str, Any]:
+    """One interval of many, in the shape of reports."""
+    parts = (float(part[place]) for part in (ends.value, ends.low, ends.high))
+    return Interval(*parts, n=n, unit="texts").to_json()
 
 
 def _whole_arrays(whole: WholeModel) -> Arrays:
@@ -255,9 +270,10 @@ def _whole_report(whole: WholeModel, params: MambaNeurons, rng: np.random.Genera
     """Agreement of the estimates by layer, which layers were computed exactly, and the model's best
     channels.
     """
-    best = whole.top(params.top_k)
     draws = resampled_means(whole.kl, rng, resamples=params.bootstrap_resamples)
     interval = percentile_interval(whole.mean_kl, draws)
+    n = len(whole.kl)
+
     return {
         "agreement": [
             {"layer": layer, **found.agreement, "factor": found.factor, "sample": len(found.sample)}
@@ -270,15 +286,11 @@ def _whole_report(whole: WholeModel, params: MambaNeurons, rng: np.random.Genera
         "mean_kl_by_layer": whole.mean_kl.mean(axis=1),
         "top": [
             {
-                "neuron": f"L{layer}C{channel}",
-                "kl": float(whole.mean_kl[layer, channel]),
-                "kl_ci": [
-                    float(interval.low[layer, channel]),
-                    float(interval.high[layer, channel]),
-                ],
-                "loss": float(whole.loss[:, layer, channel].mean()),
-                "exact": bool(whole.exact[layer, channel]),
+                "neuron": str(Channel(*place)),
+                "kl": _at(interval, place, n),
+                "loss": float(whole.loss[:, *place].mean()),
+                "exact": bool(whole.exact[place]),
             }
-            for layer, channel in best
+            for place in whole.top(params.top_k)
         ],
     }

@@ -26,13 +26,12 @@ from mamba_neurons.params import MambaNeurons
 
 @dataclass(frozen=True)
 class Gradients:
-    """A batch's neurons and what they do to the scored loss: the parts that estimates are made of."""
+    """A batch's neurons and what they do to the scored loss: what estimates are made of."""
 
     neurons: list[Float[Tensor, "text position neuron"]]
     of_loss: list[Float[Tensor, "text position neuron"]]  # of the text's summed loss
-    of_labels: list[
-        list[Float[Tensor, "text position neuron"]]
-    ]  # of the summed log p of drawn labels, by draw
+    # of the summed log p of drawn labels, by draw
+    of_labels: list[list[Float[Tensor, "text position neuron"]]]
 
 
 @torch.enable_grad()
@@ -44,6 +43,7 @@ def gradients(model: Model, texts: Texts, *, draws: int, generator: torch.Genera
 
     def keep(layer: int) -> Any:
         def leaf(activation: Tensor) -> Tensor:
+            # Weights have no gradients: the graph begins at the first layer's neurons.
             seen[layer] = activation.detach().requires_grad_() if layer == 0 else activation
             return seen[layer]
 
@@ -51,6 +51,7 @@ def gradients(model: Model, texts: Texts, *, draws: int, generator: torch.Genera
 
     with model.edited({layer: keep(layer) for layer in range(model.n_layers)}):
         log_p = subject.unembed(subject.trunk(ids)[counted]).float().log_softmax(dim=-1)
+
     neurons = [seen[layer] for layer in range(model.n_layers)]
     text, position = torch.nonzero(counted, as_tuple=True)
     target = ids[text, position + 1]
@@ -78,7 +79,9 @@ def drawn_labels(
 
 @dataclass(frozen=True)
 class Estimates:
-    """Estimated effects of mean-ablating every neuron, per text, mean over scored positions, nats."""
+    """Estimated effects of mean-ablating every neuron, by text, mean over its scored positions,
+    nats.
+    """
 
     kl: Float[np.ndarray, "text layer neuron"]
     loss: Float[np.ndarray, "text layer neuron"]
@@ -92,28 +95,31 @@ def estimate_all(
     means: Float[Tensor, "layer neuron"],
     generator: torch.Generator,
 ) -> Estimates:
-    """Signed first-order change of loss and Fisher's second-order KL of every neuron of the model."""
+    """Signed first-order change of loss and Fisher's second-order KL of every neuron."""
     kl, loss = [], []
-    for batch in progress(
-        texts.batches(params.batch_size), f"{model.name}: estimates", unit="batch"
-    ):
+    label = f"{model.name}: estimates"
+
+    for batch in progress(texts.batches(params.batch_size), label, unit="batch"):
         found = gradients(model, batch, draws=params.label_draws, generator=generator)
-        scored = torch.as_tensor(batch.counted.sum(axis=1), device=means.device)
+        scored = torch.as_tensor(batch.counted.sum(axis=1), device=means.device)[:, None, None]
         away = [mean - neurons for mean, neurons in zip(means, found.neurons, strict=True)]
-        first = torch.stack(
-            [(a * g).sum(dim=1) for a, g in zip(away, found.of_loss, strict=True)], dim=1
-        )
-        loss.append((first / scored[:, None, None]).double().cpu().numpy())
+
+        first = _along(away, found.of_loss)
+        loss.append((first / scored).double().cpu().numpy())
+
         squares = torch.zeros_like(first)
         for draw in found.of_labels:
-            squares += (
-                torch.stack([(a * g).sum(dim=1) for a, g in zip(away, draw, strict=True)], dim=1)
-                ** 2
-            )
-        kl.append(
-            (squares / (2 * params.label_draws * scored[:, None, None])).double().cpu().numpy()
-        )
+            squares += _along(away, draw) ** 2
+
+        kl.append((squares / (2 * params.label_draws * scored)).double().cpu().numpy())
+
     return Estimates(np.concatenate(kl), np.concatenate(loss))
+
+
+def _along(away: list[Tensor], gradients: list[Tensor]) -> Float[Tensor, "text layer neuron"]:
+    """Change times gradient, summed over a text's positions."""
+    by_layer = [(a * g).sum(dim=1) for a, g in zip(away, gradients, strict=True)]
+    return torch.stack(by_layer, dim=1)
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,7 @@ def calibrate(
         "loss": (estimates.loss[:, layer, sample].mean(axis=0), exact.loss.mean(axis=0)),
     }
     agreement = {name: rank_agreement(*pair) for name, pair in pairs.items()}
+
     estimated, true = pairs["kl"]
     positive = estimated > 0
     factor = float(np.median(true[positive] / estimated[positive])) if positive.any() else 1.0
@@ -205,6 +212,7 @@ def whole_model(
         calibrate(model, texts, layer, estimates, params, rng, means)
         for layer in range(model.n_layers)
     ]
+
     factors = np.array([found.factor for found in calibrations])
     whole = WholeModel(
         kl=estimates.kl * factors[:, None],
@@ -220,6 +228,7 @@ def whole_model(
     )
     for layer, found in enumerate(calibrations):
         _put(whole, layer, found.sample, found.exact)
+
     wanted = np.zeros_like(whole.exact)
     wanted[sorted({*whole.exact_layers, *also_exact})] = True
     _make_exact(model, texts, whole, wanted, params, means)
@@ -251,12 +260,8 @@ def _make_exact(
     for layer in range(model.n_layers):
         missing = np.flatnonzero(wanted[layer] & ~whole.exact[layer])
         if len(missing):
-            _put(
-                whole,
-                layer,
-                missing,
-                neuron_effects(model, texts, layer, missing.tolist(), params, means=means),
-            )
+            exact = neuron_effects(model, texts, layer, missing.tolist(), params, means=means)
+            _put(whole, layer, missing, exact)
 
 
 def _put(whole: WholeModel, layer: int, neurons: np.ndarray, exact: Effects) -> None:

@@ -11,6 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_core.mamba.selective_scan import fast_scan
+from interp_core.statistics.against_random import against_random
+from interp_core.statistics.heads import Channel
+from interp_core.statistics.interval import Interval
+from interp_core.statistics.random_sets import matched_sets
 from interp_core.statistics.resampling import (
     mean_interval,
     percentile_interval,
@@ -27,35 +31,43 @@ from mamba_neurons.params import MambaNeurons
 def inter_layer(
     model: Model, texts: Texts, params: MambaNeurons, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """KL when the same dimension of the residual stream is mean-ablated after each layer in turn."""
+    """KL when one dimension of the residual stream is mean-ablated after each layer in turn."""
     found = [residual_effects(model, texts, layer, params) for layer in range(model.n_layers)]
-    kl = np.stack([effects.kl for effects in found], axis=1)
+    kl = np.stack([effects.kl for effects in found], axis=1)  # [text, layer, dimension]
     interval = mean_interval(kl, rng, resamples=params.bootstrap_resamples)
-    by_layer = percentile_interval(
-        interval.value.mean(axis=1),
-        resampled_means(kl, rng, resamples=params.bootstrap_resamples).mean(axis=2),
-    )
-    top = np.argsort(-interval.value.mean(axis=0), kind="stable")[: params.top_k]
-    report = {
-        "layers": [
+
+    draws = resampled_means(kl, rng, resamples=params.bootstrap_resamples).mean(axis=2)
+    by_layer = percentile_interval(interval.value.mean(axis=1), draws)
+
+    layers = []
+    for layer in range(model.n_layers):
+        ends = (float(part[layer]) for part in (by_layer.value, by_layer.low, by_layer.high))
+        layers.append(
             {
                 "layer": layer,
-                "mean_kl": by_layer.value[layer],
-                "mean_kl_ci": [by_layer.low[layer], by_layer.high[layer]],
+                "mean_kl": Interval(*ends, n=len(texts), unit="texts").to_json(),
                 "top_dimension": int(interval.value[layer].argmax()),
                 "top_kl": interval.value[layer].max(),
                 "split_half": split_half_rank(kl[:, layer], rng, splits=params.splits),
             }
-            for layer in range(model.n_layers)
-        ],
+        )
+
+    top = np.argsort(-interval.value.mean(axis=0), kind="stable")[: params.top_k]
+    report = {
+        "layers": layers,
         "rank_correlation": [
             [rank_agreement(a, b) for b in interval.value] for a in interval.value
         ],
         "top": [{"dimension": int(d), "kl_by_layer": interval.value[:, d]} for d in top],
         **texts.described(),
     }
-    arrays = {"kl": interval.value, "kl_low": interval.low, "kl_high": interval.high}
-    return arrays | {"loss": np.stack([effects.loss.mean(axis=0) for effects in found])}, report
+    arrays = {
+        "kl": interval.value,
+        "kl_low": interval.low,
+        "kl_high": interval.high,
+        "loss": np.stack([effects.loss.mean(axis=0) for effects in found]),
+    }
+    return arrays, report
 
 
 @torch.no_grad()
@@ -64,15 +76,17 @@ def neuron_spread(
 ) -> Float[Tensor, "layer neuron"]:
     """Each neuron's standard deviation over all tokens: the unit in which influence is measured."""
     n = int(texts.lengths.sum())
-    sums = torch.zeros(
-        2, model.n_layers, model.n_neurons, dtype=torch.float64, device=model.subject.device
-    )
+    shape = (2, model.n_layers, model.n_neurons)  # sums, and sums of squares
+    sums = torch.zeros(shape, dtype=torch.float64, device=model.subject.device)
+
     for batch in texts.batches(params.batch_size):
         real = torch.as_tensor(batch.real, device=sums.device)
+
         for layer, neurons in enumerate(clean_run(model, batch).neurons):
             a = neurons[real].double()
             sums[0, layer] += a.sum(dim=0)
             sums[1, layer] += (a**2).sum(dim=0)
+
     return (sums[1] / n - (sums[0] / n) ** 2).clamp_min(0).sqrt().float()
 
 
@@ -99,30 +113,34 @@ def influence_of(
     kl = np.zeros((2, len(sources)))
     index = torch.as_tensor(list(sources), device=means.device)
     directions = model.write_directions(layer)[index].to(model.precision)
-    for _, batch, scored in scored_batches(
-        model, texts, params.batch_size, label=f"{model.name}: layer {layer} on later"
-    ):
+    label = f"{model.name}: layer {layer} on later"
+
+    for _, batch, scored in scored_batches(model, texts, params.batch_size, label=label):
         clean, real = scored.clean, torch.as_tensor(batch.real, device=means.device)
         activation = clean.neurons[layer][..., index]
         away = replacement(activation, "mean", means[layer][index], batch) - activation
         away = away.to(directions.dtype)
+
         for first in range(0, len(sources), params.stack):
             units = slice(first, min(first + params.stack, len(sources)))
             change = torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
+
             found: dict[int, Tensor] = {}
-            with model.edited(
-                {to: (lambda a, to=to, found=found: found.__setitem__(to, a)) for to in later}
-            ):
+            watched = {to: (lambda a, to=to, found=found: found.__setitem__(to, a)) for to in later}
+            with model.edited(watched):
                 effects = scored.of_changes(layer, change)[0]
-            straight = scored.compare(
-                clean.rerun(model.n_layers, clean.changed(model.n_layers, change))
-            )[0]
+
+            at_the_end = clean.changed(model.n_layers, change)
+            straight = scored.compare(clean.rerun(model.n_layers, at_the_end))[0]
             kl[0, units] += effects.sum(dim=1).double().cpu().numpy()
             kl[1, units] += straight.sum(dim=1).double().cpu().numpy()
+
             for place, to in enumerate(later):
+                # What the source wrote arrives; nothing between has answered to it.
                 alone = block_neurons(clean, to, clean.changed(to, change))
                 for into, neurons in ((total, found[to]), (direct, alone)):
                     into[units, place] += _moved(neurons, clean.neurons[to], real, spread[to])
+
     n = int(texts.lengths.sum())
     return {
         "total": total / n,
@@ -162,86 +180,99 @@ def cross_layer(
     rng: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The top_k neurons of each layer by KL and their influence on all later neurons, against
-    random neurons of the same layer (the shuffled-unit null).
+    distinct random sets of other neurons of the same layer.
     """
-    means, spread = (
-        neuron_means(model, texts, params.batch_size),
-        neuron_spread(model, texts, params),
-    )
+    means = neuron_means(model, texts, params.batch_size)
+    spread = neuron_spread(model, texts, params)
     n = model.n_layers
-    aggregate = {name: np.full((n, n), np.nan) for name in ("total", "direct", "null", "p")}
+    aggregate = {name: np.full((n, n), np.nan) for name in ("total", "direct")}
     arrays: dict[str, np.ndarray] = {}
-    layers = []
+    layers, pairs = [], []
+
     for layer in range(n):
         order = np.argsort(-kl[layer], kind="stable")
         top, rest = order[: params.top_k], order[params.top_k :]
-        others = rng.permutation(rest)[: params.null_units] if len(rest) > params.top_k else rest
+
+        # All others where there are few; of many a random sample, from which the sets are drawn.
+        others = rng.permutation(rest)[: params.null_units]
         both = np.concatenate([top, others])
         found = influence_of(model, texts, layer, both.tolist(), params, means=means, spread=spread)
-        arrays |= {f"{layer}/{name}": values[: len(top)] for name, values in found.items()} | {
-            f"{layer}/top": top
+        arrays |= {f"{layer}/{name}": values[: len(top)] for name, values in found.items()}
+        arrays |= {f"{layer}/top": top}
+
+        # [source, later layer]
+        by_source = {name: found[name].mean(axis=2) for name in ("total", "direct")}
+        arrays |= {
+            f"{layer}/sources": both,
+            f"{layer}/source_kl": found["total_kl"],
+            f"{layer}/source_total": by_source["total"],
         }
-        by_source = {
-            name: found[name].mean(axis=2) for name in ("total", "direct")
-        }  # [source, later layer]
-        null = _null_means(by_source["total"][len(top) :], len(top), params.permutation_draws, rng)
         for place, to in enumerate(range(layer + 1, n)):
             for name, values in by_source.items():
                 aggregate[name][layer, to] = values[: len(top), place].mean()
-            aggregate["null"][layer, to] = null[:, place].mean()
-            hits = int((null[:, place] >= aggregate["total"][layer, to]).sum())
-            aggregate["p"][layer, to] = (1 + hits) / (1 + len(null))
+
+            total = dict(zip(both.tolist(), by_source["total"][:, place], strict=True))
+            against = _against_others(layer, top, others, total, params, rng)
+            pairs.append({"from": layer, "to": to, **against})
+
         layers.append(_layer_report(layer, top, found))
+
     report = {name: _without_nan(values) for name, values in aggregate.items()}
-    arrays |= aggregate
-    return arrays, {
-        "influence": report,
+    return arrays | aggregate, {
+        "influence": {**report, "pairs": pairs},
         "layers": layers,
         "null_units": params.null_units,
         **texts.described(),
     }
 
 
-def _null_means(
-    values: Float[np.ndarray, "source layer"], k: int, draws: int, rng: np.random.Generator
-) -> Float[np.ndarray, "draw layer"]:
-    """Mean influence of k random neurons, drawn again and again from those that were computed."""
-    if len(values) == 0:
-        return np.empty((0, values.shape[1]))
-    size = min(k, len(values))
-    return np.stack(
-        [
-            values[rng.choice(len(values), size=size, replace=False)].mean(axis=0)
-            for _ in range(draws)
-        ]
-    )
+def _against_others(
+    layer: int,
+    top: np.ndarray,
+    others: np.ndarray,
+    influence: dict[int, float],
+    params: MambaNeurons,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Mean influence of the top neurons on one later layer, against sets of as many others."""
+    chosen = [Channel(layer, int(c)) for c in top]
+    pool = [Channel(layer, int(c)) for c in others]
+    random = matched_sets(chosen, pool, rng, draws=params.permutation_draws)
+
+    observed = float(np.mean([influence[unit.channel] for unit in chosen]))
+    drawn = [float(np.mean([influence[unit.channel] for unit in one])) for one in random.sets]
+    found = against_random(observed, drawn, direction="above")
+    return {"against_random": found.to_json(), "random_sets": random.words}
 
 
 def _layer_report(layer: int, top: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
     """The top neurons of one layer: their KL, total and direct, and the later neuron that each
     moves most.
     """
-    k = len(top)
+    k, total = len(top), found["total"]
+    has_later = total.shape[1] > 0
+
     threshold = None
-    if found["total"].shape[1] and len(found["total"]) > k:
-        threshold = float(np.quantile(found["total"][k:].max(axis=(1, 2)), 0.95))
+    if has_later and len(total) > k:
+        threshold = float(np.quantile(total[k:].max(axis=(1, 2)), 0.95))
+
     units = []
     for place, channel in enumerate(top):
         entry = {
-            "neuron": f"L{layer}C{channel}",
+            "neuron": str(Channel(layer, int(channel))),
             "total_kl": found["total_kl"][place],
             "direct_kl": found["direct_kl"][place],
         }
-        if found["total"].shape[1]:
-            to, unit = np.unravel_index(
-                int(found["total"][place].argmax()), found["total"][place].shape
-            )
-            entry |= {
-                "moves_most": f"L{layer + 1 + int(to)}C{unit}",
-                "by": found["total"][place, to, unit],
-            }
+
+        if has_later:
+            farthest = int(total[place].argmax())
+            to, unit = np.unravel_index(farthest, total[place].shape)
+            moved = Channel(layer + 1 + int(to), int(unit))
+            entry |= {"moves_most": str(moved), "by": total[place, to, unit]}
+
         units.append(entry)
-    null = {"total_kl": _mean(found["total_kl"][k:]), "direct_kl": _mean(found["direct_kl"][k:])}
+
+    null = {name: _mean(found[name][k:]) for name in ("total_kl", "direct_kl")}
     return {"layer": layer, "top": units, "largest_move_of_random_95": threshold, "random": null}
 
 

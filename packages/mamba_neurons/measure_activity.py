@@ -5,6 +5,7 @@ mlp     a transformer's MLP activations     resid  the residual stream after the
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -40,28 +41,35 @@ def activations(
     """
     for layer in layers:
         model.check_layer(layer)
-    if unknown := [kind for kind in kinds if kind not in KINDS[model.is_mamba]]:
-        raise InputError(
-            f"{model.name} has no units of kind {unknown[0]}; it has "
-            f"{', '.join(KINDS[model.is_mamba])}"
-        )
-    row = 0
-    for batch in progress(texts.batches(batch_size), f"{model.name}: activations", unit="batch"):
+
+    known = KINDS[model.is_mamba]
+    if unknown := [kind for kind in kinds if kind not in known]:
+        has = ", ".join(known)
+        raise InputError(f"{model.name} has no units of kind {unknown[0]}; it has {has}")
+
+    needs_calls = bool({"gate", "state"} & set(kinds))
+    label, row = f"{model.name}: activations", 0
+
+    for batch in progress(texts.batches(batch_size), label, unit="batch"):
         clean = clean_run(model, batch)
-        needs_calls = isinstance(model.subject, MambaSubject) and {"gate", "state"} & set(kinds)
-        calls: list[MixerCall] = mixer_calls(model.subject, clean.ids) if needs_calls else []  # pyright: ignore[reportArgumentType]
+        calls: list[MixerCall] = []
+        if needs_calls and isinstance(model.subject, MambaSubject):
+            calls = mixer_calls(model.subject, clean.ids)
+
         for index, length in enumerate(batch.lengths):
             found: dict[tuple[str, int], np.ndarray] = {}
-            for layer in layers:
-                for kind in kinds:
-                    if kind in ("inner", "mlp"):
-                        a = clean.neurons[layer][index]
-                    elif kind == "resid":
-                        a = clean.residual[layer + 1][index]
-                    else:
-                        call = calls[layer].row(index)
-                        a = call.gate[0] if kind == "gate" else states(call)[0].flatten(1)
-                    found[kind, layer] = a[: int(length)].double().cpu().numpy()
+
+            for layer, kind in product(layers, kinds):
+                if kind in ("inner", "mlp"):
+                    a = clean.neurons[layer][index]
+                elif kind == "resid":
+                    a = clean.residual[layer + 1][index]
+                else:
+                    call = calls[layer].row(index)
+                    a = call.gate[0] if kind == "gate" else states(call)[0].flatten(1)
+
+                found[kind, layer] = a[: int(length)].double().cpu().numpy()
+
             yield row, found
             row += 1
 
@@ -70,8 +78,10 @@ def states(call: MixerCall) -> Float[Tensor, "batch position channel state"]:
     """h after every position, by the recurrence itself."""
     h = torch.zeros(len(call.x), *call.A.shape, dtype=call.dt.dtype, device=call.dt.device)
     found = []
+
     for t in range(call.x.shape[1]):
         written = (call.dt[:, t] * call.x[:, t])[..., None] * call.B[:, t, None, :]
         h = torch.exp(call.dt[:, t, :, None] * call.A) * h + written
         found.append(h)
+
     return torch.stack(found, dim=1)

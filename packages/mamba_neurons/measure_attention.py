@@ -1,12 +1,16 @@
 """Attention neurons: inner channels ranked by three methods on exact hidden attention alpha (Ali et
 al. 2024).
 
-    attention_weighted  E_i sum_j |alpha[c, i, j] x_j[c]| |gate_i[c]|      how much attended input the channel writes
-    gradient_guided     E_i sum_j |alpha[c, i, j] dL/dalpha[c, i, j]|      how much the loss feels of it
-    rollout             change of R = prod_l rownorm(|mean_c alpha_l| + I) when the channel leaves the mean
+    attention_weighted  E_i sum_j |alpha[c, i, j] x_j[c]| |gate_i[c]|
+                        how much attended input the channel writes
+    gradient_guided     E_i sum_j |alpha[c, i, j] dL/dalpha[c, i, j]|
+                        how much the loss feels of it
+    rollout             change of R = prod_l rownorm(|mean_c alpha_l| + I)
+                        when the channel leaves the mean
 
-With dL/dalpha[c, i, j] = dL/dy_i[c] x_j[c] and y's gradient the gated one times the gate, the second is the first with
-|gate_i| replaced by |gate_i dL/d(gated y)_i|: both need the row sums of |alpha x| alone.
+With dL/dalpha[c, i, j] = dL/dy_i[c] x_j[c] and y's gradient the gated one times the gate, the
+second is the first with |gate_i| replaced by |gate_i dL/d(gated y)_i|: both need the row sums of
+|alpha x| alone.
 """
 
 from collections.abc import Sequence
@@ -21,7 +25,13 @@ from torch import Tensor
 from interp_core.mamba.hidden_attention import MixerCall, attention_matrices, mixer_calls
 from interp_core.mamba.subject import MambaSubject
 from interp_core.progress import progress
-from interp_core.statistics.resampling import effective_number, mean_interval, split_half_rank
+from interp_core.statistics.interval import array_json
+from interp_core.statistics.resampling import (
+    Interval,
+    effective_number,
+    mean_interval,
+    split_half_rank,
+)
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene_estimates import gradients
 from mamba_neurons.model import Model
@@ -73,16 +83,19 @@ def rollout_changes(
     steps = [row_normalised(alpha.mean(dim=0)) for alpha in alphas]
     eye = torch.eye(steps[0].shape[-1], dtype=steps[0].dtype, device=steps[0].device)
     changes = []
+
     for layer, alpha in enumerate(alphas):
         before, after = eye, eye
         for step in steps[:layer]:
             before = step @ before
         for step in steps[layer + 1 :]:
             after = step @ after
+
         n = len(alpha)
         without = row_normalised((alpha.sum(dim=0) - alpha) / max(n - 1, 1))
         moved = after @ (without - steps[layer]) @ before
         changes.append(0.5 * moved.abs().sum(dim=-1).mean(dim=-1))
+
     return torch.stack(changes)
 
 
@@ -100,42 +113,47 @@ def importances(
     methods = params.attention_methods
     shape = (len(texts), model.n_layers, model.n_neurons)
     found = {name: np.zeros(shape) for name in (*methods, "activation")}
+
     length = int(texts.lengths.max())
     maps, seen = np.zeros((model.n_layers, length, length)), np.zeros((length, length))
-    row = 0
-    for batch in progress(
-        texts.batches(params.batch_size), f"{model.name}: hidden attention", unit="batch"
-    ):
+    label, row = f"{model.name}: hidden attention", 0
+
+    for batch in progress(texts.batches(params.batch_size), label, unit="batch"):
         calls = mixer_calls(subject, subject.ids(batch.tokens))
         slopes = None
         if "gradient_guided" in methods:
             slopes = gradients(model, batch, draws=0, generator=torch.Generator()).of_loss
+
         for index in range(len(batch)):
             size = int(batch.lengths[index])
             layers = [LayerAttention.of(call.row(index), size) for call in calls]
+
             for layer, attention in enumerate(layers):
                 reach, gate = attention.reach.double(), attention.gate.double().abs()
                 written = calls[layer].gated_y[index, :size].double().abs()
-                found["activation"][row, layer] = written.mean(dim=0).cpu().numpy()
+                of_row = {"activation": written}
+
                 if "attention_weighted" in methods:
-                    found["attention_weighted"][row, layer] = (
-                        (reach * gate).mean(dim=0).cpu().numpy()
-                    )
+                    of_row["attention_weighted"] = reach * gate
+
                 if slopes is not None:
-                    slope = slopes[layer][index, :size].double().abs() / int(
-                        batch.counted[index].sum()
-                    )
-                    found["gradient_guided"][row, layer] = (
-                        (reach * gate * slope).mean(dim=0).cpu().numpy()
-                    )
-                maps[layer, :size, :size] += (
-                    row_normalised(attention.alpha.mean(dim=0)).double().cpu().numpy()
-                )
+                    scored = int(batch.counted[index].sum())
+                    slope = slopes[layer][index, :size].double().abs() / scored
+                    of_row["gradient_guided"] = reach * gate * slope
+
+                for name, by_position in of_row.items():
+                    found[name][row, layer] = by_position.mean(dim=0).cpu().numpy()
+
+                step = row_normalised(attention.alpha.mean(dim=0))
+                maps[layer, :size, :size] += step.double().cpu().numpy()
+
             if "rollout" in methods:
                 changes = rollout_changes([attention.alpha for attention in layers])
                 found["rollout"][row] = changes.double().cpu().numpy()
+
             seen[:size, :size] += 1
             row += 1
+
     return found, maps / np.maximum(seen, 1)
 
 
@@ -148,21 +166,20 @@ def attention_summary(
     neurons: dict[str, Any] = {}
     analysis: dict[str, Any] = {}
     activation = found["activation"].mean(axis=0)
+
     for method in params.attention_methods:
         importance = found[method].mean(axis=0)
-        neurons[method] = {
-            str(layer): {
+        neurons[method], analysis[method] = {}, {}
+
+        for layer in range(len(importance)):
+            neurons[method][str(layer)] = {
                 "neuron_activations": activation[layer],
                 "neuron_importance": importance[layer],
             }
-            for layer in range(len(importance))
-        }
-        analysis[method] = {
-            str(layer): _layer_summary(
-                found[method][:, layer], activation[layer], layer, params, rng
-            )
-            for layer in range(len(importance))
-        }
+            values = found[method][:, layer]
+            summary = _layer_summary(values, activation[layer], layer, params, rng)
+            analysis[method][str(layer)] = summary
+
     return {"mamba_neurons": neurons, "analysis_results": analysis}
 
 
@@ -175,6 +192,7 @@ def _layer_summary(
 ) -> dict[str, Any]:
     interval = mean_interval(values, rng, resamples=params.bootstrap_resamples)
     top = np.argsort(-interval.value, kind="stable")[: params.top_k]
+    of_top = Interval(*(part[top] for part in (interval.value, interval.low, interval.high)))
     effective = float(effective_number(interval.value)) if interval.value.sum() > 0 else 0.0
     return {
         "layer_idx": layer,
@@ -182,8 +200,7 @@ def _layer_summary(
         "mean_activation": float(activation.mean()),
         "activation_std": float(activation.std()),
         "top_neurons": top,
-        "top_importance": interval.value[top],
-        "top_importance_ci": np.stack([interval.low[top], interval.high[top]], axis=1),
+        "top_importance": array_json(of_top, n=len(values), unit="texts"),
         "neuron_diversity": effective / len(activation),
         "effective_neurons": effective,
         "split_half": _or_none(split_half_rank(values, rng, splits=params.splits)),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from interp_core.statistics.interval import Interval
 from interp_core.statistics.resampling import percentile_interval, resampled_means
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import Scored
@@ -20,6 +21,7 @@ from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons
 
 DYNAMICS = ("update", "turn", "lens_kl")
+THRESHOLDS = ("mamba_threshold", "transformer_threshold")
 GRID = np.linspace(0, 1, 21)  # relative depths at which models of different depth meet
 
 
@@ -54,11 +56,13 @@ def layer_dynamics(
     """
     found = {name: np.zeros((len(texts), model.n_layers)) for name in DYNAMICS}
     losses, row = [], 0
+
     for batch in texts.batches(params.batch_size):
         scored = Scored.of(model, batch)
         losses.append(scored.loss)
         rows = slice(row, row + len(batch))
         real = torch.as_tensor(batch.real, device=scored.logits.device).double()
+
         for layer in range(model.n_layers):
             before, after = (scored.clean.residual[layer + step].double() for step in (0, 1))
             moved = (after - before).norm(dim=-1) / before.norm(dim=-1)
@@ -66,17 +70,20 @@ def layer_dynamics(
             for name, values in (("update", moved), ("turn", turned)):
                 mean = (values * real).sum(dim=1) / real.sum(dim=1)
                 found[name][rows, layer] = mean.cpu().numpy()
+
             hidden = scored.clean.rerun(model.n_layers, scored.clean.residual[layer + 1])
             logits = model.subject.unembed(hidden[scored.clean.counted]).float()[None]
             kl = divergence(logits, scored.logits, scored.p, scored.target)[0]
             found["lens_kl"][rows, layer] = (kl @ scored.weights.T)[0].double().cpu().numpy()
+
         row += len(batch)
+
     return found, np.concatenate(losses)
 
 
-def threshold_of(model: Model, params: MambaNeurons) -> float:
-    """The seed's fixed threshold for this kind of model."""
-    return params.mamba_threshold if model.is_mamba else params.transformer_threshold
+def fixed_thresholds(params: MambaNeurons) -> tuple[float, ...]:
+    """The seed's, in the order of THRESHOLDS."""
+    return tuple(float(getattr(params, name)) for name in THRESHOLDS)
 
 
 def measure(model: Model, texts: Texts, params: MambaNeurons) -> Measured:
@@ -87,7 +94,7 @@ def measure(model: Model, texts: Texts, params: MambaNeurons) -> Measured:
         activations(model, texts, layers, [kind], params.batch_size),
         n_texts=len(texts),
         groups=params.text_groups,
-        thresholds=(params.mamba_threshold, params.transformer_threshold),
+        thresholds=fixed_thresholds(params),
         share=params.near_zero,
     )
     dynamics, loss = layer_dynamics(model, texts, params)
@@ -101,15 +108,17 @@ def seeds_efficiency(measured: Measured, params: MambaNeurons) -> dict[str, Any]
     median); mean_sparsity is the share of |activation| below the model's fixed threshold.
     """
     active, variances, below = 0, [], []
-    which = (params.mamba_threshold, params.transformer_threshold).index(
-        threshold_of(measured.model, params)
+    which = THRESHOLDS.index(
+        "mamba_threshold" if measured.model.is_mamba else "transformer_threshold"
     )
+
     for stream in measured.streams:
         assert stream.lifetime is not None
         size = stream.lifetime.root_mean_square
         active += int((size > params.dead_share * np.median(size)).sum())
         variances.append(stream.lifetime.variance)
-        below.append(np.average(np.array(stream.below)[:, which], weights=stream.tokens))
+        below.append(stream.shares_below[which])
+
     neurons = sum(len(v) for v in variances)
     return {
         "total_parameters": sum(p.numel() for p in measured.model.subject.model.parameters()),
@@ -128,9 +137,8 @@ def over_depth(
     layer's middle.
     """
     flat = values.reshape(-1, values.shape[-1])
-    return np.stack([np.interp(GRID, depth, row) for row in flat]).reshape(
-        *values.shape[:-1], len(GRID)
-    )
+    read_off = np.stack([np.interp(GRID, depth, row) for row in flat])
+    return read_off.reshape(*values.shape[:-1], len(GRID))
 
 
 def compare(
@@ -139,29 +147,28 @@ def compare(
     """Differences first - second of every measure, mean over relative depth, bootstrapped over
     texts in pairs.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {
+        "first/depth": first.depth,
+        "second/depth": second.depth,
+    }
     sections: dict[str, Any] = {}
+
     for title in ("dynamics", "sparsity"):
         ours, theirs = getattr(first, title), getattr(second, title)
         sections[title] = {}
+
         for name in ours:
-            both = [
-                over_depth(v, m.depth) for v, m in ((ours[name], first), (theirs[name], second))
-            ]
-            means = [values.mean(axis=1) for values in both]
+            models = ((ours[name], first), (theirs[name], second))
+            means = [over_depth(values, of.depth).mean(axis=1) for values, of in models]
             sections[title][name] = _difference(means[0], means[1], rng, params)
-            for which, values, by_layer in zip(
-                ("first", "second"), both, (ours[name], theirs[name]), strict=True
-            ):
-                arrays[f"{which}/{name}"] = by_layer.mean(axis=0)
+
+            for which, values in (("first", ours[name]), ("second", theirs[name])):
                 draws = resampled_means(values, rng, resamples=params.bootstrap_resamples)
                 interval = percentile_interval(values.mean(axis=0), draws)
-                arrays[f"{which}/{name}_over_depth"] = interval.value
-                arrays[f"{which}/{name}_low"], arrays[f"{which}/{name}_high"] = (
-                    interval.low,
-                    interval.high,
-                )
-    arrays |= {"depth": GRID, "first/depth": first.depth, "second/depth": second.depth}
+                arrays[f"{which}/{name}"] = interval.value
+                arrays[f"{which}/{name}_low"] = interval.low
+                arrays[f"{which}/{name}_high"] = interval.high
+
     report = {
         "first": first.model.name,
         "second": second.model.name,
@@ -179,28 +186,28 @@ def _difference(
     rng: np.random.Generator,
     params: MambaNeurons,
 ) -> dict[str, Any]:
+    """Means of both models and of their difference, in pairs: a text is read by both."""
     both = np.stack([ours, theirs, ours - theirs], axis=1)
-    interval = percentile_interval(
-        both.mean(axis=0), resampled_means(both, rng, resamples=params.bootstrap_resamples)
-    )
+    draws = resampled_means(both, rng, resamples=params.bootstrap_resamples)
+    found = percentile_interval(both.mean(axis=0), draws)
+    parts = np.stack([found.value, found.low, found.high], axis=1).tolist()
+
     return {
-        name: {"value": interval.value[i], "ci": [interval.low[i], interval.high[i]]}
-        for i, name in enumerate(("first", "second", "difference"))
-    } | {"n": len(ours)}
+        name: Interval(*ends, n=len(ours), unit="texts").to_json()
+        for name, ends in zip(("first", "second", "difference"), parts, strict=True)
+    }
 
 
 def _below(measured: Measured, params: MambaNeurons) -> dict[str, Any]:
     """Share of |activation| below each fixed threshold, and the root mean square that it should be
     read against.
     """
-    shares = [np.average(np.array(s.below), axis=0, weights=s.tokens) for s in measured.streams]
+    shares = np.mean([stream.shares_below for stream in measured.streams], axis=0).tolist()
+    names = [f"{threshold:g}" for threshold in fixed_thresholds(params)]
     sizes = [
-        float(np.sqrt((s.lifetime.root_mean_square**2).mean()))
-        for s in measured.streams
-        if s.lifetime is not None
+        float(np.sqrt((stream.lifetime.root_mean_square**2).mean()))
+        for stream in measured.streams
+        if stream.lifetime is not None
     ]
-    names = (f"{params.mamba_threshold:g}", f"{params.transformer_threshold:g}")
-    return {
-        **dict(zip(names, np.mean(shares, axis=0).tolist(), strict=True)),
-        "root_mean_square_by_layer": sizes,
-    }
+
+    return {**dict(zip(names, shares, strict=True)), "root_mean_square_by_layer": sizes}

@@ -32,10 +32,10 @@ def divergence(
     x = d.sub_(mean[..., None])
     excess = torch.expm1(x).sub_(x)
     kl = torch.einsum("csv,sv->cs", excess, p).clamp_min_(0).log1p_()
-    if not bool(
-        torch.isfinite(kl).all()
-    ):  # exp overflows where logits moved by more than 88: there KL is large
-        beyond = ~torch.isfinite(kl)
+
+    # exp overflows where logits moved by more than 88: there KL is large.
+    beyond = ~torch.isfinite(kl)
+    if bool(beyond.any()):
         kl[beyond] = torch.logsumexp(x + clean.log_softmax(dim=-1), dim=-1)[beyond]
     return kl, kl + mean - at_target
 
@@ -72,7 +72,7 @@ class Streamed:
     def __call__(
         self, change: Float[Tensor, "copy scored d_model"]
     ) -> tuple[Float[Tensor, "copy scored"], Float[Tensor, "copy scored"]]:
-        """KL and change of the target's loss, nats, of these changes of the normed hidden states."""
+        """KL and change of the target's loss, nats, of changes of the normed hidden states."""
         from interp_core.mamba.suffix_kernels import add_excess
 
         mean = torch.einsum("csd,sd->cs", change, self.expected)
@@ -85,11 +85,13 @@ class Streamed:
             torch.mm(rows, words.T, out=d)
             arrays = (d.unflatten(0, mean.shape), mean, self.p, total, largest)
             add_excess(first, *(array.numpy() for array in arrays))
+
         kl = total.clamp_min_(0).log1p_().float()
         for copy, place in torch.nonzero(largest > LARGEST).tolist():
             one = slice(place, place + 1)
             logits = self.logits[one] + change[copy, one] @ self.weight.T
-            kl[copy, place] = divergence(
-                logits[None], self.logits[one], self.p[one], self.target[one]
-            )[0][0, 0]
-        return kl, kl + mean - torch.einsum("csd,sd->cs", change, self.weight[self.target])
+            exact = divergence(logits[None], self.logits[one], self.p[one], self.target[one])
+            kl[copy, place] = exact[0][0, 0]
+
+        at_target = torch.einsum("csd,sd->cs", change, self.weight[self.target])
+        return kl, kl + mean - at_target

@@ -1,7 +1,7 @@
 """Kinds of neuron: dead ones, token detectors, positional ones.
 
 A neuron is a detector when the token's id explains most of its variance, positional when the place
-does; both more than for ids, or places, dealt at random.
+does; both more than where blocks of ids, or of places, are dealt at random.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from interp_core.statistics.resampling import max_test
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_activity import activations
-from mamba_neurons.measure_delta import explained, explained_null
+from mamba_neurons.measure_delta import blocks_for, explained, explained_in_blocks
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons
 
@@ -21,6 +21,7 @@ def kinds_of_layer(
     a: Float[np.ndarray, "token unit"],
     token: Int[np.ndarray, " token"],
     position: Int[np.ndarray, " token"],
+    text: Int[np.ndarray, " token"],
     params: MambaNeurons,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
@@ -28,15 +29,18 @@ def kinds_of_layer(
     size = np.sqrt((a.astype(np.float64) ** 2).mean(axis=0))
     dead: Bool[np.ndarray, " unit"] = size <= params.dead_share * np.median(size)
     found: dict[str, np.ndarray] = {"root_mean_square": size, "dead": dead}
+    block = blocks_for(a, text, params)
+
     for name, group in (("token", token), ("position", position)):
         share = explained(a, group)
-        null = explained_null(a, group, np.arange(len(group)), params.permutation_draws, rng)
+        null = explained_in_blocks(a, group, block, params.permutation_draws, rng)
         tested = max_test(share, null, alpha=params.alpha)
+
+        most = share >= params.explained_share
         found[f"{name}_share"] = share
         found[f"{name}_p"] = tested.p
-        found[f"{name}_units"] = (
-            (share >= params.explained_share) & (tested.p <= params.alpha) & ~dead
-        )
+        found[f"{name}_units"] = most & (tested.p <= params.alpha) & ~dead
+
     return found
 
 
@@ -52,16 +56,17 @@ def kinds(
     which is a token and a place at once.
     """
     people = texts.rows(~texts.repeated)
-    inside = people.real.copy()
-    inside[:, 0] = False
+    inside = people.after_bos
     token = people.tokens[inside]
-    position = np.broadcast_to(np.arange(inside.shape[1]), inside.shape)[inside]
+    text, position = np.nonzero(inside)
+
     parts: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
     for _, found in activations(model, people, layers, [kind], params.batch_size):
         for layer in layers:
             parts[layer].append(found[kind, layer][1:].astype(np.float32))
+
     by_layer = [
-        kinds_of_layer(np.concatenate(parts[layer]), token, position, params, rng)
+        kinds_of_layer(np.concatenate(parts[layer]), token, position, text, params, rng)
         for layer in layers
     ]
     report = {
@@ -75,4 +80,5 @@ def kinds(
         }
         for layer, found in zip(layers, by_layer, strict=True)
     }
+
     return {name: np.stack([found[name] for found in by_layer]) for name in by_layer[0]}, report

@@ -14,11 +14,12 @@ from torch import Tensor
 from interp_core.errors import InputError
 from interp_core.loading import load_model
 from interp_core.mamba.subject import MambaSubject
-from interp_core.models.native import NativeSubject, hooked
+from interp_core.models.hooks import hooked
+from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer
 from interp_core.training.threads import use_threads
 from mamba_neurons.data import Texts
 from mamba_neurons.params import MambaNeurons
@@ -76,6 +77,11 @@ class Model:
         """Neurons of a layer."""
         return self.write_directions(0).shape[0]
 
+    @property
+    def n_heads(self) -> int:
+        """Attention heads of a layer; 0 in a Mamba."""
+        return self.subject.n_heads if isinstance(self.subject, Transformer) else 0
+
     def write_directions(self, layer: int) -> Float[Tensor, "neuron d_model"]:
         """What a neuron of activation 1 adds to the residual stream."""
         module: Any = self.subject.model.get_submodule(self._out_path(layer))
@@ -123,9 +129,10 @@ class Model:
             )
 
     def _out_path(self, layer: int) -> str:
-        return (
-            f"backbone.layers.{layer}.mixer.out_proj" if self.is_mamba else MLP_OUT[self._kind]
-        ).format(layer=layer)
+        if self.is_mamba:
+            return f"backbone.layers.{layer}.mixer.out_proj"
+
+        return MLP_OUT[self._kind].format(layer=layer)
 
 
 @dataclass(frozen=True)
@@ -158,9 +165,7 @@ class CleanRun:
             return subject.suffix(residual, first)
         assert isinstance(subject, NativeSubject)
         assert self.record is not None
-        return subject.module(subject.architecture.final_norm)(
-            self.record.run(subject, first, residual)
-        )
+        return subject.normed(self.record.run(subject, first, residual))
 
 
 @torch.no_grad()
@@ -171,22 +176,26 @@ def clean_run(model: Model, texts: Texts) -> CleanRun:
     neurons: dict[int, Tensor] = {}
     residual: dict[int, Tensor] = {}
     record: Recording | None = None
+
     with ExitStack() as stack:
         for layer in range(model.n_layers):
             stack.enter_context(
                 model.attach(layer, lambda a, layer=layer: neurons.__setitem__(layer, a))
             )
+
         if isinstance(subject, NativeSubject):
             record = stack.enter_context(recording(subject))
         else:
             _keep_residual(subject, residual, stack)
         subject.trunk(ids)
+
     residual = residual if record is None else record.inputs
     for layer in range(model.n_layers):
         if not bool(torch.isfinite(neurons[layer]).all()):
             raise InputError(
                 f"{model.name}: layer {layer} has activations that are not numbers on these texts"
             )
+
     return CleanRun(
         model,
         ids,
@@ -212,22 +221,22 @@ def _keep_residual(subject: Subject, residual: dict[int, Tensor], stack: ExitSta
 def load(name: str, known: Mapping[str, ModelSpec], params: MambaNeurons) -> Model:
     """The model of this name, checked, on the device and in the type that params say."""
     use_threads(params.threads)
-    return Model(
-        load_model(
-            spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype
-        )
-    )
+    spec, kept_name = spec_of(name, known), short_name(name)
+    subject = load_model(spec, name=kept_name, device=params.device, dtype=params.dtype)
+    return Model(subject)
 
 
 @torch.no_grad()
 def neuron_means(model: Model, texts: Texts, batch_size: int) -> Float[Tensor, "layer neuron"]:
     """Each neuron's mean over all tokens of all texts: what mean ablation puts in its place."""
-    total = torch.zeros(
-        model.n_layers, model.n_neurons, dtype=torch.float64, device=model.subject.device
-    )
+    shape = (model.n_layers, model.n_neurons)
+    total = torch.zeros(shape, dtype=torch.float64, device=model.subject.device)
+
     for batch in texts.batches(batch_size):
         clean = clean_run(model, batch)
         real = torch.as_tensor(batch.real, device=total.device)
+
         for layer, neurons in enumerate(clean.neurons):
             total[layer] += neurons[real].double().sum(dim=0)
+
     return (total / int(texts.lengths.sum())).float()

@@ -1,19 +1,19 @@
 """The study's part of the page, and the same page of a user's own Mamba."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 import numpy as np
 
-from interp_core.files.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_json
 from interp_core.models.spec import short_name
 from interp_core.page import views
 from interp_core.page.document import views_of, write
 from interp_core.page.packed import numbers
-from interp_core.page.study_page import Caption, Words, save
+from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.views import View
-from mamba_neurons.study import Run
+from mamba_neurons.study import Neurons, prepare
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
@@ -32,8 +32,8 @@ WORDS = Words(
     place=3,
     question="Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?",
     verdict=(
-        "Spread thin: best channel moves predictions {kl_of_best_channel} nats;"
-        " along the best ranking {channels_that_must_stay} suffice."
+        "Spread thin: the best channel moves predictions {kl_of_best_channel} nats; "
+        "{share_needed_together} must stay."
     ),
     not_found=(
         "One answer to “sparser than the transformer?”: it depends on the measure and on the layer.",
@@ -117,55 +117,63 @@ def channels(name: str, causal: Report, effects: Arrays, delta: Arrays) -> View:
 
 def _together(causal: Report) -> View:
     """The best channels ablated together, beside random sets of the same size."""
-    sets = causal["together"]
+    doses = causal["together"]["doses"]
+    best = [dose["kl"] for dose in doses]
+    random = [dose["against_random"]["random"] for dose in doses]
+    single = [dose["sum_of_single"] for dose in doses]
+
     lines = [
-        views.line(
-            "the best", sets["kl"], colour="ablated", low=sets["kl_low"], high=sets["kl_high"]
-        ),
-        views.line(
-            f"{sets['random_sets']} random sets",
-            sets["random_mean"],
-            colour="null",
-            low=sets["random_low"],
-            high=sets["random_high"],
-        ),
-        views.line("sum of single effects", sets["sum_of_single"], colour="ink"),
+        _curve("the best", best, colour="ablated"),
+        _curve(f"{random[0]['n']} random sets", random, colour="null"),
+        views.line("sum of single effects", single, colour="ink"),
     ]
-    title = f"Ablated together, layer {causal['layer']['layer']}"
-    return {"sizes": sets["k"], "panel": views.panel(title, "KL, nats", lines, logarithmic=True)}
+    title = f"Ablated together, layer {causal['together']['layer']}"
+    panel = views.panel(title, "KL, nats", lines, logarithmic=True)
+    return {"sizes": [dose["k"] for dose in doses], "panel": panel}
 
 
-def page(run: Run) -> None:
-    """A stage: the study's part of the page of the run.
+def _curve(label: str, intervals: Sequence[Report], *, colour: str) -> View:
+    value, low, high = ([one[end] for one in intervals] for end in ("value", "low", "high"))
+    return views.line(label, value, colour=colour, low=low, high=high)
 
-    Else one self-contained page of the Mamba.
-    """
+
+def of_the_run() -> Part:
+    """The study's part of the page of the run: its channels, where the arrays are there."""
+    run = prepare(None, None)
     name = short_name(run.params.model)
-    causal = load_json(run.place("metrics", "causal") / f"causal_{name}.json")
-    effects = load_arrays(run.place("scores", "causal") / f"causal_{name}.npz")
-    delta = load_arrays(run.place("scores", "delta") / f"delta_{name}.npz")
-    view = channels(name, causal, effects, delta)
+    arrays = [run.file("scores", command, f"{command}_{name}") for command in ("causal", "delta")]
 
-    if run.out is None:
-        save("mamba_neurons", WORDS, views=[view], cards=[])
-        return
+    return Part(WORDS, [_channels(run, name)] if there(arrays) else [])
 
-    path = run.out / f"page_{name}.html"
+
+def _channels(run: Neurons, name: str) -> View:
+    effects, causal = run.load("causal", f"causal_{name}")
+    delta, _ = run.load("delta", f"delta_{name}")
+    return channels(name, causal, effects, delta)
+
+
+def page(run: Neurons) -> None:
+    """One self-contained page of an experiment's Mamba, from the records in its folder."""
+    name = short_name(run.params.model)
+    path = run.folder / f"page_{name}.html"
+    causal = load_json(run.file("metrics", "causal", f"causal_{name}"))
+
     best = causal["whole_model"]["top"][0]
-    low, high = best["kl_ci"]
+    kl = best["kl"]
     write(
         path,
         "model.html.jinja",
         title=f"Channels of {name}",
-        lead=f"The best of {causal['whole_model']['channels']} channels, {best['neuron']}, moves the predictions by"
-        f" {best['kl']:.3g} nats [{low:.3g}, {high:.3g}].",
-        views=views_of([view]),
+        lead=(
+            f"The best of {causal['whole_model']['channels']} channels, {best['neuron']}, moves "
+            f"the predictions by {kl['value']:.3g} nats [{kl['low']:.3g}, {kl['high']:.3g}]."
+        ),
+        views=views_of([_channels(run, name)]),
         made={
             "command": f"mamba-neurons page --model {name}",
             "weights (SHA-256)": causal["model_hash"],
             "texts (SHA-256)": causal["sha256"],
             "scored positions": causal["scored_positions"],
-            "seed": run.params.seed,
         },
     )
     click.echo(f"{path}: open it in a browser, it needs no network")

@@ -23,16 +23,15 @@ class MambaNeurons(Params):
     device: str = "cpu"
     dtype: Dtype = "float32"
     threads: PositiveInt  # CPU threads of torch
-    batch_size: int = Field(
-        ge=2
-    )  # texts in one forward pass; resampling takes from another text of the batch
+
+    # texts in one forward pass; resampling takes from another text of the batch
+    batch_size: int = Field(ge=2)
     stack: PositiveInt  # ablated units in one re-run of a suffix
     seed: NonNegativeInt
 
     # Texts
-    texts: Path | None = (
-        None  # a UTF-8 file or folder of the user's; null: held-out documents of data/corpus
-    )
+    # a UTF-8 file or folder of the user's; null: held-out documents of data/corpus
+    texts: Path | None = None
     text_limit: PositiveInt  # texts that are read
     text_length: PositiveInt = Field(ge=8)  # tokens of a text, BOS included; longer ones are cut
     repeats: NonNegativeInt  # rows of repeated random tokens beside them
@@ -45,18 +44,15 @@ class MambaNeurons(Params):
     attention_methods: tuple[Method, ...] = Field(min_length=1)
 
     # Causal effects
-    calibration_channels: int = Field(
-        ge=8
-    )  # random channels of a layer that estimates are compared with exactly
-    least_agreement: float = Field(
-        ge=0, le=1
-    )  # rank correlation below which a layer is computed exactly
+    # random channels of a layer that estimates are compared with exactly
+    calibration_channels: int = Field(ge=8)
+    # rank correlation below which a layer is computed exactly
+    least_agreement: float = Field(ge=0, le=1)
     label_draws: PositiveInt  # labels drawn from the model's predictions for the Fisher estimate
-    candidates: PositiveFloat = Field(
-        ge=1
-    )  # times top_k: channels of the best estimates whose effects are exact
+    # times top_k: channels of the best estimates whose effects are exact
+    candidates: PositiveFloat = Field(ge=1)
     dose_k: tuple[PositiveInt, ...] = Field(min_length=1)  # best channels ablated together
-    random_sets: PositiveInt  # random sets of as many channels of the layer
+    random_sets: PositiveInt  # distinct random sets of as many channels of the layer
     null_units: PositiveInt  # random channels a layer whose influence is the null of the top_k's
 
     # Sparsity
@@ -68,26 +64,25 @@ class MambaNeurons(Params):
     percentiles: tuple[float, ...] = Field(min_length=1)  # of the neurons' variances
     target_sparsity: float = Field(gt=0, lt=1)  # what the optimal threshold aims at
     text_groups: int = Field(ge=4)  # blocks of texts that lifetime measures are resampled by
-    dead_share: (
-        PositiveFloat  # share of the layer's median root mean square below which a neuron is dead
-    )
-    explained_share: float = Field(
-        gt=0, lt=1
-    )  # of variance: a token detector's by the token, a positional's by place
+    lifetime_draws: PositiveInt = Field(ge=20)  # bootstrap draws of these blocks, each costly
+    # share of the layer's median root mean square below which a neuron is dead
+    dead_share: PositiveFloat
+    # of variance: a token detector's by the token, a positional's by place
+    explained_share: float = Field(gt=0, lt=1)
 
     # Curves
-    fractions: tuple[float, ...] = Field(
-        min_length=2
-    )  # of every layer's channels, deleted or inserted
-    random_orders: PositiveInt  # random orders of the channels
-    loss_tolerance: PositiveFloat  # relative rise of the loss that a kept set of channels may cost
-    loss_points: PositiveInt = Field(
-        ge=4
-    )  # sizes of the kept set counted from one neuron up, and as many from all down
+    # of every layer's channels, deleted or inserted
+    fractions: tuple[float, ...] = Field(min_length=2)
+    random_orders: PositiveInt  # random orders of the units; a test needs 20
+    loss_tolerance: PositiveFloat  # relative rise of the loss that a kept set of units may cost
+    joint_rounds: PositiveInt  # rounds of backward elimination, as many units leaving in each
+    loss_halvings: PositiveInt  # of the number of units: 3 draws the curve at eighths of it
 
     # Statistics
     bootstrap_resamples: PositiveInt = Field(ge=100)
     permutation_draws: PositiveInt = Field(ge=19)
+    # share of the variance of a mean that cutting a series into blocks may take
+    block_left_out: float = Field(gt=0, lt=1)
     splits: PositiveInt  # random halves of the texts
     alpha: float = Field(gt=0, lt=0.5)  # family-wise level of tests over units
 
@@ -95,7 +90,7 @@ class MambaNeurons(Params):
     def _repeats_fit(self) -> "MambaNeurons":
         if self.repeats and 2 * self.period + 1 > self.text_length:
             raise ValueError(
-                f"period: two copies of {self.period} tokens and BOS are longer than text_length "
-                f"{self.text_length}"
+                f"period: two copies of {self.period} tokens and BOS are longer than "
+                f"text_length {self.text_length}"
             )
         return self

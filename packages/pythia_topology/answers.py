@@ -1,9 +1,12 @@
-"""The headline numbers of the study, from its metrics files alone."""
+"""The headline numbers of the study, from its metrics files alone.
+
+One training of each size: what they say of sizes is said over trainings (measure_sizes.py).
+"""
 
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer, ends
+from interp_core.console.answers import Answer
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
@@ -19,62 +22,48 @@ def answers(metrics: Path) -> list[Answer]:
 
     return [
         *(_centre(profile) for profile in profiles),
-        _largest_difference(sizes),
+        _largest_less_smallest(sizes),
         _least_harm(ablations),
     ]
 
 
 def _centre(profile: Report) -> Answer:
     name = f"centre_of_{profile['name']}"
-    says = "centre of mass of excess prefix matching, relative depth"
+    centre = profile["centre_of_mass"]
 
-    if profile["centre_of_mass"] is None:
+    if centre is None:
         says = f"no centre: {profile['verdict']}"
+        return Answer(name, None, None, None, profile["n"], "prompts", says)
 
-    return Answer(
-        name,
-        profile["centre_of_mass"],
-        *ends(profile["centre_of_mass_ci"]),
-        n=profile["n"],
-        unit="prompts",
-        says=says,
-    )
+    says = "centre of mass of excess prefix matching, relative depth"
+    return _answer(name, centre, says)
 
 
-def _largest_difference(sizes: Report) -> Answer:
-    """The pair that is farthest apart, with the interval that the equivalence test asks for."""
-    name = "largest_centre_difference"
-    n = next(iter(sizes["models"].values()))["n"]
-    pairs = [pair for pair in sizes["pairs"] if pair["centre_of_mass"] is not None]
+def _largest_less_smallest(sizes: Report) -> Answer:
+    """Always the same pair, so that trainings can be averaged."""
+    name = "centre_difference"
+    models = list(sizes["models"])
+    (pair,) = [pair for pair in sizes["pairs"] if pair["models"] == [models[0], models[-1]]]
 
-    if not pairs:
-        return Answer(name, None, None, None, n, "prompts", sizes["pairs"][0]["verdict"])
+    if pair["centre_of_mass"] is None:
+        n = sizes["models"][models[0]]["n"]
+        return Answer(name, None, None, None, n, "prompts", pair["verdict"])
 
-    widest = max(pairs, key=lambda pair: abs(pair["centre_of_mass"]["difference"]))
-    centre = widest["centre_of_mass"]
-    first, second = widest["models"]
-    level = 100 * (1 - 2 * sizes["equivalence_alpha"])
-
-    return Answer(
-        name,
-        centre["difference"],
-        *ends(centre["ci_equivalence"]),
-        n=n,
-        unit="prompts",
-        says=f"{second} minus {first}, relative depth; {level:.0f} % interval",
-    )
+    says = f"{models[-1]} minus {models[0]}, relative depth"
+    return _answer(name, pair["centre_of_mass"]["difference"], says)
 
 
 def _least_harm(ablations: list[Report]) -> Answer:
     """In the model where the best heads matter least: what is said of all must hold there."""
-    least = max(ablations, key=lambda report: report["ablations"]["mean"]["accuracy"]["top"])
-    accuracy = least["ablations"]["mean"]["accuracy"]
 
-    return Answer(
-        "change_without_top_heads",
-        accuracy["top"],
-        *ends(accuracy["top_ci"]),
-        n=least["n"],
-        unit="prompts",
-        says=f"accuracy, top {least['top_k']} heads ablated, {least['name']}: the least of all",
-    )
+    def change(report: Report) -> Report:
+        return report["ablations"]["mean"]["accuracy"]["top"]
+
+    least = max(ablations, key=lambda report: change(report)["value"])
+    says = f"accuracy, top {least['top_k']} heads ablated, {least['name']}: the least of all"
+    return _answer("change_without_top_heads", change(least), says)
+
+
+def _answer(name: str, found: Report, says: str) -> Answer:
+    ends = (found["low"], found["high"])
+    return Answer(name, found["value"], *ends, found["n"], found["unit"], says)

@@ -1,14 +1,21 @@
 """`induct`: the commands of pythia_topology. Thin: options in, one call."""
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from interp_core.console.options import Decorator, Group, option, profile_option, study_option
-from interp_core.errors import InputError
+from interp_core.console.options import (
+    Decorator,
+    Group,
+    fail,
+    option,
+    out_option,
+    profile_option,
+    study_option,
+    trainings_option,
+    with_call,
+)
 
 _OPTIONS: tuple[Decorator, ...] = (
     option(
@@ -19,11 +26,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Models: names of the profile, directories, hub ids.",
     ),
     option("--model", "model", metavar="M", help="One model."),
-    option(
-        "--out",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder for scores, JSON and figures.",
-    ),
+    out_option,
     profile_option,
     option("--device", help="cpu, cuda, cuda:N or mps."),
     option("--dtype", help="float32, bfloat16 or float64."),
@@ -83,34 +86,30 @@ _OPTIONS: tuple[Decorator, ...] = (
 _READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition", "page")
 
 
-def _with_run(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that gets a prepared Run instead of its options; in an experiment its scores are
-    there first.
-    """
+def _start(
+    command: str, *, model: str | None, memory_saver: bool, print_prompts: bool, **given: Any
+) -> Any:
+    """The call of a command; in an experiment what it reads is there first."""
+    from pythia_topology import study, workflow
 
-    @wraps(command)
-    def call(**options: Any) -> None:
-        from pythia_topology import workflow
-        from pythia_topology.study import prepare
+    del memory_saver  # one layer at a time is what always happens
+    given.pop("text", None)  # of the page alone, and no other result
+    models = (*given.pop("models"), *([] if model is None else [model]))
+    draws = command == "all_figures"
+    run = study.prepare(given.pop("profile"), given.pop("out"), draws=draws, models=models, **given)
 
-        own = {name: options.pop(name) for name in ("text",) if name in options}
-        options.pop("memory_saver")
-        only_print = options.pop("print_prompts")
-        if (one := options.pop("model")) is not None:
-            options["models"] = (*options["models"], one)
-        run = prepare(options.pop("profile"), options.pop("out"), **options)
-        if only_print:
-            workflow.print_prompts(run)
-            return
-        workflow.check_request(run, command.__name__)
-        if run.out and command.__name__ in _READS_SCORES:
-            workflow.ensure_scores(run)
-        command(run, **own)
+    if print_prompts:
+        workflow.print_prompts(run)
+        raise click.exceptions.Exit
 
-    with_options: Callable[..., None] = call
-    for add in reversed(_OPTIONS):
-        with_options = add(with_options)
-    return with_options
+    workflow.check_request(run, command)
+    if not run.is_stage and command in _READS_SCORES:
+        workflow.ensure_scores(run)
+
+    return run
+
+
+_with_call = with_call(_start, _OPTIONS)
 
 
 @click.group(
@@ -120,136 +119,140 @@ def main() -> None:
     """Do induction heads sit at a stable relative depth across model sizes?
 
     Called without options a command is a stage of the pipeline (data/pythia_topology). With options
-    it is an experiment of yours and writes into --out (default outputs/pythia_topology).
+    it is an experiment of yours and writes into --out.
     """
 
 
 @main.command()
-@_with_run
+@_with_call
 def profile(run: Any) -> None:
-    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json, heatmap_M.png,
-    profile_M.png.
-    """
+    """Scores of all heads and the layer profile: scores_M.npz, profile_M.json and figures."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.profile(run).items():
-        if run.out:
+        if not run.is_stage:
             from pythia_topology import figures
 
-            figures.draw_profile(arrays, report, name, run.out)
+            figures.draw_profile(arrays, report, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def crosssize(run: Any) -> None:
     """Two sizes on relative depth: cross_size.json, cross_size_overlay.png."""
     from pythia_topology import workflow
 
     report = workflow.crosssize(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_crosssize(report, run.out / "cross_size_overlay.png")
+        figures.draw_crosssize(report, run.folder / "cross_size_overlay.png")
 
 
 @main.command()
-@_with_run
+@_with_call
 def multisize(run: Any) -> None:
     """Any number of sizes, all pairs: multi_size.json, multi_size_overlay.png."""
     from pythia_topology import workflow
 
     report = workflow.multisize(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_crosssize(report, run.out / "multi_size_overlay.png")
+        figures.draw_crosssize(report, run.folder / "multi_size_overlay.png")
 
 
 @main.command()
-@_with_run
+@_with_call
 def nulls(run: Any) -> None:
-    """Permuted heads, shuffled antecedents, untrained model, bootstrap: nulls_M.json, nulls_M.png."""
+    """Permuted heads, shuffled antecedents, untrained model: nulls_M.json, nulls_M.png."""
     from pythia_topology import workflow
 
     for name, (arrays, report) in workflow.nulls(run).items():
-        if run.out:
+        if not run.is_stage:
             from pythia_topology import figures
 
-            figures.draw_nulls(report, arrays, name, run.out)
+            figures.draw_nulls(report, arrays, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def lagbuckets(run: Any) -> None:
     """Short against long lags: lags_M.json, lag_profiles.png."""
     from pythia_topology import workflow
 
     reports = workflow.lagbuckets(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_lags(reports, run.out)
+        figures.draw_lags(reports, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def causal(run: Any) -> None:
-    """Ablate the best heads against layer-matched random ones: causal_M.json, causal_delta.png,
-    dose_M.png.
-    """
+    """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose_M.png."""
     from pythia_topology import workflow
 
     found = workflow.causal(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
-        figures.draw_causal({name: report for name, (_, report) in found.items()}, run.out)
+        figures.draw_causal({name: report for name, (_, report) in found.items()}, run.folder)
         for name, (arrays, report) in found.items():
-            figures.draw_dose(report, name, run.out)
-            figures.draw_single_heads(report, arrays, name, run.out)
+            figures.draw_dose(report, name, run.folder)
+            figures.draw_single_heads(report, arrays, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def composition(run: Any) -> None:
     """K-composition z-scores and path patching: composition_M.json, composition_M.png."""
     from pythia_topology import workflow
 
     for name, (arrays, report, scores) in workflow.composition(run).items():
-        if run.out:
+        if not run.is_stage:
             from pythia_topology import figures
 
-            figures.draw_composition(report, arrays, scores, name, run.out)
+            figures.draw_composition(report, arrays, scores, name, run.folder)
 
 
 @main.command()
-@_with_run
+@_with_call
 def emergence(run: Any) -> None:
     """The same scores over training checkpoints: emergence_M.json, emergence.png."""
     from pythia_topology import workflow
 
     found = workflow.emergence(run)
-    if run.out:
+    if not run.is_stage:
         from pythia_topology import figures
 
         figures.draw_emergence(
-            {name: (report, arrays) for name, (arrays, report) in found.items()}, run.out
+            {name: (report, arrays) for name, (arrays, report) in found.items()}, run.folder
         )
+
+
+@main.command("figures")
+@_with_call
+def all_figures(run: Any) -> None:
+    """All figures from files alone: the pipeline's, or with --out those of its models."""
+    from pythia_topology import workflow
+
+    workflow.figures(run)
 
 
 @main.command()
 @option(
     "--text", help="Text to show attention and predictions on, at most 128 tokens with its repeat."
 )
-@_with_run
+@_with_call
 def page(run: Any, *, text: str | None) -> None:
-    """The model to look at, in one self-contained file: page_M.html."""
+    """A model of yours to look at, in one self-contained file: page_M.html."""
+    if run.is_stage:
+        fail("name a model of yours (--model M); `make report` has the page of the run")
+
     from pythia_topology.page import page as build
 
-    if text is not None and run.out is None:
-        raise InputError(
-            "--text is for a model of yours: name it with --model, and a folder with --out"
-        )
     build(run, text)
 
 
@@ -280,28 +283,38 @@ def explore(
     model: str, port: int, seed: int, device: str | None, dtype: str | None, profile: str | None
 ) -> None:
     """A model live in your browser: type a text, take heads away, see what is predicted then."""
+    from interp_core.loading import load_model
+    from interp_core.models.spec import short_name, spec_of
     from interp_core.page.explore import serve
-    from pythia_topology.model import load
     from pythia_topology.study import prepare
 
     run = prepare(profile, None, models=(model,), device=device, dtype=dtype)
-    serve(load(model, run.known, run.params), port=port, seed=seed)
-
-
-@main.command("figures")
-@_with_run
-def all_figures(run: Any) -> None:
-    """All figures of the pipeline from its files, into data/pythia_topology/figures."""
-    from pythia_topology import workflow
-
-    workflow.figures(run)
+    subject = load_model(
+        spec_of(model, run.known),
+        name=short_name(model),
+        device=run.params.device,
+        dtype=run.params.dtype,
+    )
+    serve(subject, port=port, seed=seed)
 
 
 @main.command()
 @study_option
-def answers(out: Path | None) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.console.answers import write
+@trainings_option
+def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
+    """The study's headline numbers, from its metrics: answers.json.
+
+    Over several trainings also what they say of sizes: sizes.json, sizes.png.
+    """
+    from interp_core.console.answers import write, write_over
     from pythia_topology.answers import answers as found
 
-    write("pythia_topology", found, out)
+    if not trainings:
+        write("pythia_topology", found, out)
+    elif out is None:
+        fail("--trainings needs --out, a folder for the answers over them")
+    else:
+        from pythia_topology import workflow
+
+        write_over("pythia_topology", found, trainings, out)
+        workflow.sizes(trainings, out)

@@ -1,5 +1,6 @@
-"""The stimuli of the study for one model: the same token ids for every model that shares a
-tokenizer.
+"""The stimuli of the study for one model.
+
+The same token ids for every model that shares a tokenizer.
 """
 
 import hashlib
@@ -12,17 +13,25 @@ from jaxtyping import Integer
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays
-from interp_core.files.params import project_root
 from interp_core.models.subject import Subject
-from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens, spaced_pairs
+from interp_core.stimuli.corpus import corpus_folder
+from interp_core.stimuli.prompts import (
+    Pairs,
+    Prompts,
+    Vocabulary,
+    repeated_tokens,
+    spaced_pairs,
+    special_ids,
+)
 from interp_core.stimuli.text import names, natural_repeats
 from pythia_topology.params import PythiaTopology
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Real text as the model's token ids, and how often each id occurs (None for another
-    tokenizer's corpus).
+    """Real text as the model's token ids, and how often each id occurs.
+
+    Counts are None for another tokenizer's corpus.
     """
 
     validation: Integer[np.ndarray, " token"]
@@ -37,29 +46,33 @@ def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
     corpus = load_corpus(subject, params)
     vocabulary = vocabulary_of(subject, params, corpus)
     n = params.n_sequences
+
     longest = max(2 * params.period + 1, params.seq_len)
     if longest > subject.n_ctx:
+        settings = f"(seq_len {params.seq_len}, period {params.period})"
         raise InputError(
-            f"{subject.name}: prompts of {longest} tokens (seq_len {params.seq_len}, period "
-            f"{params.period}) are "
-            f"longer than its context, {subject.n_ctx}"
+            f"{subject.name}: prompts of {longest} tokens {settings} are longer than its context, "
+            f"{subject.n_ctx}"
         )
-    built = {
-        "repeated_tokens": repeated_tokens(
-            vocabulary, period=params.period, n_prompts=n, rng=_rng(params, "repeated_tokens")
-        )
-    }
+
+    rng = _rng(params, "repeated_tokens")
+    repeated = repeated_tokens(vocabulary, period=params.period, n_prompts=n, rng=rng)
+    built = {"repeated_tokens": repeated}
+
     for family in params.task_types:
         rng = _rng(params, family)
+
         if family == "spaced_pairs":
             built[family] = spaced_pairs(
                 vocabulary, lags=params.lag_values, length=params.seq_len, n_prompts=n, rng=rng
             )
+
         elif family == "names":
             tokenizer = _tokenizer(subject, family)
             built[family] = names(
                 tokenizer, vocabulary, length=params.seq_len, n_prompts=n, rng=rng
             )
+
         elif family == "natural_repeats":
             built[family] = natural_repeats(
                 _text(corpus, family).validation,
@@ -69,7 +82,22 @@ def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
                 rng=rng,
                 max_pairs=params.max_pairs,
             )
+
     return built
+
+
+def first_prompts(prompts: Prompts, n: int) -> Prompts:
+    """The first n prompts of a family."""
+    pairs = prompts.pairs
+    kept = pairs.batch < n
+
+    return Prompts(
+        prompts.family,
+        prompts.tokens[:n],
+        prompts.control[:n],
+        Pairs(pairs.batch[kept], pairs.query[kept], pairs.earlier[kept], pairs.target[kept]),
+        prompts.lengths[:n],
+    )
 
 
 def prompts_sha256(prompts: dict[str, Prompts]) -> str:
@@ -78,12 +106,16 @@ def prompts_sha256(prompts: dict[str, Prompts]) -> str:
 
 
 def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | None) -> Vocabulary:
-    """Ids that random prompts may use: the tokenizer's without special ones, without the most and
-    the least frequent where the corpus is known.
+    """Ids that random prompts may use: the tokenizer's without special ones.
+
+    Where the corpus is known, without the most and the least frequent ones too.
     """
-    tokenizer = subject.tokenizer
-    size = subject.vocab_size if tokenizer is None else min(len(tokenizer), subject.vocab_size)
-    special = [] if tokenizer is None else [i for i in tokenizer.all_special_ids if i < size]
+    size, special = subject.vocab_size, []
+
+    if (tokenizer := subject.tokenizer) is not None:
+        size = min(len(tokenizer), size)
+        special = special_ids(tokenizer, size)
+
     counts = None if corpus is None or corpus.counts is None else corpus.counts[:size]
     return Vocabulary.of(
         size,
@@ -98,45 +130,46 @@ def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | Non
 def text_windows(
     subject: Subject, params: PythiaTopology, *, n: int
 ) -> Integer[np.ndarray, "prompt position"]:
-    """BOS and seq_len - 1 tokens of real text, windows drawn without overlap, for what should not
-    change.
+    """BOS and seq_len - 1 tokens of real text, for what should not change.
+
+    Windows are drawn without overlap.
     """
     corpus = load_corpus(subject, params)
     if corpus is None:
         raise InputError(
             f"{subject.name}: what ablation does elsewhere is measured on real text: run "
-            "`induction-lab corpus` in the "
-            "project's folder, and give a model with a tokenizer"
+            "`induction-lab corpus` in the project's folder, and give a model with a tokenizer"
         )
+
     stream = corpus.validation.astype(np.int64)
     width = params.seq_len - 1
     windows = stream[: len(stream) // width * width].reshape(-1, width)
     if len(windows) < n:
         raise InputError(
             f"the text has {len(windows)} windows of {width} tokens, {n} wanted: use fewer "
-            "(--causal-sequences) or "
-            "shorter ones (--seq-len)"
+            "(--causal-sequences) or shorter ones (--seq-len)"
         )
+
     drawn = windows[_rng(params, "text").permutation(len(windows))[:n]]
     return np.pad(drawn, ((0, 0), (1, 0)), constant_values=subject.bos)
 
 
 def load_corpus(subject: Subject, params: PythiaTopology) -> Corpus | None:
-    """data/corpus in the model's ids: as stored where the tokenizer is the corpus's, else decoded
-    and encoded again.
+    """The corpus, made on the spot where there is none, in the model's ids.
 
-    None when there is no corpus or the model has no tokenizer.
+    As stored where the tokenizer is the corpus's, else decoded and encoded again. None when there
+    is no corpus or the model has no tokenizer.
     """
-    folder = project_root() / "data" / "corpus"
-    if subject.tokenizer is None or not (folder / "tokens.npz").is_file():
+    if subject.tokenizer is None or (folder := corpus_folder()) is None:
         return None
+
     arrays = load_arrays(folder / "tokens.npz")
-    if _same_tokenizer(subject.tokenizer, folder / "tokenizer.json"):
-        return Corpus(arrays["validation"], arrays["counts"])
-    return Corpus(
-        _encode_again(arrays["validation"], folder / "tokenizer.json", subject.tokenizer, params),
-        None,
-    )
+    stream, own = arrays["validation"], folder / "tokenizer.json"
+
+    if _same_tokenizer(subject.tokenizer, own):
+        return Corpus(stream, arrays["counts"])
+
+    return Corpus(_encode_again(stream, own, subject.tokenizer, params), None)
 
 
 def _encode_again(
@@ -145,8 +178,9 @@ def _encode_again(
     tokenizer: Any,
     params: PythiaTopology,
 ) -> Integer[np.ndarray, " encoded"]:
-    """Byte-level tokens decode without loss, so one text serves every model; only as much as the
-    study needs.
+    """The stream in another tokenizer's ids, only as much as the study needs.
+
+    Byte-level tokens decode without loss, so one text serves every model.
     """
     from tokenizers import Tokenizer
 
@@ -166,6 +200,7 @@ def _tokenizer(subject: Subject, family: str) -> Any:
         raise InputError(
             f"{subject.name} has no tokenizer, which {family} needs: leave it out with --task_types"
         )
+
     return subject.tokenizer
 
 
@@ -173,9 +208,9 @@ def _text(corpus: Corpus | None, family: str) -> Corpus:
     if corpus is None:
         raise InputError(
             f"{family} needs real text: run `induction-lab corpus` in the project's folder (and a "
-            "model with a "
-            "tokenizer), or leave it out with --task_types"
+            "model with a tokenizer), or leave it out with --task_types"
         )
+
     return corpus
 
 

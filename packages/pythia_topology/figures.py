@@ -1,6 +1,6 @@
 """The study's figures, from files alone: no model is loaded and no score computed here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +17,69 @@ from pythia_topology import (
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
+Place = Callable[[str, str], Path]  # ("scores", "metrics" or "figures", command) -> folder
 
 
-def draw_all(models: Sequence[str], folder: Path) -> list[Path]:
-    """Every figure of the commands that have run, for the named models, into folder/figures;
-    returns the files written.
+def draw_all(models: Sequence[str], place: Place) -> list[Path]:
+    """Every figure of the commands that have run, for the named models; returns the files written.
 
-    Reads folder/scores/<command>/*.npz and folder/metrics/<command>/*.json. A command without a
-    folder of metrics has not run; within a folder every model's file must be there. InputError
-    names what is missing or damaged.
+    `place` gives the folder of a kind of files and a command. A command of which no model has a
+    file has not run; otherwise every model's must be there. InputError names what is missing or
+    damaged.
     """
-    metrics, out = folder / "metrics", folder / "figures"
+    out = place("figures", "")
     scores = {
-        name: load_arrays(folder / "scores" / "profile" / f"scores_{name}.npz") for name in models
+        name: load_arrays(place("scores", "profile") / f"scores_{name}.npz") for name in models
+    }
+    profiles = {
+        name: load_json(place("metrics", "profile") / f"profile_{name}.json") for name in models
     }
     written: list[Path] = []
-    for name in models:
-        profile = load_json(metrics / "profile" / f"profile_{name}.json")
+
+    for name, profile in profiles.items():
         written += draw_profile(scores[name], profile, name, out)
+
     for command, stem in (("crosssize", "cross_size"), ("multisize", "multi_size")):
-        if (metrics / command).is_dir():
-            written += draw_crosssize(
-                load_json(metrics / command / f"{stem}.json"), out / f"{stem}_overlay.png"
-            )
-    for name, report in _reports(folder, "nulls", models, stem="nulls").items():
+        if (compared := place("metrics", command) / f"{stem}.json").is_file():
+            written += draw_crosssize(load_json(compared), out / f"{stem}_overlay.png")
+
+    for name, report in _reports(place, "nulls", models, stem="nulls").items():
         written += draw_nulls(report, scores[name], name, out)
-    if lags := _reports(folder, "lagbuckets", models, stem="lags"):
+
+    if lags := _reports(place, "lagbuckets", models, stem="lags"):
         written += draw_lags(lags, out)
-    if causal := _reports(folder, "causal", models, stem="causal"):
+
+    if causal := _reports(place, "causal", models, stem="causal"):
         written += draw_causal(causal, out)
+
         for name, report in causal.items():
             written += draw_dose(report, name, out)
-            written += draw_single_heads(report, _arrays(folder, "causal", name), name, out)
-    for name, report in _reports(folder, "composition", models, stem="composition").items():
-        written += draw_composition(
-            report, _arrays(folder, "composition", name), scores[name], name, out
-        )
-    if emerged := _reports(folder, "emergence", models, stem="emergence"):
+            written += draw_single_heads(report, _arrays(place, "causal", name), name, out)
+
+    for name, report in _reports(place, "composition", models, stem="composition").items():
+        arrays = _arrays(place, "composition", name)
+        written += draw_composition(report, arrays, scores[name], name, out)
+
+    if emerged := _reports(place, "emergence", models, stem="emergence"):
         both = {
-            name: (report, _arrays(folder, "emergence", name)) for name, report in emerged.items()
+            name: (report, _arrays(place, "emergence", name)) for name, report in emerged.items()
         }
         written += draw_emergence(both, out)
+
     return written
 
 
-def _reports(folder: Path, command: str, models: Sequence[str], *, stem: str) -> dict[str, Report]:
-    """One command's reports by model; empty when it has not run."""
-    place = folder / "metrics" / command
-    return (
-        {name: load_json(place / f"{stem}_{name}.json") for name in models}
-        if place.is_dir()
-        else {}
-    )
+def _reports(place: Place, command: str, models: Sequence[str], *, stem: str) -> dict[str, Report]:
+    """One command's reports by model; empty when it has run for none of them."""
+    files = {name: place("metrics", command) / f"{stem}_{name}.json" for name in models}
+    if not any(file.is_file() for file in files.values()):
+        return {}
+
+    return {name: load_json(file) for name, file in files.items()}
 
 
-def _arrays(folder: Path, command: str, name: str) -> Arrays:
-    return load_arrays(folder / "scores" / command / f"{command}_{name}.npz")
+def _arrays(place: Place, command: str, name: str) -> Arrays:
+    return load_arrays(place("scores", command) / f"{command}_{name}.npz")
 
 
 def draw_profile(scores: Arrays, profile: Report, name: str, folder: Path) -> list[Path]:

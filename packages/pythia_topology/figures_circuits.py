@@ -1,6 +1,4 @@
-"""Which earlier heads feed induction heads' keys: composition by weights, and what removing the
-path does.
-"""
+"""Which earlier heads feed induction heads' keys: by weights, and by removing the path."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,9 +37,9 @@ def composition(
     """Left: z-score of every earlier head's K-composition with every later head.
 
     Right: change of the reader's prefix matching when the writer is removed from its keys only, for
-    the strongest pairs and for random ones.
+    the strongest pairs and for control pairs.
     """
-    with drawing(path, width=12.0, height=6.6) as figure:
+    with drawing(path, width=12.0, height=6.8) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         image = plot_z(
             left,
@@ -51,20 +49,24 @@ def composition(
         )
         bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.85)
         bar.set_label("z against random orientations (sd)")
-        strength = "" if report["z_max"] is None else f": largest z {report['z_max']:.1f}"
-        share = (
-            "" if report["share_above_2"] is None else f", {report['share_above_2']:.0%} above 2"
-        )
-        left.set_title(f"K-composition{strength}{share}")
+        left.set_title(f"K-composition{_strength(report)}")
+
         plot_paths(right, report["pairs"], report["random_pairs"])
         figure.suptitle("\n".join(wrap(f"{name}: {report['verdict']}", 95)), fontsize=12.5)
         note(
             figure,
             "arrows: heads with over half of their attention one token back (orange) or, above "
-            "chance, on what\n"
-            "followed the earlier occurrence (blue) · right: 95 % intervals over n = "
-            f"{report['n']} prompts",
+            "chance, on what\nfollowed the earlier occurrence (blue) · right: 95 % intervals over "
+            f"n = {report['n']} prompts\ngrey: {report['control']}",
         )
+
+
+def _strength(report: Mapping[str, Any]) -> str:
+    """The largest z and the share above 2; nothing for a model of one layer."""
+    if report["z_max"] is None:
+        return ""
+
+    return f": largest z {report['z_max']:.1f}, {report['share_above_2']:.0%} above 2"
 
 
 def plot_z(
@@ -74,8 +76,9 @@ def plot_z(
     writers: Bool[np.ndarray, "writer_layer writer"],
     readers: Bool[np.ndarray, "reader_layer reader"],
 ) -> AxesImage:
-    """Writers upwards, readers to the right, by layer; a pair whose writer is in no earlier layer
-    is grey. Arrows point at the chosen writers and readers.
+    """Writers upwards, readers to the right, by layer; arrows point at the chosen ones.
+
+    A pair whose writer is in no earlier layer is grey.
     """
     layers, heads = z.shape[:2]
     layer = np.repeat(np.arange(layers), heads)
@@ -113,12 +116,15 @@ def plot_z(
 def plot_paths(
     axes: Axes, pairs: Sequence[Mapping[str, Any]], random_pairs: Sequence[Mapping[str, Any]]
 ) -> None:
-    """The strongest pairs above, random pairs below them; zero means that the path does not matter."""
+    """The strongest pairs above, random pairs below them; zero means that the path does not
+    matter."""
     axes.axvline(0, color=INK, linewidth=1)
     rows = [(pair, ABLATED, "o") for pair in pairs] + [(pair, NULL, "s") for pair in random_pairs]
     for y, (pair, colour, marker) in enumerate(rows):
         patching = pair["path_patching"]
-        whisker(axes, patching["change"], float(y), patching["ci"], colour=colour, marker=marker)
+        ends = [patching["low"], patching["high"]]
+        whisker(axes, patching["value"], float(y), ends, colour=colour, marker=marker)
+
     size = 11 if len(rows) <= 16 else 8
     axes.set_yticks(
         range(len(rows)),

@@ -1,6 +1,4 @@
-"""Where induction heads sit: layer profiles on relative depth, across sizes, across lags, and
-against their nulls.
-"""
+"""Where induction heads sit: layer profiles over depth, across sizes and lags, and their nulls."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +36,8 @@ _MODES = {
 def layer_profile(
     scores: Mapping[str, np.ndarray], profile: Mapping[str, Any], name: str, path: Path
 ) -> None:
-    """A model's layer profile with its 95 % band, peak and 16-84 % band, above every single head."""
+    """A model's layer profile with its 95 % band, peak and 16-84 % band, above every single
+    head."""
     with drawing(path, width=8.0, height=5.4) as figure:
         axes = figure.add_subplot()
         plot_layer_profile(axes, scores["excess_prefix_matching"], profile)
@@ -53,41 +52,55 @@ def layer_profile(
 
 
 def plot_layer_profile(axes: Axes, excess: np.ndarray, profile: Mapping[str, Any]) -> None:
-    """The profile; where there are no induction heads there is no peak and no band of mass to show."""
+    """The profile; where there are no induction heads there is no peak and no band of mass to
+    show."""
     depth = _depth(profile["n_layers"])
     if profile["mode"] != "count":
         _heads(axes, excess, colour=INDUCTION, label="a head")
         threshold = max(profile["null_threshold"], profile["smallest_effect"])
         axes.axhline(threshold, color=NULL, linestyle=":", label="threshold for a head")
+
     axes.axhline(0, color=NULL, linestyle="--", linewidth=1.5, label="chance")
     band(axes, depth, profile["per_layer_low"], profile["per_layer_high"], colour=INDUCTION)
     axes.plot(depth, profile["per_layer"], "o-", color=INDUCTION, label="layer profile")
+
     if profile["peak_layer"] is not None:
-        axes.axvline(
-            profile["peak_rel"], color=INK, linestyle=(0, (5, 1.5)), linewidth=1.6, label="peak"
-        )
+        peak, dashes = profile["peak_rel"]["value"], (0, (5, 1.5))
+        axes.axvline(peak, color=INK, linestyle=dashes, linewidth=1.6, label="peak")
+
         low, high = band_ends(profile["per_layer"])
-        axes.axvspan(
-            low, high, color=MASS, alpha=0.25, linewidth=0, zorder=0, label="16-84 % of the mass"
-        )
+        look = {"color": MASS, "alpha": 0.25, "linewidth": 0, "zorder": 0}
+        axes.axvspan(low, high, label="16-84 % of the mass", **look)
+
     axes.set(xlim=(0, 1), xlabel=DEPTH, ylabel=_MODES[profile["mode"]])
     _room(axes, profile["mode"])
 
 
 def shape_text(profile: Mapping[str, Any]) -> str:
-    """`4 induction heads, peak at 0.58 [0.58, 0.75], bandwidth 0.21 [0.17, 0.33]`, or that there
-    are none.
+    """The induction heads, the layer of the peak, centre and bandwidth; or that there are none.
+
+    The peak is a layer: an interval that no draw moves is not printed.
     """
     if profile["peak_layer"] is None:
         return str(profile["verdict"])
-    peak = interval_text(profile["peak_rel"], profile["peak_rel_ci"])
-    width = interval_text(profile["bandwidth"], profile["bandwidth_ci"])
-    return f"{profile['verdict']}\npeak at {peak}, bandwidth {width}"
+
+    peak = f"peak in layer {profile['peak_layer']}"
+    centre, width = (_text(profile[name]) for name in ("centre_of_mass", "bandwidth"))
+    return f"{profile['verdict']}, {peak}\ncentre at {centre}, bandwidth {width}"
+
+
+def _text(entry: Mapping[str, Any]) -> str:
+    """`0.52 [0.49, 0.55]`, or the value alone where it has no interval."""
+    if entry["low"] is None:
+        return f"{entry['value']:.2f}"
+
+    return interval_text(entry["value"], [entry["low"], entry["high"]])
 
 
 def band_ends(per_layer: list[float]) -> tuple[float, float]:
-    """Relative depths below which 16 % and 84 % of the profile's mass lie; their distance is the
-    file's bandwidth.
+    """Relative depths below which 16 % and 84 % of the profile's mass lie.
+
+    Their distance is the file's bandwidth.
     """
     mass = np.clip(per_layer, 0, None)
     below = np.concatenate([[0.0], np.cumsum(mass)]) / mass.sum()
@@ -98,24 +111,25 @@ def band_ends(per_layer: list[float]) -> tuple[float, float]:
 def cross_size(crosssize: Mapping[str, Any], path: Path) -> None:
     """All models on relative depth, and below them the equivalence test of every pair's centres."""
     models, pairs = crosssize["models"], crosssize["pairs"]
-    test = 0.5 + 0.34 * len(pairs)  # inches for the lower panel
+    test = 0.6 + 0.66 * len(pairs)  # inches for the lower panel
     with drawing(path, width=10.0, height=5.9 + 0.25 * len(models) + test) as figure:
         above, below = figure.subplots(2, 1, height_ratios=(4.0, test))
         plot_overlay(above, models, crosssize["mode"])
         plot_equivalence(below, pairs, crosssize["margin"])
+
         title = (
-            "Do induction heads sit at the same relative depth? "
-            f"{crosssize['verdict'].capitalize()}"
+            "One training of each: do its induction heads sit at the same relative depth?\n"
+            f"Centre: {crosssize['verdict']}. Peak: {crosssize['peak_verdict']}"
         )
         heading(figure, above, title, columns=1)
         level = 100 * (1 - 2 * crosssize["equivalence_alpha"])
         note(
             figure,
             f"n = {_span({model['n'] for model in models.values()})} prompts · bands: 95 %, "
-            "prompts and heads "
-            "resampled · thin bars: 95 % of the difference,\n"
-            f"thick bars: {level:g} %: equivalent when inside the shaded margin of ± "
-            f"{crosssize['margin']:g}",
+            "prompts and heads resampled, not trainings\nthin bars: 95 % of the difference, "
+            f"thick bars: {level:g} %, equivalent when inside the shaded margin of "
+            f"± {crosssize['margin']:g}\n"
+            "diamonds: difference of peaks, without a bar where no draw moves either",
         )
 
 
@@ -133,8 +147,9 @@ def plot_overlay(axes: Axes, models: Mapping[str, Mapping[str, Any]], mode: str)
             axes, model["depth"], model["per_layer"], look, label=f"{name}: {_centre_text(model)}"
         )
         if centre is not None:
+            middle = centre["value"]
             axes.plot(
-                [centre, centre],
+                [middle, middle],
                 [0, 0.06],
                 color=look.color,
                 linewidth=4,
@@ -145,54 +160,57 @@ def plot_overlay(axes: Axes, models: Mapping[str, Mapping[str, Any]], mode: str)
 
 
 def _centre_text(model: Mapping[str, Any]) -> str:
-    """Relative centre of mass and, since few layers are a coarse grid, the layer of the peak; or
-    that there is none.
-    """
+    """Relative centre of mass and, since few layers are a coarse grid, the layer of the peak."""
     if model["centre_of_mass"] is None:
         return str(model["verdict"])
-    layers = model["n_layers"]
-    layer = round(model["peak_rel"] * layers - 0.5)
-    centre = interval_text(model["centre_of_mass"], model["centre_of_mass_ci"])
-    return f"centre {centre}, peak in layer {layer} of 0-{layers - 1}"
+
+    last = model["n_layers"] - 1
+    return (
+        f"centre {_text(model['centre_of_mass'])}, peak in layer {model['peak_layer']} of 0-{last}"
+    )
 
 
 def plot_equivalence(axes: Axes, pairs: list[Mapping[str, Any]], margin: float) -> None:
-    """The difference of each pair's centres of mass against the margin within which they count as
-    the same.
+    """Each pair's difference of centres, and of peaks below it, against the margin.
+
+    Inside the margin they count as the same.
     """
     axes.axvspan(-margin, margin, color=GRID, linewidth=0)
     axes.axvline(0, color=INK, linewidth=1)
     reach = 1.6 * margin
+
     for y, pair in enumerate(pairs):
-        centre = pair["centre_of_mass"]
-        if centre is not None:
-            axes.plot(centre["ci"], [y, y], color=INDUCTION, linewidth=1.8)
-            axes.plot(
-                centre["ci_equivalence"],
-                [y, y],
-                color=INDUCTION,
-                linewidth=6,
-                alpha=0.5,
-                solid_capstyle="butt",
-            )
-            axes.plot([centre["difference"]], [y], "o", color=INDUCTION)
-            reach = max(reach, 1.1 * max(abs(end) for end in centre["ci"]))
-        axes.text(
-            1.015,
-            y,
-            pair["verdict"],
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=11,
-        )
-    axes.set_yticks(
-        range(len(pairs)), [f"{pair['models'][1]} − {pair['models'][0]}" for pair in pairs]
-    )
+        verdicts = pair["verdict"]
+
+        if pair["centre_of_mass"] is not None:
+            reach = max(reach, _tested(axes, pair["centre_of_mass"], y - 0.17, INDUCTION, "o"))
+            reach = max(reach, _tested(axes, pair["peak_rel"], y + 0.2, INK, "D"))
+            verdicts += f"\npeak: {pair['peak_verdict']}"
+
+        beside = axes.get_yaxis_transform()
+        axes.text(1.015, y, verdicts, transform=beside, va="center", fontsize=11)
+
+    names = [f"{pair['models'][1]} − {pair['models'][0]}" for pair in pairs]
+    axes.set_yticks(range(len(pairs)), names)
     axes.set(
         xlim=(-reach, reach),
         ylim=(len(pairs) - 0.4, -0.6),
-        xlabel="difference of centres of mass (relative depth)",
+        xlabel="difference of centres of mass, and of peaks (relative depth)",
     )
+
+
+def _tested(axes: Axes, tested: Mapping[str, Any], y: float, colour: str, marker: str) -> float:
+    """A difference with both its bars; returns how far it reaches from zero."""
+    found = tested["difference"]
+    axes.plot([found["value"]], [y], marker, color=colour)
+
+    if found["low"] is None:
+        return 1.2 * abs(found["value"])
+
+    axes.plot([found["low"], found["high"]], [y, y], color=colour, linewidth=1.8)
+    inner = [tested["low"], tested["high"]]
+    axes.plot(inner, [y, y], color=colour, linewidth=6, alpha=0.5, solid_capstyle="butt")
+    return 1.1 * max(abs(found["low"]), abs(found["high"]))
 
 
 def lag_profiles(lags: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -210,7 +228,7 @@ def lag_profiles(lags: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         ]
         note(
             figure,
-            "dotted: centre of mass · bands and intervals: 95 %, prompts and heads resampled\n"
+            "dotted: centre of mass · bands and intervals: 95 %, over prompts, of these heads\n"
             f"n = {' and '.join(counts)} prompts of spaced pairs for each model",
         )
 
@@ -223,16 +241,16 @@ def plot_lags(axes: Axes, report: Mapping[str, Any]) -> None:
     axes.axhline(0, color=NULL, linestyle="--", linewidth=1.5)
     for bucket, (colour, marker, dashes) in _BUCKETS.items():
         part = report["buckets"][bucket]
+        lags = part["lags"]
+        span = f"{min(lags)} to {max(lags)}" if len(lags) > 1 else str(lags[0])
+
         band(axes, report["depth"], part["per_layer_low"], part["per_layer_high"], colour=colour)
-        span = (
-            f"{min(part['lags'])} to {max(part['lags'])}"
-            if len(part["lags"]) > 1
-            else str(part["lags"][0])
-        )
         look = LineStyle(colour, marker, dashes)
         _line(axes, report["depth"], part["per_layer"], look, label=f"{bucket}: {span} tokens back")
         if part["centre_of_mass"] is not None:
-            axes.axvline(part["centre_of_mass"], color=colour, linestyle=":", linewidth=1.8)
+            axes.axvline(
+                part["centre_of_mass"]["value"], color=colour, linestyle=":", linewidth=1.8
+            )
     axes.set(xlim=(0, 1), ylabel=_MODES[report["mode"]])
     _room(axes, report["mode"])
 
@@ -241,20 +259,21 @@ def shift_text(report: Mapping[str, Any]) -> str:
     """How far the centre moves from short to long lags, with interval and p."""
     shift = report["centre_of_mass_shift"]
     if shift is None:
-        return (
-            "no induction heads"
-            if report["n_induction_heads"] == 0
-            else "no mass in one of the buckets"
-        )
-    low, high = shift["ci"]
-    return f"centre moves by {shift['value']:+.3f} [{low:+.3f}, {high:+.3f}], p = {shift['p']:.2g}"
+        if report["n_induction_heads"] == 0:
+            return "no induction heads"
+
+        return "no mass in one of the buckets"
+
+    ends = f"[{shift['low']:+.3f}, {shift['high']:+.3f}]"
+    return f"centre moves by {shift['value']:+.3f} {ends}, p = {shift['p']:.2g}"
 
 
 def nulls(
     report: Mapping[str, Any], scores: Mapping[str, np.ndarray], name: str, path: Path
 ) -> None:
-    """What could make the profile by chance: heads dealt to layers at random, wrong antecedents, no
-    training.
+    """What could make the profile by chance.
+
+    Heads dealt to layers at random, wrong antecedents, no training.
     """
     with drawing(path, width=12.0, height=5.0) as figure:
         density, shuffled, untrained = figure.subplots(1, 3)
@@ -276,11 +295,13 @@ def nulls(
             untrained.axhline(report["untrained_summary"]["max"], color=NULL, linestyle=":")
             untrained.set(ylabel="excess prefix matching (attention)", title="Before any training")
         figure.suptitle(f"{name}: {report['verdict']}, against three nulls")
+        low, high = (report["permute_summary"][end][0] for end in ("lo", "hi"))
         note(
             figure,
-            f"n = {report['n']} prompts · grey band: central 95 % when heads are dealt to layers "
-            "at random, exact\n"
-            "dotted: highest head of the null (of shuffles: 97.5 % of their highest heads)",
+            f"n = {report['n']} prompts · grey band: {low:g} to {high:g} of a layer's heads, the "
+            "central 95 % when they are dealt to layers at random\n"
+            "p: against the fullest layer of all, exact · dotted: highest head of the null (of "
+            "shuffles: 97.5 % of their highest heads)",
         )
 
 
@@ -336,8 +357,9 @@ def _heads(
 
 
 def _room(axes: Axes, mode: str, *, head: float = 0.0) -> None:
-    """A y axis long enough that noise looks like noise; `head`: share of it left free above, for a
-    legend.
+    """A y axis long enough that noise looks like noise.
+
+    `head`: share of it left free above, for a legend.
     """
     low, high = axes.get_ylim()
     low, high = min(low, -0.02), max(high, 1.2 if mode == "count" else 0.2)

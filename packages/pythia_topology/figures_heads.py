@@ -1,8 +1,5 @@
-"""Maps of every head: excess prefix matching, all scores side by side, and what ablating each head
-alone does.
-"""
+"""Maps of every head: excess prefix matching, all scores, and what ablating each alone does."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +25,13 @@ from interp_core.plotting import (
     note,
     shades,
 )
+from interp_core.statistics.heads import Head
 
 # score, title, unit, and a share's colour or, for a signed score, the least magnitude that its
-# colours reach
+# colours reach. An excess is signed too, but lies below 0 by noise alone: it is drawn as a share.
 _PANELS: tuple[tuple[str, str, str, str | float], ...] = (
     ("prefix_matching", "Prefix matching", "attention", INDUCTION),
-    ("excess_prefix_matching", "Excess prefix matching", "attention", 1.0),
+    ("excess_prefix_matching", "Excess prefix matching", "attention", INDUCTION),
     ("duplicate_token", "Duplicate token", "attention", DUPLICATE_TOKEN),
     ("previous_token", "Previous token", "attention", PREVIOUS_TOKEN),
     ("bos", "First position (BOS)", "attention", NULL),
@@ -43,24 +41,13 @@ _PANELS: tuple[tuple[str, str, str, str | float], ...] = (
 )
 
 
-def head_name(layer: int, head: int) -> str:
-    """L5H1 for head 1 of layer 5."""
-    return f"L{layer}H{head}"
-
-
-def head_index(name: str) -> tuple[int, int]:
-    """Layer and head of `L5H1`."""
-    found = re.fullmatch(r"L(\d+)H(\d+)", name)
-    if found is None:
-        raise ValueError(f"{name!r} is not a head's name, such as L5H1")
-    return int(found[1]), int(found[2])
-
-
 def head_mask(names: Sequence[str], shape: tuple[int, ...]) -> Bool[np.ndarray, "layer head"]:
     """True at the named heads."""
     mask = np.zeros(shape, dtype=bool)
+
     for name in names:
-        mask[head_index(name)] = True
+        mask[Head.read(name)] = True
+
     return mask
 
 
@@ -77,18 +64,18 @@ def heatmap(
             f"{name}: attention to what followed the earlier occurrence,\nabove chance, for every "
             "head"
         )
+
         low, high = scores["excess_prefix_matching_low"], scores["excess_prefix_matching_high"]
         half = float(np.median(high - low)) / 2
         count = profile["n_induction_heads"]
-        found = (
-            "no induction heads"
-            if count == 0
-            else f"framed: {count} induction heads above the null"
-        )
+        found = f"framed: {count} induction heads above the null"
+        if count == 0:
+            found = "no induction heads"
+
         note(
             figure,
-            f"{found} · n = {profile['n']} prompts\n95 % intervals over prompts, median width ± "
-            f"{half:.2g}",
+            f"{found} · n = {profile['n']} prompts\n"
+            f"95 % intervals over prompts, median width ± {half:.2g}",
         )
 
 
@@ -96,24 +83,19 @@ def plot_heatmap(
     axes: Axes, excess: Float[np.ndarray, "layer head"], marked: Bool[np.ndarray, "layer head"]
 ) -> None:
     """The map alone; cells of small models carry their number."""
-    scale = centred(excess, least=1.0)
-    image = head_map(axes, excess, scale=scale, colours=DIVERGING, marked=marked)
+    scale, colours = Normalize(0.0, 1.0), shades(INDUCTION)
+    image = head_map(axes, excess, scale=scale, colours=colours, marked=marked)
     axes.set(xlabel="head", ylabel="layer")
     bar = _figure(axes).colorbar(image, ax=axes, pad=0.02)
     bar.set_label("excess prefix matching\n(share of attention)")
-    if excess.size <= 64:
-        for (layer, head), value in np.ndenumerate(excess):
-            dark = abs(value) > 0.6 * float(scale.vmax or 1.0)
-            text = f"{value:.2f}".replace("-0.00", "0.00")
-            axes.text(
-                head,
-                layer,
-                text,
-                ha="center",
-                va="center",
-                fontsize=11,
-                color="white" if dark else INK,
-            )
+
+    if excess.size > 64:
+        return
+
+    for (layer, head), value in np.ndenumerate(excess):
+        text = f"{value:.2f}".replace("-0.00", "0.00")
+        colour = "white" if value > 0.3 else INK  # what can be read on that shade
+        axes.text(head, layer, text, ha="center", va="center", fontsize=11, color=colour)
 
 
 def score_table(
@@ -123,6 +105,9 @@ def score_table(
     with drawing(path, width=11.5, height=7.0) as figure:
         grid = figure.subplots(2, 4, sharex=True, sharey=True)
         for axes, (score, title, unit, shown) in zip(grid.flat, _PANELS, strict=True):
+            if score not in scores:
+                axes.set_title(f"{title}:\nnot known of this model")
+                continue
             values = scores[score]
             interval = (
                 [scores[f"{score}_low"], scores[f"{score}_high"]]
@@ -137,8 +122,8 @@ def score_table(
         figure.suptitle(f"{name}: scores of every head on repeated random tokens")
         note(
             figure,
-            "below each title: the strongest head [95 % interval over prompts] · n = "
-            f"{profile['n']} prompts",
+            "below each title: the strongest head [95 % interval over prompts] · "
+            f"n = {profile['n']} prompts",
         )
 
 
@@ -164,7 +149,7 @@ def plot_score(
         if interval is None
         else interval_text(best, [float(end[layer, head]) for end in interval])
     )
-    axes.set_title(f"{title}\n{head_name(layer, head)} {text}", fontsize=11.5)
+    axes.set_title(f"{title}\n{Head(layer, head)} {text}", fontsize=11.5)
     bar = _figure(axes).colorbar(
         image, ax=axes, orientation="horizontal", pad=0.02, aspect=16, shrink=0.9
     )
@@ -175,10 +160,11 @@ def plot_score(
 def single_heads(
     causal: Mapping[str, Any], arrays: Mapping[str, np.ndarray], name: str, path: Path
 ) -> None:
-    """What ablating each head alone does to the loss on the second copy, and how well a first-order
-    estimate agrees.
+    """What ablating each head alone does to the loss on the second copy.
+
+    And how well a first-order estimate agrees.
     """
-    with drawing(path, width=10.5, height=4.9) as figure:
+    with drawing(path, width=10.5, height=5.2) as figure:
         left, right = figure.subplots(1, 2)
         effect = arrays["loss_effect"]
         image = head_map(
@@ -195,9 +181,19 @@ def single_heads(
         figure.suptitle(f"{name}: every head ablated alone")
         note(
             figure,
-            f"framed: the {causal['top_k']} heads with the most excess prefix matching · n = "
-            f"{causal['n']} prompts",
+            f"framed: the {causal['top_k']} heads with the most excess prefix matching · "
+            f"n = {causal['n']} prompts\nof the heads whose ablation harms most, among as many "
+            f"largest estimates: {recall_text(causal)}",
         )
+
+
+def recall_text(causal: Mapping[str, Any]) -> str:
+    """How many of the heads that matter most are among the largest estimates, for each number."""
+    found = causal["recall"]
+    shared = [
+        f"{share * k:.0f} of {k:.0f}" for k, share in zip(found["k"], found["recall"], strict=True)
+    ]
+    return ", ".join(shared)
 
 
 def plot_agreement(

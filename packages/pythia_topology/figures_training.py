@@ -21,9 +21,7 @@ _CURVES = (  # onset's key, label, colour, marker
 def emergence(
     by_model: Mapping[str, tuple[Mapping[str, Any], Mapping[str, np.ndarray]]], path: Path
 ) -> None:
-    """A panel for each model; a line marks where each quantity has emerged, its shade the 95 %
-    interval.
-    """
+    """A panel for each model; a line marks where each quantity emerged, its shade the interval."""
     start = log_start(by_model)
     with drawing(path, width=9.0, height=1.9 + 2.7 * len(by_model)) as figure:
         rows = figure.subplots(len(by_model), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -39,16 +37,17 @@ def emergence(
         note(
             figure,
             "share: targets predicted; attention above chance; attention one token back\n"
-            f"vertical lines: onset, shaded with its 95 % interval over prompts · n = {counts} "
-            "prompts",
+            "vertical lines: onset, shaded with its 95 % interval over prompts, which reaches at "
+            f"least\nto the checkpoints on both sides · n = {counts} prompts",
         )
 
 
 def plot_emergence(
     axes: Axes, report: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, start: float
 ) -> None:
-    """Accuracy of copying, and the head of each kind that is best at the end; the axis is
-    logarithmic from `start`.
+    """Accuracy of copying, and the head of each kind that is best at the end.
+
+    The axis is logarithmic from `start`.
     """
     steps = np.asarray(arrays["steps"])
     curves = {
@@ -68,8 +67,9 @@ def plot_emergence(
         )
         onset = report["onset"][key]
         if onset is not None:
-            axes.axvspan(*onset["ci"], color=colour, alpha=0.18, linewidth=0)
-            axes.axvline(onset["step"], color=colour, linewidth=1.6, linestyle="--")
+            step = onset["step"]
+            axes.axvspan(step["low"], step["high"], color=colour, alpha=0.18, linewidth=0)
+            axes.axvline(step["value"], color=colour, linewidth=1.6, linestyle="--")
     axes.set_ylim(-0.02, 1.02)
     _logarithmic(axes, steps, start)
 
@@ -82,7 +82,7 @@ def onset_text(onset: Mapping[str, Any]) -> str:
         "copy_accuracy": "copying",
     }
     said = [
-        f"{word} {onset[key]['step']:.0f}" if onset[key] else f"{word}: never"
+        f"{word} {onset[key]['step']['value']:.0f}" if onset[key] else f"{word}: never"
         for key, word in words.items()
     ]
     return (
@@ -100,14 +100,15 @@ def _best_at_end(
 
 
 def log_start(by_model: Mapping[str, tuple[Mapping[str, Any], Mapping[str, np.ndarray]]]) -> float:
-    """The step at which the logarithmic axis begins: an eighth of the earliest onset, so that
-    onsets are told apart (the first step where nothing emerged). What comes before is drawn
+    """The step at which the logarithmic axis begins: an eighth of the earliest onset.
+
+    So that onsets are told apart; the first step where nothing emerged. What comes before is drawn
     linearly, with room for step 0.
     """
     steps = np.concatenate([arrays["steps"] for _, arrays in by_model.values()])
     first = float(steps[steps > 0].min(initial=float(steps.max())))
     onsets = [
-        onset["step"]
+        onset["step"]["value"]
         for report, _ in by_model.values()
         for onset in report["onset"].values()
         if onset is not None

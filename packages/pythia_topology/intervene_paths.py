@@ -1,5 +1,6 @@
-"""K-composition of earlier heads into later ones: from weights as a z-score, confirmed by path
-patching.
+"""K-composition of earlier heads into later ones.
+
+From weights as a z-score, confirmed by path patching.
 """
 
 from collections.abc import Sequence
@@ -10,32 +11,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.measures.ablation import Head
 from interp_core.measures.circuits import Composition, k_composition
 from interp_core.models.hooks import capture, intervene
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
+from interp_core.models.subject import AttentionRows, Transformer
 from interp_core.progress import progress
-from interp_core.statistics.resampling import mean_interval
+from interp_core.statistics.heads import Head
+from interp_core.statistics.interval import bootstrap
 from interp_core.stimuli.prompts import Prompts
-from pythia_topology.intervene import first_prompts, head_name, rank_heads
+from pythia_topology.data import first_prompts
+from pythia_topology.intervene_controls import Roles
 from pythia_topology.params import PythiaTopology
 
 Pair = tuple[Head, Head]  # writer, reader
 
 
 def composition(
-    subject: Subject,
+    subject: Transformer,
     prompts: Prompts,
-    excess: Float[np.ndarray, "layer head"],
+    roles: Roles,
     params: PythiaTopology,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The report and arrays of composition_<name>.
 
     For the best induction heads as readers, the writers with the highest z are path patched: the
     writer's output is replaced by its mean in the reader's KEY input only, and the reader's prefix
-    matching is measured again. As many random writers of the same layers, for the same readers, are
-    the control.
+    matching is measured again. The control are as many random pairs of the same readers with
+    writers that are no previous-token heads, of the same layers or the nearest.
     """
     generator = torch.Generator().manual_seed(params.seed)
     circuit = k_composition(
@@ -45,77 +47,96 @@ def composition(
         generator=generator,
     )
     arrays = {"score": circuit.score.astype(np.float32), "z": circuit.z.astype(np.float32)}
-    top, control = _chosen_pairs(circuit, excess, params)
+    top, control = _chosen_pairs(circuit, roles, params)
+
     used = first_prompts(prompts, params.causal_sequences)
     patched = path_patching(subject, used, [*top, *control], batch_size=params.batch_size)
     rng = np.random.default_rng([params.seed, 7])
+
     reports = [
         _pair_report(circuit, pair, change, rng, params)
         for pair, change in zip([*top, *control], patched.T, strict=True)
     ]
     later = circuit.z[_ordered(circuit.z.shape)]
+    chosen, random = reports[: len(top)], reports[len(top) :]
+
     report = {
         "name": subject.name,
         "seed": params.seed,
         "n": len(used.tokens),
-        "pairs": reports[: len(top)],
-        "random_pairs": reports[len(top) :],
+        "pairs": chosen,
+        "random_pairs": random,
+        "control": _control_words(control),
         "z_max": float(later.max()) if later.size else None,
         "share_above_2": float((later > 2).mean()) if later.size else None,
-        "verdict": _verdict(reports[: len(top)], reports[len(top) :], least=params.smallest_excess),
+        "verdict": _verdict(chosen, random, least=params.smallest_excess),
     }
     return report, arrays
 
 
 @torch.no_grad()
 def path_patching(
-    subject: Subject, prompts: Prompts, pairs: Sequence[Pair], *, batch_size: int
+    subject: Transformer, prompts: Prompts, pairs: Sequence[Pair], *, batch_size: int
 ) -> Float[np.ndarray, "prompt pair"]:
-    """Change of each reader's prefix matching (attention, in [-1, 1]) when the writer's output,
-    less its mean over prompts and positions, is taken out of what the reader's keys are computed
-    from, and out of nothing else.
+    """Change of each reader's prefix matching (attention, in [-1, 1]) without one writer.
+
+    The writer's output, less its mean over prompts and positions, is taken out of what the reader's
+    keys are computed from, and out of nothing else.
     """
+    subject.check_plain_writes()
     if not pairs:
         return np.empty((len(prompts.tokens), 0))
+
     sites = [Site(layer, "attn.z") for layer in sorted({writer[0] for writer, _ in pairs})]
     means = _means(subject, prompts, sites, batch_size)
     parts = []
+
     for first in progress(
         list(range(0, len(prompts.tokens), batch_size)),
         f"{subject.name}: path patching",
         unit="batch",
     ):
         ids = subject.ids(prompts.tokens[first : first + batch_size])
+
         rows = np.flatnonzero(
             (prompts.pairs.batch >= first) & (prompts.pairs.batch < first + len(ids))
         )
         entries = _Entries.of(prompts, rows, first, ids)
         with capture(subject, sites) as clean:
             subject.trunk(ids)
+
         changes = []
         for writer, reader in pairs:
             site = Site(writer[0], "attn.z")
             z = clean[site][:, :, writer[1]].float()
+
+            # The mean stays: what every prompt and position gets alike says nothing of a token.
             written = (z - means[site][writer[1]]) @ subject.out_weights(writer[0])[writer[1]]
             before = entries.attention(subject, ids, reader)
             after = entries.attention_with_keys(subject, ids, reader, written)
             changes.append(after - before)
+
         parts.append(torch.stack(changes, dim=1).cpu().numpy())
+
     return np.concatenate(parts)
 
 
 def _means(
-    subject: Subject, prompts: Prompts, sites: Sequence[Site], batch_size: int
+    subject: Transformer, prompts: Prompts, sites: Sequence[Site], batch_size: int
 ) -> dict[Site, Float[Tensor, "head d_head"]]:
     """Mean of each head's vector over all prompts and positions, whatever the batches are."""
     n = len(prompts.tokens)
     means: dict[Site, Tensor] = {}
+
     for first in range(0, n, batch_size):
         ids = subject.ids(prompts.tokens[first : first + batch_size])
         with capture(subject, sites) as seen:
             subject.trunk(ids)
+
         for site, z in seen.items():
+            # Batches may have other sizes: each weighs as many prompts as it has.
             means[site] = means.get(site, 0) + z.float().mean(dim=(0, 1)) * (len(ids) / n)
+
     return means
 
 
@@ -133,7 +154,9 @@ class _Entries:
             *(torch.as_tensor(column, device=ids.device) for column in columns), n_prompts=len(ids)
         )
 
-    def attention(self, subject: Subject, ids: Tensor, reader: Head) -> Float[Tensor, " prompt"]:
+    def attention(
+        self, subject: Transformer, ids: Tensor, reader: Head
+    ) -> Float[Tensor, " prompt"]:
         """Mean prefix matching of one head by prompt; interventions in force apply."""
         found: list[Tensor] = []
 
@@ -144,6 +167,7 @@ class _Entries:
 
         with subject.observing(observe, [reader[0]]):
             subject.trunk(ids)
+
         sums = torch.zeros(self.n_prompts, dtype=torch.float64, device=ids.device).index_add(
             0, self.where, found[0]
         )
@@ -151,7 +175,7 @@ class _Entries:
 
     def attention_with_keys(
         self,
-        subject: Subject,
+        subject: Transformer,
         ids: Tensor,
         reader: Head,
         written: Float[Tensor, "batch position d_model"],
@@ -160,8 +184,11 @@ class _Entries:
         layer, head = reader
         site = Site(layer, "attn.rot_k")
         without = {Site(layer, "resid_pre"): lambda residual: residual - written.to(residual.dtype)}
+
         with intervene(subject, without), capture(subject, [site]) as patched:
             subject.trunk(ids)
+
+        # Heads may share keys: only the group that the reader reads is replaced.
         keys = patched[site]
         own = head // (subject.n_heads // keys.shape[2])
 
@@ -175,25 +202,45 @@ class _Entries:
 
 
 def _chosen_pairs(
-    circuit: Composition, excess: Float[np.ndarray, "layer head"], params: PythiaTopology
+    circuit: Composition, roles: Roles, params: PythiaTopology
 ) -> tuple[list[Pair], list[Pair]]:
-    """The pairs with the highest z into the best induction heads, and as many other writers of the
-    same layers.
+    """The pairs with the highest z into the best induction heads, and their control.
+
+    Writers of control pairs are no previous-token heads, and come from the chosen writers' layers
+    as far as those have others; there may be fewer of them.
     """
-    readers = [head for head in rank_heads(excess) if head[0] > 0][: max(1, params.causal_top_k)]
+    n_heads = roles.excess.shape[1]
+    readers = [head for head in roles.ranked if head.layer > 0][: max(1, params.causal_top_k)]
+
     scored = [
-        (circuit.z[layer, head, reader[0], reader[1]], ((layer, head), reader))
+        (circuit.z[layer, head, reader.layer, reader.head], (Head(layer, head), reader))
         for reader in readers
-        for layer in range(reader[0])
-        for head in range(excess.shape[1])
+        for layer in range(reader.layer)
+        for head in range(n_heads)
     ]
     scored.sort(key=lambda item: (-item[0], item[1]))
     pairs = [pair for _, pair in scored]
-    top = pairs[: params.path_pairs]
-    rest = pairs[params.path_pairs :]
+    top, rest = pairs[: params.path_pairs], pairs[params.path_pairs :]
+
+    layers = {writer.layer for writer, _ in top}
+    idle = [pair for pair in rest if pair[0] not in roles.writers]
+
+    def away(pair: Pair) -> int:
+        return min(abs(pair[0].layer - layer) for layer in layers)
+
     rng = np.random.default_rng([params.seed, 8])
-    chosen = rng.permutation(len(rest))[: len(top)]
-    return top, [rest[i] for i in sorted(chosen)]
+    shuffled = [idle[i] for i in rng.permutation(len(idle))]
+    return top, sorted(sorted(shuffled, key=away)[: len(top)])
+
+
+def _control_words(control: Sequence[Pair]) -> str:
+    """How many control pairs there are, and which layers' heads write in them."""
+    if not control:
+        return "no control pairs: every other writer is a previous-token head"
+
+    layers = sorted({writer.layer for writer, _ in control})
+    where = " and ".join(f"L{layer}" for layer in layers)
+    return f"{len(control)} random pairs, writers from {where}, no previous-token heads"
 
 
 def _pair_report(
@@ -204,17 +251,14 @@ def _pair_report(
     params: PythiaTopology,
 ) -> dict[str, Any]:
     writer, reader = pair
-    interval = mean_interval(change, rng, resamples=params.bootstrap_resamples)
+    mean = bootstrap(change, rng, resamples=params.bootstrap_resamples, unit="prompts")
+
     return {
-        "writer": head_name(writer),
-        "reader": head_name(reader),
+        "writer": str(writer),
+        "reader": str(reader),
         "score": float(circuit.score[(*writer, *reader)]),
         "z": float(circuit.z[(*writer, *reader)]),
-        "path_patching": {
-            "change": float(interval.value),
-            "ci": [float(interval.low), float(interval.high)],
-            "n": len(change),
-        },
+        "path_patching": mean.to_json(),
     }
 
 
@@ -229,16 +273,19 @@ def _verdict(
 ) -> str:
     if not top:
         return "no pair of heads can compose: one layer"
-    strongest = min(top, key=lambda pair: pair["path_patching"]["change"])
-    change, ci = strongest["path_patching"]["change"], strongest["path_patching"]["ci"]
-    worst_random = min((pair["path_patching"]["change"] for pair in random), default=0.0)
+
+    strongest = min(top, key=lambda pair: pair["path_patching"]["value"])
+    patching = strongest["path_patching"]
+    change = patching["value"]
     named = f"{strongest['writer']} -> {strongest['reader']} (z {strongest['z']:+.1f})"
-    if ci[1] < 0 and change < worst_random and change <= -least:
+
+    worst = min((pair["path_patching"]["value"] for pair in random), default=None)
+    beside = "and no control pair is left" if worst is None else f"at random by {worst:+.2f}"
+
+    if patching["high"] < 0 and change <= -least and (worst is None or change < worst):
         return (
             f"confirmed: without {named} in its keys the reader's prefix matching changes by "
-            f"{change:+.2f}"
+            f"{change:+.2f}, {beside}"
         )
-    return (
-        f"not confirmed: without {named} prefix matching changes by {change:+.2f}, at random by "
-        f"{worst_random:+.2f}"
-    )
+
+    return f"not confirmed: without {named} prefix matching changes by {change:+.2f}, {beside}"

@@ -9,20 +9,21 @@ import numpy as np
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, load_json
-from interp_core.files.columns import read_columns
 from interp_core.files.params import project_root
+from interp_core.models.spec import spec_of
 from interp_core.page import views
+from interp_core.page.columns import read_columns
 from interp_core.page.document import views_of, write
-from interp_core.page.study_page import Caption, Words, save
+from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.texts import DEFAULT, LONGEST, Shown, first_prompt, held_out_text, shown
 from interp_core.page.views import View
 from pythia_topology.data import load_corpus, stimuli
 from pythia_topology.model import load
 from pythia_topology.params import PythiaTopology
-from pythia_topology.study import Run
+from pythia_topology.study import Induct, names, prepare
 
 if TYPE_CHECKING:
-    from interp_core.models.subject import Subject
+    from interp_core.models.subject import Transformer
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
@@ -40,16 +41,16 @@ WORDS = Words(
     place=1,
     question="Do induction heads sit at a stable relative depth across model sizes?",
     verdict=(
-        "Within a tenth of depth, not exactly: centres differ by up to "
-        "{largest_centre_difference:size}."
+        "Not shown: in this training centres differ by {centre_difference:size}, over three "
+        "seeds by more."
     ),
     not_found=(
         "A difference of depth distributions: the permutation test over heads is weak with so few "
         "heads.",
         "A first-order estimate that can stand in for exact ablation in every size.",
         "An effect that one head alone would show: copying stands until several are taken away.",
-        "A depth that is constant rather than “layer 1 or 2”: three sizes are too few to tell "
-        "them apart.",
+        "A stable depth over three trainings of each size: seeds of one size differ by more than "
+        "the margin.",
     ),
     captions={
         "causal_delta.png": Caption(
@@ -116,7 +117,7 @@ def head_scores(arrays: Arrays) -> list[View]:
 
 
 def heads_view(
-    subject: "Subject", arrays: Arrays, profile: Report, texts: Sequence[Shown], *, seed: int
+    subject: "Transformer", arrays: Arrays, profile: Report, texts: Sequence[Shown], *, seed: int
 ) -> View:
     """The head map of one model, with texts behind it."""
     return views.heads(
@@ -129,7 +130,7 @@ def heads_view(
     )
 
 
-def texts_of(subject: "Subject", params: PythiaTopology) -> list[Shown]:
+def texts_of(subject: "Transformer", params: PythiaTopology) -> list[Shown]:
     """For a model of the pipeline: real text of its corpus that repeats something, and random
     tokens twice.
     """
@@ -148,14 +149,12 @@ def texts_of(subject: "Subject", params: PythiaTopology) -> list[Shown]:
     ]
 
 
-def model_card(
-    name: str, profile: Report, emergence: Report, history: Arrays, shape: Mapping[str, Any]
-) -> View:
+def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -> View:
     """Sizes, training curve, and when its heads formed."""
     steps = history["step"]
-    onset = sorted(_onset(emergence).items(), key=lambda item: item[1]["step"])
+    onset = sorted(_onset(emergence).items(), key=lambda item: item[1]["value"])
     formed = [
-        f"{what} at step {one['step']:.0f} [{one['ci'][0]:.0f}, {one['ci'][1]:.0f}]"
+        f"{what} at step {one['value']:.0f} [{one['low']:.0f}, {one['high']:.0f}]"
         for what, one in onset
     ]
 
@@ -164,7 +163,6 @@ def model_card(
         {
             "layers": profile["n_layers"],
             "heads a layer": profile["n_heads"],
-            **shape,
             "parameters": f"{profile['n_parameters']:,}",
             "induction heads": profile["n_induction_heads"],
         },
@@ -184,10 +182,9 @@ def model_card(
 
 
 def _onset(emergence: Report) -> dict[str, Report]:
-    """What emerged within the training, in words."""
-    return {
-        what.replace("_", " "): one for what, one in emergence["onset"].items() if one is not None
-    }
+    """The step of what emerged within the training, with its interval, by its words."""
+    onset = emergence["onset"].items()
+    return {what.replace("_", " "): one["step"] for what, one in onset if one is not None}
 
 
 def clock(name: str, report: Report, arrays: Arrays) -> View:
@@ -207,28 +204,33 @@ def clock(name: str, report: Report, arrays: Arrays) -> View:
             f"Move the slider: head maps and curves show the same step. {report['n']} prompts a "
             "checkpoint."
         ),
-        events={what: one["step"] for what, one in _onset(report).items()},
+        events={what: one["value"] for what, one in _onset(report).items()},
     )  # fmt: skip
 
 
 def own_page(
-    subject: "Subject", arrays: Arrays, profile: Report, text: str | None, path: Path, *, seed: int
+    subject: "Transformer",
+    arrays: Arrays,
+    profile: Report,
+    text: str | None,
+    path: Path,
+    *,
+    seed: int,
 ) -> None:
     """One self-contained file about a model of the user's."""
     title = "your text" if text is not None else "a text that repeats itself"
     one = shown(subject, DEFAULT if text is None else text, longest=LONGEST, title=title, seed=seed)
     behaviour = profile["behaviour"]["repeated_tokens"]
-    low, high = behaviour["accuracy_ci"]
+    copied = behaviour["accuracy"]
 
     write(
         path,
         "model.html.jinja",
         title=f"Induction in {subject.name}",
         lead=(
-            f"{profile['verdict']}. It copies {behaviour['accuracy']:.2f} [{low:.2f}, {high:.2f}] "
-            "of repeated random"
-            " tokens; of the control's, where nothing repeats, "
-            f"{behaviour['control_accuracy']:.2f}."
+            f"{profile['verdict']}. It copies {copied['value']:.2f} "
+            f"[{copied['low']:.2f}, {copied['high']:.2f}] of repeated random tokens; of the "
+            f"control's, where nothing repeats, {behaviour['control_accuracy']:.2f}."
         ),
         views=views_of([heads_view(subject, arrays, profile, [one], seed=seed)]),
         made={
@@ -241,43 +243,39 @@ def own_page(
     )
 
 
-def page(run: Run, text: str | None) -> None:
-    """A stage: the study's part of the page of the run.
-
-    Else one self-contained page of each model.
-    """
-    if run.out is None:
-        _page_of_the_run(run)
-        return
-
-    for model, name in zip(run.params.models, run.names, strict=True):
-        profile = load_json(run.place("metrics", "profile") / f"profile_{name}.json")
-        path = run.out / f"page_{name}.html"
+def page(run: Induct, text: str | None) -> None:
+    """One self-contained page of each model of an experiment, from the scores in its folder."""
+    for model, name in zip(run.params.models, names(run), strict=True):
+        arrays, profile = run.load("profile", f"profile_{name}", scores=f"scores_{name}")
         subject = load(model, run.known, run.params)
+        path = run.folder / f"page_{name}.html"
 
-        own_page(subject, _scores(run, name), profile, text, path, seed=run.params.seed)
+        own_page(subject, arrays, profile, text, path, seed=run.params.seed)
         click.echo(f"{path}: open it in a browser, it needs no network")
 
 
-def _page_of_the_run(run: Run) -> None:
+def of_the_run() -> Part:
+    """The study's part of the page of the run: what its files allow."""
+    run = prepare(None, None)
     maps, clocks, cards = [], [], []
 
-    for model, name in zip(run.params.models, run.names, strict=True):
-        subject = load(model, run.known, run.params)
-        profile = load_json(run.place("metrics", "profile") / f"profile_{name}.json")
-        texts = texts_of(subject, run.params)
-        maps.append(heads_view(subject, _scores(run, name), profile, texts, seed=run.params.seed))
+    for model, name in zip(run.params.models, names(run), strict=True):
+        profile = load_json(run.file("metrics", "profile", f"profile_{name}"))
+        emergence = load_json(run.file("metrics", "emergence", f"emergence_{name}"))
 
-        emergence = load_json(run.place("metrics", "emergence") / f"emergence_{name}.json")
-        arrays = load_arrays(run.place("scores", "emergence") / f"emergence_{name}.npz")
-        clocks.append(clock(name, emergence, arrays))
+        scores = run.file("scores", "profile", f"scores_{name}")
+        over_training = run.file("scores", "emergence", f"emergence_{name}")
+        weights = spec_of(model, run.known).path
+
+        if weights is not None and there([scores, weights]):
+            subject = load(model, run.known, run.params)
+            texts, seed = texts_of(subject, run.params), run.params.seed
+            maps.append(heads_view(subject, load_arrays(scores), profile, texts, seed=seed))
+
+        if there([over_training]):
+            clocks.append(clock(name, emergence, load_arrays(over_training)))
 
         history = read_columns(project_root() / "data" / "training" / f"{name}.csv")
-        cards.append(model_card(name, profile, emergence, history, {"width": subject.d_model}))
+        cards.append(model_card(name, profile, emergence, history))
 
-    save("pythia_topology", WORDS, views=[*maps, *clocks], cards=cards)
-
-
-def _scores(run: Run, name: str) -> Arrays:
-    """A model's scores, from the file that `profile` wrote."""
-    return load_arrays(run.place("scores", "profile") / f"scores_{name}.npz")
+    return Part(WORDS, [*maps, *clocks], cards)

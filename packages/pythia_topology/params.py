@@ -18,9 +18,8 @@ _SEED_NAMES = {"ABAB": "spaced_pairs", "NAMES": "names"}
 class PythiaTopology(Params):
     """The section `pythia_topology` of a profile."""
 
-    models: tuple[str, ...] = Field(
-        min_length=1
-    )  # names of the profile's `models`, directories, or hub ids
+    # names of the profile's `models`, directories, or hub ids
+    models: tuple[str, ...] = Field(min_length=1)
     device: str = "cpu"
     dtype: Dtype = "float32"
     threads: PositiveInt  # CPU threads of torch
@@ -28,45 +27,45 @@ class PythiaTopology(Params):
     seed: NonNegativeInt
 
     # Stimuli
-    seq_len: (
-        PositiveInt  # tokens in a prompt of spaced pairs, names and natural repeats, BOS included
-    )
+    # tokens in a prompt of spaced pairs, names and natural repeats, BOS included
+    seq_len: PositiveInt
     n_sequences: PositiveInt = Field(ge=8)  # prompts of each family
     period: PositiveInt = Field(ge=2)  # tokens in one copy of the repeated random tokens
-    lag_values: tuple[PositiveInt, ...] = Field(
-        min_length=1
-    )  # spaced pairs: tokens from query back to induction key
+    # spaced pairs: tokens from query back to induction key
+    lag_values: tuple[PositiveInt, ...] = Field(min_length=1)
     split_lag: PositiveInt  # lags up to this one are short, the others long
-    task_types: tuple[Family, ...] = Field(
-        min_length=1
-    )  # families beside repeated_tokens, which always runs
+    # families beside repeated_tokens, which always runs
+    task_types: tuple[Family, ...] = Field(min_length=1)
     max_pairs: PositiveInt  # copy operations of a natural-repeats prompt
-    excluded_share: float = Field(
-        ge=0, lt=0.5
-    )  # share of most and of least frequent ids left out of random prompts
+    # share of most and of least frequent ids left out of random prompts
+    excluded_share: float = Field(ge=0, lt=0.5)
 
     # Layer profile and its nulls
     profile_mode: Literal["mean", "top_quantile", "count"]  # what a layer's heads are summarised by
     high_score_quantile: float = Field(gt=0, lt=1)  # of a layer's heads, for mode top_quantile
     bootstrap_resamples: PositiveInt = Field(ge=100)
     permutation_draws: PositiveInt = Field(ge=1000)
+    reliability_splits: PositiveInt  # random halves of the prompts, for how well ranks repeat
     shuffled_draws: PositiveInt  # wrong antecedents per copy operation
-    null_level: float = Field(
-        gt=0, lt=0.5
-    )  # family-wise level at which a head stands out of the null
-    smallest_excess: float = Field(
-        ge=0, lt=1
-    )  # smallest excess prefix matching that counts as an induction head
-    equivalence_margin: float = Field(
-        gt=0, lt=1
-    )  # relative depth within which two sizes count as the same
+    # family-wise level at which a head stands out of the null
+    null_level: float = Field(gt=0, lt=0.5)
+    # smallest excess prefix matching that counts as an induction head
+    smallest_excess: float = Field(ge=0, lt=1)
+    # attention one token back from which on a head is a previous-token head
+    previous_token_share: float = Field(gt=0, lt=1)
+    # relative depth within which two sizes count as the same
+    equivalence_margin: float = Field(gt=0, lt=1)
+    equivalence_alpha: float = Field(gt=0, lt=0.5)  # level of each of the two one-sided tests
+    grid_points: PositiveInt = Field(ge=2)  # of relative depth, that curves of all sizes share
 
     # Interventions
     causal_top_k: PositiveInt  # heads ablated together
     causal_random_k: PositiveInt  # heads ablated together in the random control
-    causal_draws: PositiveInt = Field(ge=1)  # layer-matched random sets
+    causal_draws: PositiveInt = Field(ge=1)  # distinct random sets, at most
     causal_sequences: PositiveInt  # prompts in interventions
+    causal_level: float = Field(gt=0, lt=0.5)  # p up to which copying is said to need the heads
     dose_k: tuple[PositiveInt, ...] = Field(min_length=1)  # numbers of heads of the dose curve
+    dose_draws: PositiveInt  # distinct random sets for each number, at most
 
     # Circuits
     composition_distances: tuple[PositiveInt, ...] = Field(min_length=1)  # rotary distances, tokens
@@ -76,41 +75,44 @@ class PythiaTopology(Params):
     # Emergence: hub branches of training checkpoints, such as step1000; models trained here have
     # files instead
     revisions: tuple[str, ...]
+    onset_resamples: PositiveInt = Field(ge=100)  # of prompts, for the interval of an onset
 
     @field_validator("task_types", mode="before")
     @classmethod
     def _names_of_earlier_versions(cls, values: object) -> object:
-        return (
-            [_SEED_NAMES.get(str(value), value) for value in values]
-            if isinstance(values, list | tuple)
-            else values
-        )
+        if not isinstance(values, list | tuple):
+            return values
+
+        return [_SEED_NAMES.get(str(value), value) for value in values]
 
     @model_validator(mode="after")
     def _tests_can_reach_their_level(self) -> "PythiaTopology":
-        needed = ceil(
-            log2(4 / self.null_level)
-        )  # as sign_flip_threshold has it; said before anything is measured
+        # As sign_flip_threshold has it; said before anything is measured.
+        needed = ceil(log2(4 / self.null_level))
+
         if self.n_sequences < needed:
             raise ValueError(
                 f"n_sequences: {self.n_sequences} prompts are too few for a test at null_level "
-                f"{self.null_level}: use "
-                f"at least {needed}"
+                f"{self.null_level}: use at least {needed}"
             )
+
         if (1 + self.permutation_draws) * self.null_level < 1 - 1e-9:
+            enough = ceil(1 / self.null_level) - 1
             raise ValueError(
                 f"permutation_draws: {self.permutation_draws} draws cannot reach null_level "
-                f"{self.null_level}: use at "
-                f"least {ceil(1 / self.null_level) - 1}"
+                f"{self.null_level}: use at least {enough}"
             )
+
         return self
 
     @model_validator(mode="after")
     def _lags_fit(self) -> "PythiaTopology":
-        if "spaced_pairs" in self.task_types and max(self.lag_values) + 4 > self.seq_len:
+        longest = max(self.lag_values)
+
+        if "spaced_pairs" in self.task_types and longest + 4 > self.seq_len:
             raise ValueError(
-                f"lag_values: lag {max(self.lag_values)} is longer than the sequence: it needs "
-                "seq_len "
-                f"{max(self.lag_values) + 4}, got {self.seq_len}"
+                f"lag_values: lag {longest} is longer than the sequence: it needs seq_len "
+                f"{longest + 4}, got {self.seq_len}"
             )
+
         return self

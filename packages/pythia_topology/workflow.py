@@ -3,289 +3,371 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from interp_core.console.call import Arrays, Report
 from interp_core.errors import InputError
-from interp_core.files.artifacts import (
-    check_writable,
-    load_arrays,
-    load_json,
-    save_arrays,
-    save_json,
-)
-from interp_core.files.params import project_root
+from interp_core.files.artifacts import load_arrays, load_json, save_json
 from interp_core.models.spec import short_name
-from pythia_topology.study import Arrays, Report, Run
+from interp_core.stimuli.corpus import corpus_folder
+from pythia_topology.study import Induct, names
 
 if TYPE_CHECKING:
-    from interp_core.models.subject import Subject
+    from interp_core.models.subject import Transformer
     from interp_core.stimuli.prompts import Prompts
+    from pythia_topology.intervene_controls import Roles
 
 
-def profile(run: Run) -> dict[str, tuple[Arrays, Report]]:
-    """Scores and layer profile of each model; those that an experiment's folder already has are not
-    measured again.
+def profile(run: Induct) -> dict[str, tuple[Arrays, Report]]:
+    """Scores and layer profile of each model.
+
+    Those that an experiment's folder already has are not measured again.
     """
     found = {}
-    for model, name in zip(run.params.models, run.names, strict=True):
+
+    for model, name in zip(run.params.models, names(run), strict=True):
         if _is_measured(run, model):
-            found[name] = (
-                _scores(run, model),
-                load_json(run.place("metrics", "profile") / f"profile_{name}.json"),
-            )
+            found[name] = run.load("profile", f"profile_{name}", scores=f"scores_{name}")
             click.echo(f"{name}: measured before, {_sentence(found[name][1])}")
         else:
             found[name] = _measure(run, model)
+
     return found
 
 
-def ensure_scores(run: Run) -> None:
-    """Measure the models of an experiment whose scores are not in its folder for these weights and
-    settings.
+def ensure_scores(run: Induct) -> None:
+    """Measure the models of an experiment whose scores are not in its folder.
+
+    For these weights and settings.
     """
     for model in run.params.models:
         if not _is_measured(run, model):
             _measure(run, model)
 
 
-def check_request(run: Run, command: str) -> None:
-    """InputError for what a command cannot do with these settings, or where it cannot write, before
-    anything is measured.
+def check_request(run: Induct, command: str) -> None:
+    """InputError for what a command cannot do with these settings, or where it cannot write.
+
+    Before anything is measured.
     """
-    if command == "crosssize" and run.out is not None and len(run.params.models) != 2:
-        raise InputError(
-            f"crosssize compares two models, got {len(run.params.models)}; multisize takes any "
-            "number"
-        )
+    if command == "crosssize" and not run.is_stage and len(run.params.models) != 2:
+        n = len(run.params.models)
+        raise InputError(f"crosssize compares two models, got {n}; multisize takes any number")
+
     if command == "lagbuckets" and "spaced_pairs" not in run.params.task_types:
         raise InputError("lagbuckets needs the family spaced_pairs: add it to --task-types")
-    if run.out is not None:
-        check_writable(run.out)
+
+    run.check_folder()
 
 
-def nulls(run: Run) -> dict[str, tuple[Arrays, Report]]:
+def nulls(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     """Each model against permuted heads, shuffled antecedents and an untrained model."""
     from pythia_topology.measure_layer_profile import evidence
     from pythia_topology.measure_nulls import nulls_summary
 
     found = {}
-    for model, name in zip(run.params.models, run.names, strict=True):
+
+    for model, name in zip(run.params.models, names(run), strict=True):
         arrays = _scores(run, model)
         heads = evidence(arrays, "repeated_tokens")
         untrained = arrays["untrained/excess_prefix_matching"]
-        report = nulls_summary(heads, untrained, run.rng(10), **_test_settings(run))
+        report = nulls_summary(heads, untrained, run.rng("nulls"), **_test_settings(run))
         report = {"name": name, "seed": run.params.seed, **report}
-        save_json(run.place("metrics", "nulls") / f"nulls_{name}.json", report)
+
+        run.save("nulls", f"nulls_{name}", report, made=_made(run, [model]))
+
         best = report["permute_summary"]["p_max"]
-        click.echo(
-            f"{name}: {report['verdict']}; heads denser in one layer than dealt at random: p = "
-            f"{best:.3g}"
-        )
+        denser = f"heads denser in one layer than dealt at random: p = {best:.3g}"
+        click.echo(f"{name}: {report['verdict']}; {denser}")
         found[name] = (arrays, report)
+
     return found
 
 
-def crosssize(run: Run, *, several: bool = False) -> Report:
-    """Depth profiles of two models (or several: any number), their differences and their
-    equivalence.
-    """
+def crosssize(run: Induct, *, several: bool = False) -> Report:
+    """Depth profiles of two models (or several: any number), differences and equivalence."""
     from pythia_topology.measure_crosssize import crosssize_summary
     from pythia_topology.measure_layer_profile import evidence
 
     if not several and len(run.params.models) != 2:  # a stage: the smallest and the largest
         ends = (run.params.models[0], run.params.models[-1])
         run = replace(run, params=run.params.model_copy(update={"models": ends}))
+
     models = {
-        name: _scores(run, model) for model, name in zip(run.params.models, run.names, strict=True)
+        name: _scores(run, model) for model, name in zip(run.params.models, names(run), strict=True)
     }
     report = crosssize_summary(
         {name: evidence(arrays, "repeated_tokens") for name, arrays in models.items()},
-        run.rng(11),
+        run.rng("crosssize"),
         margin=run.params.equivalence_margin,
-        equivalence_alpha=0.05,
-        grid_points=101,
+        equivalence_alpha=run.params.equivalence_alpha,
+        grid_points=run.params.grid_points,
         **_test_settings(run),
     )
-    name, folder = ("multi_size", "multisize") if several else ("cross_size", "crosssize")
-    save_json(run.place("metrics", folder) / f"{name}.json", {"seed": run.params.seed, **report})
-    click.echo(f"stable relative depth: {report['verdict']}")
+
+    command, stem = ("multisize", "multi_size") if several else ("crosssize", "cross_size")
+    run.save(command, stem, {"seed": run.params.seed, **report}, made=_made(run, run.params.models))
+    click.echo(
+        f"relative depth of these trainings, centre: {report['verdict']}; "
+        f"peak: {report['peak_verdict']}"
+    )
     return report
 
 
-def multisize(run: Run) -> Report:
+def multisize(run: Induct) -> Report:
     """Depth profiles of any number of models, all pairs."""
     return crosssize(run, several=True)
 
 
-def lagbuckets(run: Run) -> dict[str, Report]:
+def lagbuckets(run: Induct) -> dict[str, Report]:
     """Short against long lags of spaced pairs."""
     from pythia_topology.measure_lags import lags_summary
     from pythia_topology.measure_layer_profile import evidence
 
     reports = {}
-    for model, name in zip(run.params.models, run.names, strict=True):
+
+    for model, name in zip(run.params.models, names(run), strict=True):
         arrays = _scores(run, model)
         report = lags_summary(
             evidence(arrays, "spaced_pairs"),
             arrays["prompts/spaced_pairs/lag"],
-            run.rng(12),
+            run.rng("lagbuckets"),
             split=run.params.split_lag,
             **_test_settings(run),
         )
         reports[name] = {"name": name, "seed": run.params.seed, **report}
-        save_json(run.place("metrics", "lagbuckets") / f"lags_{name}.json", reports[name])
+
+        run.save("lagbuckets", f"lags_{name}", reports[name], made=_made(run, [model]))
         click.echo(f"{name}: {_shift(report)}")
+
     return reports
 
 
-def causal(run: Run) -> dict[str, tuple[Arrays, Report]]:
-    """The best heads of each model ablated, against layer-matched random heads."""
+def causal(run: Induct) -> dict[str, tuple[Arrays, Report]]:
+    """The best heads of each model ablated, against heads of their layers and outside."""
     from pythia_topology import intervene
 
     found = {}
-    for model, name in zip(run.params.models, run.names, strict=True):
-        excess = _scores(run, model)["excess_prefix_matching"]
+
+    for model, name in zip(run.params.models, names(run), strict=True):
         subject, prompts = _repeated(run, model)
-        report, arrays = intervene.causal(subject, prompts, excess, run.params)
-        run.save("causal", name, report, arrays)
+        report, arrays = intervene.causal(subject, prompts, _roles(run, model), run.params)
+
+        run.save("causal", f"causal_{name}", report, arrays, made=_made(run, [model]))
         click.echo(f"{name}: {report['verdict']}")
         found[name] = (arrays, report)
+
     return found
 
 
-def composition(run: Run) -> dict[str, tuple[Arrays, Report, Arrays]]:
+def composition(run: Induct) -> dict[str, tuple[Arrays, Report, Arrays]]:
     """K-composition of earlier heads into the best induction heads, confirmed by path patching."""
     from pythia_topology.intervene_paths import composition as compose
 
     found = {}
-    for model, name in zip(run.params.models, run.names, strict=True):
+
+    for model, name in zip(run.params.models, names(run), strict=True):
         scores = _scores(run, model)
         subject, prompts = _repeated(run, model)
-        report, arrays = compose(subject, prompts, scores["excess_prefix_matching"], run.params)
-        run.save("composition", name, report, arrays)
+        report, arrays = compose(subject, prompts, _roles(run, model), run.params)
+
+        run.save("composition", f"composition_{name}", report, arrays, made=_made(run, [model]))
         click.echo(f"{name}: {report['verdict']}")
         found[name] = (arrays, report, scores)
+
     return found
 
 
-def emergence(run: Run) -> dict[str, tuple[Arrays, Report]]:
+def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     """When copying, induction heads and previous-token heads form, over training checkpoints."""
     from interp_core.models.spec import spec_of
-    from pythia_topology.intervene import first_prompts
+    from pythia_topology.data import first_prompts
     from pythia_topology.measure_emergence import emergence as emerge
 
     found = {}
-    for model, name in zip(run.params.models, run.names, strict=True):
+
+    for model, name in zip(run.params.models, names(run), strict=True):
         subject, prompts = _repeated(run, model)
         used = first_prompts(prompts, run.params.causal_sequences)
         report, arrays = emerge(subject, spec_of(model, run.known), used, run.params)
-        run.save("emergence", name, report, arrays)
+
+        run.save("emergence", f"emergence_{name}", report, arrays, made=_made(run, [model]))
         found[name] = (arrays, report)
         click.echo(f"{name}: {report['verdict']}")
+
     return found
 
 
-def figures(run: Run) -> None:
-    """All figures of the pipeline, from its files alone."""
+def figures(run: Induct) -> None:
+    """All figures, from files alone.
+
+    Of the pipeline's models, or of those that a folder has scores of.
+    """
     from pythia_topology.figures import draw_all
 
-    draw_all(run.names, project_root() / "data" / "pythia_topology")
+    written = draw_all(names(run), run.place)
+    if not run.is_stage:
+        click.echo(f"{len(written)} figures in {run.folder}")
 
 
-def print_prompts(run: Run) -> None:
-    """The first two prompts of each family, as text where the model has a tokenizer, without
-    running the model.
+def sizes(trainings: Sequence[Path], out: Path) -> Report:
+    """What several runs of the study say of sizes: sizes.json and sizes.png, in `out`.
+
+    From their metrics alone; `trainings` are their folders, shaped as data/pythia_topology.
+    """
+    from pythia_topology.figures_sizes import sizes as draw
+    from pythia_topology.measure_sizes import sizes_summary
+
+    compared = load_json(trainings[0] / "metrics" / "multisize" / "multi_size.json")
+    profiles = {
+        name: [_of_training(folder / "metrics", name) for folder in trainings]
+        for name in compared["models"]
+    }
+
+    margin, alpha = compared["margin"], compared["equivalence_alpha"]
+    report = sizes_summary(profiles, margin=margin, alpha=alpha)
+
+    save_json(out / "sizes.json", report)
+    draw(report, out / "sizes.png")
+    click.echo(f"{len(trainings)} trainings of each size: {report['verdict']}")
+    return report
+
+
+def _of_training(metrics: Path, name: str) -> Report:
+    """A model's profile, with what copying loses without its best heads."""
+    report = load_json(metrics / "profile" / f"profile_{name}.json")
+    causal = load_json(metrics / "causal" / f"causal_{name}.json")
+
+    return report | {
+        "without_top_heads": causal["ablations"]["mean"]["accuracy"]["top"]["value"],
+        "without_best_layer": causal["dose"]["whole_layer"]["accuracy"],
+    }
+
+
+def print_prompts(run: Induct) -> None:
+    """The first two prompts of each family, without running the model.
+
+    As text where the model has a tokenizer.
     """
     from pythia_topology.data import stimuli
     from pythia_topology.model import load
 
     for model in run.params.models:
         subject = load(model, run.known, run.params)
+
         for family, prompts in stimuli(subject, run.params).items():
             for row, length in zip(prompts.tokens[:2], prompts.lengths[:2], strict=True):
                 ids = row[:length].tolist()
-                text = (
-                    repr(subject.tokenizer.decode(ids))
-                    if subject.tokenizer is not None
-                    else " ".join(map(str, ids))
-                )
+                text = " ".join(map(str, ids))
+
+                if subject.tokenizer is not None:
+                    text = repr(subject.tokenizer.decode(ids))
+
                 click.echo(f"{subject.name} {family}: {text}")
 
 
-def _measure(run: Run, model: str) -> tuple[Arrays, Report]:
+def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
     """Score one model and write its scores and profile."""
-    from interp_core.statistics.resampling import mean_interval
     from pythia_topology.data import prompts_sha256, stimuli
-    from pythia_topology.measure_heads import score_arrays
-    from pythia_topology.measure_layer_profile import evidence, layer_profile_summary
-    from pythia_topology.model import fingerprint, load
-
-    subject = load(model, run.known, run.params)
-    name = subject.name
-    prompts = stimuli(subject, run.params)
-    arrays = score_arrays(subject, prompts, run.params)
-    summary = layer_profile_summary(
-        evidence(arrays, "repeated_tokens"), run.rng(13), splits=100, **_test_settings(run)
+    from pythia_topology.measure_heads import behaviour, score_arrays
+    from pythia_topology.measure_layer_profile import (
+        evidence,
+        head_labels,
+        layer_profile_summary,
     )
-    behaviour = {}
-    for family, of_family in prompts.items():
-        accuracy = mean_interval(
-            arrays[f"prompts/{family}/accuracy"],
-            run.rng(14),
-            resamples=run.params.bootstrap_resamples,
-        )
-        behaviour[family] = {
-            "n": len(of_family.tokens),
-            "copy_operations": len(of_family.pairs),
-            "accuracy": float(accuracy.value),
-            "accuracy_ci": [float(accuracy.low), float(accuracy.high)],
-            "loss": float(arrays[f"prompts/{family}/loss"].mean()),
-            "control_accuracy": float(arrays[f"prompts/{family}/control_accuracy"].mean()),
-            "control_loss": float(arrays[f"prompts/{family}/control_loss"].mean()),
-        }
+    from pythia_topology.measure_shape import previous_token_layer
+    from pythia_topology.model import load
+
+    params = run.params
+    subject = load(model, run.known, params)
+    name = subject.name
+    prompts = stimuli(subject, params)
+    arrays = score_arrays(subject, prompts, params)
+
+    heads = evidence(arrays, "repeated_tokens")
+    summary = layer_profile_summary(
+        heads, run.rng("profile"), splits=params.reliability_splits, **_test_settings(run)
+    )
+
+    back, share = arrays["previous_token"], params.previous_token_share
     report = {
         "name": name,
         **summary,
-        "seed": run.params.seed,
-        "behaviour": behaviour,
+        "previous_token_heads": head_labels(back >= share, back),
+        "previous_token_layer": previous_token_layer(back, share=share),
+        "seed": params.seed,
+        "behaviour": behaviour(arrays, prompts),
         "model_hash": subject.hash,
         "prompts_hash": prompts_sha256(prompts),
         "n_parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
     }
-    if run.out:
-        report["fingerprint"] = fingerprint(model, run.known, run.params)
-    record = run.place("metrics", "profile") / f"profile_{name}.json"
-    record.unlink(missing_ok=True)  # an old record must never vouch for new scores
-    save_arrays(run.place("scores", "profile") / f"scores_{name}.npz", arrays)
-    save_json(record, report)
+    run.save(
+        "profile",
+        f"profile_{name}",
+        report,
+        arrays,
+        made=_made_scores(run, model),
+        scores=f"scores_{name}",
+    )
     click.echo(f"{name}: {_sentence(report)}")
     return arrays, report
 
 
-def _is_measured(run: Run, model: str) -> bool:
-    """Whether an experiment's folder has the scores of this model for its weights and these
-    settings.
+def _made(run: Induct, models: Iterable[str], unread: Collection[str] = ()) -> Report:
+    """What a record of these models is made from: their files, the corpus, and settings."""
+    corpus = corpus_folder()
+    read = [] if corpus is None else [corpus / "tokenizer.json", corpus / "tokens.npz"]
+    return run.made_from(run.sources(models), unread={"models", *unread}, read=read)
+
+
+def _made_scores(run: Induct, model: str) -> Report:
+    """What scores of a model are made from.
+
+    Every setting that is read before or while heads are scored.
     """
-    from pythia_topology.model import fingerprint
+    from pythia_topology.model import READ_LATER
 
-    name = short_name(model)
-    if run.out is None or not (run.out / f"scores_{name}.npz").is_file():
+    return _made(run, [model], READ_LATER)
+
+
+def _is_measured(run: Induct, model: str) -> bool:
+    """Whether an experiment's folder has this model's scores, as they would be now."""
+    if run.is_stage:
         return False
-    record = run.out / f"profile_{name}.json"
-    return record.is_file() and load_json(record).get("fingerprint") == fingerprint(
-        model, run.known, run.params
-    )
+
+    name, made = short_name(model), _made_scores(run, model)
+    return run.is_made("profile", f"profile_{name}", made, scores=f"scores_{name}")
 
 
-def _scores(run: Run, model: str) -> Arrays:
+def _scores(run: Induct, model: str) -> Arrays:
     """A model's scores, from the file that `profile` wrote."""
-    return load_arrays(run.place("scores", "profile") / f"scores_{short_name(model)}.npz")
+    return load_arrays(run.file("scores", "profile", f"scores_{short_name(model)}"))
 
 
-def _repeated(run: Run, model: str) -> "tuple[Subject, Prompts]":
+def _profile(run: Induct, name: str) -> Report:
+    """A model's profile, from the file that `profile` wrote."""
+    return load_json(run.file("metrics", "profile", f"profile_{name}"))
+
+
+def _roles(run: Induct, model: str) -> "Roles":
+    """What the profile says that each head of a model does."""
+    from interp_core.statistics.heads import Head
+    from pythia_topology.intervene_controls import Roles
+
+    report = _profile(run, short_name(model))
+    induction, writers = (
+        [Head.read(name) for name in report[key]]
+        for key in ("induction_heads", "previous_token_heads")
+    )
+    return Roles(_scores(run, model)["excess_prefix_matching"], induction, writers)
+
+
+def _repeated(run: Induct, model: str) -> "tuple[Transformer, Prompts]":
     from pythia_topology.data import stimuli
     from pythia_topology.model import load
 
@@ -294,7 +376,7 @@ def _repeated(run: Run, model: str) -> "tuple[Subject, Prompts]":
     return subject, stimuli(subject, only)["repeated_tokens"]
 
 
-def _test_settings(run: Run) -> dict[str, Any]:
+def _test_settings(run: Induct) -> dict[str, Any]:
     params = run.params
     return {
         "mode": params.profile_mode,
@@ -309,20 +391,22 @@ def _test_settings(run: Run) -> dict[str, Any]:
 def _sentence(report: dict[str, Any]) -> str:
     if report["n_induction_heads"] == 0:
         return "no induction heads: no head stands out of the null"
-    low, high = report["peak_rel_ci"]
+
     best = ", ".join(report["induction_heads"][:5])
-    return (
-        f"{report['verdict']} ({best}), peak at relative depth {report['peak_rel']:.2f} "
-        f"[{low:.2f}, {high:.2f}]"
-    )
+    peak, layers = report["peak_layer"], report["n_layers"]
+    centre = report["centre_of_mass"]
+    where = f"peak in layer {peak} of {layers}, centre at relative depth {centre['value']:.2f}"
+
+    if centre["low"] is not None:
+        where += f" [{centre['low']:.2f}, {centre['high']:.2f}]"
+
+    return f"{report['verdict']} ({best}), {where}"
 
 
 def _shift(report: dict[str, Any]) -> str:
     shift = report["centre_of_mass_shift"]
     if shift is None:
         return f"{report['verdict']}: no shift to speak of"
-    low, high = shift["ci"]
-    return (
-        f"long lags sit {shift['value']:+.3f} of relative depth from short ones [{low:+.3f}, "
-        f"{high:+.3f}]"
-    )
+
+    moved = f"{shift['value']:+.3f} [{shift['low']:+.3f}, {shift['high']:+.3f}]"
+    return f"long lags sit {moved} of relative depth from short ones"

@@ -7,13 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from interp_core.console.options import Decorator, Group, option, profile_option
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
+def _say_version(context: click.Context, _: click.Parameter, *, value: bool) -> None:
+    if not value:
+        return
+
+    from interp_core.console.doctor import version
+    from interp_core.files.params import project_root
+
+    click.echo(f"induction-lab {version(project_root())}")
+    context.exit()
+
+
 @click.group(cls=Group)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, parameter, value: _say_version(context, parameter, value=value),
+    help="The version, and a checkout's revision.",
+)
 def main() -> None:
     """Induction Lab: the corpus and the reference models that the studies share."""
 
@@ -74,6 +94,12 @@ def _trains(models: str, history: str) -> Decorator:
     return add
 
 
+def _is_stage() -> bool:
+    """Whether the command writes where the pipeline does, and not where a person said."""
+    source = click.get_current_context().get_parameter_source("out")
+    return source is ParameterSource.DEFAULT
+
+
 @main.command()
 @_trains("data/models", "data/training")
 def models(
@@ -89,7 +115,7 @@ def models(
     from interp_core.training.reference_models import Places, ReferenceModels, train_all
 
     params = read_section("reference_models", ReferenceModels, profile, **given)
-    train_all(params, Places(corpus, out, history), only=models)
+    train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
 
 @main.command("mamba-models")
@@ -102,13 +128,13 @@ def mamba_models(
     history: Path,
     **given: int | None,
 ) -> None:
-    """Train the Mamba and its transformer twin; a training that was stopped goes on where it was."""
+    """Train the Mamba and its transformer twin; a stopped training goes on where it was."""
     from interp_core.files.params import read_section
     from interp_core.training.mamba_models import MambaModels, train_all
     from interp_core.training.reference_models import Places
 
     params = read_section("mamba_models", MambaModels, profile, **given)
-    train_all(params, Places(corpus, out, history), only=models)
+    train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
 
 @main.command()
@@ -120,26 +146,57 @@ def answers(compare: bool) -> None:
     from interp_core.console.answers import merge, of_studies
     from interp_core.files.params import project_root
 
-    data = project_root() / "data"
+    root = project_root()
+    data = root / "data"
 
     if not compare:
         merge(data)
         return
 
-    from interp_core.console.answers_table import committed, table
+    from interp_core.console.answers_table import committed, published, table
 
     yours = of_studies(data)
-    click.echo("\n".join(table(yours, committed(data, list(yours)))))
+    studies = list(yours)
+    over_trainings = published(root / "published", studies)
+    click.echo("\n".join(table(yours, committed(data, studies), over_trainings)))
 
 
 @main.command()
 @option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
 def report(out: Path) -> None:
-    """The committed run to look at: a folder of one page and its figures, opened from disk."""
+    """The run to look at: a folder of one page and its figures, opened from disk.
+
+    Computed from data/. Without the arrays and models of a run it has answers and figures alone.
+    """
     from interp_core.files.params import project_root
     from interp_core.page.report import build
 
     click.echo(f"{build(project_root(), out)}: open it in a browser, it needs no network")
+
+
+@main.command()
+def doctor() -> None:
+    """What is wrong with this installation, and the mend; exit code 1 if anything is."""
+    from interp_core.console.doctor import examine
+
+    findings = list(examine())
+    for finding in findings:
+        click.echo(finding)
+
+    if any(finding.state == "error" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("study")
+@profile_option
+def publish(study: str, profile: str | None) -> None:
+    """A study's answers over trainings, into published/STUDY; the profile (default: long) names
+    the seeds.
+    """
+    from interp_core.pipeline.published import publish as published
+
+    click.echo(f"{published(study, profile or 'long')}: written")
 
 
 @main.command()

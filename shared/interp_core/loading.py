@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ import torch
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
 from interp_core.mamba.subject import MambaSubject
+from interp_core.models.anatomy import NotUnderstood, look
+from interp_core.models.attention import run_by_us
 from interp_core.models.native import NativeSubject
-from interp_core.models.sites import ARCHITECTURES
 from interp_core.models.spec import Dtype, ModelSpec
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer, as_transformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,28 +56,48 @@ def subject_of(
     bos: int | None = None,
     digest: str | None = None,
 ) -> Subject:
-    """A Subject of a Hugging Face causal language model in memory: native where its architecture is
-    known.
+    """A Subject of a Hugging Face causal language model in memory.
+
+    Native where it calls attention through transformers' registry, else through TransformerLens.
+    InputError, with the reason, for one that is no plain decoder.
     """
     if bos is None:
         bos = getattr(tokenizer, "bos_token_id", None) if tokenizer is not None else None
         bos = model.config.bos_token_id if bos is None else bos
         bos = model.config.eos_token_id if bos is None else bos
         bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
-    kind: type[Subject] = MambaSubject if model.config.model_type == "mamba" else NativeSubject
-    if kind is NativeSubject and not _is_native(model.config):
-        from interp_core.models.lens import BridgeSubject
-
-        kind = BridgeSubject
     model.eval().requires_grad_(requires_grad=False)
-    return kind(name, model, tokenizer, bos, digest or _parameters_hash(model))
+    digest = digest or _parameters_hash(model)
+    if model.config.model_type == "mamba":
+        return MambaSubject(name, model, tokenizer, bos, digest)
+
+    try:
+        anatomy = look(model)
+    except NotUnderstood as problem:
+        kind = model.config.model_type
+        raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None
+    if anatomy is None:
+        from interp_core.models.lens import bridged
+
+        return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
+
+    if anatomy.beyond_default:
+        run_by_us(model)
+    return NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy)
 
 
-def _is_native(config: Any) -> bool:
-    sliding = getattr(config, "use_sliding_window", True) and getattr(
-        config, "sliding_window", None
-    )
-    return config.model_type in ARCHITECTURES and not sliding
+def transformer_of(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    *,
+    name: str = "model",
+    bos: int | None = None,
+) -> Transformer:
+    """The same of a model that must have attention heads.
+
+    InputError, naming what it is, for one that has none.
+    """
+    return as_transformer(subject_of(model, tokenizer, name=name, bos=bos))
 
 
 def random_like(subject: Subject, *, seed: int) -> Subject:
@@ -124,17 +145,15 @@ def _hub_folder(spec: ModelSpec) -> Path:
     )
 
     assert spec.repo is not None
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
     try:
-        cached = snapshot_download(
-            spec.repo, revision=spec.revision, allow_patterns=wanted, local_files_only=True
-        )
-        if any(Path(cached).glob("*.safetensors")):
-            return Path(cached)
+        cached = Path(snapshot_download(spec.repo, revision=spec.revision, local_files_only=True))
+        if any(any(cached.glob(pattern)) for pattern in _WEIGHTS):
+            return cached
     except (LocalEntryNotFoundError, FileNotFoundError):
         pass
     try:
-        HfApi().model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
+        info = HfApi().model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
+        wanted = _worth_fetching([file.rfilename for file in info.siblings or ()])
         return Path(snapshot_download(spec.repo, revision=spec.revision, allow_patterns=wanted))
     except RevisionNotFoundError:
         raise InputError(f"{spec.repo} has no revision {spec.revision} on the hub") from None
@@ -153,9 +172,24 @@ def _hub_folder(spec: ModelSpec) -> Path:
         ) from None
 
 
+def _worth_fetching(files: Sequence[str]) -> list[str]:
+    """Patterns of the files that a model is loaded from; its weights once, where a repository has
+    them in two formats."""
+    has_safetensors = any(file.endswith(".safetensors") and "/" not in file for file in files)
+    weights = "*.safetensors" if has_safetensors else "pytorch_model*.bin"
+    return ["*.json", weights, "*.model", "*.txt"]
+
+
 def _local_folder(spec: ModelSpec) -> Path:
     folder = spec.path
     assert folder is not None
+
+    if folder.is_dir():
+        folder = _snapshot_in(folder)
+        _refuse_other_formats(folder)
+    elif folder.suffix == ".gguf":
+        raise InputError(_how_to_convert(folder))
+
     if not folder.is_dir():
         made = "; `dvc repro reference_models` trains it" if spec.source == "trained" else ""
         raise InputError(f"no model directory {folder}{made}")
@@ -164,11 +198,84 @@ def _local_folder(spec: ModelSpec) -> Path:
     return folder
 
 
+def _snapshot_in(folder: Path) -> Path:
+    """The folder itself, or the snapshot in a hub cache's folder of one repository.
+
+    InputError where it holds several, and no branch main says which.
+    """
+    if (folder / "config.json").is_file() or not (folder / "snapshots").is_dir():
+        return folder
+
+    main = folder / "refs" / "main"
+    if main.is_file() and (found := folder / "snapshots" / main.read_text().strip()).is_dir():
+        return found
+
+    snapshots = sorted((folder / "snapshots").iterdir())
+    if len(snapshots) == 1:
+        return snapshots[0]
+
+    raise InputError(
+        f"{folder} holds {len(snapshots)} snapshots and no branch main: name one of the folders "
+        "in its `snapshots`"
+    )
+
+
+def _refuse_other_formats(folder: Path) -> None:
+    """InputError, with what to do, for a model in a format that is read by other programs."""
+    if any(any(folder.glob(pattern)) for pattern in _WEIGHTS) and _is_of_mamba_ssm(folder):
+        raise InputError(
+            f"{folder} is in the format of the package mamba_ssm: give its twin for transformers "
+            "(on the hub its name ends in -hf, such as state-spaces/mamba-130m-hf)"
+        )
+
+    ggufs = sorted(folder.glob("*.gguf"))
+    if ggufs and not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        raise InputError(_how_to_convert(ggufs[0]))
+
+
+def _is_of_mamba_ssm(folder: Path) -> bool:
+    """Whether the configuration is that of the Mamba authors' own code."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" not in config and "ssm_cfg" in config
+
+
+def _how_to_convert(file: Path) -> str:
+    """A GGUF's weights are quantised: what is measured of them has to be plain first."""
+    folder, name = str(file.parent), file.name
+    arguments = f"({folder!r}, gguf_file={name!r})"
+    return (
+        f"{file} is GGUF; convert it (pip install gguf), then give the folder PLAIN: "
+        "`from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"M.from_pretrained{arguments}.save_pretrained('PLAIN'); "
+        f"T.from_pretrained{arguments}.save_pretrained('PLAIN')`"
+    )
+
+
 def _weight_files(folder: Path) -> list[Path]:
     files = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
     if not files:
-        raise InputError(f"{folder} has no weights (model.safetensors)")
+        raise InputError(f"{folder} has no weights (model.safetensors or pytorch_model.bin)")
+
+    for index in (*folder.glob("*.safetensors.index.json"), *folder.glob("*.bin.index.json")):
+        _check_shards(index)
     return files
+
+
+def _check_shards(index: Path) -> None:
+    """InputError naming the first file that an index of shards lists and the folder lacks."""
+    try:
+        listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{index} is no index of weight files: fetch it again") from None
+
+    if absent := [name for name in listed if not (index.parent / str(name)).is_file()]:
+        raise InputError(
+            f"{index.parent / str(absent[0])} is missing, one of the {len(listed)} files that "
+            f"{index.name} lists: fetch it"
+        )
 
 
 def weights_sha256(folder: Path) -> str:
@@ -187,6 +294,22 @@ def weights_sha256(folder: Path) -> str:
             )
         digest.update(of_file.encode())
     return digest.hexdigest()
+
+
+def files_sha256(spec: ModelSpec) -> str:
+    """SHA-256 of what a model is loaded from: weights, configuration and tokenizer, or a random
+    one's settings.
+
+    InputError for a directory without weights, and for a hub that cannot be reached.
+    """
+    if spec.source == "random":
+        return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
+    beside = [
+        file for pattern in ("*.json", "*.txt", "*.model") for file in sorted(folder.glob(pattern))
+    ]
+    described = [file_sha256(file) for file in beside]
+    return hashlib.sha256("".join([weights_sha256(folder), *described]).encode()).hexdigest()
 
 
 def _match_record(folder: Path, digest: str) -> None:
@@ -296,10 +419,16 @@ def _check_weights(model: "PreTrainedModel", name: str) -> None:
 def _check_vocabulary(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", name: str
 ) -> None:
-    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
+    """InputError for a tokenizer of another model. One that has a few tokens added beyond the
+    embedding (as Gemma 3's has) fits: prompts never hold them, and a text that does is refused."""
+    size = model.config.vocab_size
+    if tokenizer is None or len(tokenizer) <= size:
+        return
+
+    beyond = range(size, len(tokenizer))
+    if not all(index in tokenizer.added_tokens_decoder for index in beyond):
         raise InputError(
-            f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds "
-            f"{model.config.vocab_size}: no fit"
+            f"{name}: the tokenizer has {len(tokenizer)} ids, the model embeds {size}: no fit"
         )
 
 
@@ -311,5 +440,7 @@ def _tensors_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

@@ -2,9 +2,11 @@
 terminal.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -22,6 +24,12 @@ def progress(
     yield from tqdm(
         items, desc=label, unit=unit, total=total, disable=None, delay=DELAY, leave=False
     )
+
+
+@cache
+def left_out(line: str) -> None:
+    """Say once, on standard error, that something was not measured and why."""
+    tqdm.write(f"note: {line}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

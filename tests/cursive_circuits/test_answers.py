@@ -7,11 +7,29 @@ from planted_answers import planted, save
 
 
 def test_what_is_said_of_all_families_holds_for_the_largest(tmp_path: Path) -> None:
-    found = answers(save(tmp_path, planted("cursive_circuits")))
-    gain, writing, control, path, samples, ink = found
+    found = {one.name: one for one in answers(save(tmp_path, planted("cursive_circuits")))}
 
+    gain = found["gain_of_a_repeat"]
     assert (gain.value, gain.low, gain.high, gain.n) == (0.064, 0.054, 0.074, 63)
-    assert (writing.value, control.value) == (0.0034, 0.7)
-    assert writing.says == "L3H1 to what followed the earlier occurrence, family synthetic"
+
+    writing = found["largest_excess_writing"]
+    assert (writing.value, found["largest_excess_control"].value) == (0.0034, 0.7)
+    assert writing.says.endswith("earlier occurrence, L3H1, family synthetic")
+
+    path = found["change_without_writer"]
     assert (path.value, path.n) == (-0.46, 31)
-    assert (samples.n, samples.unit, ink.n, ink.unit) == (96, "samples", 30, "words")
+    assert path.says.endswith("L1H0 into L2H2, control")
+
+
+def test_legibility_counts_words_not_inks(tmp_path: Path) -> None:
+    found = {one.name: one for one in answers(save(tmp_path, planted("cursive_circuits")))}
+    samples, ink = found["samples_read"], found["true_ink_read"]
+    assert (samples.n, samples.unit, ink.n, ink.unit) == (32, "words", 30, "words")
+
+
+def test_copy_specific_harm_comes_in_its_two_parts(tmp_path: Path) -> None:
+    found = {one.name: one for one in answers(save(tmp_path, planted("cursive_circuits")))}
+    assert found["harm_copied_control"].value == 2.5
+    assert found["harm_control_control"].value == -0.6
+    assert found["harm_copied_writing"].value == 0.01
+    assert found["harm_copied_control"].says.endswith("p = 0.0167, 59 distinct random sets")

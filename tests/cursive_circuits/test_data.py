@@ -32,7 +32,7 @@ from interp_core.stimuli.prompts import oracle
 from interp_core.training.batches import IGNORED
 from small_strokes import ALPHABET
 
-SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6)
+SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6, context=400)
 TOKENS = Tokens(
     directions=72, radii=32, smallest_radius=0.02, largest_radius=0.4, origin=(0.0, 0.6)
 )
@@ -128,11 +128,7 @@ def test_a_bank_comes_back_and_its_bytes_are_the_same(
         save_bank(path, items)
         assert file_sha256(path) == before
     else:
-        path.write_text(
-            json.dumps(
-                [{"metadata": item.metadata, "points": item.points.tolist()} for item in items]
-            )
-        )
+        path.write_text(json.dumps([item.entry for item in items]))
     loaded = load_bank(path, alphabet=ALPHABET, sha256=file_sha256(path))
     for item, found in zip(items, loaded, strict=True):
         np.testing.assert_array_equal(item.points, found.points)
@@ -140,11 +136,14 @@ def test_a_bank_comes_back_and_its_bytes_are_the_same(
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    item = {
-        "metadata": {"author": "a", "asciiSequence": "ab"},
-        "points": [[0.0, 0.0, 0], [0.1, 0.1, 1]],
-    }
+    metadata = {"author": "a", "asciiSequence": "ab", "aspectRatio": 6}
+    points = [[0.0, 0.0, 1], [0.1, 0.1, 1], [0.1, 0.1, 0]]
+    item = {"metadata": metadata, "points": points}
     return item | changes
+
+
+def named(**changes: Any) -> dict[str, Any]:
+    return entry(metadata=entry()["metadata"] | changes)
 
 
 @pytest.mark.parametrize(
@@ -158,18 +157,13 @@ def entry(**changes: Any) -> dict[str, Any]:
         (json.dumps([entry(points=[[0, 0, "x"]])]), "three numbers"),
         (json.dumps([entry(points=[[0, float("nan"), 1]])]), "not a finite number"),
         (json.dumps([entry(points=[[0, 0, 2]])]), "pen must be 0 or 1"),
-        (json.dumps([entry(metadata={"author": "a", "asciiSequence": " "})]), "empty word"),
-        (json.dumps([entry(metadata={"author": 3, "asciiSequence": "ab"})]), "must be texts"),
+        (json.dumps([named(asciiSequence=" ")]), "empty word"),
+        (json.dumps([named(author=3)]), "must be texts"),
         (
-            json.dumps([entry(metadata={"author": "a", "asciiSequence": "aB3"})]),
-            "'3' in 1 words, 'B' in 1 words",
+            json.dumps([named(asciiSequence="aB3")]),
+            "'3' in 1 words, 'B' in 1 words; add them to `bank.alphabet`",
         ),
-        (
-            json.dumps(
-                [entry(metadata={"author": "a", "asciiSequence": "ab", "letterIndex": [0, 2]})]
-            ),
-            "letterIndex",
-        ),
+        (json.dumps([named(letterIndex=[0, 2, 1])]), "letterIndex"),
     ],
 )
 def test_a_bank_that_is_wrong_says_where(content: str, message: str, tmp_path: Path) -> None:

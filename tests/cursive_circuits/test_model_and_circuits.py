@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cursive_circuits.data import Words, WrittenRows
+from cursive_circuits.data_public_tokens import PublicTokens
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.measure_circuits import (
     angular_spectrum,
@@ -29,15 +30,15 @@ from cursive_circuits.measure_circuits import (
 )
 from cursive_circuits.measure_composition import get_composition_score
 from cursive_circuits.measure_losses import losses
-from cursive_circuits.model import KINDS, CursiveTransformer, Head, Kind
-from cursive_circuits.model_checkpoint import checkpoint_stem, load_public, public_names
+from cursive_circuits.model import KINDS, Head, Kind
+from cursive_circuits.model_checkpoint import checkpoint_stem, load_public
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, open_run, save_run
 from interp_core.errors import InputError
 from interp_core.files.artifacts import save_weights
-from small_strokes import ALPHABET, random_model
+from small_strokes import ALPHABET, public_checkpoint, random_model
 
 POSITIONS = ("rotary", "learned")
 
@@ -145,7 +146,12 @@ def test_nothing_of_the_future_and_nothing_of_the_padding_is_read(
         wider = functional.pad(text, (0, 3))
         torch.testing.assert_close(model(ids, wider).logits, before, atol=1e-5, rtol=1e-5)
         unmasked = random_model(tokens, mask_padding=False)
-        assert (unmasked(ids, wider).logits - unmasked(ids, text).logits).abs().max() > 1e-3
+        seen = unmasked(ids, text).logits
+        torch.testing.assert_close(
+            unmasked(ids, wider).logits, seen, atol=0, rtol=0
+        )  # always padded to the longest
+        unmasked.character.weight[0] += 1.0
+        assert (unmasked(ids, text).logits - seen).abs().max() > 1e-3
 
 
 def test_losses_by_kind_add_up(trained: Trained, words: Words, section: CursiveCircuits) -> None:
@@ -234,19 +240,6 @@ def test_patterns_of_the_notebook_are_rows_of_attention(
     assert len(folded(trained.model, 0, "cross")) == 3
 
 
-def as_public(model: CursiveTransformer) -> dict[str, Tensor]:
-    """The model under the public names, with the masks that such checkpoints hold."""
-    ours = model.state_dict()
-    found = {
-        name: torch.cat([ours[part] for part in parts])
-        for name, parts in public_names(model.shape).items()
-    }
-    mask = torch.ones(1, 1, 4, 4).tril()
-    return found | {
-        f"transformer.h.{layer}.attn.bias": mask.clone() for layer in range(model.n_layers)
-    }
-
-
 def public_logits(
     w: dict[str, Tensor], ids: Tensor, text: Tensor, layers: int, heads: int
 ) -> Tensor:
@@ -279,21 +272,36 @@ def public_logits(
     return norm(x, "transformer.ln_f") @ w["lm_head.weight"].T
 
 
+TOKENS = PublicTokens()
+SHAPE = random_model(
+    TOKENS, positions="rotary"
+).shape  # a profile's, of which a checkpoint takes the heads alone
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_public_checkpoint_loads_strictly_and_runs_as_its_names_say(
-    suffix: str, tokens: Tokens, tmp_path: Path
+def test_a_public_checkpoint_loads_exactly_and_runs_as_its_names_say(
+    suffix: str, tmp_path: Path
 ) -> None:
-    model = random_model(tokens, positions="learned", mask_padding=False)
-    public, path = as_public(model), tmp_path / f"checkpoint{suffix}"
+    public, path = public_checkpoint(layers=3), tmp_path / f"checkpoint{suffix}"
     save_weights(path, public) if suffix == ".safetensors" else torch.save(
         {"model_state_dict": public}, path
     )
-    sizes = {"vocabulary": tokens.size, "alphabet": len(ALPHABET)}
-    loaded = load_public(path, model.shape, **sizes)
-    ids, text = torch.randint(tokens.size, (2, 9)), torch.randint(len(ALPHABET), (2, 5))
+    loaded = load_public(path, SHAPE, tokens=TOKENS, alphabet=ALPHABET)
+    assert (loaded.n_layers, loaded.shape.context, loaded.shape.characters) == (3, 120, 50)
+
+    ids, text = torch.randint(TOKENS.size, (2, 90)), torch.randint(1, len(ALPHABET), (2, 7))
+    theirs_of = torch.from_numpy(TOKENS.public_ids)
+    padded = functional.pad(text, (0, 43))
     with torch.no_grad():
-        theirs = public_logits(public, ids, text, layers=2, heads=2)
-        torch.testing.assert_close(loaded(ids, text).logits, theirs, atol=1e-4, rtol=1e-4)
+        theirs = public_logits(public, theirs_of[ids], padded, layers=3, heads=2)[..., theirs_of]
+        unpadded = public_logits(public, theirs_of[ids], text, layers=3, heads=2)[..., theirs_of]
+        torch.testing.assert_close(loaded(ids, text).logits, theirs, atol=2e-5, rtol=1e-5)
+        cache = loaded.empty_cache(2, 90)
+        grown = [loaded(ids[:, t : t + 1], text, cache=cache).logits for t in range(90)]
+        torch.testing.assert_close(torch.cat(grown, dim=1), theirs, atol=2e-5, rtol=1e-5)
+    assert (
+        unpadded - theirs
+    ).abs().max() > 0.1  # what a text without its padding would be wrong by
 
 
 @pytest.mark.parametrize(
@@ -302,11 +310,23 @@ def test_a_public_checkpoint_loads_strictly_and_runs_as_its_names_say(
         (lambda public: public.pop("lm_head.weight"), "missing lm_head.weight"),
         (
             lambda public: public.update({"transformer.h.2.ln_1.weight": torch.ones(16)}),
-            "surplus transformer.h.2.ln_1.weight",
+            "of 3 layers: missing",
         ),
         (
-            lambda public: public.update({"transformer.wte.weight": torch.ones(525, 16)}),
-            "embed.weight is \\[525, 16\\]",
+            lambda public: public.update({"transformer.extra": torch.ones(16)}),
+            "surplus transformer.extra",
+        ),
+        (
+            lambda public: public.update({"transformer.wte.weight": torch.ones(454, 16)}),
+            "has 454 tokens, the public tokenizer 525",
+        ),
+        (
+            lambda public: public.update({"transformer.wce.weight": torch.ones(73, 16)}),
+            "knows 72 characters, `bank.alphabet` has 27",
+        ),
+        (
+            lambda public: public.update({"lm_head.weight": torch.ones(525, 8)}),
+            r"unembed.weight is \[525, 8\], its other tensors need \[525, 16\]",
         ),
         (
             lambda public: public.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4)}),
@@ -315,17 +335,23 @@ def test_a_public_checkpoint_loads_strictly_and_runs_as_its_names_say(
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
-    change: object, message: str, tokens: Tokens, tmp_path: Path
+    change: object, message: str, tmp_path: Path
 ) -> None:
-    model = random_model(tokens, positions="learned")
-    public = as_public(model)
+    public = public_checkpoint()
     assert callable(change)
     change(public)
     save_weights(tmp_path / "c.safetensors", public)
     with pytest.raises(InputError, match=message):
-        load_public(
-            tmp_path / "c.safetensors", model.shape, vocabulary=tokens.size, alphabet=len(ALPHABET)
-        )
+        load_public(tmp_path / "c.safetensors", SHAPE, tokens=TOKENS, alphabet=ALPHABET)
+
+
+def test_a_public_checkpoint_is_measured_with_public_tokens_alone(tmp_path: Path) -> None:
+    save_weights(tmp_path / "c.safetensors", public_checkpoint())
+    ladder = {"smallest_radius": 0.005, "largest_radius": 0.4, "origin": (0.0, 0.6)}
+    other = Tokens(directions=220, radii=151, **ladder)
+    assert other.size == TOKENS.size
+    with pytest.raises(InputError, match="knows the public tokens alone"):
+        load_public(tmp_path / "c.safetensors", SHAPE, tokens=other, alphabet=ALPHABET)
 
 
 def test_a_checkpoint_is_called_by_its_file_and_dots_are_the_names() -> None:
@@ -352,18 +378,10 @@ def test_a_run_that_is_called_as_a_place_elsewhere_is_refused(
         open_run(run)
 
 
-def test_a_file_with_code_in_it_is_no_checkpoint(tokens: Tokens, tmp_path: Path) -> None:
-    model = random_model(tokens, positions="learned")
-    torch.save({"model_state_dict": as_public(model), "args": Path}, tmp_path / "c.pt")
+def test_a_file_with_code_in_it_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": public_checkpoint(), "args": Path}, tmp_path / "c.pt")
     with pytest.raises(InputError, match="no checkpoint of plain tensors"):
-        load_public(tmp_path / "c.pt", model.shape, vocabulary=tokens.size, alphabet=len(ALPHABET))
-    with pytest.raises(InputError, match="learned positions"):
-        load_public(
-            tmp_path / "c.pt",
-            random_model(tokens).shape,
-            vocabulary=tokens.size,
-            alphabet=len(ALPHABET),
-        )
+        load_public(tmp_path / "c.pt", SHAPE, tokens=TOKENS, alphabet=ALPHABET)
 
 
 def test_rows_and_texts_that_do_not_fit_are_refused(trained: Trained) -> None:

@@ -7,14 +7,34 @@ import pytest
 import torch
 
 from cursive_circuits.data_stimuli import Stimuli, synthetic
-from cursive_circuits.intervene import ablation_report, copy_losses, copying_verdict, mean_outputs
+from cursive_circuits.intervene import (
+    ablation_report,
+    copy_losses,
+    copying_verdict,
+    direct_harms,
+    harms,
+    mean_outputs,
+)
 from cursive_circuits.intervene_paths import path_effects, path_report
+from cursive_circuits.intervene_values import value_accuracy, value_report
 from cursive_circuits.measure_composition import compositions
 from cursive_circuits.measure_heads import attention_scores, head_report, offset_profile
 from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from planted_strokes import IDLE, INDUCTION, PAIR_BACK, PREVIOUS, TOKENS, planted
 from small_strokes import random_model
+
+SETTINGS = Interventions(
+    prompts=24,
+    top=1,
+    draws=30,
+    direct_prompts=16,
+    dose=(1,),
+    dose_draws=2,
+    readers=1,
+    path_prompts=8,
+    seed=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,28 +99,75 @@ def test_copying_needs_the_circuit_and_nothing_else(model: Trained, stimuli: Sti
         assert bool(without[0] - clean[0] > 1.0) is needed, head
 
 
-def test_the_verdict_needs_matching_and_harm(
-    model: Trained, stimuli: Stimuli, tests: Statistics
-) -> None:
-    settings = Interventions(
-        prompts=24, top=1, draws=30, dose=(1,), dose_draws=2, readers=1, path_prompts=8, seed=0
-    )
+def test_the_verdict_needs_matching_and_harm(stimuli: Stimuli, tests: Statistics) -> None:
+    # Eleven layers of heads that do nothing: enough sets of others for a test.
+    model = planted(layers=12)
     arrays, heads = head_report(
         attention_scores(model, stimuli, batch_size=24), tests, np.random.default_rng(0)
     )
     alone, report = ablation_report(
-        model, stimuli, arrays["excess"], settings, tests, batch_size=24
+        model, stimuli, arrays["excess"], SETTINGS, tests, matching=[INDUCTION], batch_size=24
     )
     assert report["top"] == [str(INDUCTION)]
     assert alone["alone"][1, 0, 0, 0] > 1.0
     assert np.abs(alone["alone"][:, 1]).max() < 1e-4  # cross-attention writes nothing
+
     found = copying_verdict(heads, report, tests)
     assert found["induction"], found["verdict"]
     loose = tests.model_copy(update={"smallest_loss": 100.0})
     assert not copying_verdict(heads, report, loose)["induction"]
     assert copying_verdict(heads | {"induction_heads": []}, report, tests)["induction"] is False
-    as_random = report | {"mean": report["mean"] | {"p": 0.05}}
-    assert not copying_verdict(heads, as_random, tests)["needed"]
+
+    for changed in (
+        {"against": report["direct"]["against"] | {"p": 0.06}},
+        {"against": report["direct"]["against"] | {"p": None}},
+        {"specific": report["direct"]["specific"] | {"low": -0.01}},
+        {"copied": report["direct"]["copied"] | {"low": -0.01}},
+    ):
+        as_random = report | {"direct": report["direct"] | changed}
+        assert not copying_verdict(heads, as_random, tests)["needed"], changed
+
+
+def test_direct_harm_is_the_copying_heads_and_spares_what_feeds_it(
+    model: Trained, stimuli: Stimuli
+) -> None:
+    means = mean_outputs(model, stimuli, batch_size=24)
+    sets = [[INDUCTION], [PREVIOUS], [PAIR_BACK], [IDLE]]
+    total = harms(model, stimuli, sets, means, batch_size=10, label="x").mean(axis=1)[:, 0]
+    direct = direct_harms(model, stimuli, sets, means, batch_size=10).mean(axis=1)[:, 0]
+
+    assert direct[0] == pytest.approx(total[0], abs=1e-6)  # the last layer feeds no other head
+    assert total[1] > 1.0
+    assert np.abs(direct[1:]).max() < 0.1 * direct[0]
+
+
+def test_too_few_other_heads_are_no_test(
+    model: Trained, stimuli: Stimuli, tests: Statistics
+) -> None:
+    excess = np.array([[0.0, 0.0], [0.9, 0.0]])
+    _, report = ablation_report(
+        model, stimuli, excess, SETTINGS, tests, matching=[INDUCTION], batch_size=24
+    )
+    for against in (report["direct"]["against"], report["mean"]["against"]):
+        assert against["p"] is None
+        assert against["says"].startswith("no test possible")
+    assert report["direct"]["heads_to_draw_from"] == 3
+
+    both = [INDUCTION, IDLE]
+    _, report = ablation_report(
+        model, stimuli, excess, SETTINGS, tests, matching=both, batch_size=24
+    )
+    assert report["direct"]["heads_to_draw_from"] == 2
+
+
+def test_the_values_of_the_copying_head_are_found(model: Trained, stimuli: Stimuli) -> None:
+    found = value_report(value_accuracy(model, stimuli, [INDUCTION], batch_size=10), [INDUCTION])
+    assert found["most"] == "token"
+    assert found["nothing"]["value"] > 0.8
+    assert found["token"]["value"] < 0.3
+    for source in ("heads", "mlps", "heads_and_mlps"):
+        assert found[source]["value"] == found["nothing"]["value"]
+    assert found["everything"]["value"] < 0.3
 
 
 def test_the_circuit_is_first_in_k_composition_and_patching_confirms_it(
@@ -119,7 +186,9 @@ def test_the_circuit_is_first_in_k_composition_and_patching_confirms_it(
         assert effects[INDUCTION, writer, "k"][:, 0].mean() < -0.15
     assert effects[INDUCTION, PAIR_BACK, "q"][:, 0].mean() == pytest.approx(0, abs=0.02)
     _, paths = path_report(effects, arrays, tests, np.random.default_rng(0))
-    assert paths["k"]["by_weights"]["effect"] < -0.15
+    assert paths["k"]["by_weights"]["value"] < -0.15
+    assert paths["v"]["measure"].startswith("logit")
+    assert "logit through values" in paths["verdict"]
 
 
 def test_z_scores_of_random_models_are_calibrated() -> None:

@@ -32,10 +32,8 @@ def refused(*arguments: str) -> str:
 
 
 def test_help_needs_no_torch_and_no_profile() -> None:
-    program = (
-        "import sys; from eigen_phase import cli; assert not {'torch', 'numpy', 'pydantic'} & "
-        "set(sys.modules)"
-    )
+    heavy = "{'torch', 'numpy', 'pydantic'}"
+    program = f"import sys; from eigen_phase import cli; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
     for command in ("train", "curvature", "transition", "controls", "visualize", "run"):
         assert call(command, "--help").exit_code == 0

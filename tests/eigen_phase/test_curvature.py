@@ -41,10 +41,10 @@ def explicit_hessian(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
     return found
 
 
-@pytest.fixture(params=[(0, False), (2, False), (0, True)], ids=["attention", "mlp", "clamped"])
+@pytest.fixture(params=[(0, None), (2, None), (0, 1)], ids=["attention", "mlp", "clamped"])
 def model(request: pytest.FixtureRequest) -> Transformer:
-    mlp_ratio, clamp = request.param
-    return tiny(mlp_ratio=mlp_ratio, clamp=clamp)
+    mlp_ratio, clamp_to = request.param
+    return tiny(mlp_ratio=mlp_ratio, clamp_to=clamp_to)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

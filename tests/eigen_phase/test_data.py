@@ -12,6 +12,9 @@ from pydantic import ValidationError
 
 from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
 from eigen_phase.data_oracle import ceiling, entropy_floor, oracle, tiled_posterior
+from eigen_phase.data_rows import INDEPENDENT, held_out_rows, probe_rows
+from eigen_phase.params import EigenPhase
+from interp_core.files.params import read_section
 from interp_core.training.batches import IGNORED
 
 KINDS = ("tiled", "placed", "unrepeated", "fixed_distance")
@@ -252,3 +255,17 @@ def test_what_does_not_fit_is_refused_in_words(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(kind, **changes)
+
+
+def test_what_is_measured_on_and_trained_on_share_no_row() -> None:
+    training = read_section("eigen_phase", EigenPhase, "laptop").training
+    source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
+    streams = {
+        "held out": held_out_rows(training, training.test_settings).ids,
+        "probe": probe_rows(training).ids,
+        "independent": probe_rows(training, stream=INDEPENDENT).ids,
+        "another draw": probe_rows(training, draw_number=1).ids,
+        **{f"step {step}": source(step)[0].numpy() for step in range(4)},
+    }
+    rows = [row for ids in streams.values() for row in map(tuple, ids.tolist())]
+    assert len(set(rows)) == len(rows)

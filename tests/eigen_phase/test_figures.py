@@ -127,19 +127,16 @@ def test_leads_and_lags_are_drawn_at_their_ratios(
 ) -> None:
     seen: list[tuple[Figure, str]] = []
     monkeypatch.setattr(figures_seeds, "note", lambda figure, text: seen.append((figure, text)))
-    lag = {
-        "event": "midpoint",
-        "n": 5,
-        "of": 5,
-        "lag": {"value": 0.7, "ci": [0.6, 0.8]},
-        "verdict": "leads",
-    }
-    alone = {"event": "peak", "n": 1, "of": 5, "lag": {"value": 1.2, "ci": None}}
-    none = {"event": None, "n": 0, "of": 5, "lag": None}
-    report = {"lags": {"held_out_loss": lag, "top_eigenvalue": alone, "persistence": none}}
+    early = {"value": 0.7, "low": 0.6, "high": 0.8}
+    late = {"value": 1.2, "low": 0.9, "high": 1.5}
+    lag = {"event": "fall", "dated": 5, "of": 5, "ratio": early, "verdict": "leads"}
+    grey = {"event": "rise", "dated": 5, "of": 5, "ratio": late, "verdict": "none shown"}
+    none = {"event": "rise", "dated": 4, "of": 5, "ratio": None, "verdict": "none"}
+    lags = {"held_out_loss": lag, "top_eigenvalue": grey, "persistence": none}
+    report = {"runs": 5, "lags": lags}
     figures_seeds.lags("tiled", report, tmp_path / "lags.png")
     figure, text = seen[0]
-    assert "no step, peak or trough in any seed: persistence" in text
+    assert "persistence (4)" in text
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "top eigenvalue",
@@ -159,7 +156,12 @@ def test_seeds_are_laid_over_each_other_at_their_own_midpoints(
 ) -> None:
     seen: list[Figure] = []
     monkeypatch.setattr(figures_seeds, "note", lambda figure, _: seen.append(figure))
-    figures_seeds.aligned([small_run], {"runs": {small_run.name: TURNED}}, tmp_path / "seeds.png")
+    figures_seeds.aligned(
+        [small_run],
+        {"runs": {small_run.name: TURNED}},
+        tmp_path / "seeds.png",
+        largest={},
+    )
     steps = small_run.history["step"]
     np.testing.assert_allclose(xs(seen[0].axes[0].lines[0]), steps[steps > 0] / 15.0)
 
@@ -172,7 +174,5 @@ def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
 def test_the_report_of_a_real_run_has_what_figures_read(
     section: EigenPhase, small_run: RunDirectory
 ) -> None:
-    found = transition_report([small_run], section.transition, np.random.default_rng(0))["runs"][
-        small_run.name
-    ]
+    found = transition_report([small_run], section.transition)["runs"][small_run.name]
     assert {"verdict", "sentence", "midpoint"} <= found.keys()

@@ -5,11 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from eigen_phase.intervene import clamped_against_free
 from eigen_phase.intervene_heads import head_ablations, spread_steps
-from eigen_phase.intervene_subspace import Adam, start_step, subspace_arms
-from eigen_phase.measure_landscape import adam_edge, attention_patterns, landscape
+from eigen_phase.intervene_subspace import ARMS, Adam, changed_step, start_step, subspace_arms
+from eigen_phase.measure_landscape import (
+    adam_edge,
+    attention_patterns,
+    landscape,
+    largest_course,
+)
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
 from interp_core.errors import InputError
@@ -19,7 +25,12 @@ def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
     section: EigenPhase, small_run: RunDirectory
 ) -> None:
     settings = section.controls.model_copy(
-        update={"subspace_start": 0.9, "subspace_steps": 10, "subspace_refresh": 5}
+        update={
+            "subspace_start": 0.9,
+            "subspace_until": 1.0,
+            "subspace_steps": 10,
+            "subspace_refresh": 5,
+        }
     )
     assert start_step(small_run, 0.9) == 30
     early = small_run.__class__(small_run.folder, small_run.config, small_run.training)
@@ -37,7 +48,45 @@ def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
     np.testing.assert_allclose(arrays["free_pattern_loss"], own, rtol=1e-4)
     assert not np.allclose(arrays["inside_pattern_loss"][1:], arrays["outside_pattern_loss"][1:])
     assert 0 < report["share_of_free_steps_inside"] < 1
+
+    # What each arm took: only what is inside, nothing of it, or all; and how long that was.
+    for arm in ("inside", "long", "random", "random_long", "own_inside"):
+        np.testing.assert_allclose(arrays[f"{arm}_taken"], 1.0, rtol=1e-3)
+    for arm in ("outside", "own_outside"):
+        assert (arrays[f"{arm}_taken"] < 1e-6).all()
+        assert arrays[f"{arm}_inside"].mean() > 1e-4
+    for arm in ("free", "long", "random_long"):
+        np.testing.assert_allclose(arrays[f"{arm}_length"], 1.0, rtol=1e-3)
+    np.testing.assert_allclose(arrays["inside_length"], arrays["inside_inside"] ** 0.5, rtol=1e-3)
+    np.testing.assert_allclose(arrays["short_length"], arrays["short_inside"] ** 0.5, rtol=1e-3)
+    assert set(report["length"]) == set(ARMS)
     assert report["change_of_pattern_loss"]["free"] == pytest.approx(own[-1] - own[0], rel=1e-3)
+
+
+def test_arms_end_where_the_free_one_has_arrived(
+    section: EigenPhase, small_run: RunDirectory
+) -> None:
+    changes = {"subspace_start": 0.9, "subspace_until": 0.01, "subspace_steps": 8}
+    settings = section.controls.model_copy(update=changes | {"subspace_refresh": 4})
+    arrays, report = subspace_arms(small_run, settings)
+    assert report["steps"] == len(arrays["step"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("free", [3.0, 4.0]),
+        ("inside", [3.0, 0.0]),
+        ("outside", [0.0, 4.0]),
+        ("own_outside", [0.0, 4.0]),
+        ("short", [1.8, 2.4]),
+        ("long", [5.0, 0.0]),
+        ("random_long", [5.0, 0.0]),
+    ],
+)
+def test_an_arm_changes_a_step_as_its_name_says(kind: str, expected: list[float]) -> None:
+    step, inside = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0])
+    torch.testing.assert_close(changed_step(kind, step, inside), torch.tensor(expected))
 
 
 def test_a_run_that_never_was_below_the_start_is_refused(small_run: RunDirectory) -> None:
@@ -59,7 +108,12 @@ def test_every_head_is_ablated_at_every_step(section: EigenPhase, small_run: Run
     assert arrays["effect"].shape == (len(arrays["step"]), 2, 2)
     assert (arrays["effect_low"] <= arrays["effect"]).all()
     assert (arrays["effect"] <= arrays["effect_high"]).all()
-    assert report["induction"]["other_sets"] == 1
+    # Two heads a layer: one other set, and no test with it.
+    others = report["induction"]["others"]
+    assert others["random"]["n"] == 1
+    assert others["p"] is None
+    assert others["says"].startswith("no test possible")
+    assert report["induction"]["change"]["unit"] == "rows"
     assert len(report["induction"]["heads"]) == 1
     assert arrays["step"][0] == 0
     assert arrays["step"][-1] == 30
@@ -76,33 +130,57 @@ def _runs(midpoints: Sequence[float | None]) -> dict[int, dict[str, float | None
     return {seed: {"midpoint": midpoint} for seed, midpoint in enumerate(midpoints)}
 
 
-def test_a_clamped_head_that_comes_early_is_called_earlier() -> None:
-    free, clamped = [300.0, 310.0, 290.0, 305.0], [200.0, 210.0, 190.0, 202.0]
-    found = clamped_against_free(_runs(clamped), _runs(free))
-    assert found["verdict"].startswith("earlier")
-    assert found["ratio"] == pytest.approx(np.exp(np.mean(np.log(np.array(clamped) / free))))
-    assert found["ci"][0] < found["ratio"] < found["ci"][1] < 1
-    noisy = clamped_against_free(
-        _runs([300.0, 280.0, 330.0, 300.0]), _runs([290.0, 310.0, 300.0, 305.0])
-    )
-    assert noisy["verdict"].startswith("no difference shown")
-    few = clamped_against_free(_runs([200.0, None, None]), _runs([300.0, 310.0, None]))
-    assert "only 1 pairs" in few["verdict"]
-    assert few["left_out"] == [1, 2]
+FREE = [300.0, 310.0, 290.0, 305.0]
+
+
+def test_a_clamped_head_that_comes_early_is_called_earlier_than_free_and_than_its_controls() -> (
+    None
+):
+    clamped, itself = [200.0, 210.0, 190.0, 202.0], [280.0, 330.0, 280.0, 310.0]
+    runs = {"clamped": _runs(clamped), "itself": _runs(itself)}
+    found = clamped_against_free(runs, _runs(FREE))
+
+    ratio = found["over_free"]["clamped"]["ratio"]
+    assert ratio["value"] == pytest.approx(np.exp(np.mean(np.log(np.array(clamped) / FREE))))
+    assert ratio["low"] < ratio["value"] < ratio["high"] < 1
+    assert "earlier than free" in found["verdict"]
+    assert "earlier than itself" in found["verdict"]
+
+    # A control that does as much takes the claim away.
+    same = clamped_against_free({"clamped": _runs(clamped), "itself": _runs(clamped)}, _runs(FREE))
+    assert "no difference from itself shown" in same["verdict"]
+
+
+def test_a_seed_without_a_date_leaves_no_ratio() -> None:
+    runs = {"clamped": _runs([200.0, None, 190.0, 202.0]), "itself": _runs(FREE)}
+    found = clamped_against_free(runs, _runs(FREE))
+    assert found["over_free"]["clamped"]["ratio"] is None
+    assert found["over_free"]["clamped"]["dated"] == 3
+    assert "no comparison with free: dated in 3 of 4 pairs" in found["verdict"]
 
 
 def test_the_landscape_of_a_run_agrees_with_what_it_tracked(
     section: EigenPhase, small_run: RunDirectory
 ) -> None:
     settings = section.spectrum.model_copy(
-        update={"probe_sizes": (small_run.training.probe_sequences,), "trace_products": 3 * 2000}
+        update={
+            "probe_sizes": (small_run.training.probe_sequences,),
+            "probe_runs": (small_run.name,),
+            "trace_products": 60,
+            "density_probes": 20,
+        }
     )
-    settings = settings.model_copy(update={"trace_products": 60, "density_probes": 20})
     arrays, report = landscape(small_run, settings)
     rows = [small_run.history["step"].tolist().index(step) for step in arrays["step"]]
     np.testing.assert_allclose(
-        arrays["probe_top"][:, 0], small_run.history["top_eigenvalue"][rows], rtol=5e-3
+        arrays["probe_top"][:, 0, 0], small_run.history["top_eigenvalue"][rows], rtol=2e-2
     )
+    assert not np.allclose(arrays["probe_top"][:, 0, 0], arrays["probe_top"][:, 0, 1], rtol=1e-3)
+    batches = report["probe_top"][0]
+    assert batches["unit"] == "batches"
+    pair = arrays["probe_top"][0, 0]
+    reach = stats.t.ppf(0.975, 1) * pair.std(ddof=1) / np.sqrt(2)
+    assert batches["high"] == pytest.approx(pair.mean() + reach, rel=1e-6)
     width = arrays["grid"][1] - arrays["grid"][0]
     np.testing.assert_allclose(arrays["density"].sum(axis=1) * width, 1.0, atol=0.02)
     mean = (
@@ -111,10 +189,28 @@ def test_the_landscape_of_a_run_agrees_with_what_it_tracked(
     tolerance = 5 * arrays["trace_error"] + 0.3 * np.abs(arrays["trace"]) + 5
     assert (np.abs(mean - arrays["trace"]) < tolerance).all()
     assert (arrays["gauss_newton"] > 0).all()
-    assert np.isnan(arrays["adam_sharpness"][0])
-    assert report["adam_sharpness"][0] is None
+    assert arrays["adam_step"].tolist() == [10, 20, 30]
+    assert (arrays["adam_sharpness"] > 0).all()
+    above = arrays["adam_step"][arrays["adam_sharpness"] > report["adam_edge_of_stability"]]
+    np.testing.assert_array_equal(report["adam_steps_above_edge"], above)
     np.testing.assert_allclose(arrays["mass_by_block"].sum(axis=2), 1.0, rtol=1e-5)
     assert report["adam_edge_of_stability"] == adam_edge(small_run.training)
+
+
+def test_the_course_of_the_largest_is_that_of_the_tracked_one_on_the_same_rows(
+    section: EigenPhase, small_run: RunDirectory
+) -> None:
+    rows = small_run.training.probe_sequences
+    settings = section.spectrum.model_copy(
+        update={"largest_sequences": rows, "largest_tolerance": 1e-4}
+    )
+    found = largest_course(small_run, settings)
+    steps, tracked = small_run.series("top_eigenvalue")
+    np.testing.assert_array_equal(found["largest_step"], steps)
+    np.testing.assert_allclose(found["largest"], tracked, rtol=1e-3)
+
+    more = largest_course(small_run, settings.model_copy(update={"largest_sequences": 4 * rows}))
+    assert not np.allclose(more["largest"], tracked, rtol=1e-3)
 
 
 def test_patterns_of_kept_steps_are_causal_and_sum_to_one(small_run: RunDirectory) -> None:

@@ -1,5 +1,7 @@
 """The transformer against itself in two ways, and its scores on a circuit built by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from eigen_phase.model import Transformer
 from eigen_phase.model_shape import Shape
 from eigen_phase.params import Training
 from interp_core.measures.circuits import copying_eigenvalues, matching_eigenvalues
+from interp_core.statistics.heads import Head
 
 VOCABULARY, LENGTH = 12, 24
 
@@ -26,7 +29,7 @@ def shape(**changes: object) -> Shape:
         "mlp_ratio": 0,
         "rotary_base": 1e6,
         "initializer_range": 0.2,
-        "clamp_previous_token": False,
+        "clamp_to": None,
     }
     return Shape.model_validate(values | changes)
 
@@ -50,7 +53,7 @@ def distinct_rows(n: int = 16) -> Sequences:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"mlp_ratio": 2}, {"clamp_previous_token": True}, {"n_layers": 1}]
+    "changes", [{}, {"mlp_ratio": 2}, {"clamp_to": 1}, {"clamp_to": 2}, {"n_layers": 1}]
 )
 def test_fused_and_explicit_attention_give_the_same_logits(changes: dict[str, object]) -> None:
     model = Transformer(shape(**changes), seed=3)
@@ -81,7 +84,7 @@ def test_patterns_are_what_the_heads_really_use() -> None:
 def test_the_clamped_head_looks_one_token_back_and_the_others_are_free() -> None:
     ids = tokens()
     clamped, free = (
-        Transformer(shape(clamp_previous_token=True), seed=3),
+        Transformer(shape(clamp_to=1), seed=3),
         Transformer(shape(), seed=3),
     )
     pattern = clamped.patterns(ids)[0]
@@ -94,20 +97,41 @@ def test_the_clamped_head_looks_one_token_back_and_the_others_are_free() -> None
     torch.testing.assert_close(z[:, 1:], value[:, :-1])
 
 
+@pytest.mark.parametrize("offset", [0, 2])
+def test_a_head_can_be_clamped_to_itself_and_further_back(offset: int) -> None:
+    ids, model = tokens(), Transformer(shape(clamp_to=offset), seed=3)
+    pattern = model.patterns(ids)[0]
+    for query in range(LENGTH):
+        assert (pattern[:, 0, query, max(query - offset, 0)] == 1).all()
+
+    x = model.blocks[0].norm(model.embed(ids))
+    value = (x @ model.attentions[0].v.weight.T)[..., :32]
+    torch.testing.assert_close(model.head_outputs(ids)[0, :, 0], pattern[:, 0] @ value)
+
+
+def test_a_row_shorter_than_the_clamp_looks_at_its_first_token() -> None:
+    model = Transformer(shape(clamp_to=3), seed=3)
+    short = tokens()[:, :2]
+    torch.testing.assert_close(model(short).logits, model(tokens()).logits[:, :2])
+
+
 def test_replaced_heads_write_their_constant_and_come_back_after_an_error() -> None:
     model, ids = Transformer(shape(), seed=3), tokens()
     clean = model(ids).logits
-    with model.replacing_heads({(0, 1): torch.zeros(32)}):
+    with model.replacing_heads({Head(0, 1): torch.zeros(32)}):
         assert not torch.allclose(model(ids).logits, clean)
-    with pytest.raises(RuntimeError), model.replacing_heads({(0, 1): torch.zeros(32)}):
+    with pytest.raises(RuntimeError), model.replacing_heads({Head(0, 1): torch.zeros(32)}):
         raise RuntimeError
     torch.testing.assert_close(model(ids).logits, clean, rtol=0, atol=0)
     with torch.no_grad():
         model.attentions[0].o.weight[:, 32:] = 0
-    with model.replacing_heads({(0, 1): torch.full((32,), 9.0)}):
+    with model.replacing_heads({Head(0, 1): torch.full((32,), 9.0)}):
         inside = model(ids).logits
     torch.testing.assert_close(inside, model(ids).logits)
-    with pytest.raises(KeyError, match="L2H0"), model.replacing_heads({(2, 0): torch.zeros(32)}):
+    with (
+        pytest.raises(KeyError, match="L2H0"),
+        model.replacing_heads({Head(2, 0): torch.zeros(32)}),
+    ):
         pass
 
 
@@ -161,7 +185,8 @@ def test_copying_and_matching_are_those_of_the_dense_vocabulary_matrices() -> No
     with torch.no_grad():
         for norm in (model.norm, *(block.norm for block in model.blocks)):
             norm.weight.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(1))
-    copying, matching = copying_eigenvalues(model), matching_eigenvalues(model)
+    copying = copying_eigenvalues(model)
+    matching = matching_eigenvalues(model, distances=(0,))
     for layer in range(2):
         attention, gain = model.attentions[layer], model.blocks[layer].norm.weight
         for head in range(2):
@@ -176,12 +201,41 @@ def test_copying_and_matching_are_those_of_the_dense_vocabulary_matrices() -> No
             )
 
 
+def test_matching_at_a_distance_turns_the_query_as_attention_does() -> None:
+    model = Transformer(shape(rotary_base=30.0), seed=3).double()
+    here = matching_eigenvalues(model, distances=(0,))
+    there = matching_eigenvalues(model, distances=(3, 9))
+    by_hand = []
+
+    for distance in (3, 9):
+        # Scores of a query `distance` tokens after a key, for every pair of tokens.
+        attention: Any = model.attentions[0]
+        blocks: Any = model.blocks
+        x = blocks[0].norm(model.embed.weight)
+        turn = model.rotary[:, :32].to(torch.complex128)
+        query, key = (x @ w.weight.T for w in (attention.q, attention.k))
+        parts = [torch.view_as_complex(v[:, :32].reshape(-1, 16, 2)) for v in (query, key)]
+        turned = [
+            torch.view_as_real(part * turn[at, :16]).flatten(1)
+            for part, at in zip(parts, (distance + 2, 2), strict=True)
+        ]
+        by_hand.append((turned[0], turned[1]))
+
+    # The norm divides each token by its own length, which the circuit leaves out: undo it.
+    length = (model.embed.weight.square().mean(dim=1) + 1e-5).sqrt()
+    whole = [(length[:, None] * (q @ k.T) * length).detach() for q, k in by_hand]
+    expected = np.mean([dense_positivity(scores) for scores in whole])
+
+    assert there[0, 0] == pytest.approx(expected, abs=1e-6)
+    assert abs(there[0, 0] - here[0, 0]) > 0.05
+
+
 def induction_circuit() -> Transformer:
     """L0H0 is clamped one token back and writes what it read into a second room of the stream; L1H1
     asks there for its own token and copies the token it finds. The stream: room 0, this token; room
     1, the token before.
     """
-    model = Transformer(shape(clamp_previous_token=True), seed=0)
+    model = Transformer(shape(clamp_to=1), seed=0)
     code = torch.eye(VOCABULARY)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -206,6 +260,8 @@ def test_the_hand_built_circuit_has_the_scores_of_its_heads() -> None:
     scores = attention_scores(model, rows)
     assert scores["previous_token"][0, 0] == pytest.approx(1.0)
     assert scores["prefix_matching"][1, 1] > 0.95
+    assert scores["own_position"][0, 0] == 0
+    assert scores["own_position"][1, 1] < 0.05
     assert scores["prefix_matching"][0].max() < 0.1
     assert scores["duplicate_token"].max() < 0.1
     found = behaviour(model, rows, copies=2)
@@ -224,7 +280,7 @@ def test_ablating_the_circuit_kills_copying_and_other_heads_do_nothing() -> None
     model, rows = induction_circuit(), distinct_rows()
     means = mean_outputs(model, rows)
     for head, needed in {(0, 0): True, (1, 1): True, (0, 1): False, (1, 0): False}.items():
-        with model.replacing_heads({head: means[head]}):
+        with model.replacing_heads({Head(*head): means[Head(*head)]}):
             accuracy = behaviour(model, rows, copies=1)["pattern_accuracy"]
         assert (accuracy < 0.3) if needed else (accuracy == 1.0)
 
@@ -241,8 +297,10 @@ def test_a_row_has_a_number_for_every_head_and_pair() -> None:
         fixed_distance=5,
         leave_out_predictable=False,
     )
-    training = Training.model_construct(composition_distances=(1, 4), composition_draws=4, copies=2)
+    training = Training.model_construct(
+        composition_distances=(1, 4), composition_draws=4, copies=2, matching_distances=(3, 9)
+    )
     found = heads(induction_circuit(), draw(np.random.default_rng(0), 8, data), training)
-    assert len(found) == 5 * 4 + 4
+    assert len(found) == 7 * 4 + 4
     pairs = {name: value for name, value in found.items() if name.startswith("k_composition/")}
     assert max(pairs, key=lambda name: pairs[name]) == "k_composition/L0H0>L1H1"

@@ -245,9 +245,7 @@ def test_the_laptop_profiles_transformer_turns_and_stays_below_the_oracle(tmp_pa
         tmp_path / "tiled-s1",
     )
     run = RunDirectory.open(tmp_path / "tiled-s1")
-    report = transition_report([run], laptop.transition, np.random.default_rng(0))["runs"][
-        "tiled-s1"
-    ]
+    report = transition_report([run], laptop.transition)["runs"]["tiled-s1"]
     assert report["verdict"] == "transition", report["sentence"]
     assert 0.9 < run.history["pattern_accuracy"][-1] <= run.config["bounds"]["ceiling_high"]
     assert run.history["prefix_matching"][-1].max() > 0.4

@@ -28,7 +28,8 @@ if "DVC_STAGE" in os.environ:
 
     def tell():
         files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-        with open(os.path.join(os.environ["DVC_ROOT"], "imported", os.environ["DVC_STAGE"]), "a") as out:
+        place = os.path.join(os.environ["DVC_ROOT"], "imported", os.environ["DVC_STAGE"])
+        with open(place, "a") as out:
             out.writelines(file + chr(10) for file in files if file)
 
     atexit.register(tell)

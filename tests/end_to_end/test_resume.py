@@ -1,4 +1,4 @@
-"""A training that is killed, interrupted or spread over processes ends where an untouched one does."""
+"""A training that is killed, interrupted or spread out ends where an untouched one does."""
 
 import os
 import signal
@@ -195,8 +195,8 @@ def history(folder: Path, name: str) -> np.ndarray:
 def test_help_needs_no_torch() -> None:
     started = time.perf_counter()
     program = (
-        "import sys; from interp_core import cli as commands; assert 'torch' not in sys.modules "
-        "and 'numpy' not in sys.modules"
+        "import sys; from interp_core import cli;"
+        " assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
     assert time.perf_counter() - started < 3

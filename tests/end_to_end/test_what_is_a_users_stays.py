@@ -224,8 +224,15 @@ def test_models_are_not_put_where_something_else_is(
     assert untouched(mine)
 
 
-def test_a_run_is_not_put_where_something_else_is(tmp_path: Path) -> None:
+def test_a_run_is_not_put_where_something_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = thesis(tmp_path / "model")
+
+    # As for a user without an account: nothing is announced for a training that will not begin.
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     endless = (
         "--num-steps",
         10**9,

@@ -186,6 +186,7 @@ def test_the_first_order_estimate_is_exact_where_heads_write_little(
         "gpt2": "attn.c_proj",
         "llama": "o_proj",
         "phi": "self_attn.dense",
+        "bloom": "self_attention.dense",
     }
     for path, parameter in model.named_parameters():
         if path.endswith(weights.get(name, "out_proj") + ".weight"):

@@ -16,7 +16,7 @@ from interp_core.measures.scores import attention_keys, attention_scores, score_
 from interp_core.models import attention
 from interp_core.models.attention import AttentionCall
 from interp_core.models.hooks import capture
-from interp_core.models.lens import BridgeSubject
+from interp_core.models.lens import BridgeSubject, to_transformer_lens
 from interp_core.models.native import NativeSubject
 from interp_core.models.sites import Site
 from interp_core.stimuli.prompts import Prompts
@@ -60,9 +60,9 @@ def test_scores_are_those_of_eager_attention(name: str, dtype: torch.dtype) -> N
         assert expected[key].std() > 0.01  # the models attend to something
 
 
-def test_known_architectures_are_native_and_the_others_bridged() -> None:
+def test_what_calls_the_registry_is_native_and_the_others_bridged() -> None:
     kinds = {name: type(subject_of(small.build(name), bos=0)) for name in small.ALL}
-    assert kinds == dict.fromkeys(small.NATIVE, NativeSubject) | dict.fromkeys(
+    assert kinds == dict.fromkeys(small.NATIVE | small.FOUND, NativeSubject) | dict.fromkeys(
         small.BRIDGED, BridgeSubject
     )
 
@@ -70,7 +70,7 @@ def test_known_architectures_are_native_and_the_others_bridged() -> None:
 @pytest.mark.parametrize("name", small.ALL)
 def test_scores_are_those_of_transformer_lens_patterns(name: str) -> None:
     prompts, subject = small.prompts(), subject_of(small.build(name), bos=0, name=name)
-    lens = subject.to_transformer_lens()
+    lens = to_transformer_lens(subject)
     with torch.no_grad():
         _, cache = lens.run_with_cache(torch.as_tensor(prompts.tokens))
     patterns = np.stack(

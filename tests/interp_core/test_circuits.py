@@ -9,9 +9,9 @@ from transformer_lens import FactoredMatrix
 
 import known_circuits as known
 import small_models as small
-from interp_core.loading import subject_of
+from interp_core.loading import transformer_of
 from interp_core.measures.circuits import copying_eigenvalues, k_composition, vocabulary_covariance
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -21,7 +21,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("name", small.ALL)
 def test_copying_eigenvalues_are_those_of_the_full_circuit(name: str) -> None:
     """W_E W_V W_O W_U over the whole vocabulary, as TransformerLens's FactoredMatrix has them."""
-    subject = subject_of(small.build(name), bos=0, name=name)
+    subject = transformer_of(small.build(name), bos=0, name=name)
     scores = copying_eigenvalues(subject)
     assert scores.shape == (small.LAYERS, small.HEADS)
     for layer in range(small.LAYERS):
@@ -34,14 +34,14 @@ def test_copying_eigenvalues_are_those_of_the_full_circuit(name: str) -> None:
             assert scores[layer, head] == pytest.approx(expected, abs=1e-6)
 
 
-def test_planted_heads_copy_or_suppress_as_they_were_built(planted: Subject) -> None:
+def test_planted_heads_copy_or_suppress_as_they_were_built(planted: Transformer) -> None:
     scores = copying_eigenvalues(planted)
     assert scores[known.INDUCTION_HEAD] == pytest.approx(1, abs=1e-3)
     model = known.induction_model()
     layer, head = known.INDUCTION_HEAD
     rows = slice(head * known.SIZE, (head + 1) * known.SIZE)
     model.transformer.h[layer].attn.c_proj.weight[rows] *= -1  # type: ignore[index]
-    assert copying_eigenvalues(subject_of(model))[known.INDUCTION_HEAD] == pytest.approx(
+    assert copying_eigenvalues(transformer_of(model))[known.INDUCTION_HEAD] == pytest.approx(
         -1, abs=1e-3
     )
     unnamed = np.ones_like(scores, dtype=bool)
@@ -51,7 +51,7 @@ def test_planted_heads_copy_or_suppress_as_they_were_built(planted: Subject) -> 
 
 @pytest.mark.parametrize("name", small.NATIVE)
 def test_composition_is_that_of_factored_matrices(name: str) -> None:
-    subject = subject_of(small.build(name), bos=0, name=name)
+    subject = transformer_of(small.build(name), bos=0, name=name)
     distances = [1, 4, 9]
     composition = k_composition(subject, distances=distances, draws=2, generator=generator())
     for before, after in [(0, 1), (0, 2), (1, 2)]:
@@ -69,7 +69,7 @@ def test_composition_is_that_of_factored_matrices(name: str) -> None:
 
 
 def test_composition_runs_forward_only() -> None:
-    subject = subject_of(small.build("gpt_neox"), bos=0)
+    subject = transformer_of(small.build("gpt_neox"), bos=0)
     composition = k_composition(subject, distances=[1], draws=5, generator=generator())
     for before in range(small.LAYERS):
         for after in range(before + 1):
@@ -81,7 +81,7 @@ def test_composition_runs_forward_only() -> None:
 
 @pytest.mark.parametrize("build", [known.induction_model, known.duplicate_token_model])
 def test_the_planted_pair_composes_most_and_without_it_nothing_does(build: object) -> None:
-    subject = subject_of(build())  # type: ignore[operator]
+    subject = transformer_of(build())  # type: ignore[operator]
     composition = k_composition(subject, distances=[1], draws=100, generator=generator())
     assert np.isfinite(composition.score).all()
     assert np.isfinite(composition.z).all()
@@ -102,7 +102,7 @@ def test_on_random_models_z_is_standard() -> None:
     for seed in range(8):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            subject = subject_of(small.gpt_neox(initializer_range=0.02), bos=0)
+            subject = transformer_of(small.gpt_neox(initializer_range=0.02), bos=0)
         composition = k_composition(
             subject, distances=[1, 5, 19], draws=200, generator=generator(seed)
         )

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import known_circuits as known
 import small_models as small
-from interp_core.loading import subject_of
-from interp_core.models.subject import Subject
+from interp_core.loading import subject_of, transformer_of
+from interp_core.models.subject import Subject, Transformer
 from interp_core.page.explore import Reader, application
 from small_project import word_tokenizer
 
@@ -35,13 +35,13 @@ def family(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase) -
 
 
 @pytest.fixture
-def induction() -> Subject:
+def induction() -> Transformer:
     """The hand-built circuit, with a word for each id."""
-    return subject_of(known.induction_model(), word_tokenizer(), name="induction")
+    return transformer_of(known.induction_model(), word_tokenizer(), name="induction")
 
 
 @pytest.fixture
-def client(induction: Subject) -> TestClient:
+def client(induction: Transformer) -> TestClient:
     return TestClient(application(induction, TOKEN, seed=0), base_url="http://127.0.0.1:8000")
 
 
@@ -72,7 +72,7 @@ def test_without_the_induction_head_nothing_is_copied_and_without_another_all_is
     assert all(name[0].startswith("L1") for name in answer["names"])
 
 
-def test_a_control_is_never_the_same_heads(induction: Subject) -> None:
+def test_a_control_is_never_the_same_heads(induction: Transformer) -> None:
     every = [(1, head) for head in range(induction.n_heads)]
     assert Reader(induction, 0).without(COPIED, every)["random"] == []
 

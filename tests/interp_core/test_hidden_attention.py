@@ -23,6 +23,7 @@ from interp_core.mamba.hidden_attention import (
     stream_attention,
 )
 from interp_core.mamba.subject import MambaSubject, as_mamba
+from interp_core.models.lens import to_transformer_lens
 from small_models import build
 
 
@@ -122,7 +123,7 @@ def test_the_state_after_a_token_gives_that_tokens_output(call: MixerCall) -> No
 def test_another_library_has_the_same_alpha() -> None:
     subject = small_mamba()
     ids = some_ids(2, 24)
-    bridge = subject.to_transformer_lens()
+    bridge = to_transformer_lens(subject)
     for block in bridge.blocks:
         block.mixer.eager_scan = True
     _, cache = bridge.run_with_cache(ids, use_cache=False)

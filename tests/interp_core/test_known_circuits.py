@@ -29,7 +29,7 @@ def _prompts(family: str) -> Prompts:
 def _scores(
     model: GPT2LMHeadModel, tokens: np.ndarray, prompts: Prompts, key: np.ndarray
 ) -> np.ndarray:
-    """Mean attention from the queries to `key`, [layer, head], from the model's own eager patterns."""
+    """Mean attention from the queries to `key`, [layer, head], of the model's eager patterns."""
     model.set_attn_implementation("eager")
     pattern = torch.stack(model(torch.tensor(tokens), output_attentions=True).attentions).numpy()
     pairs = prompts.pairs

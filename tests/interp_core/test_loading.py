@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 import small_models as small
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
-from interp_core.loading import load_model, random_like, subject_of
+from interp_core.loading import load_model, random_like
 from interp_core.models.native import NativeSubject
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 
@@ -349,6 +350,119 @@ def test_a_tokenizer_with_more_ids_than_the_model_does_not_fit(folder: Path) -> 
         load_model(local(folder), name="toy")
 
 
+def test_a_token_added_beyond_the_embedding_is_left_out(folder: Path) -> None:
+    tokenizer = words(small.VOCAB)
+    tokenizer.add_tokens(["<image>"])
+    tokenizer.save_pretrained(folder)
+
+    subject = load_model(local(folder), name="toy")
+
+    assert subject.tokenizer is not None
+    beyond = subject.tokenizer.convert_tokens_to_ids("<image>")
+    assert beyond == small.VOCAB
+    with pytest.raises(InputError, match="outside its vocabulary"):
+        subject.ids([[0, beyond]])
+
+
+def as_bin(folder: Path) -> None:
+    """The same weights in PyTorch's own format."""
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+
+
+def test_weights_in_a_bin_are_the_same_model_in_a_folder_and_in_a_hub_cache(
+    folder: Path, tmp_path: Path
+) -> None:
+    before = load_model(local(folder), name="toy")
+    as_bin(folder)
+    after = load_model(local(folder), name="toy")
+    ids = before.ids([[0, 5, 6, 7, 5]])
+    assert torch.equal(before.logits(ids), after.logits(ids))
+
+    seed_cache(tmp_path / "home", folder)
+    ((said, _),) = load_in_fresh_process(tmp_path / "home", (REPO, REVISION))
+    assert said == after.hash
+
+
+def test_a_shard_that_is_missing_is_named(folder: Path) -> None:
+    model = small.build("gpt_neox")
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="30KB")
+    shard = sorted(folder.glob("model-*.safetensors"))[2]
+    shard.unlink()
+
+    with pytest.raises(InputError) as problem:
+        load_model(local(folder), name="toy")
+    assert one_line(problem).startswith(f"{shard} is missing, one of the ")
+
+
+def test_an_index_that_is_none_is_named(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(InputError, match="is no index of weight files"):
+        load_model(local(folder), name="toy")
+
+
+def test_gguf_is_told_how_to_be_converted(tmp_path: Path) -> None:
+    file = tmp_path / "smol" / "smol.Q4_1.gguf"
+    file.parent.mkdir()
+    file.write_bytes(b"GGUF")
+
+    for path in (file, file.parent):
+        with pytest.raises(InputError) as problem:
+            load_model(local(path), name="toy")
+        line = one_line(problem)
+        assert line.startswith(f"{file} is GGUF; convert it")
+        assert "gguf_file='smol.Q4_1.gguf'" in line
+    assert spec_of(str(file), {}).path == file
+
+
+def test_the_mamba_authors_format_is_told_of_its_twin(folder: Path) -> None:
+    (folder / "config.json").write_text('{"d_model": 768, "n_layer": 24, "ssm_cfg": {}}')
+    with pytest.raises(InputError) as problem:
+        load_model(local(folder), name="toy")
+    assert "mamba_ssm" in one_line(problem)
+    assert "-hf" in one_line(problem)
+
+
+@pytest.mark.parametrize("has_main", [True, False])
+def test_a_repositorys_folder_in_a_hub_cache_stands_for_its_snapshot(
+    folder: Path, tmp_path: Path, has_main: bool
+) -> None:
+    snapshot = seed_cache(tmp_path / "home", folder)
+    repository = snapshot.parents[1]
+    if not has_main:
+        shutil.rmtree(repository / "refs")
+
+    assert (
+        load_model(local(repository), name="toy").hash == load_model(local(folder), name="x").hash
+    )
+
+
+def test_several_snapshots_without_a_main_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    repository = seed_cache(tmp_path / "home", folder).parents[1]
+    shutil.rmtree(repository / "refs")
+    shutil.copytree(repository / "snapshots" / REVISION, repository / "snapshots" / ("0" * 40))
+
+    with pytest.raises(InputError, match="holds 2 snapshots and no branch main"):
+        load_model(local(repository), name="toy")
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "revision"),
+    [
+        ("gpt2", "openai-community/gpt2", "main"),
+        ("pythia-160m@step3000", "EleutherAI/pythia-160m", "step3000"),
+        ("pythia-1.4b-deduped", "EleutherAI/pythia-1.4b-deduped", "main"),
+        ("mamba-130m-hf", "state-spaces/mamba-130m-hf", "main"),
+    ],
+)
+def test_a_bare_name_is_its_owners_model(name: str, repo: str, revision: str) -> None:
+    spec = spec_of(name, {})
+    assert (spec.source, spec.repo, spec.revision) == ("hub", repo, revision)
+    assert short_name(name) == repo.partition("/")[2]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="torch sees no CUDA device; use --device cpu"):
@@ -505,20 +619,3 @@ def test_a_hub_that_refuses_is_told_apart_from_one_that_is_not_there(
         server.shutdown()
     assert REPO in one_line(problem)
     assert REVISION in one_line(problem)
-
-
-def test_sliding_windows_are_not_native() -> None:
-    """Their mask depends on the distance: the bridge has it, the fused entries would not."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    sizes: dict[str, Any] = {
-        "vocab_size": 40,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    sizes |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
-    with_window = MistralForCausalLM(MistralConfig(**sizes, sliding_window=8))
-    without = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
-    assert not isinstance(subject_of(with_window, bos=0), NativeSubject)
-    assert isinstance(subject_of(without, bos=0), NativeSubject)

@@ -14,8 +14,8 @@ import known_circuits as known
 from interp_core.console.answers import Answer
 from interp_core.errors import InputError
 from interp_core.files.params import project_root
-from interp_core.loading import subject_of
-from interp_core.models.subject import Subject
+from interp_core.loading import transformer_of
+from interp_core.models.subject import Transformer
 from interp_core.page import views
 from interp_core.page.packed import numbers, shares
 from interp_core.page.report import LARGEST, MOST_WORDS, build, verdict
@@ -78,7 +78,7 @@ def test_numbers_keep_four_digits_and_have_none_where_nothing_was_measured() -> 
 
 
 def test_the_induction_head_is_what_copying_needs_and_a_random_head_is_not(
-    planted: Subject,
+    planted: Transformer,
 ) -> None:
     prompts = repeated_tokens(
         Vocabulary.of(planted.vocab_size, bos=planted.bos, pad=planted.bos), period=6, n_prompts=1,
@@ -97,7 +97,7 @@ def test_the_induction_head_is_what_copying_needs_and_a_random_head_is_not(
     assert copied[2] < copied[0] + 0.1
 
 
-def test_sets_in_one_batch_are_as_each_alone(planted: Subject) -> None:
+def test_sets_in_one_batch_are_as_each_alone(planted: Transformer) -> None:
     text = shown_twice(planted)
     means = mean_vectors(planted, np.stack([text.ids, text.control]))
     sets = [[], [(0, 0)], [(1, 0)], [(0, 0), (1, 0)]]
@@ -108,7 +108,7 @@ def test_sets_in_one_batch_are_as_each_alone(planted: Subject) -> None:
     np.testing.assert_allclose(together.loss, np.stack(alone), atol=1e-5)
 
 
-def test_the_pattern_on_the_page_looks_where_an_induction_head_looks(planted: Subject) -> None:
+def test_the_pattern_on_the_page_looks_where_an_induction_head_looks(planted: Transformer) -> None:
     text = shown_twice(planted)
     layer, head = known.INDUCTION_HEAD
     clean, control = attention(planted, np.stack([text.ids, text.control]))
@@ -119,7 +119,7 @@ def test_the_pattern_on_the_page_looks_where_an_induction_head_looks(planted: Su
 
 
 def test_a_control_copies_nothing_and_differs_only_where_it_was_copied_from(
-    planted: Subject,
+    planted: Transformer,
 ) -> None:
     row = np.array([0, 5, 6, 7, 5, 6, 8, 5, 6])
     pairs = copy_operations(row)
@@ -138,7 +138,7 @@ def test_random_sets_have_as_many_heads_of_each_layer_and_none_of_the_best() -> 
         assert not set(one) & set(best)
 
 
-def shown_twice(subject: Subject) -> Shown:
+def shown_twice(subject: Transformer) -> Shown:
     row = np.array([subject.bos, 5, 6, 7, 8, 5, 6, 7, 8])
     pairs = copy_operations(row)
     return Shown("twice", row, without_antecedents(subject, row, pairs, seed=0), pairs)
@@ -146,7 +146,7 @@ def shown_twice(subject: Subject) -> Shown:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_view_is_json_and_small(layers: int) -> None:
-    subject = subject_of(known.induction_model(), name="planted")
+    subject = transformer_of(known.induction_model(), name="planted")
     rank = np.zeros((subject.n_layers, subject.n_heads))
     score = views.score("score", "what it is", rank, rank - 0.1, rank + 0.1, colour="induction")
     view = views.heads(subject, [score], [shown_twice(subject)] * layers, n="n", found=[], seed=0)

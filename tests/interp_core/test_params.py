@@ -82,9 +82,7 @@ def test_the_project_is_found_from_inside(project: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(
-    "prepare", [eigen_phase.study.prepare, cursive_circuits.study.prepare_study]
-)
+@pytest.mark.parametrize("prepare", [eigen_phase.study.prepare, cursive_circuits.study.prepare])
 def test_experiments_of_profiles_whose_names_differ_after_a_dot_have_folders_of_their_own(
     prepare: Callable[..., Any], project: Path
 ) -> None:

@@ -14,6 +14,7 @@ from interp_core.files.artifacts import file_sha256, load_json, load_weights
 from interp_core.files.params import check, read_section
 from interp_core.loading import load_model
 from interp_core.models.spec import ModelSpec
+from interp_core.models.subject import as_transformer
 from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.training.batches import IGNORED
 from interp_core.training.loop import Moment
@@ -175,7 +176,9 @@ def test_a_trained_model_is_a_hugging_face_folder_with_its_checkpoints(trained: 
 
 
 def test_a_trained_model_loads_as_a_subject(trained: Places) -> None:
-    subject = load_model(ModelSpec(source="trained", path=trained.models / "tiny"), name="tiny")
+    subject = as_transformer(
+        load_model(ModelSpec(source="trained", path=trained.models / "tiny"), name="tiny")
+    )
     assert (subject.n_layers, subject.n_heads, subject.bos) == (2, 2, 0)
 
 

@@ -93,7 +93,7 @@ def test_sign_flips_have_their_family_wise_error_rate_and_find_what_is_there() -
 
 
 def test_a_strong_unit_does_not_hide_a_weak_one() -> None:
-    """A single-step maximum would: flipping the strong unit's signs alone spreads by 10 / sqrt(40)."""
+    """A single-step maximum would: the strong unit's signs alone spread by 10 / sqrt(40)."""
     differences = 0.1 * _rng(11).normal(size=(40, 5))
     differences[:, 0] += 10
     differences[:, 1] += 0.5
@@ -210,6 +210,19 @@ def test_wasserstein_p_is_uniform_without_a_difference_and_small_with_one() -> N
     assert 0.03 <= np.mean(np.array(without) <= 0.05) <= 0.075
     assert 0.4 <= np.mean(np.array(without) <= 0.5) <= 0.6
     assert np.median([p(0.5) for _ in range(20)]) <= 0.02
+
+
+def test_few_exchanges_are_gone_through_one_by_one_and_p_is_exact() -> None:
+    """Two and three units: ten ways, whatever the generator and the number of draws."""
+    places = np.array([0.1, 0.2]), np.array([0.6, 0.7, 0.8])
+    results = [
+        wasserstein_1(places[0], np.ones(2), places[1], np.ones(3), _rng(seed), draws=draws)
+        for seed, draws in ((0, 9), (1, 5000))
+    ]
+    assert {result.p for result in results} == {1 / 10}
+    assert {result.exchanges for result in results} == {9}
+    many = wasserstein_1(places[0], np.ones(2), places[1], np.ones(3), _rng(), draws=8)
+    assert many.exchanges == 8
 
 
 def test_wasserstein_permutes_heads_that_leave_a_side_empty_without_dividing_by_zero() -> None:

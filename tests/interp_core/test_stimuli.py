@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from interp_core.errors import InputError
 from interp_core.stimuli.names import FIRST_NAMES, LAST_NAMES, TEMPLATES
@@ -19,6 +21,7 @@ from interp_core.stimuli.prompts import (
     shuffled_antecedents,
     shuffled_pairs,
     spaced_pairs,
+    special_ids,
 )
 from interp_core.stimuli.text import names, natural_repeats, repeated_text
 
@@ -360,3 +363,12 @@ def test_what_cannot_be_built_is_said_in_one_line(
     with pytest.raises(InputError, match=message) as raised:
         build()
     assert "\n" not in str(raised.value)
+
+
+def test_added_tokens_in_a_tags_form_are_no_words_and_added_text_is() -> None:
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(("a", "b", "c"))}, unk_token="a"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
+    tokenizer.add_tokens(["<file_sep>", "<unused7>", "[PAD0]", "    "])
+    tokens = tokenizer.convert_ids_to_tokens(special_ids(tokenizer, len(tokenizer)))
+    assert tokens == ["<s>", "<file_sep>", "<unused7>", "[PAD0]"]
+    assert special_ids(tokenizer, 5) == [3, 4]

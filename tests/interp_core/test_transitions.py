@@ -6,7 +6,7 @@ from scipy import optimize
 from scipy.special import expit
 
 from interp_core.errors import InputError
-from interp_core.statistics.transitions import LogisticFit, logistic_fit, midpoint_interval, turn_of
+from interp_core.statistics.transitions import LogisticFit, logistic_fit, turn_of
 
 STEPS = np.arange(10, 610, 10)
 
@@ -144,19 +144,6 @@ def test_the_midpoint_does_not_depend_on_units() -> None:
     assert turn_of(STEPS, 40 - 7 * curve).midpoint == pytest.approx(turn.midpoint, rel=1e-6)
     assert turn_of(STEPS * 13, curve).midpoint == pytest.approx(13 * turn.midpoint, rel=1e-6)
     assert turn_of(STEPS * 13, curve).ratio == pytest.approx(turn.ratio, rel=1e-6)
-
-
-@pytest.mark.parametrize("r", [0.0, 0.5])
-def test_intervals_of_a_midpoint_cover_at_their_rate(r: float) -> None:
-    rng, covered = _rng(6), []
-    steps = np.arange(10, 610, 10)
-    for _ in range(200):
-        curve = rise(steps, midpoint=300, width=0.08) + autocorrelated(
-            rng, len(steps), r=r, spread=0.03
-        )
-        low, high = midpoint_interval(steps, curve)
-        covered.append(low <= 300 <= high)
-    assert 0.9 <= np.mean(covered) <= 0.99
 
 
 def test_step_zero_is_left_out_and_a_constant_is_flat() -> None:

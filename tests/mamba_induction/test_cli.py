@@ -43,6 +43,7 @@ def test_run_writes_every_file_that_was_promised(finished: tuple[Path, Said]) ->
         "mamba-tuned",
         "fine_tune.csv",
         "fine_tune.json",
+        "arms.json",
         "change.json",
     }
     expected |= {
@@ -112,7 +113,12 @@ def test_a_wandb_run_holds_the_induction_numbers_of_every_evaluation(
     files = sorted(
         (project / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime
     )
-    live = {row["_step"]: row for row in logged(files[-1]) if "held_out_perplexity" in row}
+    # The other arms of fine-tuning are runs too, later ones, and are not watched.
+    watched = [
+        {row["_step"]: row for row in logged(file) if "held_out_perplexity" in row}
+        for file in files
+    ]
+    live = [rows for rows in watched if rows][-1]
     assert list(live) == [0, 1, 2, 4]
     names = rows.dtype.names or ()
     assert {"held_out_perplexity", "repeat_accuracy", "unpredicted_accuracy"} < set(names)
@@ -281,3 +287,28 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(
     assert said.code == 2
     assert f"cannot write into {tmp_path / 'file' / 'inside'}" in said.err
     assert said.out == ""
+
+
+def two_of_one_name(project: Path, folder: Path) -> list[Path]:
+    """Two unrelated Mambas whose folders are both called `final`."""
+    tokenizer = corpus_tokenizer(project / "data" / "corpus")
+    return [
+        save_model(folder / name / "final", random_mamba(seed=seed, vocab=512), tokenizer)
+        for seed, name in enumerate("xy")
+    ]
+
+
+def test_what_was_tuned_from_one_model_is_never_reported_of_another(
+    project: Path, tmp_path: Path
+) -> None:
+    x, y = two_of_one_name(project, tmp_path)
+    assert mamba_induction("fine-tune", "--model", x, "--out", tmp_path / "o").code == 0
+    said = mamba_induction("analyse", "--model", y, "--out", tmp_path / "o")
+    assert said.code == 2
+    assert "has the same name final: name another folder (--out)" in said.err
+
+    # The same place with other weights: neither is that what was tuned.
+    random_mamba(seed=9, vocab=512).save_pretrained(x)
+    said = mamba_induction("analyse", "--model", x, "--out", tmp_path / "o")
+    assert said.code == 2
+    assert "run `mamba-induction fine-tune` again" in said.err

@@ -17,7 +17,7 @@ from drawn_figures import Drawn, figures_saved
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json
 from mamba_induction.figures import draw_all
-from mamba_induction.figures_causal import table_of
+from mamba_induction.figures_causal import sufficient, table_of
 from mamba_induction.figures_gap import plot_parts
 from mamba_induction.figures_summary import summary_text
 from mamba_project import Said
@@ -63,14 +63,50 @@ def test_a_report_that_is_missing_is_named(results: Path, tmp_path: Path) -> Non
     assert draw_all(["mamba"], "mamba", lambda *_: tmp_path) == []
 
 
-def test_the_map_of_interventions_has_the_reports_numbers(results: Path) -> None:
+def test_the_drawing_of_interventions_has_the_reports_numbers(results: Path) -> None:
     report = load_json(results / "causal_mamba.json")
-    lines, columns, values = table_of(report, "reads")
-    assert lines == ["L0", "L1", "all"]
-    assert columns == ["-1", "+0", "+1", "+2", "+3", "+4", "+1..+3", "rand", "rand x3"]
-    assert values[1, 2] == report["reads"]["L1"]["+1"]["accuracy"]["value"]
-    assert values[2, 7] == report["reads"]["all"]["+1"]["random"]["accuracy"]["value"]
-    assert values[2, 8] == report["reads"]["all"]["prefix"]["random"]["accuracy"]["value"]
+    table = table_of(report, "reads")
+
+    assert list(table) == ["L0", "L1", "all"]
+    assert list(table["L0"]) == ["-1", "+0", "+1", "+2", "+3", "+4", "+1..+3"]
+
+    cut = report["reads"]["L1"]["+1"]
+    assert table["L1"]["+1"]["low"] == cut["accuracy"]["low"]
+    assert table["L1"]["+1"]["random"] == cut["random"]["accuracy"]["random"]
+
+    assert list(table_of(report, "taps")["L0"]) == ["0", "1", "2", "3"]
+    assert list(table_of(report, "answer_reads")["L0"]) == ["-3", "-2", "-1", "+0", "all"]
+
+
+def test_of_a_deep_model_the_layers_that_change_most_are_drawn() -> None:
+    entry = {"low": 0.0, "high": 0.0, "n": 8, "unit": "prompts"}
+    none = {"loss": {"random": entry}, "accuracy": {"random": entry}}
+    cuts = {
+        f"L{layer}": {"+1": {"accuracy": entry | {"value": -0.1 * layer}, "random": none}}
+        for layer in range(8)
+    }
+    assert list(table_of({"reads": cuts}, "reads")) == ["L4", "L5", "L6", "L7"]
+
+
+def test_what_suffices_is_drawn_of_models_that_need_a_read_alone(
+    drawn: dict[str, Drawn], tmp_path: Path
+) -> None:
+    share = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 8, "unit": "prompts"}
+    against = {"random": {"random": share | {"value": 0.0, "low": 0.0, "high": 0.01}}}
+    kept = {
+        "layer": 1,
+        "offset": 1,
+        "clean": share,
+        "reads": {"+1": {"accuracy": share} | against},
+        "taps": {"0+1": share},
+        "circuit": {"one read": share},
+    }
+    causes = {"copier": {"kept": kept, "n": 8, "draws": 20}, "random": {"kept": None}}
+    sufficient(causes, tmp_path / "sufficient.png")
+
+    words = drawn["sufficient"].words
+    assert "copier" in words
+    assert "random\n" not in words
 
 
 def test_the_bars_of_a_logit_are_its_parts(results: Path) -> None:
@@ -92,12 +128,14 @@ def test_the_summary_holds_the_reports_numbers(results: Path) -> None:
             "not_predicted/attention"
         ]["value"]
         assert f"and not predicted {gap:.4f}" in text
+
+        verdict = load_json(results / f"causal_{name}.json")["verdict"]["says"]
+        assert f"{name}: {verdict}" in text
+        assert "most first: none" in text  # random weights match no prefix
     assert f"{load_json(results / 'change.json')['perplexity']['ratio']:.4f}" in text
 
 
 def test_figures_need_no_model_library() -> None:
-    code = (
-        "import sys, mamba_induction.figures; sys.exit('torch' in sys.modules or 'transformers' in "
-        "sys.modules)"
-    )
+    heavy = "'torch' in sys.modules or 'transformers' in sys.modules"
+    code = f"import sys, mamba_induction.figures; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,13 +13,20 @@ from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, as_transformer
 from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
 from mamba_induction.data import Bigrams, sampled, with_pairs
-from mamba_induction.measure import change, null_of, peak_offsets
+from mamba_induction.measure import change, null_of, peak_offsets, summarise
 from mamba_induction.measure_attention import hidden_similarity, offset_profiles, prefix_matching
 from mamba_induction.measure_behaviour import in_context_score, loss_by_copy
-from mamba_induction.measure_gap import at_condition, decomposition, lens, recognition
+from mamba_induction.measure_gap import (
+    Recognition,
+    at_condition,
+    beside_independence,
+    decomposition,
+    lens,
+    recognition,
+)
 from mamba_induction.model import effective_rows
 from mamba_induction.params import OFFSETS, MambaInduction
 
@@ -67,7 +74,7 @@ def test_effective_attention_of_a_transformer_is_that_of_its_pattern(twin: Subje
     with capture(twin, [Site(0, "attn.pattern"), Site(0, "attn.v")]) as seen:
         twin.trunk(ids)
     pattern, values = seen[Site(0, "attn.pattern")][1, :, 20], seen[Site(0, "attn.v")][1]
-    written = torch.einsum("hk,khd,hdm->km", pattern, values, twin.out_weights(0))
+    written = torch.einsum("hk,khd,hdm->km", pattern, values, as_transformer(twin).out_weights(0))
     torch.testing.assert_close(rows[0][0], written.norm(dim=1), atol=1e-5, rtol=1e-4)
 
 
@@ -93,6 +100,42 @@ def test_the_parts_of_a_logit_add_up_and_the_rest_is_the_embedding(
         scale = scales[0][pairs.batch, pairs.query]
         direct = (embedded * unembedding.T[pairs.target]).sum(dim=1) / scale
         np.testing.assert_allclose(parts[:, 0], direct, atol=1e-4)
+
+
+def test_each_path_of_a_mamba_is_its_own_term(
+    untrained: MambaSubject, params: MambaInduction
+) -> None:
+    prompts = sampled(random_prompts(untrained, 4), params)
+    pairs = prompts.pairs
+    names, parts = decomposition(untrained, prompts, params)
+
+    ids = untrained.ids(prompts.tokens)
+    with torch.no_grad(), untrained.final_scale() as scales:
+        untrained.trunk(ids)
+
+    unembedding = untrained.unembedding()
+    unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
+    direction = unembedding.T[pairs.target] / scales[0][pairs.batch, pairs.query][:, None]
+
+    for layer, call in enumerate(mixer_calls(untrained, ids)):
+        alpha, at = attention_matrices(call), torch.arange(len(pairs))
+        rows = alpha[pairs.batch, :, pairs.query]  # [pair, channel, key]
+        own = rows[at, :, pairs.query] * call.x[pairs.batch, pairs.query]
+        read = torch.einsum("pck,pkc->pc", rows, call.x[pairs.batch])
+
+        gate = call.gate[pairs.batch, pairs.query]
+        terms = {
+            "convolution": gate * own,
+            "scan": gate * (read - own),
+            "skip": gate * call.D * call.x[pairs.batch, pairs.query],
+        }
+
+        for path, term in terms.items():
+            written = term.detach() @ untrained.mixer(layer).out_proj.weight.detach().T
+            expected = (written * direction).sum(dim=1)
+            found = parts[:, names.index(f"L{layer} {path}")]
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+            assert np.abs(found).max() > 1e-3, (layer, path)
 
 
 def test_the_last_depth_of_the_lens_is_the_models_output(
@@ -139,6 +182,50 @@ def test_recognised_but_not_predicted_counts_what_exceeds_the_control_and_is_mis
     assert found.threshold == pytest.approx(np.quantile(np.arange(n), 0.9))
     np.testing.assert_allclose(found.recognised, [0.5, 0.0])
     np.testing.assert_allclose(found.not_predicted, [0.3, 0.0])
+    np.testing.assert_allclose(found.predicted, [0.2, 0.0])
+
+
+def test_recognising_beside_predicting_is_told_from_independence(params: MambaInduction) -> None:
+    n = 400
+    rng = np.random.default_rng(0)
+    recognised = rng.integers(0, 2, n).astype(float)
+
+    def rates(predicted: np.ndarray) -> dict[str, dict[str, float]]:
+        missed = recognised * (1 - predicted)
+        found = Recognition(0, 0.0, recognised, missed, predicted)
+        return beside_independence(found, params)
+
+    unrelated = rates(rng.integers(0, 2, n).astype(float))
+    above = unrelated["above_independence"]
+    assert above["low"] < 0 < above["high"]
+    assert unrelated["independent"]["value"] == pytest.approx(0.25, abs=0.06)
+
+    # What is recognised is predicted, and nothing else.
+    same = rates(recognised)
+    assert same["above_independence"]["high"] < 0
+    assert same["predicted_if_recognised"]["value"] == 1.0
+    assert same["predicted_if_not"]["value"] == 0.0
+
+    # What is recognised is missed: the gap that the name promises.
+    opposite = rates(1 - recognised)
+    assert opposite["above_independence"]["low"] > 0
+
+
+def test_where_all_is_recognised_nothing_is_said_of_the_rest(params: MambaInduction) -> None:
+    ones = np.ones(20)
+    found = beside_independence(Recognition(0, 0.0, ones, ones * 0.0, ones), params)
+
+    assert found["predicted_if_not"]["value"] is None
+    assert found["predicted_if_recognised"]["value"] == 1.0
+    assert found["above_independence"]["value"] == 0.0
+
+
+def test_shares_near_one_have_room_below_them(params: MambaInduction) -> None:
+    found = summarise({"repeat_accuracy": np.ones(32), "text_loss": np.ones(32)}, params)
+
+    assert found["repeat_accuracy"].low < 0.95
+    assert found["repeat_accuracy"].high == 1.0
+    assert found["text_loss"].low == 1.0
 
 
 def test_loss_by_copy_leaves_out_the_first_token_of_each_copy(

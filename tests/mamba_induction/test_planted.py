@@ -11,7 +11,7 @@ from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.measures.scores import copy_behaviour
 from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import sampled
-from mamba_induction.intervene import lags_removed, states, with_state, without_reads, without_taps
+from mamba_induction.intervene import states, taps_at, with_state, without_reads, without_taps
 from mamba_induction.measure_attention import (
     channel_prefix_matching,
     copying_shares,
@@ -100,9 +100,9 @@ def test_only_the_planted_taps_are_needed_and_they_come_back(
     planted: MambaSubject, prompts: Prompts, offset: int
 ) -> None:
     for lag in range(1, 4):
-        with without_taps(planted, [0], lags_removed(planted, [lag])):
+        with without_taps(planted, [0], taps_at(planted, [lag])):
             assert accuracy(planted, prompts) == (0.0 if lag in (offset - 1, offset) else 1.0), lag
-        with without_taps(planted, [1], lags_removed(planted, [lag])):
+        with without_taps(planted, [1], taps_at(planted, [lag])):
             assert accuracy(planted, prompts) == 1.0
     assert accuracy(planted, prompts) == 1.0
 

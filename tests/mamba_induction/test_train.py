@@ -17,12 +17,14 @@ from interp_core.mamba.selective_scan import fast_scan
 from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.models.spec import ModelSpec
 from interp_core.stimuli.corpus import read_documents
+from interp_core.stimuli.prompts import Vocabulary
 from interp_core.training.loop import Diverged, Moment, train
 from interp_core.training.recipe import Recipe
 from interp_core.training.tracking import Run
 from mamba_induction.data import Stimuli, Texts, build_stimuli, texts_of
 from mamba_induction.params import MambaInduction
 from mamba_induction.train import DocumentSource, Watch, fine_tune, mean_loss, padded, recipe_of
+from mamba_induction.train_arms import Arm, arms_of, outcome, tune_arm, with_repeats
 from mamba_project import random_mamba, smoke_section
 
 
@@ -141,6 +143,54 @@ def test_a_rate_that_diverges_stops_with_step_and_loss_and_keeps_the_last_good_w
     kept = Path(str(problem.value).rpartition("are in ")[2].rstrip(")"))
     assert [file.name for file in kept.iterdir()] == ["step-000000.safetensors"]
     assert not (tmp_path / "tuned").exists()
+
+
+def test_mixed_repeats_take_the_place_of_their_share_of_documents(tuning: MambaInduction) -> None:
+    vocabulary = Vocabulary.of(96, bos=0, pad=0)
+    rows = [np.array([0, 1, 2, number]) for number in range(40)]
+
+    mixed = with_repeats(rows, 0.25, vocabulary, tuning)
+    changed = [row for row, before in zip(mixed, rows, strict=True) if row is not before]
+
+    assert len(mixed) == 40
+    assert len(changed) == 10
+    assert {len(row) for row in changed} == {1 + 2 * period for period in tuning.periods}
+    for row in changed:
+        first, second = np.split(row[1:], 2)
+        assert (first == second).all()
+
+    assert with_repeats(rows, 0.0, vocabulary, tuning) == rows
+    with pytest.raises(InputError, match=r"two copies of 8 tokens do not fit max_length 12"):
+        with_repeats(rows, 0.25, vocabulary, tuning.model_copy(update={"max_length": 12}))
+
+
+def test_arms_are_the_other_rates_and_the_own_rate_with_repeats(tuning: MambaInduction) -> None:
+    changed = tuning.model_copy(
+        update={"lr": 1e-3, "other_rates": (5e-5, 1e-3), "mixed_repeats": 0.1}
+    )
+    assert arms_of(changed) == [Arm(5e-5, 0.0), Arm(1e-3, 0.1)]
+    assert arms_of(changed)[1].name == "lr 0.001, 10 % repeats"
+    assert arms_of(changed.model_copy(update={"mixed_repeats": 0.0})) == [Arm(5e-5, 0.0)]
+
+
+def test_an_arm_at_the_own_rate_is_the_fine_tuning_itself(
+    ready: tuple[MambaSubject, Stimuli, Texts], tuning: MambaInduction, tmp_path: Path
+) -> None:
+    subject, stimuli, texts = ready
+    start = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    held_out = padded(texts.held_out[: tuning.watched_documents])
+
+    before = outcome(subject, stimuli, held_out, tuning)
+    history = fine_tune(subject, stimuli, texts, tuning, tmp_path / "tuned")
+    own = outcome(subject, stimuli, held_out, tuning)
+
+    subject.model.load_state_dict(start)
+    tune_arm(subject, texts, tuning, Arm(tuning.lr, 0.0))
+
+    assert outcome(subject, stimuli, held_out, tuning) == own
+    assert before["held_out_perplexity"] == pytest.approx(history[0]["held_out_perplexity"])
+    assert own["held_out_perplexity"] == pytest.approx(history[-1]["held_out_perplexity"])
+    assert own["repeat_accuracy"]["value"] == pytest.approx(history[-1]["repeat_accuracy"])
 
 
 def test_a_warm_up_as_long_as_the_training_is_refused(tuning: MambaInduction) -> None:

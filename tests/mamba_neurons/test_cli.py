@@ -1,7 +1,8 @@
-"""`mamba-neurons` as a user has it: options, files, and one helpful line where something is wrong."""
+"""`mamba-neurons` as a user has it: options, files, one helpful line where something is wrong."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def test_the_whole_run_writes_one_json_with_the_keys_of_earlier_versions(
     results = report(whole[0], "results_tiny-mamba")
     assert {"attention_data", "mamba_neurons", "analysis_results", "comparison"} <= set(results)
     assert set(results["mamba_neurons"]) == {"attention_weighted", "rollout"}
-    efficiency = results["efficiency"]["tiny-mamba"]
+
     keys = {
         "total_parameters",
         "active_neurons",
@@ -66,11 +67,17 @@ def test_the_whole_run_writes_one_json_with_the_keys_of_earlier_versions(
         "mean_variance",
         "mean_sparsity",
     }
-    assert keys <= set(efficiency)
-    p50 = results["sparsity"]["tiny-mamba"]["layers"]["0"]["inner"]["percentile"]["p50"]
-    assert set(p50) == {"threshold", "sparsity", "neurons_below"}
-    for name in ("entropy", "gini", "optimal", "traditional"):
-        assert name in results["sparsity"]["tiny-mamba"]["layers"]["0"]["inner"]
+    assert keys <= set(results["efficiency"])
+    sparsity = results["sparsity"]
+    assert {"percentile", "entropy", "gini", "optimal", "traditional"} <= set(sparsity)
+    assert set(sparsity["percentile"]["p50"]) == {"threshold", "sparsity", "neurons_below"}
+    assert sparsity["percentile"]["p50"]["neurons_below"] == 32  # half of two layers of 32
+
+    for section in ("efficiency", "sparsity"):
+        assert set(results[section]["models"]) == {"tiny-mamba", "tiny-twin"}
+        of_mamba = results[section]["models"]["tiny-mamba"]
+        assert all(results[section][key] == value for key, value in of_mamba.items())
+
     assert results["causal"]["layer"]["layer"] == 1
     assert len(results["causal"]["layer"]["top"]) == 2
     assert results["delta"]["texts"] == 5
@@ -158,12 +165,18 @@ def of_resample(found: dict[str, Any]) -> float:
 
 def totals(found: dict[str, Any]) -> list[float]:
     """Mean KL of each layer's residual dimensions."""
-    return [layer["mean_kl"] for layer in found["layers"]]
+    return [layer["mean_kl"]["value"] for layer in found["layers"]]
 
 
-def is_of_draws(found: dict[str, Any], draws: int) -> bool:
-    """Whether the p-value is (1 + hits) / (1 + draws)."""
-    return found["influence"]["p"][0][1] * (1 + draws) % 1 == pytest.approx(0, abs=1e-9)
+def random_sets(found: dict[str, Any]) -> tuple[int, float | None]:
+    """How many distinct sets the influence on a later layer was compared with, and its p."""
+    against = found["influence"]["pairs"][0]["against_random"]
+    return against["random"]["n"], against["p"]
+
+
+def is_of_22(n: int, p: float | None) -> bool:
+    """Whether p is (1 + hits) / (1 + 22)."""
+    return n == 22 and p is not None and p * 23 % 1 == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.usefixtures("project")
@@ -220,7 +233,7 @@ def is_of_draws(found: dict[str, Any], draws: int) -> bool:
         (
             "cross-layer",
             ["--permutation-draws", 22],
-            lambda a, b: is_of_draws(a, 19) and is_of_draws(b, 22),
+            lambda a, b: random_sets(a) == (19, None) and is_of_22(*random_sets(b)),
         ),
     ],
 )
@@ -396,3 +409,19 @@ def test_cross_layer_uses_the_causal_effects_of_the_same_settings(
     kl = load_arrays(tmp_path / "causal_tiny-mamba.npz")["kl"]
     np.testing.assert_array_equal(top, np.argsort(-kl[0], kind="stable")[:3])
     json.loads(path.read_text())
+
+
+def test_a_model_of_ones_own_brings_no_twin_and_its_run_ends_with_figures(
+    project_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(project_folder, folder)
+    shutil.rmtree(folder / "models" / "tiny-twin")
+    monkeypatch.chdir(folder)
+    mine = (folder / "models" / "deeper-mamba").rename(tmp_path / "mine")
+
+    said = neurons("run", "--model", mine, "--text-limit", 4, "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    assert "compare is left out (--transformer)" in said.out
+    plots = {file.name for file in (tmp_path / "out" / "plots").iterdir()}
+    assert {"delta_mine.png", "ranked_effects_mine.png", "sparsity.png", "efficiency.png"} <= plots

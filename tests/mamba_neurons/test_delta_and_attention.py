@@ -5,15 +5,18 @@ entry.
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
 import planted_mamba as planted
 from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
 from interp_core.mamba.selective_scan import selective_scan
+from interp_core.statistics.block_permutation import between_share
 from mamba_neurons import measure_attention as attention
 from mamba_neurons import measure_delta as delta
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene_curves import faithfulness, kept_effects
-from mamba_neurons.model import Model, neuron_means
+from mamba_neurons.intervene_curves import faithfulness
+from mamba_neurons.intervene_units import unit_means
+from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons
 
 SLOW = 5  # channel
@@ -51,33 +54,82 @@ def test_a_planted_slow_channel_has_the_half_life_of_its_step_and_rate(
     assert float(left) == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_share_is_one_for_a_step_that_only_texts_set_and_zero_for_one_that_only_places_set() -> (
-    None
-):
-    by_text, by_place = (
-        np.arange(6.0)[:, None].repeat(10, axis=1),
-        np.arange(10.0)[None].repeat(6, axis=0),
-    )
+def test_the_share_is_one_for_a_step_of_texts_and_zero_for_a_step_of_places() -> None:
+    by_text = np.arange(6.0)[:, None].repeat(10, axis=1)
+    by_place = np.arange(10.0)[None].repeat(6, axis=0)
     dt = np.stack([by_text, by_place, np.ones((6, 10))], axis=-1).reshape(60, 3).astype(np.float32)
     steps = delta.StepSizes(dt, np.repeat(np.arange(6), 10), np.ones((3, 2)))
+
     mean = steps.by_text(dt)
     within = steps.by_text((dt - mean[steps.text]) ** 2)
-    np.testing.assert_allclose(delta.shares(mean, within), [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(delta.shares(mean, within, steps.sizes), [1, 0, 0], atol=1e-12)
     np.testing.assert_allclose(delta.half_lives(steps)[2], np.log(2), rtol=1e-6)
 
 
-def test_the_null_of_the_share_is_what_texts_that_do_not_differ_give() -> None:
+def test_the_share_of_texts_of_unequal_length_is_the_one_that_is_tested() -> None:
+    steps = autocorrelated(np.random.default_rng(0), lag_one=0.4)
+    mean = steps.by_text(steps.dt)
+    within = steps.by_text((steps.dt.astype(np.float64) - mean[steps.text]) ** 2)
+
+    found = delta.shares(mean, within, steps.sizes)
+    np.testing.assert_allclose(found, between_share(steps.dt, steps.text), rtol=1e-6)
+
+
+def autocorrelated(rng: np.random.Generator, *, lag_one: float) -> delta.StepSizes:
+    """Step sizes that follow themselves and no text; texts of 8 to 90 tokens."""
+    sizes = rng.permutation(np.linspace(8, 90, 24).astype(int))
+    text = np.repeat(np.arange(len(sizes)), sizes)
+    noise = rng.standard_normal((len(text), 4))
+    dt = np.asarray(lfilter([np.sqrt(1 - lag_one**2)], [1, -lag_one], noise, axis=0))
+    return delta.StepSizes(dt.astype(np.float32), text, np.ones((4, 2)))
+
+
+def test_texts_that_do_not_differ_are_seldom_said_to(params: MambaNeurons) -> None:
     rng = np.random.default_rng(0)
+    settings = params.model_copy(update={"permutation_draws": 39, "bootstrap_resamples": 100})
+
     hits = 0
     for _ in range(60):
-        steps = delta.StepSizes(
-            rng.random((80, 4)).astype(np.float32), np.repeat(np.arange(8), 10), np.ones((4, 2))
-        )
-        mean = steps.by_text(steps.dt)
-        within = steps.by_text((steps.dt - mean[steps.text]) ** 2)
-        null = delta.share_null(steps, 19, rng)
-        hits += int((null >= delta.shares(mean, within).max()).sum() == 0)
-    assert hits <= 9  # p = .05 expected in 3 of 60
+        steps = autocorrelated(rng, lag_one=0.4)
+        classes = np.zeros(len(steps.text), dtype=np.int64)
+        hits += int(delta.delta_layer(steps, classes, settings, rng)["share_p"].min() <= 0.05)
+
+    assert hits <= 8  # 3 are expected; more than 8 come once in 150 times
+
+
+def test_texts_that_differ_are_found(params: MambaNeurons) -> None:
+    rng = np.random.default_rng(0)
+    steps = autocorrelated(rng, lag_one=0.4)
+    moved = steps.dt.copy()
+    moved[:, 2] += 1.5 * rng.standard_normal(24)[steps.text]
+
+    classes = np.zeros(len(steps.text), dtype=np.int64)
+    planted_steps = delta.StepSizes(moved, steps.text, steps.A)
+    found = delta.delta_layer(planted_steps, classes, params, rng)
+    np.testing.assert_array_equal(found["share_p"] <= 0.05, [False, False, True, False])
+
+
+def test_groups_in_runs_explain_no_more_than_runs_dealt_at_random() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+
+    for _ in range(40):
+        steps = autocorrelated(rng, lag_one=0.8)
+        n = len(steps.text)
+        group = rng.integers(0, 4, n // 12 + 1).repeat(12)[:n]
+        null = delta.explained_in_blocks(steps.dt, group, 60, 19, rng)
+        hits += int((null >= delta.explained(steps.dt, group).max()).sum() == 0)
+
+    assert hits <= 6  # 2 are expected
+
+
+def test_the_begin_of_a_text_is_no_step_size(model: Model, texts: Texts) -> None:
+    steps = delta.step_sizes(planted.mamba_of(model), texts, [0, 1], 3)
+    np.testing.assert_array_equal(steps[1].sizes, texts.lengths - 1)
+
+    call = mixer_calls(planted.mamba_of(model), planted.mamba_of(model).ids(texts.tokens))[1]
+    expected = call.dt[0, 1 : int(texts.lengths[0])].numpy()
+    np.testing.assert_allclose(steps[1].dt[: len(expected)], expected, atol=1e-6)
 
 
 def test_explained_variance_is_one_when_groups_say_all_and_about_zero_when_they_say_nothing() -> (
@@ -172,26 +224,16 @@ def test_the_carrier_is_first_in_each_method_and_its_ranking_is_faithful(
     assert (
         np.unravel_index(found["gradient_guided"].mean(axis=0).argmax(), (2, 32)) == planted.CARRIER
     )
-    few = params.model_copy(update={"fractions": (0.04, 0.5), "random_orders": 19})
+    few = params.model_copy(update={"fractions": (0.04, 0.5), "random_orders": 20})
     orders = {m: np.argsort(-found[m].mean(axis=0), axis=1) for m in params.attention_methods}
-    means = neuron_means(carrier, texts, 4)
+    means = unit_means(carrier, texts, 4)
     report = faithfulness(carrier, texts, orders, few, means, np.random.default_rng(0))
+
     for method in params.attention_methods:
         for kind in ("deletion", "insertion"):
-            assert report[kind][method]["area"] > 0
-            assert (
-                report[kind][method]["p"] <= 0.15
-            )  # a random order has the carrier first once in 32
-
-
-def test_keeping_every_neuron_changes_nothing_and_keeping_none_ablates_all(
-    model: Model, texts: Texts, params: MambaNeurons
-) -> None:
-    means = neuron_means(model, texts, 4)
-    everything, nothing = np.ones((2, 32), dtype=bool), np.zeros((2, 32), dtype=bool)
-    found = kept_effects(model, texts, [everything, nothing], params, means, label="")
-    assert (found.kl[:, 0] < 1e-10).all()
-    assert (found.kl[:, 1] > 1e-3).all()
+            assert report[kind][method]["area"]["value"] > 0
+            # A random order has the carrier first once in 32.
+            assert report[kind][method]["against_random"]["p"] <= 0.15
 
 
 def test_the_summary_has_the_keys_of_earlier_versions(

@@ -1,4 +1,4 @@
-"""Every figure stays on its page and is legible at half size, from the files of a whole run alone."""
+"""Every figure stays on its page and is legible at half size, from a whole run's files alone."""
 
 import subprocess
 import sys
@@ -9,8 +9,14 @@ import pytest
 from drawn_figures import Drawn, figures_saved
 from interp_core.errors import InputError
 from mamba_neurons import figures
+from mamba_neurons.figures import Place
 
 NAMES = ["tiny-mamba", "tiny-twin"]
+
+
+def in_folders(files: Path, plots: Path) -> Place:
+    """Where an experiment has its files."""
+    return lambda kind, _: plots if kind == "figures" else files
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
     written = [
         path
         for c in figures.COMMANDS
-        for path in figures.draw(c, NAMES, lambda *_: folder, tmp_path)
+        for path in figures.draw(c, NAMES, in_folders(folder, tmp_path))
     ]
     assert len(written) == 11
     assert len(drawn) == 11
@@ -47,10 +53,8 @@ def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
 def test_figures_need_no_model_library_and_name_a_missing_file(
     folder: Path, tmp_path: Path
 ) -> None:
-    code = (
-        "import sys, mamba_neurons.figures; sys.exit('torch' in sys.modules or 'transformers' in "
-        "sys.modules)"
-    )
+    heavy = "'torch' in sys.modules or 'transformers' in sys.modules"
+    code = f"import sys, mamba_neurons.figures; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(InputError, match=r"delta_tiny-mamba\.npz is missing"):
-        figures.draw("delta", NAMES, lambda *_: tmp_path, tmp_path)
+        figures.draw("delta", NAMES, in_folders(tmp_path, tmp_path))

@@ -9,8 +9,7 @@ from torch import Tensor
 
 import planted_mamba as planted
 from mamba_neurons import measure_compare as comparing
-from mamba_neurons.data import Texts
-from mamba_neurons.intervene_curves import _crossing, functional_curve, halves
+from mamba_neurons.data import Texts, halves
 from mamba_neurons.intervene_influence import cross_layer, influence_of, inter_layer, neuron_spread
 from mamba_neurons.model import Model, clean_run, neuron_means
 from mamba_neurons.params import MambaNeurons
@@ -63,7 +62,12 @@ def test_cross_layer_compares_the_best_with_random_neurons_of_the_same_layer(
     for row in range(3):
         for column in range(3):
             assert (influence["total"][row][column] is None) == (column <= row)
-    assert 0 < influence["p"][0][1] <= 1
+    assert [(pair["from"], pair["to"]) for pair in influence["pairs"]] == [(0, 1), (0, 2), (1, 2)]
+    for pair in influence["pairs"]:
+        against = pair["against_random"]
+        assert against["observed"] == influence["total"][pair["from"]][pair["to"]]
+        assert against["random"]["n"] == params.permutation_draws
+        assert against["p"] is None  # 19 sets are too few for a test
     assert all(len(layer["top"]) == params.top_k for layer in report["layers"])
 
 
@@ -85,7 +89,7 @@ def test_a_model_differs_from_itself_in_nothing(
     for section in ("dynamics", "sparsity"):
         for found in report[section].values():
             assert found["difference"]["value"] == 0
-            assert found["difference"]["ci"] == [0, 0]
+            assert (found["difference"]["low"], found["difference"]["high"]) == (0, 0)
     assert report["dynamics"]["lens_kl"]["first"]["value"] > 0
 
 
@@ -108,32 +112,19 @@ def test_layers_of_models_of_different_depth_meet_at_relative_depths() -> None:
     np.testing.assert_allclose(deeper[inside], comparing.GRID[inside])
 
 
-def test_few_neurons_are_enough_where_one_carries_all(carrier: Model, params: MambaNeurons) -> None:
-    texts = planted.own_texts(carrier, n=12)
-    strength = np.zeros((2, carrier.n_neurons))
-    strength[planted.CARRIER] = 1
-    rows = halves(texts)[1]
-    means = neuron_means(carrier, texts, 4)
-    curve = functional_curve(
-        carrier, texts.rows(rows), strength, params, means, np.random.default_rng(0)
-    )
-    assert curve["sizes"][0] == 1
-    assert abs(curve["rise"][0]) < 0.05
-    assert curve["random"]["mean"][0] > 1
-
-
-@pytest.mark.parametrize(
-    ("rise", "expected"),
-    [
-        ([0.5, 0.02, 0.005, 0.0], (2, 4)),
-        ([0.0, 0.0, 0.0, 0.0], (0, 1)),
-        ([0.5, 0.0, 0.02, 0.0], (4, 8)),
-    ],
-)
-def test_enough_is_the_first_size_from_which_on_all_stay_within(
-    rise: list[float], expected: tuple[int, int]
+@pytest.mark.parametrize("which", ["model", "twin"])
+def test_the_fixed_threshold_is_that_of_the_models_own_kind(
+    which: str, texts: Texts, params: MambaNeurons, request: pytest.FixtureRequest
 ) -> None:
-    assert _crossing(np.array([1, 2, 4, 8]), np.array(rise), 0.01) == expected
+    one: Model = request.getfixturevalue(which)
+    apart = params.model_copy(update={"mamba_threshold": 0.2, "transformer_threshold": 0.01})
+    found = comparing.seeds_efficiency(comparing.measure(one, texts, apart), apart)
+
+    clean = clean_run(one, texts)
+    real = torch.as_tensor(texts.real)
+    threshold = 0.2 if one.is_mamba else 0.01
+    below = [(a[real].abs() < threshold).double().mean() for a in clean.neurons]
+    assert found["mean_sparsity"] == pytest.approx(float(torch.stack(below).mean()))
 
 
 def test_the_halves_share_no_text(texts: Texts) -> None:

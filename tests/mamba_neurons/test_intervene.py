@@ -2,6 +2,9 @@
 carrier is first.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,8 @@ from mamba_neurons.data import Texts
 from mamba_neurons.intervene import ABLATIONS, Ablation, neuron_effects, replacement
 from mamba_neurons.intervene_channels import causal, joint_effects, state_effects
 from mamba_neurons.intervene_estimates import estimate_all, rank_agreement, whole_model
+from mamba_neurons.intervene_influence import neuron_spread
+from mamba_neurons.intervene_units import unit_means
 from mamba_neurons.measure_activity import states
 from mamba_neurons.measure_divergence import divergence
 from mamba_neurons.model import Model, neuron_means
@@ -146,11 +151,59 @@ def test_the_carrier_alone_is_worth_more_than_random_sets(
     carrier: Model, params: MambaNeurons
 ) -> None:
     texts = planted.own_texts(carrier)
-    at_its_layer = params.model_copy(update={"layer": 1, "dose_k": (1,), "random_sets": 19})
+    at_its_layer = params.model_copy(update={"layer": 1, "dose_k": (1, 32), "random_sets": 31})
     single = neuron_effects(carrier, texts, 1, range(carrier.n_neurons), params)
-    _, report = joint_effects(carrier, texts, single, at_its_layer, np.random.default_rng(0))
-    assert report["kl"][0] > 10 * report["random_mean"][0] or report["p"][0] <= 0.1
-    np.testing.assert_allclose(report["kl"][0], report["sum_of_single"][0], rtol=1e-4)
+    arrays, report = joint_effects(carrier, texts, single, at_its_layer, np.random.default_rng(0))
+
+    # All 31 other channels, each once: the carrier beats them all.
+    alone, everyone = report["doses"]
+    assert alone["against_random"]["random"]["n"] == 31
+    assert alone["against_random"]["p"] == 1 / 32
+    assert len(np.unique(arrays["together_random_kl/1"])) == 31
+    assert alone["kl"]["value"] == pytest.approx(alone["sum_of_single"], rel=1e-4)
+
+    # There is no other set of all channels, and so no test.
+    assert everyone["against_random"]["random"]["n"] == 0
+    assert everyone["against_random"]["p"] is None
+
+
+def effects_of(how: Ablation) -> Callable[[Model, Texts, MambaNeurons], np.ndarray]:
+    """KL of ablating a few neurons so."""
+
+    def measure(model: Model, texts: Texts, params: MambaNeurons) -> np.ndarray:
+        return neuron_effects(model, texts, 0, range(6), params, ablation=how).kl
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda model, texts, params: neuron_means(model, texts, 3).numpy(),
+        lambda model, texts, params: unit_means(model, texts, 3).neurons.numpy(),
+        lambda model, texts, params: unit_means(model, texts, 3).heads.numpy(),
+        lambda model, texts, params: neuron_spread(model, texts, params).numpy(),
+        *(effects_of(how) for how in ABLATIONS),
+        lambda model, texts, params: exact.residual_effects(model, texts, 0, params).kl,
+    ],
+    ids=["means", "unit means", "heads", "spread", *ABLATIONS, "residual"],
+)
+@pytest.mark.parametrize("which", ["model", "twin"])
+def test_what_stands_in_padding_changes_nothing(
+    which: str,
+    measure: Callable[[Model, Texts, MambaNeurons], np.ndarray],
+    texts: Texts,
+    params: MambaNeurons,
+    request: pytest.FixtureRequest,
+) -> None:
+    model: Model = request.getfixturevalue(which)
+    other = texts.tokens.copy()
+    other[~texts.real] = planted.VOCAB - 1
+    assert (other != texts.tokens).any()
+
+    padded_otherwise = replace(texts, tokens=other)
+    found = [measure(model, one, params) for one in (texts, padded_otherwise)]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
 
 
 def test_estimates_approach_exact_effects_as_effects_get_small(params: MambaNeurons) -> None:

@@ -13,21 +13,19 @@ FILES = sorted(STUDY.glob("*.py"))
 # Function -> what it draws. Texts, samples, label draws, resamples and nulls; no result.
 MAY_DRAW = {
     "load_texts": "rows of repeated random tokens",
-    "rng": "the generator of a purpose, from the seed",
     "drawn_labels": "labels from the model's own predictions",
     "whole_model": "the seed of the label draws",
     "fisher_order": "the seed of the label draws",
     "calibrate": "the sample of neurons that estimates are checked on",
     "delta_layer": "bootstrap rows",
-    "share_null": "null: tokens dealt to texts",
     "explained_null": "null: groups dealt to kinds",
     "split_half_share": "random halves",
     "_lifetime": "bootstrap weights of groups",
-    "joint_effects": "null: random sets",
+    "joint_order": "the seed of the label draws",
     "cross_layer": "null: random neurons",
-    "_null_means": "null: means of random neurons",
     "faithfulness": "null: random orders",
-    "functional_curve": "null: random sets, and bootstrap rows",
+    "random_order": "null: random orders",
+    "relative": "bootstrap weights of texts",
 }
 DRAWS = {
     *(

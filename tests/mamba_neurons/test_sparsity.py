@@ -161,7 +161,12 @@ def test_percentile_sparsity_is_the_percentile_and_a_fixed_threshold_follows_the
             stream.add(scale * np.random.default_rng(text).standard_normal((20, 40)), text // 2)
         reports.append(
             sparsity.summarise(
-                stream, percentiles=(10.0, 50.0), target=0.3, resamples=100, rng=rng
+                stream,
+                percentiles=(10.0, 50.0),
+                target=0.3,
+                resamples=100,
+                lifetime_draws=20,
+                rng=rng,
             )[0]
         )
     for report in reports:
@@ -214,9 +219,9 @@ def test_dead_detecting_and_positional_neurons_are_told_apart(params: MambaNeuro
         [token == 3, position / 10, np.zeros(300), rng.standard_normal(300), np.zeros(300)], axis=1
     )
     a[:, 2] *= 1e-6
-    found = kinds_of_layer(
-        a, token, position, params.model_copy(update={"permutation_draws": 39}), rng
-    )
+    text = np.repeat(np.arange(10), 30)
+    many = params.model_copy(update={"permutation_draws": 39})
+    found = kinds_of_layer(a, token, position, text, many, rng)
     assert found["token_units"].tolist() == [True, False, False, False, False]
     assert found["position_units"].tolist() == [False, True, False, False, False]
     assert found["dead"].tolist() == [False, False, True, False, False]

@@ -7,7 +7,7 @@ import pytest
 import small_project
 from interp_core.loading import load_model
 from interp_core.models.spec import ModelSpec
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer, as_transformer
 
 
 @pytest.fixture(scope="session")
@@ -37,22 +37,30 @@ def planted_project(planted_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.fixture
-def toy(project: Path) -> Subject:
+def toy(project: Path) -> Transformer:
     """The random model of two layers."""
-    return load_model(ModelSpec(source="local", path=project / "models" / "toy"), name="toy")
-
-
-@pytest.fixture
-def induction(planted_project: Path) -> Subject:
-    """The hand-built induction circuit, with a tokenizer and a corpus around it."""
-    return load_model(
-        ModelSpec(source="local", path=planted_project / "models" / "induction"), name="induction"
+    return as_transformer(
+        load_model(ModelSpec(source="local", path=project / "models" / "toy"), name="toy")
     )
 
 
 @pytest.fixture
-def duplicate(planted_project: Path) -> Subject:
+def induction(planted_project: Path) -> Transformer:
+    """The hand-built induction circuit, with a tokenizer and a corpus around it."""
+    return as_transformer(
+        load_model(
+            ModelSpec(source="local", path=planted_project / "models" / "induction"),
+            name="induction",
+        )
+    )
+
+
+@pytest.fixture
+def duplicate(planted_project: Path) -> Transformer:
     """The hand-built duplicate-token circuit."""
-    return load_model(
-        ModelSpec(source="local", path=planted_project / "models" / "duplicate"), name="duplicate"
+    return as_transformer(
+        load_model(
+            ModelSpec(source="local", path=planted_project / "models" / "duplicate"),
+            name="duplicate",
+        )
     )

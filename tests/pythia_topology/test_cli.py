@@ -109,9 +109,7 @@ def test_every_option_of_the_seed_is_taken_with_underscores_and_with_dashes(tmp_
 
 
 @pytest.mark.usefixtures("project")
-def test_printed_prompts_follow_the_options_and_are_the_same_for_models_that_share_a_tokenizer() -> (
-    None
-):
+def test_printed_prompts_follow_the_options_and_are_those_of_the_tokenizer() -> None:
     printed = {
         options: induct("profile", "--model", "toy", "--print_prompts", *options).out
         for options in ((), ("--seed", 1), ("--period", 12))
@@ -629,7 +627,8 @@ def test_ctrl_c_is_one_line_and_leaves_whole_files_only(project: Path, tmp_path:
     program = """
         import signal, sys
         from pythia_topology import cli, measure_heads
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background inherit that it is ignored
+        # Jobs in the background inherit that it is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         score = measure_heads.score_heads
         def announced(subject, *arguments, **options):
             if subject.name == "taller":

@@ -4,15 +4,21 @@ is not decided.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from math import comb
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from interp_core.errors import InputError
+from interp_core.statistics.interval import Errors, Interval
+from interp_core.statistics.resampling import wasserstein_1
 from planted_evidence import planted
-from pythia_topology.measure_crosssize import crosssize_summary, pair_verdict
+from pythia_topology.measure_crosssize import crosssize_summary, difference, pair_verdict
 from pythia_topology.measure_layer_profile import HeadEvidence
+from pythia_topology.measure_shape import relative_depth
 
 SETTINGS: dict[str, Any] = {
     "mode": "mean",
@@ -54,8 +60,8 @@ def test_three_sizes_with_heads_at_the_same_relative_depth_are_equivalent() -> N
         ["9 layers", "15 layers"],
     ]
     for pair in summary["pairs"]:
-        assert abs(pair["centre_of_mass"]["difference"]) < 0.05
-        assert pair["centre_of_mass"]["p_equivalence"] <= 0.05
+        assert abs(pair["centre_of_mass"]["difference"]["value"]) < 0.05
+        assert pair["centre_of_mass"]["p"] <= 0.05
         assert pair["wasserstein_p_adjusted"] >= pair["wasserstein_p"]
 
 
@@ -63,18 +69,19 @@ def test_heads_at_other_depths_are_different_by_their_distance() -> None:
     summary = _summary({"early": _model(10, 0.35), "late": _model(10, 0.75, seed=1)})
     pair = summary["pairs"][0]
     assert summary["verdict"] == pair["verdict"] == "different"
-    assert pair["peak_rel"]["difference"] == pytest.approx(0.4)
-    assert pair["centre_of_mass"]["difference"] == pytest.approx(0.4, abs=0.1)
-    assert pair["centre_of_mass"]["ci"][0] > 0.2
+    assert pair["peak_rel"]["difference"]["value"] == pytest.approx(0.4)
+    assert summary["peak_verdict"] == pair["peak_verdict"] == "different"
+    centre = pair["centre_of_mass"]["difference"]
+    assert centre["value"] == pytest.approx(0.4, abs=0.1)
+    assert centre["low"] > 0.2
     assert 0.2 < pair["wasserstein_1"] < 0.45
-    assert pair["wasserstein_p"] < 0.05
 
 
 def test_too_little_evidence_is_not_decided_rather_than_equal() -> None:
     single = {(3, 0): 0.5, (5, 0): 0.5}  # whether a layer has a head at all depends on one head
     models = {name: planted(single, n_layers=8, seed=seed) for seed, name in enumerate(("a", "b"))}
     summary = _summary(models)
-    assert abs(summary["pairs"][0]["centre_of_mass"]["difference"]) < 0.02
+    assert abs(summary["pairs"][0]["centre_of_mass"]["difference"]["value"]) < 0.02
     assert summary["verdict"] == "not decided"
 
 
@@ -115,13 +122,87 @@ def test_curves_share_one_axis_and_pass_through_their_layers() -> None:
         assert (np.array(model["curve_low"]) <= np.array(model["curve_high"])).all()
 
 
-def test_the_verdict_of_a_pair_comes_from_equivalence_first() -> None:
-    assert (
-        pair_verdict(equivalent=True, interval=[0.01, 0.03], margin=0.1) == "equivalent within 0.1"
+@pytest.mark.parametrize(
+    ("equivalent", "ends", "words"),
+    [
+        (True, (0.01, 0.03), "equivalent within 0.1"),
+        (False, (0.01, 0.3), "different"),
+        (False, (-0.3, -0.01), "different"),
+        (False, (-0.2, 0.2), "not decided"),
+        (False, (None, None), "different"),
+        (True, (None, None), "equivalent within 0.1"),
+    ],
+)
+def test_the_verdict_of_a_pair_comes_from_equivalence_first(
+    *, equivalent: bool, ends: tuple[float | None, float | None], words: str
+) -> None:
+    found = Interval(0.15, *ends, 12, "prompts").to_json()
+    tested = {"difference": found, "equivalent": equivalent}
+    assert pair_verdict(tested, margin=0.1) == words
+
+
+def test_the_peak_s_own_equivalence_stands_beside_the_centre_s() -> None:
+    """The same centre, but one model's heads lie in two layers with a gap between them."""
+    one = planted({(4, head): 0.6 for head in range(9)}, n_layers=9, n_heads=12)
+    two = planted(
+        {(2, head): 0.62 for head in range(9)} | {(6, head): 0.58 for head in range(9)},
+        n_layers=9,
+        n_heads=12,
+        seed=1,
     )
-    assert pair_verdict(equivalent=False, interval=[0.01, 0.3], margin=0.1) == "different"
-    assert pair_verdict(equivalent=False, interval=[-0.3, -0.01], margin=0.1) == "different"
-    assert pair_verdict(equivalent=False, interval=[-0.2, 0.2], margin=0.1) == "not decided"
+    summary = _summary({"one": one, "two": two})
+    (pair,) = summary["pairs"]
+    assert abs(pair["centre_of_mass"]["difference"]["value"]) < 0.05
+    assert not pair["peak_rel"]["equivalent"]
+    assert summary["peak_verdict"] != summary["verdict"] == "equivalent within 0.1"
+
+
+def test_a_difference_that_no_draw_moves_has_no_interval_and_no_p() -> None:
+    still = Errors(np.array(0.4), np.array(0.0), np.array(1.0))
+    same, other = (
+        difference(still, replace(still, value=np.array(at)), margin=0.1, alpha=0.05, n=9)
+        for at in (0.45, 0.6)
+    )
+    assert (same["difference"]["low"], same["p"], same["equivalent"]) == (None, None, True)
+    assert (other["difference"]["high"], other["p"], other["equivalent"]) == (None, None, False)
+
+
+def test_where_heads_spread_is_unknown_nothing_is_equivalent() -> None:
+    unknown = Errors(np.array(0.4), np.array(np.nan), np.array(1.0))
+    found = difference(unknown, unknown, margin=0.1, alpha=0.05, n=9)
+    assert (found["p"], found["equivalent"]) == (None, False)
+
+
+def test_equivalence_is_of_two_independent_models() -> None:
+    """Errors of .03 and .04 make .05, whatever their order; the oracle is Student's t."""
+    first = Errors(np.array(0.40), np.array(0.03), np.array(1e9))
+    second = Errors(np.array(0.42), np.array(0.04), np.array(1e9))
+    found = difference(first, second, margin=0.1, alpha=0.05, n=9)
+    assert found["difference"]["high"] - 0.02 == pytest.approx(1.95996 * 0.05, rel=1e-4)
+    assert found["p"] == pytest.approx(scipy_stats.norm.cdf(-0.08 / 0.05), rel=1e-4)
+    assert found["high"] - 0.02 == pytest.approx(1.64485 * 0.05, rel=1e-4)
+
+
+def test_layers_not_heads_are_exchanged_between_models() -> None:
+    """Four and six layers have 210 exchanges; the sixteen and 24 heads have more than 10^10."""
+    models = {"a": _model(4, 0.4), "b": _model(6, 0.4, seed=1)}
+    (pair,) = _summary(models)["pairs"]
+    assert pair["exchanges"] == comb(10, 4) - 1
+    assert pair["wasserstein_p"] >= 1 / comb(10, 4)
+
+
+def test_the_p_of_two_models_of_one_kind_is_uniform_where_layers_vary() -> None:
+    """Every layer has a level of its own, which its heads share: exchanging heads finds .36 at
+    .05."""
+    rng = np.random.default_rng(3)
+    p = []
+
+    for _ in range(200):
+        masses = [rng.exponential(size=6) for _ in range(2)]
+        depth = relative_depth(6)
+        p.append(wasserstein_1(depth, masses[0], depth, masses[1], rng, draws=1000).p)
+
+    assert np.mean(np.array(p) <= 0.05) <= 0.09
 
 
 def test_one_model_cannot_be_compared() -> None:

@@ -1,4 +1,5 @@
-"""Onsets lie where they were planted: checkpoints that turn the hand-built heads on at known steps."""
+"""Onsets lie where they were planted: checkpoints that turn the hand-built heads on at known
+steps."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, load_json, save_weights
 from interp_core.loading import load_model
 from interp_core.models.spec import ModelSpec
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer, as_transformer
 from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import stimuli
 from pythia_topology.measure_emergence import checkpoints, emergence
@@ -87,8 +88,8 @@ def measured(folder: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, np
     return emergence(subject, local(folder), prompts, settings(**changes))
 
 
-def loaded(folder: Path, **changes: Any) -> tuple[Subject, Prompts]:
-    subject = load_model(local(folder), name="induction")
+def loaded(folder: Path, **changes: Any) -> tuple[Transformer, Prompts]:
+    subject = as_transformer(load_model(local(folder), name="induction"))
     return subject, stimuli(subject, settings(**changes))["repeated_tokens"]
 
 
@@ -102,14 +103,21 @@ def test_onsets_lie_where_they_were_planted_and_in_that_order(trained: Path) -> 
         ("induction_head", INDUCTION_AT),
         ("copy_accuracy", INDUCTION_AT),
     ):
-        assert off <= onset[name]["step"] <= on, name
-        low, high = onset[name]["ci"]
-        assert off <= low <= onset[name]["step"] <= high <= on
+        step = onset[name]["step"]
+        assert off <= step["value"] <= on, name
+        # Nothing was measured between two checkpoints: no interval is narrower than they are apart.
+        assert (step["low"], step["high"]) == (off, on)
         assert onset[name]["low"] < 0.1
         assert onset[name]["high"] == pytest.approx(1, abs=0.01)
     words = report["verdict"].removeprefix("in order: ").split(", ")
     assert words[0].startswith("previous token head at step")
-    assert {word.split(" at ")[0] for word in words[1:]} == {"induction head", "copy accuracy"}
+    others = {word.split(" at ")[0] for word in words[1:]}
+    named = {
+        name for word in others for name in ("induction head", "copy accuracy") if name in word
+    }
+    assert named == {"induction head", "copy accuracy"}
+    assert words[1].startswith("then ")
+    assert words[2].startswith("with ")  # they rise between the same two checkpoints
 
 
 @pytest.mark.usefixtures("planted_project")
@@ -186,7 +194,7 @@ def test_two_steps_with_the_same_weights_are_refused(own: Path) -> None:
         (
             "other shape",
             r"step-000008.safetensors is no checkpoint of induction: lm_head.weight has another "
-            r"shape",
+            "shape",
         ),
         (
             "not a number",
@@ -293,5 +301,5 @@ def test_a_hub_model_is_followed_over_its_branches(
     assert (said.code, said.err) == (0, "")
     report = load_json(out / "emergence_forming.json")
     assert report["steps"] == [0, 10, 100, 1000]
-    assert 100 < report["onset"]["induction_head"]["step"] < 1000
+    assert 100 < report["onset"]["induction_head"]["step"]["value"] < 1000
     assert load_arrays(out / "emergence_forming.npz")["accuracy"][-1] == 1

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from pythia_topology import (
     figures_causal,
     figures_circuits,
     figures_depth,
-    figures_heads,
     figures_training,
 )
 
@@ -31,6 +31,11 @@ FAMILIES = {
     "one small model": {"neox-4l": (4, 4)},
     "three models": {"neox-4l": (4, 4), "neox-6l": (6, 4), "neox-8l": (8, 4)},
 }
+
+
+def place_in(folder: Path) -> Callable[[str, str], Path]:
+    """Where a stage has its files."""
+    return lambda kind, command: folder / kind if kind == "figures" else folder / kind / command
 
 
 def _write(folder: Path, models: dict[str, tuple[int, int]], *, with_heads: bool = True) -> None:
@@ -68,7 +73,7 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
 ) -> None:
     models = FAMILIES[family]
     _write(tmp_path, models)
-    written = figures.draw_all(list(models), tmp_path)
+    written = figures.draw_all(list(models), place_in(tmp_path))
     together = {"causal_delta", "lag_profiles", "emergence"} | (
         {"multi_size_overlay"} if len(models) > 1 else set()
     )
@@ -84,7 +89,7 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
     if len(models) == 1:
         first = {path: path.read_bytes() for path in written}
         assert {
-            path: path.read_bytes() for path in figures.draw_all(list(models), tmp_path)
+            path: path.read_bytes() for path in figures.draw_all(list(models), place_in(tmp_path))
         } == first
 
 
@@ -126,7 +131,7 @@ def test_without_induction_heads_every_figure_is_readable_and_shows_no_peak(
 ) -> None:
     models = {"flat-4l": (4, 4), "flat-6l": (6, 4)}
     _write(tmp_path, models, with_heads=False)
-    figures.draw_all(list(models), tmp_path)
+    figures.draw_all(list(models), place_in(tmp_path))
     for name, figure in drawn.items():
         _assert_readable(name, figure)
     for name in (
@@ -146,18 +151,21 @@ def test_commands_that_have_not_run_are_left_out_and_a_missing_file_is_named(
     tmp_path: Path,
 ) -> None:
     arrays = planted.scores(4, 4)
-    save_arrays(tmp_path / "scores" / "profile" / "scores_a.npz", arrays)
-    save_json(tmp_path / "metrics" / "profile" / "profile_a.json", planted.profile(arrays))
-    assert len(figures.draw_all(["a"], tmp_path)) == 3
-    (tmp_path / "metrics" / "nulls").mkdir()
+    for name in ("a", "b"):
+        save_arrays(tmp_path / "scores" / "profile" / f"scores_{name}.npz", arrays)
+        save_json(
+            tmp_path / "metrics" / "profile" / f"profile_{name}.json", planted.profile(arrays)
+        )
+    assert len(figures.draw_all(["a", "b"], place_in(tmp_path))) == 6
+    save_json(tmp_path / "metrics" / "nulls" / "nulls_b.json", planted.nulls(arrays))
     with pytest.raises(InputError, match=r"nulls_a\.json is missing"):
-        figures.draw_all(["a"], tmp_path)
+        figures.draw_all(["a", "b"], place_in(tmp_path))
 
 
 def test_figures_need_no_model_library() -> None:
     code = (
-        "import sys, pythia_topology.figures; sys.exit('torch' in sys.modules or 'transformers' in "
-        "sys.modules)"
+        "import sys, pythia_topology.figures;"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -180,8 +188,8 @@ def test_the_shaded_mass_of_a_profile_is_as_wide_as_the_bandwidth_in_its_file() 
     for seed in range(5):
         profile = planted.profile(planted.scores(8, 4, seed=seed))
         low, high = figures_depth.band_ends(profile["per_layer"])
-        assert high - low == pytest.approx(profile["bandwidth"])
-        assert low < profile["centre_of_mass"] < high
+        assert high - low == pytest.approx(profile["bandwidth"]["value"])
+        assert low < profile["centre_of_mass"]["value"] < high
 
 
 @pytest.mark.parametrize("mode", ["mean", "top_quantile", "count"])
@@ -193,7 +201,7 @@ def test_the_peak_line_is_at_the_files_peak_and_heads_are_shown_unless_they_are_
     axes = _axes()
     figures_depth.plot_layer_profile(axes, arrays["excess_prefix_matching"], profile)
     lines = {str(line.get_label()): line for line in axes.lines}
-    assert list(_x(lines["peak"])) == [profile["peak_rel"]] * 2
+    assert list(_x(lines["peak"])) == [profile["peak_rel"]["value"]] * 2
     assert np.array_equal(_y(lines["layer profile"]), profile["per_layer"])
     assert ("a head" in lines) == (mode != "count")
 
@@ -206,8 +214,46 @@ def test_ablating_shows_changes_in_percentage_points_beside_the_random_control()
         (float(_x(line)[0]), str(line.get_marker())) for line in axes.lines if len(_x(line)) == 1
     ]
     for ablation in report["ablations"].values():
-        assert (pytest.approx(100 * ablation["accuracy"]["top"]), "o") in points
-        assert (pytest.approx(100 * ablation["accuracy"]["random_mean"]), "s") in points
+        accuracy = ablation["accuracy"]
+        assert (pytest.approx(100 * accuracy["top"]["value"]), "o") in points
+        assert (pytest.approx(100 * accuracy["outside"]["random"]["value"]), "s") in points
+        assert (pytest.approx(100 * accuracy["layer_matched"]["random"]["value"]), "D") in points
+
+
+def test_captions_say_where_partners_come_from_and_that_there_may_be_no_test(
+    drawn: dict[str, Drawn], tmp_path: Path
+) -> None:
+    report, _ = planted.causal(planted.scores(4, 4))
+    few = report | {"p_value": None, "draws": 10}
+    figures.draw_causal({"a": report, "b": few}, tmp_path)
+    figures.draw_dose(report, "a", tmp_path)
+
+    words = " ".join(drawn["causal_delta"].words.split())
+    assert "a: 200 of 560 distinct sets of heads outside the circuit, from L0, L3" in words
+    assert "2 a set from another layer than its own" in words
+    assert "no test possible (10 sets)" in words
+    assert "from the same layers" not in words
+    assert "50 of 2" in drawn["dose_a"].words
+
+
+def test_a_peak_without_an_interval_is_printed_as_a_layer() -> None:
+    profile = planted.profile(planted.scores(8, 4))
+    profile["peak_rel"] |= {"low": None, "high": None}
+    text = figures_depth.shape_text(profile)
+    assert f"peak in layer {profile['peak_layer']}" in text
+    assert text.count("[") == 2  # of centre and bandwidth
+
+
+def test_the_peak_s_equivalence_stands_beside_the_centre_s(
+    drawn: dict[str, Drawn], tmp_path: Path
+) -> None:
+    scores = {f"{n}l": planted.scores(n, 4, seed=n) for n in (4, 6, 8)}
+    report = planted.crosssize(scores)
+    figures.draw_crosssize(report, tmp_path / "multi_size_overlay.png")
+    words = drawn["multi_size_overlay"].words
+
+    for pair in report["pairs"]:
+        assert f"{pair['verdict']}\npeak: {pair['peak_verdict']}" in words
 
 
 def test_the_onset_of_each_curve_is_marked_and_step_zero_has_its_place() -> None:
@@ -217,7 +263,7 @@ def test_the_onset_of_each_curve_is_marked_and_step_zero_has_its_place() -> None
     assert start == 110.0 / 8
     figures_training.plot_emergence(axes, report, arrays, start=start)
     marked = {float(_x(line)[0]) for line in axes.lines if list(_y(line)) == [0, 1]}
-    assert marked == {onset["step"] for onset in report["onset"].values()}
+    assert marked == {onset["step"]["value"] for onset in report["onset"].values()}
     left, right = axes.get_xlim()
     assert left < 0 < 1024 < right
     assert figures_training.onset_text(dict.fromkeys(report["onset"])) == "nothing emerged"
@@ -235,12 +281,6 @@ def test_pairs_whose_writer_is_in_no_earlier_layer_are_blank_in_the_composition_
     arrows = [line for line in axes.lines if line.get_marker() == "^"]
     assert np.array_equal(_x(arrows[0]), np.flatnonzero(readers))
     assert arrows[0].get_color() == INDUCTION
-
-
-def test_names_of_heads_are_read_back() -> None:
-    assert figures_heads.head_index(figures_heads.head_name(5, 12)) == (5, 12)
-    with pytest.raises(ValueError, match="not a head"):
-        figures_heads.head_index("5.12")
 
 
 def _x(line: Line2D) -> np.ndarray:

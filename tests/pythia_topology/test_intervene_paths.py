@@ -11,12 +11,14 @@ import torch
 import known_circuits as known
 import small_models as small
 import small_project
-from interp_core.loading import subject_of
-from interp_core.models.subject import Subject
+from interp_core.loading import transformer_of
+from interp_core.models.subject import Transformer
+from interp_core.statistics.heads import Head
 from interp_core.stimuli.prompts import Prompts, repeated_tokens
+from pythia_topology.intervene_controls import Roles
 from pythia_topology.intervene_paths import composition, path_patching
 
-PLANTED = (known.PREVIOUS_TOKEN_HEAD, known.INDUCTION_HEAD)
+PLANTED = (Head(*known.PREVIOUS_TOKEN_HEAD), Head(*known.INDUCTION_HEAD))
 HEADS = [(layer, head) for layer in range(known.N_LAYERS) for head in range(known.N_HEADS)]
 
 
@@ -24,33 +26,33 @@ def prompts_of(n: int = 8) -> Prompts:
     return repeated_tokens(known.VOCABULARY, period=16, n_prompts=n, rng=np.random.default_rng(0))
 
 
-def excess_at(head: tuple[int, int]) -> np.ndarray:
+def roles(reader: tuple[int, int] = known.INDUCTION_HEAD) -> Roles:
     excess = np.zeros((known.N_LAYERS, known.N_HEADS))
-    excess[head] = 1
-    return excess
+    excess[reader] = 1
+    return Roles(excess, [Head(*reader)], [Head(*known.PREVIOUS_TOKEN_HEAD)])
 
 
-def report_of(subject: Subject, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def report_of(subject: Transformer, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     params = small_project.study(
         **({"path_pairs": 1, "causal_top_k": 1, "composition_draws": 40} | changes)
     )
-    return composition(subject, prompts_of(), excess_at(known.INDUCTION_HEAD), params)
+    return composition(subject, prompts_of(), roles(), params)
 
 
-def test_the_planted_pair_comes_first_and_is_confirmed(planted: Subject) -> None:
+def test_the_planted_pair_comes_first_and_is_confirmed(planted: Transformer) -> None:
     report, arrays = report_of(planted, path_pairs=2)
     first, second = report["pairs"]
     assert (first["writer"], first["reader"]) == ("L0H1", "L1H2")
     assert first["z"] == report["z_max"] == pytest.approx(arrays["z"].max(), rel=1e-6)
     assert first["z"] > 10 > abs(second["z"])
-    assert first["path_patching"]["change"] == pytest.approx(-1, abs=0.05)
-    assert first["path_patching"]["ci"][1] < -0.9
-    assert second["path_patching"]["change"] == pytest.approx(0, abs=1e-6)
+    assert first["path_patching"]["value"] == pytest.approx(-1, abs=0.05)
+    assert first["path_patching"]["high"] < -0.9
+    assert second["path_patching"]["value"] == pytest.approx(0, abs=1e-6)
     assert report["verdict"].startswith("confirmed: without L0H1 -> L1H2")
     assert np.unravel_index(arrays["z"].argmax(), arrays["z"].shape) == (*PLANTED[0], *PLANTED[1])
 
 
-def test_random_pairs_of_the_same_layers_change_nothing(planted: Subject) -> None:
+def test_random_pairs_of_the_same_layers_change_nothing(planted: Transformer) -> None:
     report, _ = report_of(planted, path_pairs=2)
     assert len(report["random_pairs"]) == 2
     names = [
@@ -59,23 +61,38 @@ def test_random_pairs_of_the_same_layers_change_nothing(planted: Subject) -> Non
     assert len(set(names)) == 4
     for pair in report["random_pairs"]:
         assert pair["writer"][:2] == "L0"
-        assert pair["path_patching"]["change"] == pytest.approx(0, abs=1e-6)
+        assert pair["path_patching"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_control_pairs_hold_no_previous_token_head(planted: Transformer) -> None:
+    """Were the planted writer a control of itself, nothing could be confirmed."""
+    everything = {"path_pairs": 2, "causal_top_k": 3}
+    params = small_project.study(composition_draws=40, **everything)
+    excess = np.zeros((known.N_LAYERS, known.N_HEADS))
+    excess[1] = [0.1, 0.2, 1.0, 0.3]
+    writers = [Head(0, head) for head in range(known.N_HEADS - 1)]
+    found = Roles(excess, [Head(*known.INDUCTION_HEAD)], writers)
+    report, _ = composition(planted, prompts_of(), found, params)
+    idle = str(Head(0, known.N_HEADS - 1))
+    assert {pair["writer"] for pair in report["random_pairs"]} == {idle}
+    assert report["control"].endswith("random pairs, writers from L0, no previous-token heads")
 
 
 def test_a_reader_that_does_not_use_the_writer_is_not_confirmed() -> None:
     """The duplicate-token head reads tokens: the previous-token head before it is no part of its
     circuit.
     """
-    subject = subject_of(known.duplicate_token_model(), name="duplicate")
+    subject = transformer_of(known.duplicate_token_model(), name="duplicate")
     report, _ = report_of(subject, path_pairs=2)
-    assert all(abs(pair["path_patching"]["change"]) < 1e-6 for pair in report["pairs"])
+    assert all(abs(pair["path_patching"]["value"]) < 1e-6 for pair in report["pairs"])
     assert report["verdict"].startswith("not confirmed")
 
 
 def test_one_layer_cannot_compose() -> None:
-    subject = subject_of(small.build("gpt2", n_layer=1), name="flat", bos=0)
+    subject = transformer_of(small.build("gpt2", n_layer=1), name="flat", bos=0)
     params = small_project.study()
-    report, _ = composition(subject, small.prompts(), np.ones((1, small.HEADS)), params)
+    flat = Roles(np.ones((1, small.HEADS)), [], [])
+    report, _ = composition(subject, small.prompts(), flat, params)
     assert (report["pairs"], report["random_pairs"], report["z_max"]) == ([], [], None)
     assert report["verdict"] == "no pair of heads can compose: one layer"
 
@@ -146,8 +163,9 @@ def test_path_patching_is_the_keys_of_one_reader_patched_by_hand(
 ) -> None:
     model: Any = small.build("gpt2")
     prompts = small.prompts()
-    subject = subject_of(model, name="gpt2", bos=0)
-    found = path_patching(subject, prompts, [(writer, reader)], batch_size=8)[:, 0]
+    subject = transformer_of(model, name="gpt2", bos=0)
+    pair = (Head(*writer), Head(*reader))
+    found = path_patching(subject, prompts, [pair], batch_size=8)[:, 0]
     expected = {
         part: patched_by_hand(model, prompts, writer, reader, part) for part in ("query", "key")
     }
@@ -163,15 +181,15 @@ def test_the_previous_token_head_feeds_keys_and_a_swapped_reader_has_none_to_los
     model = known.induction_model()
     swap_keys_and_queries(model)
     prompts = prompts_of()
-    change = path_patching(subject_of(model, name="swapped"), prompts, [PLANTED], batch_size=8)
+    change = path_patching(transformer_of(model, name="swapped"), prompts, [PLANTED], batch_size=8)
     np.testing.assert_allclose(change, 0, atol=1e-5)
 
 
-def test_path_patching_does_not_depend_on_how_prompts_are_batched(planted: Subject) -> None:
-    random = subject_of(small.build("gpt2"), name="gpt2", bos=0)
+def test_path_patching_does_not_depend_on_how_prompts_are_batched(planted: Transformer) -> None:
+    random = transformer_of(small.build("gpt2"), name="gpt2", bos=0)
     for subject, prompts, pairs in (
         (planted, prompts_of(7), [PLANTED]),
-        (random, small.prompts(7), [((0, 1), (1, 2)), ((1, 0), (2, 2))]),
+        (random, small.prompts(7), [(Head(0, 1), Head(1, 2)), (Head(1, 0), Head(2, 2))]),
     ):
         whole = path_patching(subject, prompts, pairs, batch_size=7)
         parts = path_patching(subject, prompts, pairs, batch_size=3)
@@ -181,15 +199,16 @@ def test_path_patching_does_not_depend_on_how_prompts_are_batched(planted: Subje
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama"])
 def test_path_patching_leaves_no_hooks(name: str) -> None:
     model = small.build(name)
-    subject = subject_of(model, name=name, bos=0)
+    subject = transformer_of(model, name=name, bos=0)
     prompts = small.prompts()
     ids = subject.ids(prompts.tokens)
     before = model(ids).logits
-    path_patching(subject, prompts, [((0, 0), (1, 1)), ((1, 3), (2, 0))], batch_size=2)
+    pairs = [(Head(0, 0), Head(1, 1)), (Head(1, 3), Head(2, 0))]
+    path_patching(subject, prompts, pairs, batch_size=2)
     hooks = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert hooks == []
     assert model(ids).logits.equal(before)
 
 
-def test_the_same_seed_gives_the_same_report(planted: Subject) -> None:
+def test_the_same_seed_gives_the_same_report(planted: Transformer) -> None:
     assert report_of(planted, seed=3)[0] == report_of(planted, seed=3)[0]

@@ -43,7 +43,7 @@ def test_a_shift_between_short_and_long_lags_is_found_with_its_size() -> None:
     summary = lags_summary(_shifted(2, 5), LAGS, np.random.default_rng(0), **SETTINGS)
     shift = summary["centre_of_mass_shift"]
     assert shift["value"] == pytest.approx(3 / 8, abs=0.06)
-    assert 0.2 < shift["ci"][0] < shift["value"] < shift["ci"][1]
+    assert 0.2 < shift["low"] < shift["value"] < shift["high"]
     assert shift["p"] == 1 / 2000
     assert summary["buckets"]["short"]["peak_layer"] == 2
     assert summary["buckets"]["long"]["peak_layer"] == 5
@@ -53,7 +53,7 @@ def test_a_shift_between_short_and_long_lags_is_found_with_its_size() -> None:
 def test_without_a_shift_the_interval_holds_zero() -> None:
     summary = lags_summary(_shifted(4, 4), LAGS, np.random.default_rng(0), **SETTINGS)
     shift = summary["centre_of_mass_shift"]
-    assert shift["ci"][0] <= 0 <= shift["ci"][1]
+    assert shift["low"] <= 0 <= shift["high"]
     assert shift["p"] > 0.05
     assert abs(shift["value"]) < 0.03
 
@@ -80,6 +80,33 @@ def test_the_p_of_a_shift_is_uniform_when_lags_do_not_matter() -> None:
     ]
     assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.1
     assert 0.38 <= np.mean(np.array(p) <= 0.5) <= 0.62
+
+
+def test_interval_and_p_answer_one_question() -> None:
+    """Of these heads, over prompts: about as often as p is below .05, the interval leaves out 0."""
+    small: dict[str, Any] = SETTINGS | {"draws": 199, "alpha": 0.05, "resamples": 200}
+    agree, outside = [], []
+
+    for seed in range(80):
+        heads = planted({(2, 0): 0.3, (3, 1): 0.3}, n_layers=5, n_prompts=40, seed=seed)
+        lag = np.resize([4, 16], 40)
+        shift = lags_summary(heads, lag, np.random.default_rng(seed), **small)[
+            "centre_of_mass_shift"
+        ]
+        excludes = not shift["low"] <= 0 <= shift["high"]
+        agree.append(excludes == (shift["p"] <= 0.05))
+        outside.append(excludes)
+
+    assert np.mean(agree) >= 0.93
+    assert 0.01 <= np.mean(outside) <= 0.13
+
+
+def test_the_excess_at_the_peak_is_of_one_layer_for_all_lags() -> None:
+    summary = lags_summary(_shifted(2, 5), LAGS, np.random.default_rng(0), **SETTINGS)
+    at_peak = [row["at_peak"] for row in summary["per_lag"]]
+    assert {entry["layer"] for entry in at_peak} == {2}
+    assert at_peak[0]["low"] < at_peak[0]["value"] == pytest.approx(0.45, abs=0.03)
+    assert at_peak[-1]["value"] == pytest.approx(0.0, abs=0.03)
 
 
 def test_without_induction_heads_no_shift_is_claimed() -> None:

@@ -18,8 +18,12 @@ from pythia_topology.measure_layer_profile import (
     evidence,
     find_induction_heads,
     head_labels,
-    layer_profile,
     layer_profile_summary,
+)
+from pythia_topology.measure_shape import (
+    describe,
+    layer_profile,
+    previous_token_layer,
     profile_shape,
     relative_depth,
 )
@@ -120,13 +124,12 @@ def test_planted_heads_are_found_and_described() -> None:
     assert summary["n_induction_heads"] == 3
     assert summary["verdict"] == "3 induction heads"
     assert summary["peak_layer"] == 4
-    assert summary["peak_rel"] == pytest.approx(0.75)
-    assert summary["centre_of_mass"] == pytest.approx((0.6 * 3.5 + 1.3 * 4.5) / 1.9 / 6, abs=0.02)
-    assert (
-        summary["centre_of_mass_ci"][0]
-        < summary["centre_of_mass"]
-        < summary["centre_of_mass_ci"][1]
-    )
+    assert summary["peak_rel"]["value"] == pytest.approx(0.75)
+    centre = summary["centre_of_mass"]
+    assert centre["value"] == pytest.approx((0.6 * 3.5 + 1.3 * 4.5) / 1.9 / 6, abs=0.02)
+    assert centre["low"] < centre["value"] < centre["high"]
+    layers = summary["centre_in_layers"]["value"]
+    assert layers == pytest.approx(6 * centre["value"] - 0.5)
     assert summary["per_layer"][4] == pytest.approx(1.3 / 4, abs=0.02)
     assert summary["per_layer_low"][4] <= summary["per_layer"][4] <= summary["per_layer_high"][4]
     assert summary["per_layer_prefix_matching"][0] == pytest.approx(0.05, abs=0.02)
@@ -134,6 +137,42 @@ def test_planted_heads_are_found_and_described() -> None:
     assert 0.3 < summary["split_half_rank"] < 1
     assert (summary["n"], summary["n_layers"], summary["n_heads"]) == (40, 6, 4)
     json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize("n_layers", [4, 6, 7, 9])
+def test_a_peak_that_no_draw_moves_has_no_interval(n_layers: int) -> None:
+    """Also where its relative depth is no binary fraction, so that draws vary by rounding."""
+    heads = planted({(2, head): 0.7 for head in range(4)}, n_layers=n_layers)
+    summary = layer_profile_summary(heads, _rng(), **SETTINGS)
+    assert summary["peak_rel"]["value"] == pytest.approx(2.5 / n_layers)
+    assert (summary["peak_rel"]["low"], summary["peak_rel"]["high"]) == (None, None)
+    assert summary["centre_of_mass"]["low"] is not None
+
+
+def test_intervals_of_a_centre_cover_over_prompts_and_heads() -> None:
+    """Heads drawn from a layer's own distribution: a plain hierarchical bootstrap covers .84."""
+    rng = _rng(5)
+    # The mass of each of three layers, over all heads that it could have had.
+    levels = np.array([0.2, 0.6, 0.3])
+    truth = profile_shape(levels).centre_of_mass
+    covered = 0
+
+    for _ in range(150):
+        heads = levels[:, None] + 0.15 * rng.standard_normal((3, 4))
+        excess = heads + 0.1 * rng.standard_normal((40, 3, 4))
+        described = describe(
+            excess, rng, mode="mean", q=0.5, threshold=0.1, resamples=150, shaped=True
+        )
+        ends = described.interval("centre_of_mass").ends
+        covered += ends is not None and ends[0] <= truth <= ends[1]
+
+    assert covered / 150 >= 0.9
+
+
+def test_the_layer_of_previous_token_heads_weighs_them_as_they_attend() -> None:
+    attention = np.array([[0.2, 0.6], [0.9, 0.1], [0.0, 0.49]])
+    assert previous_token_layer(attention, share=0.5) == pytest.approx(0.9 / 1.5)
+    assert previous_token_layer(attention, share=0.95) is None
 
 
 @pytest.mark.parametrize("mode", ["mean", "top_quantile", "count"])
@@ -149,7 +188,7 @@ def test_noise_has_no_induction_heads_and_no_peak(mode: str) -> None:
         "bandwidth",
         "centre_of_mass",
         "effective_layers",
-        "bandwidth_ci",
+        "centre_in_layers",
     ):
         assert summary[name] is None
     assert len(summary["per_layer"]) == 6

@@ -5,7 +5,7 @@ import pytest
 
 import known_circuits as known
 import small_project
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Transformer
 from pythia_topology.data import stimuli
 from pythia_topology.measure_heads import score_arrays
 from pythia_topology.measure_layer_profile import evidence, find_induction_heads
@@ -19,7 +19,7 @@ def settings(**changes: object) -> PythiaTopology:
     return small_project.study(task_types=FAMILIES[1:], period=16, **changes)
 
 
-def scores(subject: Subject, **changes: object) -> Arrays:
+def scores(subject: Transformer, **changes: object) -> Arrays:
     params = settings(**changes)
     return score_arrays(subject, stimuli(subject, params), params)
 
@@ -47,7 +47,9 @@ def words(arrays: Arrays, family: str) -> tuple[str, list[tuple[int, ...]]]:
     return found.words, [tuple(int(i) for i in head) for head in np.argwhere(found.heads)]
 
 
-def test_the_planted_head_scores_one_and_every_other_head_about_nothing(induction: Subject) -> None:
+def test_the_planted_head_scores_one_and_every_other_head_about_nothing(
+    induction: Transformer,
+) -> None:
     arrays = scores(induction)
     for family in FAMILIES:
         for score in ("prefix_matching", "excess_prefix_matching"):
@@ -69,7 +71,7 @@ def test_the_planted_head_scores_one_and_every_other_head_about_nothing(inductio
         assert words(arrays, family) == ("1 induction head", [known.INDUCTION_HEAD])
 
 
-def test_the_planted_head_copies_and_writes_its_target(induction: Subject) -> None:
+def test_the_planted_head_copies_and_writes_its_target(induction: Transformer) -> None:
     arrays = scores(induction)
     for score, least in (
         ("copying", 0.9),
@@ -80,7 +82,7 @@ def test_the_planted_head_copies_and_writes_its_target(induction: Subject) -> No
         assert elsewhere(arrays[score], known.INDUCTION_HEAD).max() < 0.1 * least
 
 
-def test_a_duplicate_token_head_is_no_induction_head(duplicate: Subject) -> None:
+def test_a_duplicate_token_head_is_no_induction_head(duplicate: Transformer) -> None:
     arrays = scores(duplicate)
     for family in FAMILIES:
         assert named(arrays, family, "duplicate_token")[
@@ -92,7 +94,7 @@ def test_a_duplicate_token_head_is_no_induction_head(duplicate: Subject) -> None
 
 
 def test_copying_is_perfect_on_prompts_and_absent_on_their_controls(
-    induction: Subject, duplicate: Subject
+    induction: Transformer, duplicate: Transformer
 ) -> None:
     arrays, without = scores(induction), scores(duplicate)
     for family in FAMILIES:
@@ -103,7 +105,7 @@ def test_copying_is_perfect_on_prompts_and_absent_on_their_controls(
         assert without[f"prompts/{family}/accuracy"].max() == 0
 
 
-def test_a_model_that_knows_nothing_is_at_chance_on_prompts_and_controls(toy: Subject) -> None:
+def test_a_model_that_knows_nothing_is_at_chance_on_prompts_and_controls(toy: Transformer) -> None:
     params = small_project.study(n_sequences=64, task_types=["spaced_pairs"])
     arrays = score_arrays(toy, stimuli(toy, params), params)
     for family in ("repeated_tokens", "spaced_pairs"):
@@ -113,7 +115,9 @@ def test_a_model_that_knows_nothing_is_at_chance_on_prompts_and_controls(toy: Su
         assert abs(difference.mean()) < 5 * difference.std() / np.sqrt(len(difference))
 
 
-def test_the_untrained_null_is_the_same_architecture_and_scores_nothing(induction: Subject) -> None:
+def test_the_untrained_null_is_the_same_architecture_and_scores_nothing(
+    induction: Transformer,
+) -> None:
     arrays = scores(induction)
     untrained = arrays["untrained/excess_prefix_matching"]
     assert untrained.shape == (12, known.N_LAYERS, known.N_HEADS)
@@ -121,7 +125,7 @@ def test_the_untrained_null_is_the_same_architecture_and_scores_nothing(inductio
     assert (scores(induction)["untrained/excess_prefix_matching"] == untrained).all()
 
 
-def test_the_model_is_left_as_it_was(induction: Subject) -> None:
+def test_the_model_is_left_as_it_was(induction: Transformer) -> None:
     params = settings()
     prompts = stimuli(induction, params)["repeated_tokens"]
     before = induction.trunk(induction.ids(prompts.tokens))
@@ -129,7 +133,7 @@ def test_the_model_is_left_as_it_was(induction: Subject) -> None:
     assert induction.trunk(induction.ids(prompts.tokens)).equal(before)
 
 
-def test_scores_do_not_depend_on_how_prompts_are_batched(toy: Subject) -> None:
+def test_scores_do_not_depend_on_how_prompts_are_batched(toy: Transformer) -> None:
     params = small_project.study(task_types=["names"])
     prompts = stimuli(toy, params)
     whole = score_arrays(toy, prompts, params)

@@ -74,7 +74,7 @@ def test_a_text_that_repeats_nothing_is_shown_twice(planted_project: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("page", "--text", TEXT), "name it with --model"),
+        (("page", "--text", TEXT), "name a model of yours"),
         (("page", "--model", "induction", "--text", ""), "--text is empty"),
         (("page", "--model", "induction", "--text", " ".join(["w1", "w2"] * 80)), "shorten it"),
         (("explore", "--model", "nowhere"), "unknown model nowhere"),

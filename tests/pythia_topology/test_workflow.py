@@ -3,7 +3,9 @@ paper's profile.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ import small_project
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, load_json
 from interp_core.files.params import read_section
-from pythia_topology.model import READ_LATER, fingerprint
+from pythia_topology.model import READ_LATER
 from pythia_topology.params import PythiaTopology
 from pythia_topology.study import prepare
+from pythia_topology.workflow import _made_scores  # pyright: ignore[reportPrivateUsage]
 from small_project import induct
 
 ROOT = Path(__file__).parents[2]
@@ -63,12 +66,12 @@ def test_bare_commands_are_stages_that_write_where_the_pipeline_looks(copy: Path
     figures |= {f"figures/{name}.png" for name in ("lag_profiles", "causal_delta")}
     assert written == metrics | scores | figures
     assert not (copy / "outputs").exists()
-    assert "fingerprint" not in load_json(data / "metrics" / "profile" / "profile_toy.json")
+    assert "made_from" not in load_json(data / "metrics" / "profile" / "profile_toy.json")
 
 
 def test_an_option_makes_an_experiment_of_it(copy: Path) -> None:
     assert induct("profile", "--model", "toy", "--task_types", "spaced_pairs").code == 0
-    assert (copy / "outputs" / "pythia_topology" / "scores_toy.npz").is_file()
+    assert (copy / "outputs" / "pythia_topology" / "tests" / "toy" / "scores_toy.npz").is_file()
     assert not (copy / "data" / "pythia_topology").exists()
 
 
@@ -137,7 +140,7 @@ def test_two_models_never_share_their_files(tmp_path: Path) -> None:
 # What scores depend on
 
 
-def test_the_fingerprint_leaves_out_what_the_profile_stage_does_not_read() -> None:
+def test_what_scores_are_made_from_leaves_out_what_the_profile_stage_does_not_read() -> None:
     (params,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pythia_profile"][
         "params"
     ]
@@ -148,14 +151,19 @@ def test_the_fingerprint_leaves_out_what_the_profile_stage_does_not_read() -> No
 
 
 @pytest.mark.usefixtures("project")
-def test_the_fingerprint_changes_with_what_scores_depend_on_and_with_nothing_else() -> None:
-    run = prepare(None, None)
-    first = fingerprint("toy", run.known, run.params)
-    assert fingerprint("taller", run.known, run.params) != first
+def test_what_scores_are_made_from_changes_with_what_they_depend_on_and_with_nothing_else(
+    tmp_path: Path,
+) -> None:
+    def made(model: str, **changes: Any) -> dict[str, Any]:
+        run = prepare(None, tmp_path)
+        return _made_scores(replace(run, params=run.params.model_copy(update=changes)), model)
+
+    first = made("toy")
+    assert made("taller") != first
     for change in ({"seed": 1}, {"period": 9}, {"dtype": "bfloat16"}, {"smallest_excess": 0.1}):
-        assert fingerprint("toy", run.known, run.params.model_copy(update=change)) != first
+        assert made("toy", **change) != first
     for change in ({"models": ("toy",)}, {"causal_top_k": 2}, {"split_lag": 4}, {"threads": 2}):
-        assert fingerprint("toy", run.known, run.params.model_copy(update=change)) == first
+        assert made("toy", **change) == first
 
 
 # The paper's profile, with small models in a hub cache under the real names and commits
@@ -205,7 +213,8 @@ def paper(random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_papers_models_run_under_their_real_names(paper: Path) -> None:
     said = induct("profile", "--profile", "paper", "--model", "pythia-410m", *SHRUNK)
     assert (said.code, said.err) == (0, "")
-    out = paper / "outputs" / "pythia_topology"
+    outputs = paper / "outputs" / "pythia_topology" / "paper"
+    out = outputs / "pythia-410m"
     arrays = load_arrays(out / "scores_pythia-410m.npz")
     assert arrays["prefix_matching"].shape == (3, 4)
     assert {
@@ -215,7 +224,8 @@ def test_the_papers_models_run_under_their_real_names(paper: Path) -> None:
     } <= set(arrays)
     said = induct("crosssize", "--models", "pythia-410m", "pythia-1b", *SHRUNK)
     assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines()[-1].startswith("stable relative depth: ")
+    assert said.out.splitlines()[-1].startswith("relative depth of these trainings, ")
+    out = outputs / "pythia-410m+pythia-1b"
     report = load_json(out / "cross_size.json")
     assert set(report["models"]) == {"pythia-410m", "pythia-1b"}
     hashes = [
@@ -246,3 +256,64 @@ def test_the_papers_settings_are_the_seeds() -> None:
     assert (params.high_score_quantile, params.causal_top_k) == (0.9, 3)
     assert params.models == ("pythia-410m", "pythia-1b")
     assert np.all(np.array(params.lag_values) + 4 <= params.seq_len)
+
+
+# Whose files these are
+
+
+@pytest.mark.usefixtures("project")
+def test_a_second_model_of_the_same_name_is_refused_before_it_replaces_the_first(
+    project: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(project / "models" / "taller", tmp_path / "mine" / "toy"))
+    command = ("profile", "--task_types", "spaced_pairs", "--out", tmp_path / "out")
+    assert induct(*command, "--model", "toy").code == 0
+    before = (tmp_path / "out" / "scores_toy.npz").read_bytes()
+
+    said = induct(*command, "--model", mine)
+    assert said.code == 2
+    assert "has the same name toy: name another folder (--out)" in said.err
+    assert (tmp_path / "out" / "scores_toy.npz").read_bytes() == before
+
+
+@pytest.mark.usefixtures("project")
+def test_figures_of_a_folder_are_drawn_from_it_and_into_it(copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    assert "run `induct profile" in induct("figures", "--out", out).err
+    assert (
+        induct("profile", "--model", "toy", "--task_types", "spaced_pairs", "--out", out).code == 0
+    )
+    (out / "heatmap_toy.png").unlink()
+
+    said = induct("figures", "--out", out)
+    assert (said.code, said.err) == (0, "")
+    assert (out / "heatmap_toy.png").is_file()
+    assert not (copy / "data" / "pythia_topology").exists()
+
+
+def test_a_branch_that_was_uploaded_again_is_measured_again(
+    random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.chdir(random_project)
+    command = (
+        "profile",
+        "--model",
+        "lab/net@main",
+        "--task_types",
+        "spaced_pairs",
+        "--out",
+        tmp_path / "out",
+    )
+    found = []
+    for name in ("toy", "taller"):
+        files = random_project / "models" / name
+        commit = {"toy": "a", "taller": "b"}[name] * 40
+        small_project.seed_hub(tmp_path / "cache", "lab/net", commit, files)
+        refs = tmp_path / "cache" / "models--lab--net" / "refs"
+        (refs / "main").write_text(commit)
+        said = induct(*command)
+        assert said.code == 0, said.err
+        found.append(load_arrays(tmp_path / "out" / "scores_net.npz")["prefix_matching"].shape)
+    assert found == [(2, 4), (3, 4)]

@@ -4,6 +4,7 @@ A study's room `answers` reads its metrics files and names a handful of numbers.
 beside the metrics; `merge` takes all values into one flat file, DVC's only metrics.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,6 +58,63 @@ def write(study: str, read: Callable[[Path], list[Answer]], out: Path | None) ->
 
     save_json(folder / FILE, to_json(answers))
     click.echo(f"{folder / FILE}: {len(answers)} answers")
+
+
+def write_over(
+    study: str, read: Callable[[Path], list[Answer]], trainings: Sequence[Path], out: Path
+) -> None:
+    """A study's answers over trainings, from the folders that its runs left, one a training."""
+    by_training = [read(folder / "metrics") for folder in trainings]
+    answers = over_trainings(by_training)
+
+    save_json(out / FILE, to_json(answers))
+    click.echo(f"{out / FILE}: {study}, {len(answers)} answers over {len(trainings)} trainings")
+
+
+def over_trainings(by_training: Sequence[list[Answer]]) -> list[Answer]:
+    """Each number's mean over trainings, with Student's 95 % interval; its n counts trainings.
+
+    A number that some training does not have (a transition that did not come) is averaged over
+    those that have it, and its words say how many they are. InputError when the trainings do not
+    answer the same questions.
+    """
+    names = [[answer.name for answer in answers] for answers in by_training]
+    if any(other != names[0] for other in names):
+        raise InputError("the trainings answer different questions: run them with one profile")
+
+    return [_together(same) for same in zip(*by_training, strict=True)]
+
+
+def _together(same: Sequence[Answer]) -> Answer:
+    from scipy import special  # a third of a second, which answers of one run need not wait
+
+    values = [float(answer.value) for answer in same if answer.value is not None]
+    n = len(values)
+    says = _without_parts(same[0].says, [answer.says for answer in same])
+
+    if n < len(same):
+        says = f"{says}; {len(same) - n} of {len(same)} trainings have none"
+    if not values:
+        return Answer(same[0].name, None, None, None, 0, "trainings", says)
+
+    mean = math.fsum(values) / n
+    low, high = None, None
+    if n > 1:
+        # Here, because answers are listed by commands that wait for no large library.
+
+        spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+        reach = float(special.stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
+        low, high = mean - reach, mean + reach
+
+    return Answer(same[0].name, mean, low, high, n, "trainings", says)
+
+
+def _without_parts(first: str, all_of_them: Sequence[str]) -> str:
+    """What the trainings' words have in common: they name the heads and sets of one training."""
+    if all(words == first for words in all_of_them):
+        return first
+
+    return first.split(",")[0].split(";")[0]
 
 
 def merge(data: Path) -> None:

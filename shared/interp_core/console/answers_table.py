@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from interp_core.console.answers import FILE, Answer, from_json
+from interp_core.files.artifacts import load_json
 
 Answers = Mapping[str, list[Answer]]  # by study
 Row = tuple[str, ...]
+PUBLISHED = "published [interval], n"  # n counts trainings
 
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
@@ -18,21 +20,50 @@ def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
     return {study: from_json(json.loads(text)) for study, text in texts.items() if text is not None}
 
 
-def table(yours: Answers, theirs: Answers) -> list[str]:
+def published(folder: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
+    """The answers over trainings, of the studies that have some in `folder`/STUDY."""
+    files = {study: folder / study / FILE for study in studies}
+    return {study: from_json(load_json(file)) for study, file in files.items() if file.is_file()}
+
+
+def table(yours: Answers, theirs: Answers, over_trainings: Answers | None = None) -> list[str]:
     """Every number on a line, studies in blocks; the last line counts the verdicts.
 
-    Where nothing is committed it lists yours with their intervals, and the last line says so.
+    Where nothing is committed it lists yours with their intervals, and the last line says so. With
+    answers over trainings, a column has their mean, interval and number: one run is one training,
+    and the column says how much trainings differ.
     """
+    wider = over_trainings or {}
+
     if not theirs:
-        headings = ("", "yours [interval]", "n")
+        headings: Row = ("", "yours [interval]", "n")
         blocks = {study: [_alone(one) for one in answers] for study, answers in yours.items()}
         last = f"nothing to compare with: git's last commit has no {FILE}"
-        return [*_lines(headings, blocks), last]
+        return [*_lines(*_with_published(headings, blocks, wider)), last]
 
     headings = ("", "yours", "committed [interval]", "n", "")
     blocks = {study: _beside(answers, theirs.get(study, [])) for study, answers in yours.items()}
     verdicts = [row[-1] for rows in blocks.values() for row in rows]
-    return [*_lines(headings, blocks), _counted(verdicts)]
+    return [*_lines(*_with_published(headings, blocks, wider)), _counted(verdicts)]
+
+
+def _with_published(
+    headings: Row, blocks: Mapping[str, Sequence[Row]], wider: Answers
+) -> tuple[Row, Mapping[str, Sequence[Row]]]:
+    """A last column for what is published; none where nothing is."""
+    if not wider:
+        return headings, blocks
+
+    found = {study: {_words(one): one for one in answers} for study, answers in wider.items()}
+    longer = {
+        study: [(*row, _over(found.get(study, {}).get(row[0]))) for row in rows]
+        for study, rows in blocks.items()
+    }
+    return (*headings, PUBLISHED), longer
+
+
+def _over(answer: Answer | None) -> str:
+    return "" if answer is None else f"{shown(answer, interval=True)}, {answer.n}"
 
 
 def verdict(mine: Answer, its: Answer) -> str:

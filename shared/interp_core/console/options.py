@@ -5,7 +5,8 @@ Imports only click.
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,44 @@ def option(name: str, *args: Any, **attributes: Any) -> Decorator:
     return click.option(*spellings, *args, **attributes)
 
 
+def with_call(start: Callable[..., Any], options: Sequence[Decorator]) -> Decorator:
+    """A command that gets a call instead of these options. `start` makes it of the command's name
+    and of all options; those that the command takes itself it gets too."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_options(**given: Any) -> None:
+            own = {name: given[name] for name in own_options & given.keys()}
+            command(start(command.__name__, **given), **own)
+
+        own_options = set(command.__annotations__) - {"run", "return"}
+        decorated: Callable[..., Any] = with_options
+        for add in reversed(options):
+            decorated = add(decorated)
+        return decorated
+
+    return decorate
+
+
 profile_option = option(
     "--profile", help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's)."
+)
+out_option = option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=(
+        "Folder to write into (default: outputs/STUDY/PROFILE, and a folder in it for a model "
+        "that is named)."
+    ),
 )
 study_option = option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the study, with its metrics (default: data/STUDY).",
+)
+trainings_option = option(
+    "--trainings",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="A run's folder of the study; several: the answers over these trainings, into --out.",
 )

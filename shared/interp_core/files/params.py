@@ -50,18 +50,39 @@ def file_name(name: Any, *, where: str) -> str:
         raise InputError(f"{where}: {name!r} {problem}") from None
 
 
+# What a wheel brings, and a checkout does not have: its profiles lie above.
+_PACKAGED = Path(__file__).resolve().parents[1] / "settings"
+
+
 def project_root() -> Path:
-    """The project's folder: the nearest one above the working directory, else the one this file is
-    installed from.
+    """The project's folder: the nearest one above the working directory, else the checkout that this
+    file is installed from; where it was installed without one, the working directory.
     """
-    here = Path.cwd()
-    for folder in [here, *here.parents, *Path(__file__).resolve().parents]:
-        if (folder / "params.yaml").is_file() and (folder / "profiles").is_dir():
-            return folder
+    if (found := _project()) is not None:
+        return found
+
+    if _is_settings(_PACKAGED):
+        return Path.cwd()
+
     raise InputError(
-        f"no params.yaml beside a profiles folder in {here} or above it; run inside the project's "
-        "folder"
+        f"no params.yaml beside a profiles folder in {Path.cwd()} or above it; run inside the "
+        "project's folder"
     )
+
+
+def settings_root() -> Path:
+    """The folder of params.yaml and profiles/: the project's, or those that came with a wheel."""
+    return _project() or (_PACKAGED if _is_settings(_PACKAGED) else project_root())
+
+
+def _project() -> Path | None:
+    here = Path.cwd()
+    folders = [here, *here.parents, *Path(__file__).resolve().parents]
+    return next((folder for folder in folders if _is_settings(folder)), None)
+
+
+def _is_settings(folder: Path) -> bool:
+    return (folder / "params.yaml").is_file() and (folder / "profiles").is_dir()
 
 
 def profile_path(profile: str | None = None) -> Path:
@@ -69,16 +90,14 @@ def profile_path(profile: str | None = None) -> Path:
     params.yaml names.
     """
     if profile is None:
-        root = project_root()
+        root = settings_root()
         chosen = read_yaml(root / "params.yaml").get("profile")
         if not isinstance(chosen, str):
             raise InputError(f"{root / 'params.yaml'}: needs one line, `profile: NAME`")
         profile = chosen
-    path = (
-        Path(profile)
-        if profile.endswith((".yaml", ".yml"))
-        else project_root() / "profiles" / f"{profile}.yaml"
-    )
+
+    is_file = profile.endswith((".yaml", ".yml"))
+    path = Path(profile) if is_file else settings_root() / "profiles" / f"{profile}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in (path.parent).glob("*.yaml"))
         raise InputError(f"no profile {path}; known here: {', '.join(known) or 'none'}")
@@ -86,7 +105,7 @@ def profile_path(profile: str | None = None) -> Path:
 
 
 def profile_name(profile: str) -> str:
-    """What a profile's experiments are called: its file without the ending, dots of the name kept."""
+    """What a profile's experiments are called: its file without the ending, other dots kept."""
     return profile_path(profile).stem
 
 

@@ -1,8 +1,9 @@
 """Mamba's hidden attention: how much of token j's input each channel's scan brings to token i (Ali
 et al. 2024).
 
-    alpha[c, i, j] = dt_j[c] sum_n C_i[n] exp(A[c, n] (S_i[c] - S_j[c])) B_j[n],   S = cumsum(dt),   i >= j
-    y_i[c] = sum_j alpha[c, i, j] x_j[c] + D[c] x_i[c]                            an identity, checked in every run
+    alpha[c, i, j] = dt_j[c] sum_n C_i[n] exp(A[c, n] (S_i[c] - S_j[c])) B_j[n]
+    S = cumsum(dt),   i >= j
+    y_i[c] = sum_j alpha[c, i, j] x_j[c] + D[c] x_i[c]     an identity, checked in every run
 
 Everything is exact from four taps of a layer's mixer (MixerCall). Single entries and streamed maps
 never hold a [channel, T, T]; whole matrices are given when they fit.

@@ -130,7 +130,7 @@ def _far(first, start, kept, weight, alpha):  # noqa: ANN001, ANN202
 @njit(fastmath=FAST, error_model="numpy", cache=True, nogil=True)
 @no_type_check
 def _keep(start, near, passed, kept):  # noqa: ANN001, ANN202
-    """Decay `kept` [state, position] to the block's last token, and add the block's own keys to it."""
+    """Decay `kept` [state, position] to the block's last token, and add the block's own keys."""
     tiny = kept.dtype.type(TINY)
     for n in range(0, len(kept), 4):
         k0, k1, k2, k3 = kept[n], kept[n + 1], kept[n + 2], kept[n + 3]

@@ -1,7 +1,8 @@
 """Mamba's selective scan on any device, with a backward pass of its own, and a way to put it under
 a stock model.
 
-    h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t],   y[t] = C[t] . h[t] + D x[t]          (Gu & Dao 2023, section 3)
+    h[t] = exp(dt[t] A) h[t-1] + dt[t] B[t] x[t],   y[t] = C[t] . h[t] + D x[t]
+                                                        (Gu & Dao 2023, section 3)
 
 On the CPU the work is Numba's (scan_kernels.py), a pass of every channel in microseconds a token;
 where Numba cannot run, the same chunks are computed with torch; on CUDA the model authors' own

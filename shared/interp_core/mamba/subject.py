@@ -5,7 +5,8 @@ activations by name.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.mamba.selective_scan import fast_scan, mamba_mixers
-from interp_core.models.native import fold_norm, hooked, norm_divisor
+from interp_core.models.hooks import hooked
+from interp_core.models.norms import Norm, read_norm
 from interp_core.models.sites import MAMBA_TAPS, Site
-from interp_core.models.subject import HeadWeights, Observer, Subject
+from interp_core.models.subject import Subject
 
 UNBOUNDED = 2**31 - 1  # tokens: a scan has no longest sequence
 
@@ -25,11 +27,6 @@ class MambaSubject(Subject):
     """A Mamba-1 language model. It has channels and states where transformers have heads."""
 
     _stock: list[bool] = field(default_factory=lambda: [False], repr=False)
-
-    @property
-    def n_heads(self) -> int:
-        """A Mamba has none: InputError."""
-        return self._no_heads()
 
     @property
     def d_inner(self) -> int:
@@ -102,38 +99,25 @@ class MambaSubject(Subject):
     @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         head: Any = self.model.get_output_embeddings()
-        return fold_norm(self.model.get_submodule("backbone.norm_f"), head.weight.float().T)
+        return self._norm.fold(head.weight.float().T)
 
     @contextmanager
     def final_scale(self) -> Iterator[list[Tensor]]:
         scales: list[Tensor] = []
-        norm = self.model.get_submodule("backbone.norm_f")
-        handle = norm.register_forward_pre_hook(
-            lambda module, args: scales.append(norm_divisor(module, args[0]))
-        )
-        try:
+        norm = self._norm
+        with hooked(
+            self.model.get_submodule("backbone.norm_f"),
+            "input",
+            lambda x: scales.append(norm.divisor(x)),
+        ):
             yield scales
-        finally:
-            handle.remove()
 
-    def observing(
-        self, observer: Observer, layers: list[int] | None = None
-    ) -> AbstractContextManager[None]:
-        return self._no_heads()
-
-    def freezing_attention(
-        self, ids: Int[Tensor, "batch position"]
-    ) -> AbstractContextManager[None]:
-        return self._no_heads()
-
-    def head_weights(self, layer: int) -> HeadWeights:
-        return self._no_heads()
-
-    def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        return self._no_heads()
-
-    def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
-        return self._no_heads()
+    @cached_property
+    def _norm(self) -> Norm:
+        norm = read_norm(self.model.get_submodule("backbone.norm_f"), self.d_model)
+        if norm is None:
+            raise InputError(f"{self.name}: its final norm is none that is known")
+        return norm
 
     def _run(self, **inputs: Any) -> Float[Tensor, "batch position d_model"]:
         with self._scan():
@@ -141,11 +125,6 @@ class MambaSubject(Subject):
 
     def _scan(self) -> AbstractContextManager[None]:
         return nullcontext() if self._stock[0] else fast_scan(self.model)
-
-    def _no_heads(self) -> NoReturn:
-        raise InputError(
-            f"{self.name} is a Mamba: it has no attention heads; this needs a transformer"
-        )
 
 
 def as_mamba(subject: Subject) -> MambaSubject:

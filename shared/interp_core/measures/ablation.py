@@ -23,7 +23,7 @@ from interp_core.models.hooks import Edit, capture, intervene, replace_by
 from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer, as_transformer
 from interp_core.progress import progress
 from interp_core.stimuli.prompts import Prompts
 
@@ -62,8 +62,9 @@ def ablation_effects(
     heads write changes (the pattern-preserving ablation of Olsson et al. 2022); it runs the whole
     model.
     """
+    subject = as_transformer(subject)
     batch_size = _full_batches(prompts, batch_size, ablation)
-    fast = isinstance(subject, NativeSubject) and not freeze_attention
+    fast = isinstance(subject, NativeSubject) and subject.reruns and not freeze_attention
     parts: list[_Outcome] = []
     sources = _mean_vectors(subject, prompts, batch_size) if ablation == "mean" else None
     batches = list(copy_batches(subject, prompts.tokens, prompts.pairs, batch_size))
@@ -103,6 +104,7 @@ def first_order_effects(
     One forward and one backward pass for all heads (attribution patching, Nanda 2023). Saturated
     heads fool it: calibrate against `ablation_effects` before trusting the ranking.
     """
+    subject = as_transformer(subject)
     batch_size = _full_batches(prompts, batch_size, ablation)
     sources = _mean_vectors(subject, prompts, batch_size) if ablation == "mean" else None
     parts = []
@@ -131,7 +133,7 @@ def first_order_effects(
 
 @contextmanager
 def ablated(
-    subject: Subject,
+    subject: Transformer,
     heads: Sequence[Head],
     sources: Mapping[int, Float[Tensor, "*batch head d_head"]],
 ) -> Iterator[None]:
@@ -147,7 +149,7 @@ def ablated(
 
 
 @contextmanager
-def _maybe_record(subject: Subject, fast: bool) -> Iterator[Recording | None]:
+def _maybe_record(subject: Transformer, fast: bool) -> Iterator[Recording | None]:
     if fast and isinstance(subject, NativeSubject):
         with recording(subject) as record:
             yield record
@@ -156,7 +158,7 @@ def _maybe_record(subject: Subject, fast: bool) -> Iterator[Recording | None]:
 
 
 def _rerun_suffixes(
-    subject: Subject,
+    subject: Transformer,
     batch: CopyBatch,
     sets: Sequence[Sequence[Head]],
     vectors: Mapping[int, Tensor],
@@ -166,7 +168,6 @@ def _rerun_suffixes(
     outcome: "_Outcome",
 ) -> None:
     assert isinstance(subject, NativeSubject)
-    norm = subject.module(subject.architecture.final_norm)
     for group in _same_first_layer(sets, stack):
         layers = _layers([sets[index] for index in group])
         edits = {
@@ -190,11 +191,13 @@ def _rerun_suffixes(
         with intervene(subject, edits):
             final = record.run(subject, first, residual)
         for index, copy in zip(group, final.chunk(len(group)), strict=True):
-            outcome.put(index, batch.behaviour(subject.unembed(norm(batch.at_queries(copy)))))
+            outcome.put(
+                index, batch.behaviour(subject.unembed(subject.normed(batch.at_queries(copy))))
+            )
 
 
 def _rerun_whole(
-    subject: Subject,
+    subject: Transformer,
     batch: CopyBatch,
     sets: Sequence[Sequence[Head]],
     vectors: Mapping[int, Tensor],
@@ -280,7 +283,7 @@ def _source(
 
 @torch.no_grad()
 def _mean_vectors(
-    subject: Subject, prompts: Prompts, batch_size: int
+    subject: Transformer, prompts: Prompts, batch_size: int
 ) -> dict[int, Float[Tensor, "head d_head"]]:
     """Mean of each head's vector over prompts and positions; padding does not count."""
     sums: dict[int, Tensor] = {}

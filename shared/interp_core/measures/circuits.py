@@ -59,21 +59,30 @@ def copying_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer hea
 
 
 @torch.no_grad()
-def matching_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer head"]:
-    """The same of the QK circuit W_E W_Q W_K^T W_E^T, content alone (no rotary turn): 1 is a head
-    that matches a token with itself, -1 one that looks away from it. Its eigenvalues are those of
-    W_K^T (W_E^T W_E) W_Q; they are complex, for the circuit is not symmetric.
+def matching_eigenvalues(
+    subject: CircuitWeights, *, distances: Sequence[int]
+) -> Float[np.ndarray, "layer head"]:
+    """The same of the QK circuit W_E W_Q R W_K^T W_E^T, mean over rotary distances.
+
+    1 is a head that matches a token with itself so many tokens back, -1 one that looks away from
+    it. At distance 0 nothing is turned, and what matches is the query's own position. Eigenvalues
+    are those of W_K^T (W_E^T W_E) W_Q R; they are complex, for the circuit is not symmetric.
     """
     tokens = subject.embedding().double()
     overlap = tokens.T @ tokens
     scores = []
+
     for layer in range(subject.n_layers):
         weights = subject.head_weights(layer)
-        scores.append(
-            _positivity(
-                torch.einsum("hde,dc,hcf->hef", weights.W_K.double(), overlap, weights.W_Q.double())
-            )
-        )
+        by_distance = []
+
+        for distance in distances:
+            queries = subject.rotated(weights.W_Q, distance).double()
+            core = torch.einsum("hde,dc,hcf->hef", weights.W_K.double(), overlap, queries)
+            by_distance.append(_positivity(core))
+
+        scores.append(np.mean(by_distance, axis=0))
+
     return np.stack(scores)
 
 
@@ -126,19 +135,23 @@ def k_composition(
     for layer, reader in enumerate(readers):
         for before in range(layer):
             values, directions = writers[before]
-            score[before, :, layer] = _strength(
-                values, torch.einsum("wed,rdf->wref", directions, reader.keys), reader
-            )
+            inner = torch.einsum("wed,rdf->wref", directions, reader.keys)
+            score[before, :, layer] = _strength(values, _rows(inner, reader), reader)
     random = torch.zeros(draws, *shape, dtype=torch.float64)
     for draw in range(draws):
         gaussian = torch.randn(
             subject.d_model, subject.d_head, dtype=torch.float64, generator=generator
         )
         orthonormal = torch.linalg.qr(gaussian).Q.to(singular.device).T
-        for layer, reader in enumerate(readers):
+        for layer, reader in enumerate(readers[1:], start=1):
             inner = torch.einsum("ed,rdf->ref", orthonormal, reader.keys)
+
+            # The same directions serve writers of every earlier layer: only singular values differ.
+            rows = _rows(inner[None], reader)
+
             for before in range(layer):
-                random[draw, before, :, layer] = _strength(singular[before], inner[None], reader)
+                random[draw, before, :, layer] = _strength(singular[before], rows, reader)
+
     spread = random.std(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
     below = (torch.arange(subject.n_layers)[:, None] < torch.arange(subject.n_layers))[
         :, None, :, None
@@ -178,13 +191,19 @@ def _reader(subject: CircuitWeights, layer: int, distances: Sequence[int]) -> _R
     return _Reader(keys, queries, norms)
 
 
+def _rows(
+    inner: Float[Tensor, "writer reader d_head d_head"], reader: _Reader
+) -> Float[Tensor, "distance writer reader d_head"]:
+    """Squared norms of the rows of inner W_Q^T, for each distance."""
+    return torch.einsum("wref,nrjf->nwrej", inner, reader.queries).pow(2).sum(dim=-1)
+
+
 def _strength(
     values: Float[Tensor, "writer d_head"],
-    inner: Float[Tensor, "#writer reader d_head d_head"],
+    rows: Float[Tensor, "distance #writer reader d_head"],
     reader: _Reader,
 ) -> Float[Tensor, "writer reader"]:
-    """Mean over distances of |S inner W_Q^T| / (|S| |W_K W_Q^T|), S the writer's singular values."""
-    rows = torch.einsum("wref,nrjf->nwrej", inner, reader.queries).pow(2).sum(dim=-1)
+    """Mean over distances of |S inner W_Q^T| / (|S| |W_K W_Q^T|), S singular values of a writer."""
     total = torch.einsum("we,nwre->nwr", values.pow(2), rows.expand(-1, len(values), -1, -1)).sqrt()
     tiny = torch.finfo(torch.float64).tiny
     whole = (values.norm(dim=-1)[:, None] * reader.norms[:, None]).clamp_min(tiny)

@@ -18,8 +18,8 @@ from torch import Tensor
 from interp_core.errors import InputError
 from interp_core.measures.circuits import vocabulary_covariance
 from interp_core.models.sites import Site
-from interp_core.models.subject import AttentionRows, Subject
-from interp_core.progress import progress
+from interp_core.models.subject import AttentionRows, Subject, Transformer, as_transformer
+from interp_core.progress import left_out, progress
 from interp_core.stimuli.prompts import Pairs, Prompts
 
 
@@ -83,8 +83,10 @@ def score_heads(
       direct_logit_attribution: logit of the target minus the mean logit that the head's output adds, in nats;
       copying_empirical: logit of the target that the head's value at the induction key writes if attended to, in
       standard deviations over the vocabulary (0 for a head that does not copy).
+    Both are of logits before any cap. One that cannot be said of this model is left out, with a line that says why.
     `label` names the progress bar.
     """
+    subject = as_transformer(subject)
     directions = _TargetDirections.of(subject) if contributions else None
     heads: list[dict[str, Tensor]] = []
     accuracy, loss = [np.empty(0)], [np.empty(0)]
@@ -216,7 +218,7 @@ class _Pass(ExitStack):
 
     def __init__(
         self,
-        subject: Subject,
+        subject: Transformer,
         batch: CopyBatch,
         names: Sequence[str],
         keys: Int[Tensor, "kind pair"],
@@ -235,12 +237,14 @@ class _Pass(ExitStack):
         )
         self.found: dict[tuple[str, int], Float[Tensor, "pair head"]] = {}
         self.scales: list[Tensor] = []
+        self.write_scales: dict[int, Tensor] = {}
 
     def __enter__(self) -> "_Pass":
         super().__enter__()
         self.enter_context(self.subject.observing(self._observe))
         if self.directions is not None:
             self.scales = self.enter_context(self.subject.final_scale())
+            self.write_scales = self.enter_context(self.subject.write_scales())
             for layer in range(self.subject.n_layers):
                 self.enter_context(
                     self.subject.attach(Site(layer, "attn.z"), partial(self._written, layer))
@@ -249,9 +253,12 @@ class _Pass(ExitStack):
 
     def by_prompt(self) -> dict[str, Float[Tensor, "prompt layer head"]]:
         """Prompt means of all that was collected."""
-        for (name, _), values in self.found.items():
-            if name == "direct_logit_attribution":
-                values /= self.scales[-1][self.batch.where, self.batch.query][:, None]
+        for (name, layer), values in self.found.items():
+            if name != "direct_logit_attribution":
+                continue
+            values /= self.scales[-1][self.batch.where, self.batch.query][:, None]
+            if layer in self.write_scales:
+                values /= self.write_scales[layer][self.batch.where, self.batch.query][:, None]
         layers = range(self.subject.n_layers)
         names = dict.fromkeys(name for name, _ in self.found)
         return {
@@ -266,7 +273,7 @@ class _Pass(ExitStack):
         self.found |= {
             (name, layer): entry for name, entry in zip(self.names, entries, strict=True)
         }
-        if self.directions is not None:
+        if self.directions is not None and self.directions.copies:
             values = rows.values(self.batch.where, self.batch.key)
             self.found["copying_empirical", layer] = self.directions.copying(
                 layer, values, self.batch.target
@@ -286,21 +293,32 @@ class _Pass(ExitStack):
 class _TargetDirections:
     """Directions of the residual stream that raise a token's logit above the mean logit."""
 
-    subject: Subject
+    subject: Transformer
+    copies: bool  # whether what a value would write is known
     unembedding: Float[Tensor, "d_model vocab"]
     covariance: Float[Tensor, "d_model d_model"]
 
     @classmethod
-    def of(cls, subject: Subject) -> "_TargetDirections":
+    def of(cls, subject: Transformer) -> "_TargetDirections | None":
+        reason = subject.why_no_attribution()
+        if reason is not None:
+            left_out(f"{subject.name}: attribution and copying are left out: {reason}")
+            return None
+        no_copying = subject.why_no_copying()
+        if no_copying is not None:
+            left_out(f"{subject.name}: copying by values is left out: {no_copying}")
         unembedding = subject.unembedding()
         unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
-        return cls(subject, unembedding, vocabulary_covariance(unembedding))
+        return cls(subject, no_copying is None, unembedding, vocabulary_covariance(unembedding))
 
     def attribution(
         self, layer: int, vectors: Float[Tensor, "pair head d_head"], target: Int[Tensor, " pair"]
     ) -> Float[Tensor, "pair head"]:
-        """Logit of each target that vectors @ W_O adds, before division by the final norm's scale."""
+        """Logit of each target that vectors @ W_O adds, before division by the norms' scales."""
         toward = self.unembedding[:, target]
+        carried = self.subject.carried(layer)
+        if carried != 1.0:
+            toward = carried * toward
         read = torch.einsum("hed,dp->phe", self.subject.out_weights(layer), toward)
         return (vectors.float() * read).sum(-1)
 
@@ -313,7 +331,6 @@ class _TargetDirections:
         out = self.subject.out_weights(layer)
         spread = torch.einsum("hed,dc,hfc->hef", out, self.covariance, out)
         variance = torch.einsum("phe,hef,phf->ph", values.float(), spread, values.float())
-        return (
-            self.attribution(layer, values, target)
-            / variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-        )
+        # The factor that blocks behind put on the stream is in the numerator alone.
+        added = self.attribution(layer, values, target) / self.subject.carried(layer)
+        return added / variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()

@@ -7,11 +7,11 @@ The model runs a fused kernel that also returns the log-sum-exp of every row of 
 an attention implementation of its own, so it sees q and k exactly as attention uses them, after rotary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -37,6 +37,7 @@ class AttentionCall:
     logsumexp: Float[Tensor, "batch head position"]
     scaling: float
     mask: Tensor | None
+    softcap: float | None = None  # scores s become softcap tanh(s / softcap), before the mask
 
     def entries(
         self,
@@ -53,7 +54,8 @@ class AttentionCall:
         kinds = []
         for key in keys:
             k = self.key[batch, :, key].float().repeat_interleave(group, dim=1)
-            kinds.append(torch.exp((q * k).sum(-1) + self._bias(batch, query, key) - lse))
+            scores = _capped((q * k).sum(-1), self.softcap)
+            kinds.append(torch.exp(scores + self._bias(batch, query, key) - lse))
         return torch.stack(kinds)
 
     def values(
@@ -67,7 +69,7 @@ class AttentionCall:
         """The whole pattern: quadratic in length, for drawing and for tests."""
         group = self.query.shape[1] // self.key.shape[1]
         keys = self.key.float().repeat_interleave(group, dim=1)
-        scores = self.query.float() @ keys.transpose(-1, -2) * self.scaling
+        scores = _capped(self.query.float() @ keys.transpose(-1, -2) * self.scaling, self.softcap)
         return torch.exp(scores + _additive(self.mask, scores) - self.logsumexp[..., None])
 
     def _bias(self, batch: Tensor, query: Tensor, key: Tensor) -> Tensor | float:
@@ -84,12 +86,13 @@ Observer = Callable[[AttentionCall], None]
 
 @dataclass(frozen=True)
 class Watch:
-    """What to do when an attention module runs: edit q, k, v (head axis second), then look at the
-    call.
+    """What to do when an attention module runs: edit q, k, v (head axis second), look at the call,
+    and edit what it returns [batch, position, head, d_head].
     """
 
     edit: Edit | None = None
     observe: Observer | None = None
+    edit_out: Callable[[Tensor], Tensor] | None = None
 
 
 _WATCHES: "WeakKeyDictionary[nn.Module, list[Watch]]" = WeakKeyDictionary()
@@ -116,47 +119,134 @@ def watching(model: "PreTrainedModel", watches: dict[nn.Module, Watch]) -> Itera
         model.set_attn_implementation(before)
 
 
+@dataclass(frozen=True)
+class FoundCall:
+    """One call of the registry's function as a trace sees it: by which module, on what, with which
+    further wishes.
+    """
+
+    module: nn.Module
+    query: Float[Tensor, "batch head position d_head"]
+    key: Float[Tensor, "batch kv_head key d_head"]
+    value: Float[Tensor, "batch kv_head key d_value"]
+    beyond_default: bool  # a cap on scores or a sink, which transformers' default does not have
+    bidirectional: bool  # no mask, and the caller does not want the causal one
+    wishes: tuple[
+        str, ...
+    ]  # keyword arguments that change the result in a way that is not known here
+
+
+_TRACES: list[Callable[[FoundCall], None]] = []
+
+
+@contextmanager
+def tracing(model: "PreTrainedModel", see: Callable[[FoundCall], None]) -> Iterator[None]:
+    """Inside the block, tell `see` of every call that reaches the registry, whichever module makes
+    it.
+    """
+    _TRACES.append(see)
+    try:
+        with watching(model, {}):
+            yield
+    finally:
+        _TRACES.remove(see)
+
+
+def run_by_us(model: "PreTrainedModel") -> None:
+    """Let the model's attention run here from now on: transformers' default is slow, or leaves out
+    a cap or a sink.
+    """
+    _register()
+    model.set_attn_implementation(IMPLEMENTATION)
+
+
 def fused_attention(
     query: Float[Tensor, "batch head position d_head"],
     key: Float[Tensor, "batch kv_head key d_head"],
     value: Float[Tensor, "batch kv_head key d_head"],
     mask: Tensor | None,
     scaling: float,
+    *,
+    softcap: float | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
 ) -> tuple[Float[Tensor, "batch head position d_head"], Float[Tensor, "batch head position"]]:
-    """Causal attention (mask None) or masked attention, and the log-sum-exp of each row of scaled
-    scores.
+    """Causal attention (mask None) or masked attention, and the log-sum-exp of each row of scores.
 
-    CPU: the flash kernel; CUDA: the memory-efficient one; elsewhere, and for shapes they refuse:
-    rows in blocks.
+    A sink is a score that each row has beside its keys', with no value. CPU: the flash kernel;
+    CUDA: the memory-efficient one; elsewhere, and for shapes and caps they refuse: rows in blocks.
     """
+    out, logsumexp = _without_sinks(query, key, value, mask, scaling, softcap)
+    if sinks is None:
+        return out, logsumexp
+
+    # A sink only takes its share of each row's mass, so that it can be put in after the kernel.
+    sink = sinks.float()[:, None]
+    kept = torch.sigmoid(logsumexp.float() - sink)
+    return out * kept[..., None].to(out.dtype), torch.logaddexp(logsumexp.float(), sink)
+
+
+def _without_sinks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
     aten = torch.ops.aten
     causal = mask is None
-    if (
-        query.device.type == "cpu"
-        and query.shape[-1] == value.shape[-1]
-        and (causal or mask.dtype != torch.bool)
-    ):
-        return aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
-        )
+    alike = query.shape[-1] == value.shape[-1] and softcap is None
+
+    if query.device.type == "cpu" and alike:
+        additive = mask if causal or mask.dtype != torch.bool else _for_flash(mask, query.dtype)
+        if causal or additive is not None:
+            return aten._scaled_dot_product_flash_attention_for_cpu(
+                query, key, value, 0.0, causal, attn_mask=additive, scale=scaling
+            )
+
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
-    if query.device.type == "cuda" and causal:
+
+    if query.device.type == "cuda" and causal and alike:
         out, lse, *_ = aten._scaled_dot_product_efficient_attention(
             query, key, value, None, True, 0.0, True, scale=scaling
         )
         return out, lse[..., : query.shape[2]]
-    return _attention_in_blocks(query, key, value, mask, scaling)
+
+    return _attention_in_blocks(query, key, value, mask, scaling, softcap)
+
+
+def _for_flash(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A boolean mask as what is added to scores; None where a row may look nowhere, which flash
+    makes not-a-number.
+    """
+    # All prompts of a batch without padding share one mask: what is expanded over them is one
+    # tensor.
+    shared = mask[:1] if mask.stride(0) == 0 else mask
+    if not bool(shared.any(dim=-1).all()):
+        return None
+
+    additive = torch.zeros(shared.shape, dtype=dtype, device=mask.device).masked_fill_(
+        ~shared, -torch.inf
+    )
+    return additive.expand(mask.shape)
 
 
 def _attention_in_blocks(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, rows: int = 128
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None = None,
+    rows: int = 128,
 ) -> tuple[Tensor, Tensor]:
     length = key.shape[2]
     later = torch.arange(length, device=key.device)
     outs, sums = [], []
     for start in range(0, query.shape[2], rows):
         scores = (query[:, :, start : start + rows] @ key.transpose(-1, -2)).float() * scaling
+        scores = _capped(scores, softcap)
         if mask is None:
             position = torch.arange(start, start + scores.shape[2], device=key.device)
             scores = scores.masked_fill(later > position[:, None], -torch.inf)
@@ -170,12 +260,32 @@ def _attention_in_blocks(
     return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
 
 
+def _capped(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
 def _additive(mask: Tensor | None, scores: Tensor) -> Tensor:
     if mask is None:
         length = scores.shape[-1]
         ahead = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
         return torch.zeros(length, length, device=scores.device).masked_fill(ahead, -torch.inf)
     return torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask
+
+
+# Keyword arguments of the registry's function that change nothing here: windows and sparse choices
+# are in the mask.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "dropout",
+        "sliding_window",
+        "position_ids",
+        "is_causal",
+        "use_cache",
+        "deterministic",
+        "return_dict",
+    }
+    | {"cache_position", "cache", "max_length_q", "max_length_k"}
+)
 
 
 def _attention_forward(
@@ -185,32 +295,77 @@ def _attention_forward(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **kwargs: object,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: plain fused attention where nobody watches."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.integrations.sdpa_attention import (
+        create_position_bias_mask,
+        sdpa_attention_forward,
+    )
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    beyond = softcap is not None or s_aux is not None
+    for see in _TRACES:
+        see(_found(module, query, key, value, attention_mask, kwargs, beyond_default=beyond))
+
+    if position_bias is not None:
+        # A bias that positions add to scores is one more part of what is added to them: the mask.
+        attention_mask = create_position_bias_mask(
+            position_bias, attention_mask, is_causal=True, query=query, key=key
+        )
+
     watches = _WATCHES.get(module, [])
     for watch in watches:
         if watch.edit is not None:
             query, key, value = watch.edit(query, key, value)
-    if all(watch.observe is None for watch in watches):
-        return sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=scale,
-            **kwargs,  # pyright: ignore[reportArgumentType]
+
+    unseen = all(watch.observe is None for watch in watches)
+    if unseen and not beyond:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scale, **kwargs
         )
-    out, logsumexp = fused_attention(query, key, value, attention_mask, scale)
-    call = AttentionCall(query, key, value, logsumexp, scale, attention_mask)
+        return _edited(out, watches), None
+
+    out, logsumexp = fused_attention(
+        query, key, value, attention_mask, scale, softcap=softcap, sinks=s_aux
+    )
+    call = AttentionCall(query, key, value, logsumexp, scale, attention_mask, softcap)
     for watch in watches:
         if watch.observe is not None:
             watch.observe(call)
-    return rearrange(out, "batch head position d_head -> batch position head d_head"), None
+
+    return _edited(
+        rearrange(out, "batch head position d_head -> batch position head d_head"), watches
+    ), None
+
+
+def _edited(out: Tensor, watches: list[Watch]) -> Tensor:
+    for watch in watches:
+        if watch.edit_out is not None:
+            out = watch.edit_out(out)
+    return out
+
+
+def _found(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+    *,
+    beyond_default: bool,
+) -> FoundCall:
+    wished = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if wished is None else wished
+    given = [name for name in kwargs if kwargs[name] is not None and not name.startswith("output_")]
+    unknown = tuple(sorted(set(given) - _WITHOUT_EFFECT))
+    return FoundCall(
+        module, query, key, value, beyond_default, mask is None and not causal, unknown
+    )
 
 
 @cache

@@ -13,10 +13,10 @@ errors (HookError): each would otherwise be a silent null result.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from interp_core.models.sites import Site
@@ -127,6 +127,45 @@ def _same_kind(site: Site, before: Tensor, after: Tensor) -> None:
 
 def _listed(sites: Iterable[Site]) -> str:
     return ", ".join(str(site) for site in sorted(sites))
+
+
+@contextmanager
+def hooked(
+    module: nn.Module, side: Literal["input", "output"], function: Callable[[Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Inside the block, call `function` with a module's first input or output; what it returns
+    takes its place.
+    """
+    if side == "input":
+        handle = module.register_forward_pre_hook(_on_input(function), with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(_on_output(function))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _on_input(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            result = function(args[0])
+            return None if result is None else ((result, *args[1:]), kwargs)
+        first = next(iter(kwargs))  # hidden_states, wherever a caller passes it by name
+        result = function(kwargs[first])
+        return None if result is None else (args, {**kwargs, first: result})
+
+    return hook
+
+
+def _on_output(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            result = function(output[0])
+            return None if result is None else (result, *output[1:])
+        return function(output)
+
+    return hook
 
 
 _METADATA: set[Any] = {

@@ -2,19 +2,24 @@
 results, same names.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.models.norms import Norm, read_norm
 from interp_core.models.sites import Site
-from interp_core.models.subject import HeadWeights, Observer, Subject
+from interp_core.models.subject import HeadWeights, Observer, Subject, Transformer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HOOKS = {
     "resid_pre": ("hook_resid_pre", "hook_in"),
@@ -32,22 +37,71 @@ HOOKS = {
 def boot(model: Any, tokenizer: Any, name: str) -> Any:
     """TransformerLens's bridge over `model`, which it takes over: wrap a copy where the module is
     still needed.
+
+    InputError for a type that TransformerLens does not know.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
     if tokenizer is None:
         tokenizer = _nameless_tokenizer(int(model.config.vocab_size))
-    with torch.no_grad():
-        bridge = TransformerBridge.boot_transformers(
-            name,
-            hf_model=model,
-            tokenizer=tokenizer,
-            device=model.device,
-            dtype=model.dtype,
-            trust_remote_code=False,
-        )
+    if not model.config.architectures:
+        # Saved models name their class here; one that was built in memory does not, and is told by
+        # it.
+        model.config.architectures = [type(model).__name__]
+    try:
+        with torch.no_grad():
+            bridge = TransformerBridge.boot_transformers(
+                name,
+                hf_model=model,
+                tokenizer=tokenizer,
+                device=model.device,
+                dtype=model.dtype,
+                trust_remote_code=False,
+            )
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as problem:
+        reason = str(problem).split(". ")[0].split("\n")[0] or type(problem).__name__
+        raise InputError(
+            f"{name}: TransformerLens cannot run a {model.config.model_type}: {reason}"
+        ) from None
     bridge.eval()
     return bridge
+
+
+def to_transformer_lens(subject: Subject) -> Any:
+    """A TransformerLens TransformerBridge over the same weights (shared, not copied)."""
+    shared = {id(t): t for t in (*subject.model.parameters(), *subject.model.buffers())}
+    return boot(copy.deepcopy(subject.model, shared), subject.tokenizer, subject.name)
+
+
+def bridged(
+    model: "PreTrainedModel", tokenizer: Any, *, name: str, bos: int, digest: str
+) -> "BridgeSubject":
+    """The model through TransformerLens, checked: it must say what the model itself says.
+
+    InputError if not.
+    """
+    ids = torch.arange(1, 9, device=model.device)[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        subject = BridgeSubject(name, model, tokenizer, bos, digest)
+        if "blocks.0.attn.hook_pattern" not in subject.bridge.hook_dict:
+            raise InputError(
+                f"{name} is a {model.config.model_type}, not a Mamba, and has no attention heads "
+                "that TransformerLens knows"
+            )
+        logits = subject.logits(ids)
+        apart = subject.unembed(subject.trunk(ids))
+
+    scale = float(expected.abs().max())
+    for found in (logits, apart):
+        if found.shape != expected.shape or not torch.allclose(
+            found, expected, atol=1e-3 * scale, rtol=1e-3
+        ):
+            raise InputError(
+                f"{name}: TransformerLens runs a {model.config.model_type} wrongly: its logits "
+                "differ"
+            )
+    return subject
 
 
 def _nameless_tokenizer(vocab_size: int) -> Any:
@@ -91,12 +145,25 @@ class PatternRows:
 
 
 @dataclass(frozen=True, eq=False)
-class BridgeSubject(Subject):
+class BridgeSubject(Transformer):
     """A decoder run through TransformerLens: eager attention, patterns materialised one layer at a
     time.
     """
 
-    pattern_is_editable = True
+    @property
+    def pattern_is_editable(self) -> bool:
+        return self._pattern_is_read
+
+    @cached_property
+    def _pattern_is_read(self) -> bool:
+        """Measured: in some types TransformerLens shows a copy of the pattern, and drops what is
+        made of it.
+        """
+        ids = torch.arange(1, 9, device=self.device)[None]
+        with torch.no_grad():
+            before = self.bridge(ids)
+            with self.attach(Site(0, "attn.pattern"), torch.zeros_like):
+                return not torch.equal(self.bridge(ids), before)
 
     @cached_property
     def bridge(self) -> Any:
@@ -175,6 +242,11 @@ class BridgeSubject(Subject):
     def freezing_attention(self, ids: Int[Tensor, "batch position"]) -> Iterator[None]:
         from interp_core.models.hooks import capture
 
+        if not self.pattern_is_editable:
+            raise InputError(
+                f"{self.name}: TransformerLens cannot hold the attention of a "
+                f"{self.config.model_type}"
+            )
         sites = [Site(layer, "attn.pattern") for layer in range(self.n_layers)]
         with torch.no_grad(), capture(self, sites) as clean:
             self.bridge(ids)
@@ -185,16 +257,15 @@ class BridgeSubject(Subject):
 
     @torch.no_grad()
     def head_weights(self, layer: int) -> HeadWeights:
-        from interp_core.models.native import fold_norm
-
         block = self.bridge.blocks[layer]
-        norm = block.ln1.original_component if hasattr(block, "ln1") else torch.nn.Identity()
+        norm = (
+            read_norm(block.ln1.original_component, self.d_model) if hasattr(block, "ln1") else None
+        )
         weights = {}
         for name in ("W_Q", "W_K", "W_V"):
             weight = getattr(self.bridge, name)[layer].float()
-            weights[name] = fold_norm(norm, weight).repeat_interleave(
-                self.n_heads // weight.shape[0], dim=0
-            )
+            folded = weight if norm is None else norm.fold(weight)
+            weights[name] = folded.repeat_interleave(self.n_heads // weight.shape[0], dim=0)
         return HeadWeights(**weights, W_O=self.out_weights(layer))
 
     @torch.no_grad()
@@ -217,20 +288,25 @@ class BridgeSubject(Subject):
 
     @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
-        from interp_core.models.native import fold_norm
-
-        return fold_norm(self.bridge.ln_final.original_component, self.bridge.W_U.float())
+        return self._final_norm().fold(self.bridge.W_U.float())
 
     @contextmanager
     def final_scale(self) -> Iterator[list[Tensor]]:
-        from interp_core.models.native import norm_divisor
-
         scales: list[Tensor] = []
-        norm = self.bridge.ln_final.original_component
-        with self._hooked(
-            self._hook("ln_final.hook_in"), lambda x: scales.append(norm_divisor(norm, x))
-        ):
+        norm = self._final_norm()
+        with self._hooked(self._hook("ln_final.hook_in"), lambda x: scales.append(norm.divisor(x))):
             yield scales
+
+    def why_no_attribution(self) -> str | None:
+        if not hasattr(self.bridge, "ln_final"):
+            return "TransformerLens knows no final norm of it"
+        return None
+
+    def _final_norm(self) -> Norm:
+        norm = read_norm(self.bridge.ln_final.original_component, self.d_model)
+        if norm is None:
+            raise InputError(f"{self.name}: its final norm is none that is known")
+        return norm
 
     def _hook(self, *names: str) -> Any:
         for name in names:

@@ -1,11 +1,12 @@
-"""Subjects that run as plain Hugging Face modules with fused attention: GPT-NeoX, GPT-2, the Llama
-family.
+"""Subjects that run as plain Hugging Face modules with fused attention: every decoder that calls
+the registry.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -13,50 +14,72 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_core.errors import InputError
+from interp_core.models.anatomy import Anatomy, LayerAnatomy, Part, trunk_giving
 from interp_core.models.attention import AttentionCall, Watch, watching
-from interp_core.models.sites import ARCHITECTURES, ATTENTION, GPT2, GPT_NEOX, Architecture, Site
-from interp_core.models.subject import HeadWeights, Observer, Subject
+from interp_core.models.hooks import hooked
+from interp_core.models.norms import Norm, read_norm
+from interp_core.models.sites import ATTENTION, Site
+from interp_core.models.subject import HeadWeights, Observer, Transformer
 
 
 @dataclass(frozen=True, eq=False)
-class NativeSubject(Subject):
-    """A plain Hugging Face decoder of a known architecture."""
+class NativeSubject(Transformer):
+    """A plain Hugging Face decoder, its parts found by running it (anatomy.py)."""
+
+    anatomy: Anatomy = field(kw_only=True, repr=False)
 
     @property
-    def architecture(self) -> Architecture:
-        """Module paths of this family."""
-        return ARCHITECTURES[self.config.model_type]
+    def n_layers(self) -> int:
+        return len(self.anatomy.layers)
 
-    def module(self, path: str, layer: int = 0) -> nn.Module:
-        """The submodule that a path of the architecture names."""
-        return self.model.get_submodule(path.format(layer=layer))
+    @property
+    def n_heads(self) -> int:
+        return self.anatomy.n_heads
+
+    @property
+    def d_head(self) -> int:
+        return self.anatomy.d_head
 
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
-        return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return self.anatomy.trunk(input_ids=ids, use_cache=False).last_hidden_state
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-        return self._head()(hidden)
+        rows = hidden.reshape(1, -1, hidden.shape[-1])
+        no_ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=hidden.device)
+        with trunk_giving(self.anatomy, rows):
+            logits = self.model(input_ids=no_ids, use_cache=False).logits
+        return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
+
+    def normed(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The final norm of a residual stream. InputError for a model that has none."""
+        if self.anatomy.final_norm is None:
+            raise InputError(f"{self.name}: it has no final norm that was understood")
+        return self.anatomy.final_norm(residual)
+
+    @property
+    def reruns(self) -> bool:
+        """Whether the model can be run again from any block on (recording.py)."""
+        return self.anatomy.suffix and self.anatomy.final_norm is not None
 
     @contextmanager
     def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        self._check_layer(site)
+        layer = self._layer(site)
         if site.name in ATTENTION:
             watch = Watch(edit=_edit_of(site.name, function))
-            with watching(
-                self.model, {self.module(self.architecture.attention, site.layer): watch}
-            ):
+            with watching(self.model, {layer.attention: watch}):
                 yield
             return
         if site.name == "attn.pattern":
             see = Watch(observe=lambda call: _ignore(function(call.pattern())))
-            with watching(self.model, {self.module(self.architecture.attention, site.layer): see}):
+            with watching(self.model, {layer.attention: see}):
                 yield
             return
-        if site.name not in self.architecture.taps:
-            raise InputError(f"{self.name} is a transformer: it has no site {site}")
-        tap = self.architecture.taps[site.name]
-        through = self._per_head(function) if tap.per_head else function
-        with hooked(self.module(tap.module, site.layer), tap.side, through):
+        if site.name == "attn.z":
+            with hooked(layer.out, "input", self._per_head(function)):
+                yield
+            return
+        part = self._part(site, layer)
+        with hooked(part.module, part.side, _scaled(function, part.factor)):
             yield
 
     def observing(
@@ -66,10 +89,9 @@ class NativeSubject(Subject):
             return Watch(observe=lambda call: observer(layer, call))
 
         chosen = range(self.n_layers) if layers is None else layers
-        modules = {
-            self.module(self.architecture.attention, layer): of_layer(layer) for layer in chosen
-        }
-        return watching(self.model, modules)
+        return watching(
+            self.model, {self.anatomy.layers[layer].attention: of_layer(layer) for layer in chosen}
+        )
 
     @contextmanager
     def freezing_attention(self, ids: Int[Tensor, "batch position"]) -> Iterator[None]:
@@ -84,9 +106,7 @@ class NativeSubject(Subject):
         def restore(layer: int) -> Watch:
             return Watch(edit=lambda query, key, value: (*clean[layer], value))
 
-        layers = {
-            layer: self.module(self.architecture.attention, layer) for layer in range(self.n_layers)
-        }
+        layers = {index: layer.attention for index, layer in enumerate(self.anatomy.layers)}
         with (
             torch.no_grad(),
             watching(self.model, {module: keep(layer) for layer, module in layers.items()}),
@@ -98,23 +118,33 @@ class NativeSubject(Subject):
     @torch.no_grad()
     def head_weights(self, layer: int) -> HeadWeights:
         query, key, value = self._projections(layer)
-        norm = self.module(self.architecture.attention_norm, layer)
+        module = self.anatomy.layers[layer].attention_norm
+        norm = None if module is None else read_norm(module, self.d_model)
         group = self.n_heads // key.shape[0]
+
+        def reading(weights: Tensor) -> Tensor:
+            return weights if norm is None else norm.fold(weights)
+
         return HeadWeights(
-            W_Q=fold_norm(norm, query),
-            W_K=fold_norm(norm, key).repeat_interleave(group, dim=0),
-            W_V=fold_norm(norm, value).repeat_interleave(group, dim=0),
+            W_Q=reading(query),
+            W_K=reading(key).repeat_interleave(group, dim=0),
+            W_V=reading(value).repeat_interleave(group, dim=0),
             W_O=self.out_weights(layer),
         )
 
     @torch.no_grad()
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        weight = _weight(self.module(self.architecture.out_projection, layer)).float()
-        if self.architecture is GPT2:
-            return rearrange(
-                weight, "(head d_head) d_model -> head d_head d_model", head=self.n_heads
-            )
-        return rearrange(weight, "d_model (head d_head) -> head d_head d_model", head=self.n_heads)
+        found = self.anatomy.layers[layer]
+        weight = _weight(found.out).float()
+        if isinstance(found.out, nn.Linear):
+            weight = weight.T
+        weights = rearrange(
+            weight, "(head d_head) d_model -> head d_head d_model", head=self.n_heads
+        )
+        if found.post_norm is not None:
+            weights = found.post_norm.fold_out(weights)
+        factor = 1.0 if found.attn_out is None else found.attn_out.factor
+        return weights if factor == 1.0 else factor * weights
 
     @torch.no_grad()
     def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
@@ -129,36 +159,123 @@ class NativeSubject(Subject):
 
     @torch.no_grad()
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
-        return _weight(self.module(self.architecture.embed)).float()
+        return _weight(self.model.get_input_embeddings()).float()
 
     @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
-        return fold_norm(self.module(self.architecture.final_norm), _weight(self._head()).float().T)
+        norm, scale = self._final_norm, self._logit_scale
+        if norm is None or scale is None:
+            raise InputError(f"{self.name}: {self.why_no_attribution()}")
+        weight = _weight(self.model.get_output_embeddings()).float().T
+        return norm.fold(weight if scale == 1.0 else scale * weight)
 
     @contextmanager
     def final_scale(self) -> Iterator[list[Tensor]]:
+        norm = self._final_norm
+        if norm is None or self.anatomy.final_norm is None:
+            raise InputError(f"{self.name}: {self.why_no_attribution()}")
         scales: list[Tensor] = []
-        norm = self.module(self.architecture.final_norm)
-        handle = norm.register_forward_pre_hook(
-            lambda module, args: scales.append(norm_divisor(module, args[0]))
-        )
-        try:
+        with hooked(self.anatomy.final_norm, "input", lambda x: scales.append(norm.divisor(x))):
             yield scales
-        finally:
-            handle.remove()
 
-    def _head(self) -> nn.Module:
-        head = self.model.get_output_embeddings()
-        if head is None:
-            raise InputError(
-                f"{self.name}: {type(self.model).__name__} has no unembedding; load a causal "
-                "language model"
+    @contextmanager
+    def write_scales(self) -> Iterator[dict[int, Float[Tensor, "batch position"]]]:
+        scales: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for index, layer in enumerate(self.anatomy.layers):
+                if layer.post_norm is None or layer.attn_out is None:
+                    continue
+
+                def keep(x: Tensor, index: int = index, norm: Norm = layer.post_norm) -> None:
+                    scales[index] = norm.divisor(x)
+
+                stack.enter_context(hooked(layer.attn_out.module, "input", keep))
+            yield scales
+
+    @property
+    def norms_writes(self) -> bool:
+        return any(
+            layer.post_norm is not None or layer.carry != 1.0 for layer in self.anatomy.layers
+        )
+
+    def carried(self, layer: int) -> float:
+        factor = 1.0
+        for later in self.anatomy.layers[layer + 1 :]:
+            factor *= 1.0 if later.carry is None else later.carry
+        return factor
+
+    def why_no_attribution(self) -> str | None:
+        if self._final_norm is None:
+            return "no final norm between the last block and the unembedding was found"
+        if self._logit_scale is None:
+            return "its logits are no multiple of its unembedding of the normed stream"
+        for index, layer in enumerate(self.anatomy.layers):
+            if layer.attn_out is None or layer.carry is None:
+                return (
+                    f"what the heads of layer {index} write is not simply added to the residual "
+                    "stream"
+                )
+        return None
+
+    def why_no_copying(self) -> str | None:
+        if not all(layer.reads_attention for layer in self.anatomy.layers):
+            return "something stands between its attention and the output projection"
+        if self.anatomy.d_value * self.n_heads != _width_in(self.anatomy.layers[0].out):
+            return "its values have another width than what its heads write from"
+        return self.why_no_attribution()
+
+    @cached_property
+    def _final_norm(self) -> Norm | None:
+        module = self.anatomy.final_norm
+        return None if module is None else read_norm(module, self.d_model)
+
+    @cached_property
+    def _logit_scale(self) -> float | None:
+        """What the model multiplies the unembedding's product by, from the gradient at 0, where a
+        cap does nothing.
+        """
+        head: Any = self.model.get_output_embeddings()
+        weight = getattr(head, "weight", None)
+        if not isinstance(weight, Tensor) or weight.shape[-1] != self.d_model:
+            return None
+        with torch.enable_grad():
+            hidden = torch.zeros(
+                1, self.d_model, dtype=weight.dtype, device=weight.device, requires_grad=True
             )
-        return head
+            logits = self.unembed(hidden)
+            if logits.shape[-1] != len(weight):
+                return None
+            mix = torch.randn(len(weight), generator=torch.Generator().manual_seed(0)).to(logits)
+            (slope,) = torch.autograd.grad((logits * mix).sum(), hidden)
+        expected = (weight.detach().double().T @ mix.double()).flatten()
+        found = slope.double().flatten()
+        scale = float(found @ expected / (expected @ expected))
+        rounding = max(1e-5, 4 * torch.finfo(weight.dtype).eps)
+        if float((found - scale * expected).norm()) > 10 * rounding * float(found.norm()):
+            return None
+        return 1.0 if abs(scale - 1.0) < rounding else scale
 
-    def _check_layer(self, site: Site) -> None:
+    def _layer(self, site: Site) -> LayerAnatomy:
         if not 0 <= site.layer < self.n_layers:
             raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
+        return self.anatomy.layers[site.layer]
+
+    def _part(self, site: Site, layer: LayerAnatomy) -> Part:
+        parts = {
+            "resid_pre": Part(layer.block, "input"),
+            "resid_post": Part(layer.block, "output"),
+            "attn_out": layer.attn_out,
+            "mlp_out": layer.mlp_out,
+        }
+        if site.name not in parts:
+            raise InputError(f"{self.name} is a transformer: it has no site {site}")
+        part = parts[site.name]
+        if part is None:
+            raise InputError(
+                f"{self.name}: {site} is no summand of the residual stream in a "
+                f"{self.config.model_type}"
+            )
+        return part
 
     def _per_head(
         self, function: Callable[[Tensor], Tensor | None]
@@ -175,9 +292,10 @@ class NativeSubject(Subject):
         """W_Q, W_K, W_V as [head, d_model, d_head]; keys and values with as many heads as the model
         stores.
         """
-        attention: Any = self.module(self.architecture.attention, layer)
+        attention: Any = self.anatomy.layers[layer].attention
         heads = self.n_heads
-        if self.architecture is GPT_NEOX:
+        kind = self.config.model_type
+        if kind == "gpt_neox":
             packed = attention.query_key_value.weight.float()
             q, k, v = rearrange(
                 packed,
@@ -185,7 +303,7 @@ class NativeSubject(Subject):
                 three=3,
                 head=heads,
             )
-        elif self.architecture is GPT2:
+        elif kind == "gpt2":
             packed = attention.c_attn.weight.float()
             q, k, v = rearrange(
                 packed,
@@ -193,7 +311,7 @@ class NativeSubject(Subject):
                 three=3,
                 head=heads,
             )
-        else:
+        elif kind in SEPARATE:
             width = self.d_head
             q, k, v = (
                 rearrange(
@@ -203,7 +321,47 @@ class NativeSubject(Subject):
                 )
                 for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
+        else:
+            known = ", ".join(("gpt_neox", "gpt2", *SEPARATE))
+            raise InputError(
+                f"{self.name} is a {kind}: circuits from weights alone are known for {known}"
+            )
         return q, k, v
+
+
+# Families whose queries, keys and values are each one matrix away from the normed stream, and
+# turned as Llama's are.
+SEPARATE = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "gemma",
+    "gemma2",
+    "granite",
+    "starcoder2",
+    "olmo",
+    "phi",
+    "opt",
+)
+
+
+def _scaled(
+    function: Callable[[Tensor], Tensor | None], factor: float
+) -> Callable[[Tensor], Tensor | None]:
+    """The same of an activation that the model multiplies by a factor before it adds it."""
+    if factor == 1.0:
+        return function
+
+    def through(written: Tensor) -> Tensor | None:
+        result = function(factor * written)
+        return None if result is None else result / factor
+
+    return through
+
+
+def _width_in(out: nn.Module) -> int:
+    weight = _weight(out)
+    return int(weight.shape[1] if isinstance(out, nn.Linear) else weight.shape[0])
 
 
 def _edit_of(
@@ -226,74 +384,7 @@ def _ignore(_: object) -> None:
     """A pattern that was observed is only read."""
 
 
-@contextmanager
-def hooked(
-    module: nn.Module, side: Literal["input", "output"], function: Callable[[Tensor], Tensor | None]
-) -> Iterator[None]:
-    """Inside the block, call `function` with a module's first input or output; what it returns
-    takes its place.
-    """
-    if side == "input":
-        handle = module.register_forward_pre_hook(_on_input(function), with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(_on_output(function))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _on_input(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            result = function(args[0])
-            return None if result is None else ((result, *args[1:]), kwargs)
-        first = next(iter(kwargs))  # hidden_states, wherever a caller passes it by name
-        result = function(kwargs[first])
-        return None if result is None else (args, {**kwargs, first: result})
-
-    return hook
-
-
-def _on_output(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):
-            result = function(output[0])
-            return None if result is None else (result, *output[1:])
-        return function(output)
-
-    return hook
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
+def _weight(module: nn.Module | None) -> Tensor:
+    weight = getattr(module, "weight", None)
     assert isinstance(weight, Tensor)
     return weight
-
-
-def _centres(norm: nn.Module) -> bool:
-    return isinstance(norm, nn.LayerNorm)
-
-
-def fold_norm(
-    norm: nn.Module, weights: Float[Tensor, "*head d_model width"]
-) -> Float[Tensor, "*head d_model width"]:
-    """The norm's gain, and LayerNorm's centring, moved into the weights that read it."""
-    gain = getattr(norm, "weight", None)
-    folded = weights if gain is None else gain.float()[:, None] * weights
-    return folded - folded.mean(dim=-2, keepdim=True) if _centres(norm) else folded
-
-
-def norm_divisor(
-    norm: nn.Module, residual: Float[Tensor, "batch position d_model"]
-) -> Float[Tensor, "batch position"]:
-    """What the norm divides by: 1 for no norm, the standard deviation (LayerNorm) or root mean
-    square (RMSNorm).
-    """
-    x = residual.float()
-    if isinstance(norm, nn.LayerNorm):
-        return torch.sqrt(x.var(dim=-1, unbiased=False) + norm.eps)
-    eps = getattr(norm, "variance_epsilon", None)
-    if eps is None:
-        return torch.ones_like(x[..., 0])
-    return torch.sqrt(x.pow(2).mean(dim=-1) + eps)

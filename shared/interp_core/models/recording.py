@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from interp_core.models.anatomy import rest_of
+from interp_core.models.hooks import hooked
 from interp_core.models.native import NativeSubject
 
 
@@ -43,7 +45,7 @@ class Recording:
 
         for later in range(layer, subject.n_layers):
             args, kwargs = tree_map(spread, self.calls[later])
-            output = subject.module(subject.architecture.block, later)(residual, *args, **kwargs)
+            output = subject.anatomy.layers[later].block(residual, *args, **kwargs)
             residual = output[0] if isinstance(output, tuple) else output
         return residual
 
@@ -54,20 +56,18 @@ def recording(subject: NativeSubject) -> Iterator[Recording]:
     record = Recording()
     with ExitStack() as stack:
         for layer in range(subject.n_layers):
-            block = subject.module(subject.architecture.block, layer)
+            block = subject.anatomy.layers[layer].block
 
             def keep(
                 module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
             ) -> None:
-                kwargs = dict(kwargs)
-                residual, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-                record.inputs[layer], record.calls[layer] = residual, (rest, kwargs)
+                record.inputs[layer] = args[0] if args else next(iter(kwargs.values()))
+                record.calls[layer] = rest_of(args, kwargs)
 
             stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
 
-        def keep_last(module: nn.Module, args: tuple[Any, ...]) -> None:
-            record.inputs[subject.n_layers] = args[0]
+        def keep_last(residual: Tensor) -> None:
+            record.inputs[subject.n_layers] = residual
 
-        norm = subject.module(subject.architecture.final_norm)
-        stack.callback(norm.register_forward_pre_hook(keep_last).remove)
+        stack.enter_context(hooked(subject.anatomy.layers[-1].block, "output", keep_last))
         yield record

@@ -3,7 +3,8 @@ each.
 
 A site is named `blocks.{layer}.{name}`. Shapes are always
     resid_pre, resid_post, attn_out, mlp_out   [batch, position, d_model]
-    attn.z                                     [batch, position, head, d_head]  what each head read, before W_O
+                                               attn_out, mlp_out: as added, behind norms and multipliers
+    attn.z                                     [batch, position, head, d_head]  what the output projection reads
     attn.rot_q, attn.rot_k, attn.v             [batch, position, head, d_head]  as attention uses them: after rotary
                                                where there is any; keys and values once per key-value head
     attn.pattern                               [batch, head, query, key]        read only: it was already used
@@ -55,72 +56,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Tap:
-    """The module whose input or output is a site; `per_head` splits the last axis into (head,
-    d_head).
-    """
+    """The module whose input or output is a site."""
 
     module: str
     side: Literal["input", "output"]
-    per_head: bool = False
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """Module paths of one family of decoders; `{layer}` stands for the layer's number."""
-
-    name: str
-    block: str
-    attention: str
-    out_projection: str
-    mlp: str
-    attention_norm: str
-    final_norm: str
-    embed: str
-
-    @property
-    def taps(self) -> Mapping[str, Tap]:
-        """Sites that a module carries. rot_q, rot_k, v and pattern are tapped inside attention
-        (attention.py).
-        """
-        return {
-            "resid_pre": Tap(self.block, "input"),
-            "resid_post": Tap(self.block, "output"),
-            "attn.z": Tap(self.out_projection, "input", per_head=True),
-            "attn_out": Tap(self.out_projection, "output"),
-            "mlp_out": Tap(self.mlp, "output"),
-        }
-
-
-GPT_NEOX = Architecture(
-    name="GPT-NeoX",
-    block="gpt_neox.layers.{layer}",
-    attention="gpt_neox.layers.{layer}.attention",
-    out_projection="gpt_neox.layers.{layer}.attention.dense",
-    mlp="gpt_neox.layers.{layer}.mlp",
-    attention_norm="gpt_neox.layers.{layer}.input_layernorm",
-    final_norm="gpt_neox.final_layer_norm",
-    embed="gpt_neox.embed_in",
-)
-GPT2 = Architecture(
-    name="GPT-2",
-    block="transformer.h.{layer}",
-    attention="transformer.h.{layer}.attn",
-    out_projection="transformer.h.{layer}.attn.c_proj",
-    mlp="transformer.h.{layer}.mlp",
-    attention_norm="transformer.h.{layer}.ln_1",
-    final_norm="transformer.ln_f",
-    embed="transformer.wte",
-)
-LLAMA = Architecture(
-    name="Llama",
-    block="model.layers.{layer}",
-    attention="model.layers.{layer}.self_attn",
-    out_projection="model.layers.{layer}.self_attn.o_proj",
-    mlp="model.layers.{layer}.mlp",
-    attention_norm="model.layers.{layer}.input_layernorm",
-    final_norm="model.norm",
-    embed="model.embed_tokens",
-)
 
 # Hugging Face's Mamba. It never calls conv1d and dt_proj, it reads their weights: these sites say
 # all that they do.
@@ -133,14 +73,4 @@ MAMBA_TAPS: Mapping[str, Tap] = {
     "mixer.x_proj": Tap(f"{_MAMBA_BLOCK}.mixer.x_proj", "output"),
     "mixer.gated_y": Tap(f"{_MAMBA_BLOCK}.mixer.out_proj", "input"),
     "mixer_out": Tap(f"{_MAMBA_BLOCK}.mixer.out_proj", "output"),
-}
-
-# transformers' config.model_type -> table. Anything else goes through TransformerLens's bridge
-# (bridge.py).
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "gpt_neox": GPT_NEOX,
-    "gpt2": GPT2,
-    "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,
 }

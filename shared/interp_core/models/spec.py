@@ -14,6 +14,16 @@ from interp_core.files.params import Params, check, file_name, profile_path, pro
 # As the hub has it: a name neither begins nor ends with a dot or a dash, nor holds two in a row.
 _HUB_ID = re.compile(r"(\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?)(?:@([\w.-]+))?", re.ASCII)
 
+# Names without an owner, as papers and tutorials write them.
+_OWNERS = {
+    r"gpt2(-medium|-large|-xl)?(@.+)?": "openai-community",
+    r"pythia-[\d.]+[mb](-deduped)?(@.+)?": "EleutherAI",
+    r"gpt-neo-[\d.]+[MB](@.+)?": "EleutherAI",
+    r"opt-[\d.]+[mb](@.+)?": "facebook",
+    r"mamba-[\d.]+[mb]-hf(@.+)?": "state-spaces",
+    r"SmolLM2-[\d.]+[MB](-Instruct)?(@.+)?": "HuggingFaceTB",
+}
+
 Dtype = Literal["float32", "bfloat16", "float64"]
 
 
@@ -51,14 +61,20 @@ def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
     """
     if name in known:
         return known[name]
-    if Path(name).is_dir():
+    if Path(name).is_dir() or name.endswith(".gguf"):
         return ModelSpec(source="local", path=Path(name))
-    if (found := _hub_id(name)) is not None:
+    if (found := _hub_id(with_owner(name))) is not None:
         return ModelSpec(source="hub", repo=found[0], revision=found[1] or "main")
     raise InputError(
         f"unknown model {name}: not a directory, not a hub id owner/name, not one of "
         f"{', '.join(known)}"
     )
+
+
+def with_owner(name: str) -> str:
+    """A hub id for a model that people call by its bare name; any other name as it is."""
+    owner = next((owner for bare, owner in _OWNERS.items() if re.fullmatch(bare, name)), None)
+    return name if owner is None else f"{owner}/{name}"
 
 
 def short_name(name: str) -> str:
@@ -67,7 +83,7 @@ def short_name(name: str) -> str:
     Only a hub id has a revision, which is left out; a directory keeps every `@` of its path. As for
     `spec_of`, what is a directory is no hub id.
     """
-    if not Path(name).is_dir() and (found := _hub_id(name)) is not None:
+    if not Path(name).is_dir() and (found := _hub_id(with_owner(name))) is not None:
         return Path(found[0]).name
 
     # So that `.` and `folder/..` have names too; links are not followed, their own name is the

@@ -1,9 +1,10 @@
-"""Models under study: the one face they all show (Subject), whatever architecture they are."""
+"""Models under study: what all of them answer (Subject), and what those with attention heads add
+(Transformer).
+"""
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -54,9 +55,9 @@ Observer = Callable[[int, AttentionRows], None]
 
 @dataclass(frozen=True, eq=False)
 class Subject(ABC):
-    """A decoder under study.
+    """A model of sequences under study: ids in, logits out, activations by name.
 
-    Two kinds: native (plain Hugging Face module, fused attention) and bridge (slower).
+    It need not have attention.
     """
 
     name: str
@@ -69,8 +70,8 @@ class Subject(ABC):
 
     @property
     def config(self) -> Any:
-        """The transformers config."""
-        return self.model.config
+        """The transformers config, of the text's part where a model has several."""
+        return self.model.config.get_text_config()
 
     @property
     def n_layers(self) -> int:
@@ -78,19 +79,9 @@ class Subject(ABC):
         return int(self.config.num_hidden_layers)
 
     @property
-    def n_heads(self) -> int:
-        """Query heads a layer."""
-        return int(self.config.num_attention_heads)
-
-    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.config.hidden_size)
-
-    @property
-    def d_head(self) -> int:
-        """Width of a head."""
-        return int(getattr(self.config, "head_dim", None) or self.d_model // self.n_heads)
 
     @property
     def n_ctx(self) -> int:
@@ -107,7 +98,10 @@ class Subject(ABC):
         """Where the weights are."""
         return self.model.device
 
-    pattern_is_editable = False
+    @property
+    def pattern_is_editable(self) -> bool:
+        """Whether an edited `attn.pattern` is what the model goes on with."""
+        return False
 
     def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
         """Token ids (array or tensor) on the model's device.
@@ -139,7 +133,9 @@ class Subject(ABC):
 
     @abstractmethod
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits of normed hidden states."""
+        """Logits of normed hidden states: everything after the final norm, multipliers and caps
+        included.
+        """
 
     @abstractmethod
     def attach(
@@ -148,6 +144,40 @@ class Subject(ABC):
         """Call `function` with the activation at a site whenever it fires; what it returns takes
         its place.
         """
+
+    @abstractmethod
+    def embedding(self) -> Float[Tensor, "vocab d_model"]:
+        """W_E."""
+
+    @abstractmethod
+    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
+        """W_U with the final norm's gain folded in (and, for LayerNorm, centred over d_model) and
+        the logits' multiplier; a cap on logits is left out.
+        """
+
+    @abstractmethod
+    def final_scale(self) -> AbstractContextManager[list[Tensor]]:
+        """Inside the block, collect the divisor of the final norm [batch, position] of each forward
+        pass.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Transformer(Subject):
+    """A decoder with attention heads.
+
+    Two kinds: native (plain Hugging Face module, fused attention) and bridge.
+    """
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads a layer."""
+        return int(self.config.num_attention_heads)
+
+    @property
+    def d_head(self) -> int:
+        """Width of a head."""
+        return int(getattr(self.config, "head_dim", None) or self.d_model // self.n_heads)
 
     @abstractmethod
     def observing(
@@ -171,7 +201,9 @@ class Subject(ABC):
 
     @abstractmethod
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """W_O of a layer: a head's contribution to the residual stream is z @ W_O."""
+        """W_O of a layer: z @ W_O is what a head adds to the residual stream, its multiplier and
+        the gain of a norm behind attention included; that norm's divisor (`write_scales`) is not.
+        """
 
     @abstractmethod
     def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
@@ -180,22 +212,47 @@ class Subject(ABC):
         """
 
     @abstractmethod
-    def embedding(self) -> Float[Tensor, "vocab d_model"]:
-        """W_E."""
+    def why_no_attribution(self) -> str | None:
+        """Why what heads write cannot be followed to the logits; None where it can."""
 
-    @abstractmethod
-    def unembedding(self) -> Float[Tensor, "d_model vocab"]:
-        """W_U with the final norm's gain folded in (and, for LayerNorm, centred over d_model)."""
+    def why_no_copying(self) -> str | None:
+        """Why what a head's values would write cannot be said; None where it can."""
+        return self.why_no_attribution()
 
-    @abstractmethod
-    def final_scale(self) -> AbstractContextManager[list[Tensor]]:
-        """Inside the block, collect the divisor of the final norm [batch, position] of each forward
-        pass.
+    def check_plain_writes(self) -> None:
+        """InputError where what a head adds to the residual stream is not its values times
+        out_weights.
         """
+        reason = self.why_no_copying()
+        if reason is None and self.norms_writes:
+            reason = "a norm stands between its heads and the residual stream"
+        if reason is not None:
+            raise InputError(f"{self.name}: {reason}; what its heads write is not known by source")
 
-    def to_transformer_lens(self) -> Any:
-        """A TransformerLens TransformerBridge over the same weights (shared, not copied)."""
-        from interp_core.models.lens import boot
+    @property
+    def norms_writes(self) -> bool:
+        """Whether a norm stands between heads and the residual stream, or blocks behind rescale the
+        stream.
+        """
+        return False
 
-        shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
-        return boot(copy.deepcopy(self.model, shared), self.tokenizer, self.name)
+    @contextmanager
+    def write_scales(self) -> Iterator[dict[int, Float[Tensor, "batch position"]]]:
+        """Inside the block, collect by layer what a norm behind attention divides by; nothing where
+        there is none.
+        """
+        yield {}
+
+    def carried(self, layer: int) -> float:
+        """What the blocks behind `layer` multiply the residual stream by before the final norm."""
+        return 1.0
+
+
+def as_transformer(subject: Subject) -> Transformer:
+    """The subject, known to have heads. InputError, naming what it is, when it has none."""
+    if not isinstance(subject, Transformer):
+        raise InputError(
+            f"{subject.name} is a {subject.config.model_type}: it has no attention heads; this "
+            "needs a transformer"
+        )
+    return subject

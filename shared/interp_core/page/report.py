@@ -1,20 +1,24 @@
-"""The page of the committed run: a folder that is opened from disk, built from committed files
-alone.
+"""The page of a run: a folder that is opened from disk, built from what the pipeline left in data/.
+
+A clone has the answers and the figures. The views need arrays and models too, which a run makes.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from interp_core.console.answers import Answer, of_studies
 from interp_core.console.answers_table import shown
 from interp_core.errors import InputError
-from interp_core.files.artifacts import load_json, replacing
+from interp_core.files.artifacts import replacing
 from interp_core.page.document import views_of, write
 from interp_core.page.provenance import Made, Provenance
+from interp_core.page.study_page import Caption, Part
 
 MOST_WORDS = 15  # of a verdict
 LARGEST = 15_000_000  # bytes of the whole folder
@@ -33,15 +37,26 @@ class Figure:
     made: Made
 
 
-def build(root: Path, out: Path) -> Path:
+def parts_of(studies: Sequence[str]) -> dict[str, Part]:
+    """Every study's part, made now; a study without the room `page` has none."""
+    # By name, because the core knows no study.
+    rooms = {study: f"{study}.page" for study in studies if find_spec(f"{study}.page") is not None}
+    return {study: import_module(room).of_the_run() for study, room in rooms.items()}
+
+
+def build(root: Path, out: Path, parts: Mapping[str, Part] | None = None) -> Path:
     """Write out/index.html and the figures beside it; returns the page.
 
-    InputError names what is missing.
+    `parts` are the studies', made now unless given. InputError names what is missing.
     """
     data = root / "data"
     answers = of_studies(data)
+    found = parts_of(list(answers)) if parts is None else parts
     provenance = Provenance(root)
-    studies = [_study(data, name, found, provenance, out) for name, found in answers.items()]
+
+    studies = [
+        _study(data, name, part, answers[name], provenance, out) for name, part in found.items()
+    ]
     studies.sort(key=lambda study: study["place"])
 
     views = views_of([view for study in studies for view in [*study["views"], *study["cards"]]])
@@ -57,18 +72,24 @@ def build(root: Path, out: Path) -> Path:
 
 
 def _study(
-    data: Path, name: str, answers: Sequence[Answer], provenance: Provenance, out: Path
+    data: Path,
+    name: str,
+    part: Part,
+    answers: Sequence[Answer],
+    provenance: Provenance,
+    out: Path,
 ) -> dict[str, Any]:
-    path = data / "page" / f"{name}.json"
-    content = load_json(path)
+    captions = part.words.captions
+    pictures = out / "figures" / name
 
     return {
-        **content,
-        "verdict": verdict(content["verdict"], answers, where=str(path)),
+        **asdict(part.words),
+        "study": name,
+        "views": list(part.views),
+        "cards": list(part.cards),
+        "verdict": verdict(part.words.verdict, answers, where=f"{name}.page"),
         "answers": [_row(answer) for answer in answers],
-        "figures": _figures(
-            data / name / "figures", content["captions"], provenance, out / "figures" / name
-        ),
+        "figures": _figures(data / name / "figures", captions, provenance, pictures),
     }
 
 
@@ -103,17 +124,17 @@ def _row(answer: Answer) -> dict[str, Any]:
 
 
 def _figures(
-    folder: Path, captions: Sequence[Mapping[str, str]], provenance: Provenance, out: Path
+    folder: Path, captions: Mapping[str, Caption], provenance: Provenance, out: Path
 ) -> list[Figure]:
     """Every figure that is kept, with its caption and how it was made."""
     found = []
 
     for path in sorted(folder.glob("*.png")):
-        matching = [one for one in captions if fnmatch(path.name, one["pattern"])]
+        matching = [one for pattern, one in captions.items() if fnmatch(path.name, pattern)]
         made = provenance.of(path)
 
         if not matching:
-            raise InputError(f"{path} has no caption: add one beside the study's answers")
+            raise InputError(f"{path} has no caption: add one to the study's page.py")
         if made is None:
             raise InputError(
                 f"{path} is written by no stage of dvc.lock: run the pipeline, or remove it"
@@ -122,9 +143,7 @@ def _figures(
         width, height = _shrink(path, out / path.name)
         source = f"figures/{out.name}/{path.name}"
         caption = matching[0]
-        found.append(
-            Figure(path.stem, source, width, height, caption["shows"], caption["control"], made)
-        )
+        found.append(Figure(path.stem, source, width, height, caption.shows, caption.control, made))
 
     return found
 

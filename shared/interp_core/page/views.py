@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp_core.measures.ablation import Head
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer
 from interp_core.page.packed import lower, numbers, shares
 from interp_core.page.texts import Shown, words
 from interp_core.page.watch import Predicted, attention, mean_vectors, predicted, random_sets
@@ -36,7 +36,7 @@ def score(
 
 
 def heads(
-    subject: Subject,
+    subject: Transformer,
     scores: Sequence[View],
     texts: Sequence[Shown],
     *,

@@ -20,7 +20,7 @@ from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.ablation import Head
 from interp_core.models.hooks import Edit, capture, intervene
 from interp_core.models.sites import Site
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, Transformer
 from interp_core.progress import progress
 
 TOP = 3  # predictions kept at each place
@@ -99,7 +99,7 @@ def watched(subject: Subject, ids: Int[np.ndarray, " position"]) -> Watched:
 
 def heads_each(subject: Subject) -> int:
     """Heads that can be taken away in each layer."""
-    return 1 if isinstance(subject, MambaSubject) else subject.n_heads
+    return subject.n_heads if isinstance(subject, Transformer) else 1
 
 
 @torch.no_grad()

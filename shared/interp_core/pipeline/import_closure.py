@@ -14,19 +14,20 @@ from pathlib import Path
 # Modules that no stage and no fingerprint depends on, each with the reason that it changes no byte
 # of a result. Whoever adds one says why.
 WITHOUT_EFFECT = {
-    "interp_core.models.lens": "no model of a committed profile runs through it: all have a native path",
+    "interp_core.models.lens": "no committed model runs through it: all have a native path",
     "interp_core.console.options": "options, and errors in one line",
-    "interp_core.pipeline.import_closure": "says what reruns and which unfinished training is gone on with",
+    "interp_core.pipeline.import_closure": "says what reruns, and what is resumed",
+    "interp_core.console.made_from": "marks records of experiments; a stage's files have no mark",
     "interp_core.progress": "bars on standard error; every item is passed on, in order",
     "interp_core.training.tracking": "curves for W&B, which nothing reads back",
-    "interp_core.training.workers": "in which process a training runs; each sets its own threads and seeds",
+    "interp_core.training.workers": "in which process a training runs; each sets threads and seeds",
 }
 
 # Decorators that leave a function to be called by its name.
 _TRANSPARENT = {"abstractmethod", "cached_property", "classmethod", "contextmanager", "property"}
 _TRANSPARENT |= {"staticmethod", "torch.no_grad()"}
 _CALLED_BY_LIBRARIES = {"forward", "backward", "setup_context"}
-_PLAIN_BASES = {"ABC", "Protocol"}
+_PLAIN_BASES = {"ABC", "Generic", "Protocol"}
 _CHECKS = ("model_validator", "field_validator")
 
 
@@ -136,12 +137,18 @@ def reached(sources: Sources, module: str, function: str | None = None) -> Reach
 
 def _with_packages(modules: Iterable[str]) -> set[str]:
     """Modules and the packages they are in: Python runs those first."""
-    return {*modules, *(module.partition(".")[0] for module in modules)}
+    found = set()
+
+    for module in modules:
+        parts = module.split(".")
+        found |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+
+    return found
 
 
 @cache
 def code_of(module: str) -> tuple[Path, ...]:
-    """Files whose change can change what a module computes: its own, and of ours what it imports."""
+    """Files whose change can change what a module computes: its own, and what it imports."""
     sources = Sources.installed(*{"interp_core", module.partition(".")[0]})
     found = sorted(reached(sources, module).modules)
     return tuple(file for name in found if (file := sources.file_of(name)) is not None)
@@ -211,7 +218,9 @@ def _pieces(module: str, tree: ast.Module, sources: Sources) -> Iterator[Piece]:
             at_import += [part for part in node.body if part not in methods]
 
             # A library calls the methods of its own classes by names that are not seen here.
-            closed = all(ast.unparse(base) in _PLAIN_BASES | ours for base in node.bases)
+            closed = all(
+                ast.unparse(base).partition("[")[0] in _PLAIN_BASES | ours for base in node.bases
+            )
             ours |= {node.name} if closed else set()
 
             for method in methods:

@@ -32,6 +32,9 @@ ALWAYS = {"interp_core.processor"}
 
 # A command's catalogue of models, read from the section of the same kind: (attribute, section).
 CATALOGUE = ("known", "models")
+
+# The class that hands a study its settings: what it reads of them, the study reads.
+CALL = "interp_core.console.call"
 WIDTH = 100  # of a line of parameters
 
 
@@ -143,7 +146,7 @@ class Command:
         fields = _fields(self.project.sources, self.reached.modules, schema)
         read = set[str]()
 
-        for piece in self._study:
+        for piece in self._reading:
             read |= _reads(piece, fields, schema, self.project.sources)
 
         whole = bool(fields) and read >= set(fields)  # no fields: the schema is not even imported
@@ -178,6 +181,11 @@ class Command:
         return [
             piece for piece in self.reached.pieces if piece.module.partition(".")[0] == self.package
         ]
+
+    @property
+    def _reading(self) -> list[Piece]:
+        """The code that reads settings: the study's own, and what hands it them."""
+        return self._study + [piece for piece in self.reached.pieces if piece.module == CALL]
 
 
 def written(root: Path) -> dict[Path, str]:

@@ -5,6 +5,7 @@ generator passed in.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
@@ -51,6 +52,7 @@ class Distance:
 
     value: float
     p: float
+    exchanges: int  # of units between the two, all of them distinct ones or random draws
 
 
 def percentile_interval(
@@ -253,24 +255,43 @@ def wasserstein_1(
     """Wasserstein-1 distance between two weighted distributions on a line, in the units of the
     positions, and the p of exchanging whole units (position and weight) between the two. Weights
     are not negative; each side is scaled to a mean weight of 1 first, so that only the distribution
-    counts. A draw that leaves a side without any weight counts as the farthest.
+    counts. An exchange that leaves a side without any weight counts as the farthest. At most
+    `draws` distinct exchanges are gone through one by one: p is then exact.
     """
     if not (weights.sum() > 0 and other_weights.sum() > 0):
         raise InputError("a distance between distributions needs some weight on both sides")
     n = len(positions)
     place = np.concatenate([positions, other_positions]).astype(np.float64)
-    weight = np.concatenate(
-        [weights / weights.mean(), other_weights / other_weights.mean()]
-    ).astype(np.float64)
+    both = [weights / weights.mean(), other_weights / other_weights.mean()]
+    weight = np.concatenate(both).astype(np.float64)
+
     order = np.argsort(place, kind="stable")
     gaps = np.diff(place[order])
-    mine = np.broadcast_to(np.arange(len(place)) < n, (draws, len(place)))
-    sides = np.concatenate([mine[:1], rng.permuted(mine, axis=1)])[
-        :, order
-    ]  # the first row is what was observed
-    distances = _distances(sides, weight[order], gaps)
+    sides = _exchanged(n, len(place), rng, draws=draws)
+    distances = _distances(sides[:, order], weight[order], gaps)
+
     hits = np.count_nonzero(distances[1:] >= distances[0] - 1e-12)
-    return Distance(value=float(distances[0]), p=(1 + hits) / (1 + draws))
+    p = (1 + hits) / len(distances)
+    return Distance(value=float(distances[0]), p=p, exchanges=len(distances) - 1)
+
+
+def _exchanged(
+    n: int, total: int, rng: np.random.Generator, *, draws: int
+) -> Bool[np.ndarray, "exchange unit"]:
+    """Which units are on the first side: as observed in the first row, then exchanged.
+
+    All other ways where there are at most `draws`, so that p is exact and never below what they
+    allow; else as many random ones.
+    """
+    observed = np.arange(total) < n
+
+    if math.comb(total, n) - 1 > draws:
+        return np.concatenate([observed[None], rng.permuted(np.tile(observed, (draws, 1)), axis=1)])
+
+    ways = np.array(list(combinations(range(total), n)))  # the first one is what was observed
+    sides = np.zeros((len(ways), total), dtype=bool)
+    np.put_along_axis(sides, ways, values=True, axis=1)
+    return sides
 
 
 def _distances(

@@ -113,35 +113,6 @@ def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]
     )
 
 
-def midpoint_interval(
-    step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"], *, level: float = 0.95
-) -> tuple[float, float]:
-    """Interval, in steps, of the logistic midpoint of one curve, from the curvature of its least
-    squares.
-
-    Normal residuals that follow an AR(1): the variance is stretched by (1 + r) / (1 - r), the
-    quantile is Student's.
-    """
-    there = step > 0
-    x, curve = np.log(step[there].astype(np.float64)), values[there].astype(np.float64)
-    origin, span = x[0], x[-1] - x[0]
-    scaled = (x - origin) / span
-    middle, width, low, high = fit_rises(scaled, curve[None])[0]
-    u = (scaled - middle) / width
-    s = special.expit(u)
-    residuals = curve - low - (high - low) * s
-    slope = (high - low) * s * (1 - s) / width
-    jacobian = np.stack([-slope, -slope * u, 1 - s, s], axis=1)
-    free = len(curve) - 4
-    r = _lag_one(residuals)
-    variance = (
-        _squares(residuals) / free * np.linalg.pinv(jacobian.T @ jacobian)[0, 0] * (1 + r) / (1 - r)
-    )
-    reach = float(special.stdtrit(free, (1 + level) / 2) * np.sqrt(max(variance, 0.0)))
-    first, last = np.exp(origin + span * np.clip([middle - reach, middle + reach], 0.0, 1.0))
-    return float(first), float(last)
-
-
 def _mean_shift(curve: Float[np.ndarray, " point"]) -> tuple[int, Float[np.ndarray, " point"]]:
     """Index of the first point after the least-squares change of mean, and the fitted curve; two
     points a side.
@@ -268,7 +239,7 @@ def _best_rise(
     log_width: Float[np.ndarray, "curve candidate"],
     shape: Callable[[np.ndarray], np.ndarray],
 ) -> Float[np.ndarray, "curve 2"]:
-    """The midpoint and log width, among each curve's candidates, that explain most of its variance."""
+    """The midpoint and log width of each curve's candidates that explain most of its variance."""
     best = np.empty((len(curves), 2))
     for i, curve in enumerate(curves):
         shaped = shape((scaled - midpoint[i, :, None]) / np.exp(log_width[i, :, None]))

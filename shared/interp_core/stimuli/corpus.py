@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 from jaxtyping import Int, UInt
 from pydantic import Field, PositiveInt, model_validator
@@ -19,7 +20,13 @@ from pydantic import Field, PositiveInt, model_validator
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays, replacing, save_arrays, save_json
 from interp_core.files.hub_files import fetch_pinned
-from interp_core.files.params import Params, project_root
+from interp_core.files.params import (
+    Params,
+    profile_path,
+    project_root,
+    read_section,
+    read_yaml,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -153,6 +160,27 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
     }
     save_json(folder / "corpus.json", summary)
     return summary
+
+
+def corpus_folder() -> Path | None:
+    """The pipeline's corpus; in a project that has not made one, the same made on the spot.
+
+    A fresh clone and an empty folder have none: their text then comes from `.scratch/corpus`,
+    built once from the profile's section (some seconds), said in one line. None for a profile
+    without that section.
+    """
+    pipelines = project_root() / "data" / "corpus"
+    if (pipelines / "tokens.npz").is_file():
+        return pipelines
+
+    if "corpus" not in read_yaml(profile_path()):
+        return None
+
+    made = project_root() / ".scratch" / "corpus"
+    if not (made / "corpus.json").is_file():
+        click.echo("no corpus here yet: making one of installed packages' documentation", err=True)
+        build(read_section("corpus", CorpusParams), made)
+    return made
 
 
 def read_documents(params: TextParams) -> Documents:

@@ -5,14 +5,28 @@ Logits at position t predict the token at t + 1. An induction head at the query 
 AFTER the earlier occurrence. This arithmetic lives in `Pairs` and nowhere else.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
+
+
+def special_ids(tokenizer: Any, size: int) -> list[int]:
+    """Ids below `size` that stand for no text: the tokenizer's special tokens, and added ones in a
+    tag's form.
+
+    The second are such as <file_sep> or <unused7>, which no text of a training has in this place.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    tag = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")
+    marks = [i for i, token in added.items() if token.special or tag.fullmatch(token.content)]
+    return sorted(i for i in {*tokenizer.all_special_ids, *marks} if i < size)
 
 
 @dataclass(frozen=True)

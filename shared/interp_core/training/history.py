@@ -8,7 +8,7 @@ History = list[Row]
 
 
 def history_csv(history: History) -> str:
-    """The history as CSV, numbers with nine digits; no times, so equal trainings give equal text."""
+    """The history as CSV, nine digits a number; no times: equal trainings give equal text."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
     writer.writeheader()

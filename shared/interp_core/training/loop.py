@@ -313,7 +313,7 @@ def _state(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
 def _spread(
     model: nn.Module, optimizer: Any, resumed: Resumed | None, accelerator: Accelerator
 ) -> int:
-    """Put the main process's saved state into every process; returns its step, 0 for a fresh start."""
+    """Put the main process's saved state into every process; its step, 0 for a fresh start."""
     device = accelerator.device
     step = torch.tensor(resumed.step if resumed else 0, device=device)
     step = int(broadcast(step) if accelerator.num_processes > 1 else step)  # pyright: ignore[reportArgumentType]
@@ -357,7 +357,7 @@ class _Speed:
 
 @contextmanager
 def _interruptions() -> Iterator[threading.Event]:
-    """Inside the block Ctrl-C (and SIGTERM) only sets the event, so that no update is cut in half."""
+    """Inside the block Ctrl-C and SIGTERM only set the event: no update is cut in half."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event

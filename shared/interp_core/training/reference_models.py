@@ -10,6 +10,7 @@ from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -32,6 +33,7 @@ from interp_core.stimuli.corpus import END_OF_TEXT, Corpus
 from interp_core.stimuli.prompts import Prompts, Vocabulary
 from interp_core.training.batches import BatchSource
 from interp_core.training.checkpoints import Scratch, fingerprint, scratch
+from interp_core.training.finished import keep, put_back
 from interp_core.training.history import History, history_csv
 from interp_core.training.loop import Evaluation, Moment, train
 from interp_core.training.recipe import Recipe
@@ -108,6 +110,8 @@ class Places:
     corpus: Path
     models: Path
     history: Path
+    # whether finished trainings are kept, and put back instead of being made again
+    kept: bool = False
 
 
 def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = ()) -> None:
@@ -183,11 +187,19 @@ def train_into(
 ) -> None:
     """Train, and write the model's folder and its history.
 
-    Resumes; same settings, code and threads, same bytes.
+    Resumes; same settings, code and threads, same bytes. What was finished before with the same
+    settings and code is put back where the places say so.
     """
     name, settings = training.name, training.settings
-    check_replaceable(places.models / name, kind=training.stage, name=name)
+    place, told = places.models / name, places.history / f"{name}.csv"
+    check_replaceable(place, kind=training.stage, name=name)
+
     mark = fingerprint(settings, code=code)
+    finished = {"stage": training.stage, "name": name, "mark": mark}
+    if places.kept and put_back(place, told, **finished):
+        click.echo(f"{name}: trained before with these settings and this code, put back")
+        return
+
     tags = [training.model.config.model_type, name]
     with (
         _main_process_scratch(training.stage, f"{name}-{mark}") as held,
@@ -206,11 +218,12 @@ def train_into(
             position=position,
         )
         if held is not None:
-            place = places.models / name
             with replacing_folder(place, kind=training.stage, name=name) as part:
                 _write(training.model, history, settings, held, corpus, part)
-            with replacing(places.history / f"{name}.csv") as written:
+            with replacing(told) as written:
                 written.write_text(history_csv(history))
+            if places.kept:
+                keep(place, told, **finished)
 
 
 def new_model(

@@ -1,4 +1,4 @@
-"""Several trainings at once on one machine, each in a process of its own that ends with its parent."""
+"""Several trainings at once on one machine, each in a process that ends with its parent."""
 
 import multiprocessing
 import os

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from benchmarks import matmul
-
-from interp_core.matmul import onednn_products
+from benchmarks.matmul import onednn_products
 
 
 def setting() -> str:

@@ -1,0 +1,1 @@
+"""The console: options of commands, and the answers that they print."""

@@ -1,0 +1,221 @@
+"""What is wrong with an installation, and the mend: the machine, the environment, the data.
+
+Each finding is one line. A finding that stops a command, or makes its numbers wrong, is an error;
+what only costs time or a service is a note.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from interp_core import processor
+from interp_core.errors import InputError
+from interp_core.files.params import profile_path, project_root, read_yaml, settings_root
+
+LEAST_DISK = 5e9  # bytes: arrays, weights and cache of a whole run take about 3e9
+LEAST_MEMORY = 4e9  # bytes: the largest stage of the profile laptop takes about 1e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what is so, and, where it is not well, what mends it."""
+
+    state: Literal["ok", "note", "error"]
+    what: str
+    is_so: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        end = f"; {self.mend}" if self.mend else ""
+        return f"{self.state:<5}  {self.what}: {self.is_so}{end}"
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, the quick ones first."""
+    root = project_root()
+    yield _instructions()
+    yield _threads()
+    yield _memory()
+    yield _disk(root)
+    yield from _versions(root / "constraints.txt")
+    yield _profile()
+    yield _tracking()
+
+    if (root / "dvc.lock").is_file():
+        yield from _data(root)
+        yield _cache(root / ".dvc" / "cache" / "files" / "md5")
+        yield _store(root)
+
+
+def version(root: Path) -> str:
+    """The package's version, with the revision of a checkout and a `+` where it was changed."""
+    number = importlib.metadata.version("induction-lab")
+    head = _git(root, "rev-parse", "--short", "HEAD")
+    if head is None:
+        return number
+    changed = "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
+    return f"{number} ({head}{changed})"
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _instructions() -> Finding:
+    found = processor.instructions()
+    if found == "avx2":
+        return Finding("ok", "instructions", "as on every machine with AVX2: the committed bytes")
+    return Finding(
+        "note",
+        "instructions",
+        "this processor's own: numbers differ from the committed ones in the last digits",
+        f"unset {processor.SWITCH} where it is set",
+    )
+
+
+def _threads() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limit = os.environ.get("OMP_NUM_THREADS")
+    said = "" if limit is None else f", OMP_NUM_THREADS={limit}"
+    return Finding(
+        "ok", "processor", f"{cores} cores{said}; profiles say how many threads they use"
+    )
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total >= LEAST_MEMORY:
+        return Finding("ok", "memory", f"{total / 1e9:.0f} GB")
+    return Finding("note", "memory", f"{total / 1e9:.1f} GB", "set `processes: 1` in the profile")
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free
+    if free >= LEAST_DISK:
+        return Finding("ok", "disk", f"{free / 1e9:.0f} GB free in {root}")
+    mend = f"a whole run takes about {LEAST_DISK / 1e9:.0f} GB: free some, or `dvc gc --workspace`"
+    return Finding("error", "disk", f"{free / 1e9:.1f} GB free in {root}", mend)
+
+
+def _versions(constraints: Path) -> Iterator[Finding]:
+    """Installed packages that are pinned to another version; a pin for another Python is skipped."""
+    if not constraints.is_file():
+        return
+
+    other = []
+    for line in constraints.read_text().splitlines():
+        pin = re.fullmatch(r"([\w.-]+)==(\S+)", line.strip())
+        if pin is None:
+            continue
+        try:
+            installed = importlib.metadata.version(pin[1])
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if installed.partition("+")[0] != pin[2]:
+            other.append(f"{pin[1]} {installed} for {pin[2]}")
+
+    if not other:
+        yield Finding("ok", "packages", "as constraints.txt pins them")
+        return
+
+    more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+    mend = "pip install -c constraints.txt -e ."
+    yield Finding("error", "packages", f"{', '.join(other[:3])}{more}", mend)
+
+
+def _profile() -> Finding:
+    try:
+        path = profile_path()
+        sections = len(read_yaml(path))
+    except InputError as problem:
+        return Finding("error", "profile", str(problem), f"mend {settings_root() / 'params.yaml'}")
+    return Finding("ok", "profile", f"{path.stem}, {sections} sections")
+
+
+def _tracking() -> Finding:
+    from interp_core.training.tracking import mode
+
+    found = mode()
+    if found == "online":
+        return Finding("ok", "W&B", "online")
+    return Finding("note", "W&B", f"{found}: runs stay on this machine", "wandb login")
+
+
+def _data(root: Path) -> Iterator[Finding]:
+    """What dvc.lock names and the folder lacks, and which command brings it."""
+    stages: dict[str, Any] = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    outs = [out for stage in stages.values() for out in stage.get("outs", ())]
+    absent = [out for out in outs if not (root / out["path"]).exists()]
+
+    if not absent:
+        yield Finding("ok", "data", f"all {len(outs)} outputs that dvc.lock names are here")
+        return
+
+    cached = [out for out in absent if _object(root, out["md5"]).is_file()]
+    if len(cached) == len(absent):
+        mend = "`dvc checkout` lays them out from the cache"
+    else:
+        mend = "`dvc pull` fetches them; without a remote `make repro` makes them, in half an hour"
+    example = absent[0]["path"]
+    yield Finding(
+        "note", "data", f"{len(absent)} of {len(outs)} are not here ({example} ...)", mend
+    )
+
+
+def _object(root: Path, md5: str) -> Path:
+    return root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def _cache(folder: Path) -> Finding:
+    """Every object of DVC's cache is named by its MD5: one that is not its name is damaged, and
+    `dvc checkout` would lay it out without a word."""
+    objects = sorted(file for file in folder.glob("??/*") if file.is_file())
+    damaged = [file for file in objects if _md5(file) != f"{file.parent.name}{file.stem}"]
+
+    if not damaged:
+        return Finding("ok", "cache", f"{len(objects)} objects, each what its name says")
+
+    mend = "delete them, then `dvc pull`, or `dvc repro --force` of their stages"
+    return Finding("error", "cache", f"{len(damaged)} damaged objects, {damaged[0]} first", mend)
+
+
+def _md5(file: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _store(root: Path) -> Finding:
+    """The default remote; a folder can be looked at, another one is named."""
+    text = (root / ".dvc" / "config").read_text()
+    local = root / ".dvc" / "config.local"
+    text += local.read_text() if local.is_file() else ""
+    addresses = re.findall(r"^\s*url\s*=\s*(\S+)", text, flags=re.MULTILINE)
+
+    if not addresses:
+        return Finding("note", "remote", "none", "`dvc remote add --default store ADDRESS`")
+    address = addresses[-1]
+    if "://" in address:
+        return Finding("ok", "remote", f"{address} (not asked)")
+
+    folder = (root / ".dvc" / address).resolve()
+    if folder.is_dir():
+        return Finding("ok", "remote", str(folder))
+    return Finding("note", "remote", f"{folder} is not there yet", "`dvc push` makes it")

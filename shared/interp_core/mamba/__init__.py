@@ -1,0 +1,15 @@
+"""Mamba: the selective scan, hidden attention, and the model as a sequence of mixers."""
+
+from typing import TYPE_CHECKING, Any
+
+# Type checkers know the rooms' modules, and take this for an answer to every name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """What lay in the module of this name before there were rooms."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        from interp_core.mamba import subject
+
+        return getattr(subject, name)

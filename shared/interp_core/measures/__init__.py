@@ -1,0 +1,1 @@
+"""Measures: scores of heads, their circuits, and what a model loses without them."""

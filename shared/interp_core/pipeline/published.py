@@ -1,0 +1,155 @@
+"""Answers over trainings: a study run once for every seed, each in a copy of the project.
+
+One training is one draw. What a study says about *models* is said over several of them: the same
+pipeline, the same stimuli, other seeds of weights and batches. The profile says which seeds, and
+which of its keys they replace; what the runs give together lies in `published/STUDY`.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from pydantic import Field, NonNegativeInt
+
+from interp_core.errors import InputError
+from interp_core.files.params import (
+    FileName,
+    Params,
+    profile_path,
+    project_root,
+    read_section,
+    read_yaml,
+)
+
+FOLDER = "published"
+
+
+class Repeats(Params):
+    """The trainings of one study."""
+
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    # keys of the profile that each seed replaces, dots between their parts
+    vary: tuple[str, ...] = Field(min_length=1)
+
+
+class Published(Params):
+    """Section `published` of a profile."""
+
+    studies: dict[FileName, Repeats]
+
+
+def publish(study: str, profile: str) -> Path:
+    """Run a study once a seed and put the answers over trainings into `published/STUDY`.
+
+    Resumes: what a seed's copy has measured is not measured again. InputError for a study that the
+    profile does not repeat, and for code that is not committed.
+    """
+    root = project_root()
+    studies = read_section("published", Published, profile).studies
+    if study not in studies:
+        known = ", ".join(studies) or "none"
+        raise InputError(f"profile {profile} repeats no study {study}; known here: {known}")
+
+    repeats = studies[study]
+    content = read_yaml(profile_path(profile))
+    stage, program = _answers_of(study, root)
+    _check_committed(root)
+
+    folders = []
+    for seed in repeats.seeds:
+        place = root / ".scratch" / FOLDER / f"{profile}-{study}-s{seed}"
+        _lay(place, root, with_seed(content, repeats.vary, seed))
+        click.echo(f"{study}, seed {seed}: {place}")
+        _run(["dvc", "repro", stage], place, module=True)
+        folders.append(place / "data" / study)
+
+    out = root / FOLDER / study
+    _run([program, "answers", *_each("--trainings", folders), "--out", str(out)], root)
+    return out
+
+
+def with_seed(content: Mapping[str, Any], keys: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """A profile with one seed in place of what these keys hold. InputError for a key it lacks."""
+    changed = copy.deepcopy(dict(content))
+
+    for key in keys:
+        *way, last = key.split(".")
+        place: Any = changed
+
+        for part in way:
+            place = place.get(part) if isinstance(place, dict) else None
+
+        if not isinstance(place, dict) or last not in place:
+            raise InputError(f"published: the profile has no key `{key}` for a seed to replace")
+        place[last] = seed
+
+    return changed
+
+
+def _answers_of(study: str, root: Path) -> tuple[str, str]:
+    """The stage that writes a study's answers, and the program that it calls."""
+    stages = read_yaml(root / "dvc.yaml")["stages"]
+    written = f"data/{study}/answers.json"
+
+    for name, stage in stages.items():
+        places = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+        if written in places:
+            return name, stage["cmd"].split()[0]
+
+    raise InputError(f"{root / 'dvc.yaml'}: no stage writes {written}")
+
+
+def _check_committed(root: Path) -> None:
+    """What is published must be what a commit gives."""
+    told = _output(["git", "status", "--porcelain", "shared", "packages", "profiles"], root)
+    if told:
+        first = told.splitlines()[0][3:]
+        raise InputError(f"{first} is not committed: what is published must be what a commit gives")
+
+
+def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
+    """A copy of the last commit with a profile of its own; one that is there goes on."""
+    revision = _output(["git", "rev-parse", "HEAD"], root)
+
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _run(["git", "clone", "--quiet", "--shared", str(root), str(place)], root)
+        cache = str(root / ".dvc" / "cache")
+        _run(["dvc", "cache", "dir", "--local", cache], place, module=True)
+
+    if _output(["git", "rev-parse", "HEAD"], place) != revision:
+        _run(["git", "fetch", "--quiet", "origin", revision], place)
+        # Its files are copies of commits and what the pipeline wrote: nothing of a person's.
+        _run(["git", "checkout", "--quiet", "--force", "--detach", revision], place)
+
+    written = yaml.safe_dump(dict(content), sort_keys=False)
+    (place / "profiles" / f"{FOLDER}.yaml").write_text(written)
+    (place / "params.yaml").write_text(f"profile: {FOLDER}\n")
+
+
+def _run(command: list[str], folder: Path, *, module: bool = False) -> None:
+    """Run a program in a folder, on that folder's own code. InputError when it fails."""
+    code = os.pathsep.join(str(folder / home) for home in ("shared", "packages"))
+    started = [sys.executable, "-m", *command] if module else command
+    done = subprocess.run(started, cwd=folder, env={**os.environ, "PYTHONPATH": code}, check=False)
+
+    if done.returncode:
+        raise InputError(f"{' '.join(command)} failed in {folder}: what it printed is above")
+
+
+def _output(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    if done.returncode:
+        raise InputError(f"{' '.join(command)} failed in {folder}: {done.stderr.strip()}")
+    return done.stdout.strip("\n")
+
+
+def _each(option: str, folders: list[Path]) -> list[str]:
+    return [part for folder in folders for part in (option, str(folder))]

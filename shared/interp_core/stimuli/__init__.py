@@ -1,0 +1,15 @@
+"""Stimuli: prompts of ids and of text, their control, and the corpus they are drawn from."""
+
+from typing import TYPE_CHECKING, Any
+
+# Type checkers know the rooms' modules, and take this for an answer to every name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """What lay in the module of this name before there were rooms."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        from interp_core.stimuli import prompts
+
+        return getattr(prompts, name)

@@ -1,0 +1,250 @@
+"""The headline numbers a second way, and the controls they rest on."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cursive_circuits.data import Words
+from cursive_circuits.data_bank import Item
+from cursive_circuits.data_stimuli import same_length, synthetic
+from cursive_circuits.data_tokens import Tokens
+from cursive_circuits.figures_circuits import composition
+from cursive_circuits.figures_heads import offsets
+from cursive_circuits.intervene import stand_ins
+from cursive_circuits.intervene_paths import path_effects
+from cursive_circuits.measure_alignment import alignment
+from cursive_circuits.measure_gain import KINDS, bag_bound, gain_report, gain_rows, gains
+from cursive_circuits.measure_samples import by_word, candidates, read_right
+from cursive_circuits.model import Head
+from cursive_circuits.model_watching import observing
+from cursive_circuits.params import CursiveCircuits, Statistics
+from cursive_circuits.run_directory import Trained
+from drawn_figures import figures_saved
+from interp_core.errors import InputError
+from small_strokes import ALPHABET, random_model
+
+
+def spelt(row: np.ndarray) -> list[str]:
+    return [*map(str, "".join(ALPHABET[i - 1] for i in row if i).split(" "))]
+
+
+def test_a_gain_is_what_the_strokes_cost_one_by_one(trained: Trained, words: Words) -> None:
+    found = gains(trained, words, n=5, seed=3, batch_size=2)
+    made = gain_rows(words, n=5, seed=3)
+
+    for number, ink in enumerate(made.inks):
+        for kind, name in (("repeat", "second"), ("after_other", "after_other")):
+            row = torch.from_numpy(made.rows[kind][number])
+            with torch.no_grad():
+                shares = trained.model(row[None]).logits[0].double().log_softmax(-1)
+
+            # The word's own strokes are the row's last tokens, each predicted one place earlier.
+            places = range(len(row) - len(ink), len(row))
+            np.testing.assert_array_equal(row[places[0] :], ink)
+            costs = [-float(shares[place - 1, row[place]]) for place in places]
+
+            value = found[f"empty/{name}"][number, KINDS.index("loss")]
+            assert value == pytest.approx(np.mean(costs), abs=1e-5)
+
+        first = made.rows["repeat"][number][2 : 2 + len(ink)]
+        np.testing.assert_array_equal(first, ink)
+        low, high = made.first_targets(words.tokens)[number]
+        np.testing.assert_array_equal(made.rows["repeat"][number][1:][low:high], ink)
+
+
+def test_the_excess_of_a_repeat_is_its_control_less_itself(
+    words: Words, trained: Trained, tests: Statistics, rng: np.random.Generator
+) -> None:
+    found = gains(trained, words, n=6, seed=0, batch_size=6)
+    report = gain_report(found, tests, rng)
+
+    loss = KINDS.index("loss")
+    difference = found["mismatched/after_other"][:, loss] - found["mismatched/second"][:, loss]
+    excess = report["mismatched"]["excess"]["loss"]
+    assert excess["value"] == pytest.approx(difference.mean(), abs=1e-9)
+    assert (excess["n"], excess["unit"]) == (6, "words")
+
+
+def test_a_wrong_text_is_never_the_words_own(words: Words) -> None:
+    made = gain_rows(words, n=12, seed=1)
+
+    for number in range(12):
+        right = spelt(made.texts["matching", "repeat"][number])
+        assert right[0] == right[1]
+        assert spelt(made.texts["matching", "after_other"][number])[1] == right[1]
+        assert right[0] not in spelt(made.texts["mismatched", "repeat"][number])
+        assert len(made.texts["empty", "repeat"][number]) == 0
+
+
+def test_a_bag_of_pairs_is_bounded_by_the_token() -> None:
+    four_pairs = np.array([0, 20, 1, 20, 2, 21, 3, 22])
+    assert bag_bound(four_pairs) == pytest.approx(np.log(4) / 2)
+    assert bag_bound(np.tile(four_pairs, 3)) == bag_bound(four_pairs)
+
+
+def test_a_control_word_is_another_of_the_same_writer(words: Words) -> None:
+    rng = np.random.default_rng(5)
+
+    for item in words.items[:12]:
+        length = len(words.tokens.encode(item.points)) + 40
+        other, ink = same_length(words, item, length, rng)
+        assert (other.author, len(ink)) == (item.author, length)
+        assert other.text != item.text
+        assert _written_by(words, item, ink)
+
+
+def _written_by(words: Words, item: Item, ink: np.ndarray) -> bool:
+    """Whether the strokes are, end to end, words of the item's writer other than the item."""
+    own = [one for one in words.items if one.author == item.author and one.text != item.text]
+    inks = [words.tokens.encode(one.points) for one in own]
+    starts = {0}
+
+    while starts and len(ink) not in starts:
+        reached = set()
+        for start in starts:
+            for one in inks:
+                rest = ink[start : start + len(one)]
+                if np.array_equal(rest, one[: len(rest)]):
+                    reached.add(start + len(rest))
+        starts = reached
+
+    return bool(starts)
+
+
+def test_true_ink_is_read_against_another_writers(words: Words, section: CursiveCircuits) -> None:
+    rendered, true = candidates(words, section.sampling)
+    assert len({item.text for item in rendered}) == section.sampling.words
+
+    for candidate, ink in zip(rendered, true, strict=True):
+        assert candidate.text == ink.text
+        assert candidate.author != ink.author
+
+
+def test_a_sample_is_read_by_the_word_that_was_asked_for() -> None:
+    names = ["ab", "cd", "ef"]
+    near = {"ab": [0.1, 2.0, 3.0], "cd": [2.0, 0.2, 3.0], "ef": [3.0, 2.0, 0.3]}
+
+    for asked in (names * 2, ["ef", "ab", "cd", "cd"]):
+        distance = np.array([near[word] for word in asked])
+        assert read_right(distance, asked, names).all()
+        assert not read_right(distance, [*asked[1:], "xy"], names).all()
+
+    nothing = np.full((1, 3), np.inf)
+    assert not read_right(nothing, ["ab"], names).any()
+
+
+def test_legibility_has_as_many_units_as_words() -> None:
+    asked = [f"word{i}" for i in range(20)] * 3
+    right = np.array([i % 20 < 15 for i in range(60)])
+    found = by_word(right, asked)
+
+    assert (found.value, found.n, found.unit) == (0.75, 20, "words")
+    # Three equal inks of a word say no more than one: 60 independent inks would give .25.
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.low > 0.3
+
+
+def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(
+    words: Words, trained: Trained
+) -> None:
+    found = alignment(trained, words, n=4, seed=2, batch_size=3)
+    pool = [item for item in words.items if len(item.text) > 1]
+    drawn = np.random.default_rng([2, 30]).integers(len(pool), size=4)
+
+    for number, which in enumerate(drawn):
+        item = pool[int(which)]
+        ink = words.tokens.encode(item.points)
+        row = torch.from_numpy(words.tokens.row([ink], end=False))
+        text = torch.from_numpy(words.text([item.text]))
+        with torch.no_grad(), observing(trained.model) as seen:
+            trained.model(row[None], text[None])
+
+        letters = _letter_of_each_token(words, item)
+        pattern = seen[1, "cross"].call.pattern()[0, 0].numpy()  # position character
+        rows = [pattern[2 + i - 1] for i in range(len(letters))]
+        hits = [row.argmax() == letter for row, letter in zip(rows, letters, strict=True)]
+        assert found["right"][number, 1, 0] == pytest.approx(np.mean(hits))
+
+        # The most attended character may be one for a whole word: its distance is not.
+        characters = np.arange(len(text))
+        away = [row @ abs(characters - letter) for row, letter in zip(rows, letters, strict=True)]
+        assert found["error"][number, 1, 0] == pytest.approx(np.mean(away), abs=1e-5)
+
+
+def _letter_of_each_token(words: Words, item: Item) -> list[int]:
+    assert item.letters is not None
+    assert isinstance(words.tokens, Tokens)
+    letters, point = [], 0
+    for _, _, _, last in words.tokens.steps(item.points):
+        letters += [item.letters[point]] * 2
+        point += int(last)
+    return letters
+
+
+def test_a_writer_that_always_writes_the_same_is_no_path(trained: Trained) -> None:
+    model = random_model(trained.tokens)
+    value = model.attention(0, "self").kv
+    with torch.no_grad():
+        value.weight[model.d_model : model.d_model + model.d_head] = 0.0
+        value.bias[model.d_model : model.d_model + model.d_head] = 3.0
+
+    constant, other, reader = Head(0, "self", 0), Head(0, "self", 1), Head(1, "self", 0)
+    stimuli = synthetic(trained.tokens, pairs=6, n=4, rng=np.random.default_rng(0))
+    same = Trained("control", model, trained.tokens, ALPHABET)
+    effects = path_effects(same, stimuli, {reader: 2}, batch_size=4)
+
+    assert np.abs(effects[reader, constant, "k"]).max() < 1e-4
+    assert np.abs(effects[reader, other, "k"]).max() > 1e-3
+
+
+def test_sets_of_other_heads_are_distinct_and_all_of_them_where_they_are_few() -> None:
+    rng = np.random.default_rng(0)
+    pool = [Head(layer, "self", number) for layer in range(4) for number in range(3)]
+
+    few = stand_ins(2, pool[:5], rng, draws=50)
+    assert len(set(few)) == len(few) == 10
+
+    many = stand_ins(3, pool, rng, draws=50)
+    assert len(set(many)) == len(many) == 50
+    assert all(len(set(one)) == 3 for one in many)
+    assert stand_ins(3, pool[:2], rng, draws=50) == []
+
+
+@pytest.mark.parametrize("head", [Head(0, "self", 3), Head(2, "cross", 11)])
+def test_a_head_reads_its_own_name(head: Head) -> None:
+    assert Head.read(str(head)) == head
+    with pytest.raises(InputError, match="L1H2 or L1X2"):
+        Head.read("L1Y2")
+
+
+def test_maps_of_composition_name_their_heads_and_leave_out_what_is_noise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = figures_saved(monkeypatch)
+    quiet, loud = np.zeros((2, 2, 2, 2)), np.zeros((2, 2, 2, 2))
+    quiet[0, 0, 1, 1], loud[0, 1, 1, 0] = 2.0, 9.0
+
+    for name, cross in (("quiet", quiet), ("loud", loud)):
+        arrays = {f"self_{reads}_z": loud for reads in "qkv"}
+        arrays |= {f"cross_{reads}_z": cross for reads in "qkv"}
+        composition(arrays, name, tmp_path / f"{name}.png")
+
+    assert {"L0H1", "L1H0"} <= set(seen["quiet"].words.split(" | "))
+    assert "L0X1" not in seen["quiet"].words
+    assert "none of their pairs is above z = 2.0" in seen["quiet"].words
+    assert "L0X1" in seen["loud"].words
+
+
+def test_two_models_offsets_stand_on_one_axis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = figures_saved(monkeypatch)
+    flat, high = (np.tile([[value, value, value]], (3, 1)) for value in (0.003, 0.7))
+    offsets({"writes": ("L0H0", flat), "control": ("L2H2", high)}, [0, 1, 2], tmp_path / "o.png")
+
+    limits = [axes.get_ylim() for axes in seen["o"].figure.axes]
+    assert all(first == second for first, second in pairwise(limits))

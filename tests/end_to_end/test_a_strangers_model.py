@@ -1,0 +1,83 @@
+"""A model of a stranger's, where nothing was pulled and nothing made: a fresh clone, an empty folder."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import small_project as project
+from interp_core.files.params import project_root
+
+ROOT = Path(__file__).resolve().parents[2]
+LINE = "no corpus here yet: making one of installed packages' documentation"
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A directory of theirs, with a tokenizer that is none of ours."""
+    words = project.word_tokenizer(512)
+    return project.save_model(tmp_path / "theirs", project.random_model(layers=2, seed=0), words)
+
+
+def test_a_fresh_clone_measures_it_on_text_made_on_the_spot(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path / "clone"
+    project.write_profile(clone, {})
+    profile = clone / "profiles" / "tests.yaml"
+    text = {"packaged": {"distributions": ["click"], "min_characters": 80}}
+    section = {"corpus": text | {"vocabulary": 512, "validation_every": 4}}
+    profile.write_text(profile.read_text() + yaml.safe_dump(section))
+    monkeypatch.chdir(clone)
+
+    first = project.induct("profile", "--model", theirs, "--out", "mine")
+    again = project.induct("profile", "--model", theirs, "--out", "other")
+
+    assert (first.code, again.code) == (0, 0), first.err + again.err
+    assert first.err.count(LINE) == 1
+    assert LINE not in again.err
+    assert (clone / "mine" / "heatmap_theirs.png").is_file()
+    assert not (clone / "data").exists()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_measures_it_in_an_empty_folder(theirs: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path / "wheel"]
+    subprocess.run([*build, ROOT], check=True)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
+    subprocess.run([*install, wheel], check=True)
+    empty.mkdir()
+
+    command = [sys.executable, "-m", "pythia_topology.cli", "profile", "--model", theirs]
+    small = ("--profile", "smoke", "--out", "mine")
+    # Isolated from the checkout, which the environment's own copy is linked to.
+    kept = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [*command, *small], cwd=empty, env=kept, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert (empty / "mine" / "heatmap_theirs.png").is_file()
+
+
+def test_every_profile_travels_in_the_wheel() -> None:
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = described["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {
+        "profiles": "interp_core/settings/profiles",
+        "params.yaml": "interp_core/settings/params.yaml",
+    }
+
+
+def test_a_project_is_found_from_inside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.write_profile(tmp_path, {})
+    inside = tmp_path / "deep" / "inside"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    assert project_root() == tmp_path

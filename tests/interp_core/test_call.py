@@ -1,0 +1,92 @@
+"""One call of a command: whose folder it is, what its records were made from, whose names they
+have.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interp_core.console import call
+from interp_core.console.call import Call
+from interp_core.console.made_from import Source
+from interp_core.errors import InputError
+from interp_core.files.params import Params
+
+
+class Settings(Params):
+    """Of a study of one number."""
+
+    seed: int
+    threads: int = 1
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with two profiles, as the working directory."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "params.yaml").write_text("profile: first\n")
+    for name in ("first", "second"):
+        (tmp_path / "profiles" / f"{name}.yaml").write_text("models: {}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def started(seed: int = 0, **options: Any) -> Call[Settings]:
+    return call.start("pythia_topology", Settings(seed=seed), streams={"pick": 7}, **options)
+
+
+def model(folder: Path) -> str:
+    folder.mkdir(parents=True)
+    return str(folder)
+
+
+def test_a_bare_call_is_a_stage_and_any_option_makes_an_experiment(project: Path) -> None:
+    assert started().folder == project / "data" / "pythia_topology"
+    assert started(given=True).folder == project / "outputs" / "pythia_topology" / "first"
+    assert started(given=True).home == started().folder
+
+
+def test_two_models_or_two_profiles_never_share_a_default_folder(project: Path) -> None:
+    own = project / "second.yaml"
+    own.write_text("models: {}\n")
+    models = [model(project / name / "final") for name in ("a", "b")]
+    calls = [started(subjects=[one]) for one in models]
+    calls += [started(profile=profile) for profile in ("first", "second", str(own))]
+    assert len({one.folder for one in calls}) == 5
+
+
+def test_a_stream_has_the_bytes_of_its_number(project: Path) -> None:
+    wanted = np.random.default_rng([3, 7]).random(4)
+    np.testing.assert_array_equal(started(seed=3).rng("pick").random(4), wanted)
+
+
+def test_a_record_vouches_only_for_what_it_was_made_from(project: Path) -> None:
+    run, sources = started(out=project / "out"), {"a": Source("models/a", "1")}
+    made = run.made_from(sources)
+    run.save("profile", "profile_a", {"n": 1}, {"x": np.ones(2)}, made=made)
+    assert run.is_made("profile", "profile_a", made)
+
+    others = [
+        run.made_from({"a": Source("models/a", "2")}),
+        run.made_from(sources, read=["text"]),
+        started(seed=1, out=project / "out").made_from(sources),
+    ]
+    assert not any(run.is_made("profile", "profile_a", other) for other in others)
+    assert run.is_of("profile", "profile_a", sources)
+
+
+def test_a_name_means_one_model_in_a_folder(project: Path) -> None:
+    run = started(out=project / "out")
+    made = run.made_from({"final": Source("a/final", "1")})
+    run.save("profile", "profile_final", {"n": 1}, made=made)
+    run.check_names({"final": "a/final"})
+    with pytest.raises(InputError, match="is of a/final, and b/final has the same name final"):
+        run.check_names({"final": "b/final"})
+
+
+def test_a_stage_writes_no_mark(project: Path) -> None:
+    run = started()
+    run.save("profile", "profile_a", {"n": 1}, made=run.made_from({}))
+    assert run.file("metrics", "profile", "profile_a").read_text() == '{\n  "n": 1\n}\n'

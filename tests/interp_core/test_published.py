@@ -1,0 +1,99 @@
+"""Answers over trainings: Student's interval by hand, seeds where the profile says, refusals."""
+
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+
+from interp_core.cli import main
+from interp_core.console.answers import Answer, over_trainings
+from interp_core.errors import InputError
+from interp_core.files.params import read_yaml
+from interp_core.pipeline.published import Published, publish, with_seed
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = read_yaml(ROOT / "profiles" / "long.yaml")
+
+
+def answer(value: float | None, *, name: str = "centre", says: str = "relative depth") -> Answer:
+    return Answer(name, value, None, None, 192, "prompts", says)
+
+
+def test_an_answer_over_trainings_has_students_interval_over_them() -> None:
+    values = [0.41, 0.64, 0.63, 0.39]
+    (found,) = over_trainings([[answer(value)] for value in values])
+
+    error = statistics.stdev(values) / len(values) ** 0.5
+    expected = stats.t.interval(0.95, len(values) - 1, loc=statistics.mean(values), scale=error)
+
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.value == pytest.approx(statistics.mean(values))
+    assert (found.n, found.unit) == (4, "trainings")
+
+
+def test_one_training_has_no_interval() -> None:
+    (found,) = over_trainings([[answer(0.4)]])
+    assert (found.value, found.low, found.high, found.n) == (0.4, None, None, 1)
+
+
+def test_a_training_without_the_number_is_said_and_not_counted_as_zero() -> None:
+    (found,) = over_trainings([[answer(0.4)], [answer(None)], [answer(0.6)]])
+    assert found.value == pytest.approx(0.5)
+    assert found.n == 2
+    assert found.says == "relative depth; 1 of 3 trainings have none"
+
+
+def test_where_all_lack_it_there_is_none() -> None:
+    (found,) = over_trainings([[answer(None)], [answer(None)]])
+    assert found.value is None
+    assert found.n == 0
+
+
+def test_what_only_one_training_names_is_not_said_of_all() -> None:
+    trainings = [[answer(0.1, says=f"nats, {best} ablated")] for best in ("L0C3", "L0C7")]
+    (found,) = over_trainings(trainings)
+    assert found.says == "nats"
+
+
+def test_trainings_that_answer_different_questions_are_refused() -> None:
+    with pytest.raises(InputError, match="different questions"):
+        over_trainings([[answer(0.1)], [answer(0.1, name="peak")]])
+
+
+@pytest.mark.parametrize("study", LONG["published"]["studies"])
+def test_every_key_that_a_seed_replaces_holds_a_seed(study: str) -> None:
+    repeats = Published.model_validate(LONG["published"]).studies[study]
+    changed = with_seed(LONG, repeats.vary, 77)
+
+    for key in repeats.vary:
+        before, after = LONG, changed
+        for part in key.split("."):
+            before, after = before[part], after[part]
+        assert (before, after) == (0, 77)
+    assert with_seed(changed, repeats.vary, 0) == LONG
+
+
+def test_a_key_that_the_profile_lacks_is_named() -> None:
+    with pytest.raises(InputError, match=r"no key `reference_models\.sed`"):
+        with_seed(LONG, ("reference_models.sed",), 1)
+
+
+def test_a_study_that_is_not_repeated_is_refused() -> None:
+    with pytest.raises(InputError, match="repeats no study eigen_face"):
+        publish("eigen_face", "long")
+
+
+def test_the_command_refuses_in_one_line_what_no_profile_repeats() -> None:
+    done = CliRunner().invoke(main, ["publish", "eigen_face"])
+    assert done.exit_code == 2
+    assert done.output.startswith("error: profile long repeats no study eigen_face; known here: ")
+
+
+def test_make_published_calls_a_command_that_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    called = set(re.findall(r"@induction-lab (\w[\w-]*)", makefile))
+    assert called <= {*main.commands}
+    assert "publish" in called

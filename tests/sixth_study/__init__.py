@@ -1,0 +1,1 @@
+"""A study at its smallest, to begin one with."""

@@ -1,0 +1,27 @@
+"""What a call of one of this study's commands is."""
+
+from pathlib import Path
+
+from interp_core.console import call
+from interp_core.console.call import Call
+from interp_core.files.params import read_section
+from interp_core.models.spec import catalogue
+from sixth_study.params import SixthStudy
+
+Sixth = Call[SixthStudy]
+
+STREAMS = {"prompts": 0, "intervals": 1}
+
+
+def prepare(profile: str | None, out: Path | None) -> Sixth:
+    """Settings of a profile and the folder they belong to."""
+    params = read_section("sixth_study", SixthStudy, profile)
+    return call.start(
+        "sixth_study",
+        params,
+        known=catalogue(profile),
+        profile=profile,
+        out=out,
+        streams=STREAMS,
+        flat=False,
+    )
