@@ -28,6 +28,14 @@ def answers(metrics: Path) -> list[Answer]:
     ]
 
 
+# What a continued training does, by its arm.
+_STEPS = {
+    "inside": "steps inside the top eigenvectors",
+    "outside": "steps outside the top eigenvectors",
+    "short": "free steps as short as those inside",
+}
+
+
 def _free_condition(transition: Report, controls: Report) -> Report:
     """The condition that the controls are compared with: the only one that both files have."""
     (free,) = (name for name in transition["conditions"] if name in controls["conditions"])
@@ -36,6 +44,8 @@ def _free_condition(transition: Report, controls: Report) -> Report:
 
 def _step(free: Report) -> Answer:
     says = "step of the transition, middle of the rise of pattern accuracy"
+    if free["midpoint"] is None:
+        says += "; not in every training"
     return _over_trainings("transition_step", free["midpoint"], says)
 
 
@@ -52,7 +62,7 @@ def _lag(name: str, metric: str, free: Report) -> Answer:
 
 def _over_trainings(name: str, found: Report | None, says: str) -> Answer:
     if found is None:
-        return Answer(name, None, None, None, 0, "trainings", f"{says}; not in every training")
+        return Answer(name, None, None, None, 0, "trainings", says)
 
     if found["low"] is None:
         says = f"{says}; one training, so no interval"
@@ -68,7 +78,7 @@ def _arm(name: str, arm: str, arms: list[Report]) -> Answer:
 
     farthest = min(arms, key=lambda report: report["change_of_pattern_loss"]["inside"])
     says = (
-        f"nats through the transition with steps {arm} the top eigenvectors, {farthest['name']},"
+        f"nats through the transition, {_STEPS[arm]}, {farthest['name']},"
         f" {farthest['steps']} steps; one training, so no interval"
     )
     return Answer(name, farthest["change_of_pattern_loss"][arm], None, None, 1, "training", says)
@@ -90,7 +100,8 @@ def _over_control(clamped: Report) -> list[Answer]:
         _over_trainings(
             f"clamped_over_{control.removeprefix('clamped_')}_step",
             found["ratio"],
-            f"the same over the step with that head clamped otherwise ({control})",
+            f"the same over the step with that head clamped otherwise ({control})"
+            + ("" if found["ratio"] else "; not dated in every training"),
         )
         for control, found in clamped["over_controls"].items()
     ]

@@ -50,7 +50,8 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
                     axes.plot(
                         *run.series("own_accuracy"), color=NULL, linestyle="--", linewidth=1.3
                     )
-            if any("own_accuracy" in run.history for run in members):
+            # Where the dashed line lies on the floor there is nothing to point at.
+            if any(run.history.get("own_accuracy", np.zeros(1))[-1] > 0.1 for run in members):
                 axes.annotate(
                     "dashed: all targets of its own data",
                     (0.97, 0.6),
@@ -63,13 +64,14 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
             axes.set_title(
                 f"{condition} ({len(members)}): {_verdicts(found, members)}",
                 loc="left",
-                fontsize=11.5,
+                fontsize=10.5,
             )
             axes.set_ylim(-0.02, 1.05)
             axes.set_xlabel("training step")
         for axes in grid[::columns]:
             axes.set_ylabel("pattern accuracy")
-        figure.suptitle(f"With and without what induction needs\n{clamped['verdict']}")
+        told = clamped["verdict"].replace("; ", "\n")
+        figure.suptitle(f"With and without what induction needs\n{told}", fontsize=11.5)
         note(
             figure,
             "a line for each training, accuracy on predictable targets of held-out test rows"
@@ -174,6 +176,8 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
                     )
                 axes.set_title(f"{name}: {title}", loc="left", fontsize=11.5)
                 axes.set_xlabel("training step")
+                if key == "pattern_loss":
+                    axes.set_yscale("log")  # steps at full length inside leave all others far below
             if key_axes is None:
                 key_axes = row[1]
                 row[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="steps")

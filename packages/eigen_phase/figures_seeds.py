@@ -95,6 +95,18 @@ def _series(
     return found
 
 
+def _range(dated: Mapping[str, Report]) -> tuple[float, float]:
+    """The ratios and their intervals with some room, the same on both sides of 1."""
+    ends = [
+        abs(float(np.log2(lag["ratio"][end])))
+        for lag in dated.values()
+        for end in ("value", "low", "high")
+        if lag["ratio"][end] is not None
+    ]
+    reach = 1.15 * max([0.2, *ends])
+    return 2.0**-reach, 2.0**reach
+
+
 def lags(condition: str, report: Report, path: Path) -> None:
     """When each metric turns, as a share of the step at which pattern accuracy does.
 
@@ -119,7 +131,7 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.set_xscale("log", base=2)
-        axes.set_xlim(0.35, 2.8)
+        axes.set_xlim(*_range(dated))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         axes.set_xlabel("step of its event / step of the accuracy's transition (left: leads)")
         axes.grid(axis="x", color=GRID)

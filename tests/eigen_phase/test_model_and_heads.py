@@ -212,7 +212,8 @@ def test_matching_at_a_distance_turns_the_query_as_attention_does() -> None:
         attention: Any = model.attentions[0]
         blocks: Any = model.blocks
         x = blocks[0].norm(model.embed.weight)
-        turn = model.rotary[:, :32].to(torch.complex128)
+        rotary: Any = model.rotary
+        turn = rotary[:, :32].to(torch.complex128)
         query, key = (x @ w.weight.T for w in (attention.q, attention.k))
         parts = [torch.view_as_complex(v[:, :32].reshape(-1, 16, 2)) for v in (query, key)]
         turned = [

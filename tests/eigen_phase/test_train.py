@@ -201,7 +201,7 @@ def test_half_written_and_foreign_directories_are_refused(
     shutil.copytree(small_run.folder, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"version": 0}))
-    with pytest.raises(InputError, match="version 0, but this program reads version 1"):
+    with pytest.raises(InputError, match="version 0, but this program reads version 2"):
         RunDirectory.open(other)
     (other / "config.json").write_text(json.dumps(config | {"name": "../../thesis"}))
     with pytest.raises(
