@@ -32,6 +32,10 @@ pytestmark = [
         CHROMIUM is None or DRIVER is None,
         reason="Chromium is not installed (apt-get install chromium chromium-driver)",
     ),
+    pytest.mark.skipif(
+        not (project_root() / "data" / "models").is_dir(),
+        reason="the run's models are not here (dvc repro)",
+    ),
 ]
 
 

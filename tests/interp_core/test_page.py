@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import known_circuits as known
-from interp_core.console.answers import Answer
+from interp_core.console.answers import Answer, of_studies
 from interp_core.errors import InputError
 from interp_core.files.params import project_root
 from interp_core.loading import transformer_of
@@ -19,6 +20,7 @@ from interp_core.models.subject import Transformer
 from interp_core.page import views
 from interp_core.page.packed import numbers, shares
 from interp_core.page.report import LARGEST, MOST_WORDS, build, verdict
+from interp_core.page.study_page import Part
 from interp_core.page.texts import Shown, copy_operations, first_prompt, without_antecedents
 from interp_core.page.watch import attention, mean_vectors, predicted, random_sets
 from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
@@ -180,8 +182,15 @@ def test_a_verdict_that_cannot_be_said_is_an_error(template: str, message: str) 
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(project_root(), tmp_path_factory.mktemp("report"))
+def words() -> dict[str, Part]:
+    """What a clone shows: views need a run's arrays and models, and are used in a browser."""
+    studies = of_studies(project_root() / "data")
+    return {study: Part(import_module(f"{study}.page").WORDS) for study in studies}
+
+
+@pytest.fixture(scope="module")
+def report(words: dict[str, Part], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(project_root(), tmp_path_factory.mktemp("report"), words)
 
 
 def test_the_report_is_small_and_fetches_nothing(report: Path) -> None:
@@ -217,6 +226,8 @@ def test_every_answer_is_on_the_report(report: Path) -> None:
             assert name.replace("_", " ") in text, name
 
 
-def test_the_same_run_is_the_same_page(report: Path, tmp_path: Path) -> None:
-    again = build(project_root(), tmp_path)
+def test_the_same_run_is_the_same_page(
+    words: dict[str, Part], report: Path, tmp_path: Path
+) -> None:
+    again = build(project_root(), tmp_path, words)
     assert again.read_bytes() == report.read_bytes()
