@@ -253,6 +253,7 @@ def of_the_run() -> Part:
     """The study's part of the page of the run: what its files allow."""
     run = prepare(None, None)
     maps, cards = [], []
+    documents = None  # read once, when a model can read them
 
     for model, name in zip(models(run), names(run), strict=True):
         analysis = load_json(run.file("metrics", "analyse", f"analysis_{name}"))
@@ -260,7 +261,13 @@ def of_the_run() -> Part:
         scores = run.file("scores", "analyse", f"scores_{name}")
 
         if analysis["architecture"] == "mamba" and there([scores]):
-            hidden = _hidden(run, model)
+            hidden = None
+
+            if _is_here(run, model):
+                documents = documents or read_documents(run.params.dataset)
+                mamba = load_mamba(model, run.known, run.params)
+                hidden = hidden_view(mamba, _held_out(mamba, documents, seed=run.params.seed))
+
             maps.append(reads(name, load_arrays(scores), analysis, causal, hidden))
 
         file = project_root() / "data" / "mamba_training" / f"{name}.csv"
@@ -270,17 +277,11 @@ def of_the_run() -> Part:
     return Part(WORDS, maps, cards)
 
 
-def _hidden(run: Induction, model: str) -> View | None:
-    """Hidden attention over held-out text; None where the weights are not there."""
+def _is_here(run: Induction, model: str) -> bool:
+    """Whether a model's weights are on this machine."""
     # A name of the profile, or the folder of the fine-tuned model.
     folder = run.known[model].path if model in run.known else Path(model)
-
-    if folder is None or not there([folder]):
-        return None
-
-    mamba = load_mamba(model, run.known, run.params)
-    documents = read_documents(run.params.dataset)
-    return hidden_view(mamba, _held_out(mamba, documents, seed=run.params.seed))
+    return folder is not None and there([folder])
 
 
 def _held_out(mamba: MambaSubject, documents: Documents, *, seed: int) -> Shown:
