@@ -291,10 +291,16 @@ def measure(kind: str, **changes: Any) -> Row:
         subject = subject_of(model, bos=0, name=kind)
     except InputError as problem:
         return Row(kind, "refused", _line(problem))
+    except Exception as problem:  # noqa: BLE001
+        return Row(kind, "WRONG", _line(problem))
     if isinstance(subject, MambaSubject):
         return Row(kind, "mamba", "channels, no heads")
     assert isinstance(subject, Transformer)
-    return Row(kind, *_compared(subject, reference, prompts))
+    try:
+        return Row(kind, *_compared(subject, reference, prompts))
+    except Exception as problem:  # noqa: BLE001
+        # A type that is taken and then fails is as wrong as one with other numbers.
+        return Row(kind, "WRONG", _line(problem))
 
 
 def _compared(
