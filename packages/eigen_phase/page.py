@@ -23,8 +23,8 @@ WORDS = Words(
     place=4,
     question="What does the Hessian's spectrum do while induction heads form?",
     verdict=(
-        "The largest eigenvalue rises with accuracy, at {eigenvalue_rise_over_step} of its step: "
-        "no early warning."
+        "No early warning is shown: the eigenvalue rises as accuracy does, around step "
+        "{transition_step}."
     ),
     not_found=(
         "An eigenvalue that announces the transition: its rise is not earlier than the accuracy's.",
