@@ -23,11 +23,12 @@ WORDS = Words(
     place=4,
     question="What does the Hessian's spectrum do while induction heads form?",
     verdict=(
-        "No early warning is shown: the eigenvalue rises as accuracy does, around step "
+        "No early warning is shown: the eigenvalue peaks just after the accuracy's step, "
         "{transition_step}."
     ),
     not_found=(
-        "An eigenvalue that announces the transition: its rise is not earlier than the accuracy's.",
+        "An eigenvalue that announces the transition: its rise is dated in too few seeds for a "
+        "lead or a lag.",
         "A step in alignment on the same batch, or in the persistence of the subspace, in any "
         "seed.",
         "Spectra beyond three runs: density, trace and blocks are of one seed a condition.",
