@@ -7,7 +7,6 @@ import click
 
 from interp_core.console.options import (
     Group,
-    fail,
     option,
     out_option,
     profile_option,
@@ -187,14 +186,9 @@ def page(run: Any, word: str | None) -> None:
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
-    from interp_core.console.answers import write, write_over
+    from interp_core.console.answers import write
 
-    if not trainings:
-        write("cursive_circuits", found, out)
-    elif out is None:
-        fail("--trainings needs --out, a folder for the answers over them")
-    else:
-        write_over("cursive_circuits", found, trainings, out)
+    write("cursive_circuits", found, out, trainings)
 
 
 if __name__ == "__main__":

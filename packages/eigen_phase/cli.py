@@ -9,7 +9,6 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
-    fail,
     option,
     out_option,
     profile_option,
@@ -244,14 +243,9 @@ def run(profile: str | None, out: Path | None, **options: Any) -> None:
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
     from eigen_phase.answers import answers as found
-    from interp_core.console.answers import write, write_over
+    from interp_core.console.answers import write
 
-    if not trainings:
-        write("eigen_phase", found, out)
-    elif out is None:
-        fail("--trainings needs --out, a folder for the answers over them")
-    else:
-        write_over("eigen_phase", found, trainings, out)
+    write("eigen_phase", found, out, trainings)
 
 
 def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:

@@ -8,7 +8,6 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
-    fail,
     option,
     out_option,
     profile_option,
@@ -237,15 +236,10 @@ def page(run: Any) -> None:
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     """The study's headline numbers, from its metrics: answers.json."""
-    from interp_core.console.answers import write, write_over
+    from interp_core.console.answers import write
     from mamba_neurons.answers import answers as found
 
-    if not trainings:
-        write("mamba_neurons", found, out)
-    elif out is None:
-        fail("--trainings needs --out, a folder for the answers over them")
-    else:
-        write_over("mamba_neurons", found, trainings, out)
+    write("mamba_neurons", found, out, trainings)
 
 
 if __name__ == "__main__":

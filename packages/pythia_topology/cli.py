@@ -8,7 +8,6 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
-    fail,
     option,
     out_option,
     profile_option,
@@ -306,15 +305,11 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
 
     Over several trainings also what they say of sizes: sizes.json, sizes.png.
     """
-    from interp_core.console.answers import write, write_over
+    from interp_core.console.answers import write
     from pythia_topology.answers import answers as found
 
-    if not trainings:
-        write("pythia_topology", found, out)
-    elif out is None:
-        fail("--trainings needs --out, a folder for the answers over them")
-    else:
+    write("pythia_topology", found, out, trainings)
+    if trainings and out is not None:
         from pythia_topology import workflow
 
-        write_over("pythia_topology", found, trainings, out)
         workflow.sizes(trainings, out)

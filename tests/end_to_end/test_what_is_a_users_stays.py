@@ -127,7 +127,8 @@ def test_dots_dashes_and_digits_are_names(section: str, key: str, name: str) -> 
 def test_a_value_that_becomes_a_file_name_is_held_to_the_same(key: str) -> None:
     content = read_yaml(profile_path("smoke"))["eigen_phase"]
     part, field = key.split(".")
-    content[part][field] = ["../thesis"] if field.endswith("runs") else "../thesis"
+    listed = isinstance(content[part][field], list)
+    content[part][field] = ["../thesis"] if listed else "../thesis"
     with pytest.raises(InputError, match="becomes a file's name"):
         check(EigenPhase, content, where="mine.yaml")
 

@@ -4,7 +4,6 @@ A study's room `answers` reads its metrics files and names a handful of numbers.
 beside the metrics; `merge` takes all values into one flat file, DVC's only metrics.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,24 +50,32 @@ def only_file(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def write(study: str, read: Callable[[Path], list[Answer]], out: Path | None) -> None:
-    """A study's answers, read from its metrics, into `answers.json` of its folder."""
-    folder = out or project_root() / "data" / study
-    answers = read(folder / "metrics")
-
-    save_json(folder / FILE, to_json(answers))
-    click.echo(f"{folder / FILE}: {len(answers)} answers")
-
-
-def write_over(
-    study: str, read: Callable[[Path], list[Answer]], trainings: Sequence[Path], out: Path
+def write(
+    study: str,
+    read: Callable[[Path], list[Answer]],
+    out: Path | None,
+    trainings: Sequence[Path] = (),
 ) -> None:
-    """A study's answers over trainings, from the folders that its runs left, one a training."""
-    by_training = [read(folder / "metrics") for folder in trainings]
-    answers = over_trainings(by_training)
+    """A study's answers, read from its metrics, into `answers.json` of its folder.
 
-    save_json(out / FILE, to_json(answers))
-    click.echo(f"{out / FILE}: {study}, {len(answers)} answers over {len(trainings)} trainings")
+    With `trainings`, the folders that its runs left, one a training: the answers over them, into
+    `out`. InputError when that is not named.
+    """
+    if trainings:
+        if out is None:
+            raise InputError("--trainings needs --out, a folder for the answers over them")
+
+        answers = over_trainings([read(folder / "metrics") for folder in trainings])
+        told = f"{study}, {len(answers)} answers over {len(trainings)} trainings"
+        place = out / FILE
+    else:
+        folder = out or project_root() / "data" / study
+        answers = read(folder / "metrics")
+        told = f"{len(answers)} answers"
+        place = folder / FILE
+
+    save_json(place, to_json(answers))
+    click.echo(f"{place}: {told}")
 
 
 def over_trainings(by_training: Sequence[list[Answer]]) -> list[Answer]:
@@ -86,27 +93,19 @@ def over_trainings(by_training: Sequence[list[Answer]]) -> list[Answer]:
 
 
 def _together(same: Sequence[Answer]) -> Answer:
-    from scipy import special  # a third of a second, which answers of one run need not wait
+    # A third of a second, which answers of one run need not wait.
+    from interp_core.statistics.interval import student
 
     values = [float(answer.value) for answer in same if answer.value is not None]
-    n = len(values)
     says = _without_parts(same[0].says, [answer.says for answer in same])
 
-    if n < len(same):
-        says = f"{says}; {len(same) - n} of {len(same)} trainings have none"
+    if len(values) < len(same):
+        says = f"{says}; {len(same) - len(values)} of {len(same)} trainings have none"
     if not values:
         return Answer(same[0].name, None, None, None, 0, "trainings", says)
 
-    mean = math.fsum(values) / n
-    low, high = None, None
-    if n > 1:
-        # Here, because answers are listed by commands that wait for no large library.
-
-        spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        reach = float(special.stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
-        low, high = mean - reach, mean + reach
-
-    return Answer(same[0].name, mean, low, high, n, "trainings", says)
+    found = student(values, unit="trainings")
+    return Answer(same[0].name, found.value, found.low, found.high, found.n, found.unit, says)
 
 
 def _without_parts(first: str, all_of_them: Sequence[str]) -> str:
