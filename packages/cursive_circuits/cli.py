@@ -7,6 +7,7 @@ import click
 
 from interp_core.console.options import (
     Group,
+    fail,
     option,
     out_option,
     profile_option,
