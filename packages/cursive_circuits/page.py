@@ -21,7 +21,7 @@ WORDS = Words(
     place=5,
     question="Does a transformer that writes cursive use induction circuits?",
     verdict=(
-        "Not by writing alone: largest excess {largest_excess_writing}; "
+        "Not by writing alone: largest excess {largest_excess_writing:interval}; "
         "the copying control has {largest_excess_control}."
     ),
     not_found=(

@@ -23,8 +23,8 @@ WORDS = Words(
     place=4,
     question="What does the Hessian's spectrum do while induction heads form?",
     verdict=(
-        "No early warning is shown: the eigenvalue peaks just after the accuracy's step, "
-        "{transition_step}."
+        "No early warning shown: the eigenvalue peaks just after the accuracy's step, "
+        "{transition_step:interval}."
     ),
     not_found=(
         "An eigenvalue that announces the transition: its rise is dated in too few seeds for a "
@@ -89,13 +89,7 @@ def clock(run: RunDirectory, found: Report | None) -> View:
     events = {}
 
     if found is not None:
-        turns = {"accuracy": "pattern_accuracy", "best QK matching": "qk_matching of the best head",
-                 "largest eigenvalue": "top_eigenvalue up to its peak"}  # fmt: skip
-        steps = {
-            name: found["metrics"].get(metric, {}).get("event_step")
-            for name, metric in turns.items()
-        }
-        events = {name: step for name, step in steps.items() if step is not None}
+        events = named_steps(found)
 
     panels = [
         views.panel("Accuracy", "share", [
@@ -109,12 +103,16 @@ def clock(run: RunDirectory, found: Report | None) -> View:
     ]  # fmt: skip
 
     if eigenvalues.size:
-        colours = ("induction", "previous", "duplicate", "copying", "ink", "null")
         panels += [
-            views.panel("Spectrum", "eigenvalue", [
-                views.line(f"eigenvalue {i + 1}", eigenvalues[:, i], colour=colour)
-                for i, colour in zip(range(eigenvalues.shape[1]), colours, strict=False)
-            ]),
+            # Ranks by size jump between looks, as signs do: no curve joins them.
+            views.panel(
+                "Spectrum",
+                "eigenvalue",
+                [views.line("the largest", history["top_eigenvalue"], colour="curvature")],
+                dots=views.line(
+                    f"the {eigenvalues.shape[1]} largest by size", eigenvalues, colour="null"
+                ),
+            ),
             views.panel("Gradient in the top subspace", "share", [
                 views.line("the gradient", history["alignment_mass"], colour="induction"),
                 views.line("a random direction (control)", history["alignment_null"], colour="null"),
@@ -135,6 +133,17 @@ def clock(run: RunDirectory, found: Report | None) -> View:
         ),
         events=events,
     )
+
+
+def named_steps(found: Report) -> dict[str, float]:
+    """The steps that have a name, where the study dates them in this training."""
+    matching, peak = found["metrics"].get("prefix_matching of the best head"), found["peak"]
+    steps = {
+        "accuracy": found["midpoint"],
+        "best head's prefix matching": None if matching is None else matching["step"],
+        "largest eigenvalue's peak": None if peak is None else peak["step"],
+    }
+    return {name: step for name, step in steps.items() if step is not None}
 
 
 def model_card(run: RunDirectory, found: Report | None) -> View:

@@ -29,7 +29,7 @@ from interp_core.page.views import View
 from interp_core.page.watch import hidden_maps
 from interp_core.stimuli.corpus import Documents, read_documents
 from mamba_induction.model import load_mamba, no_tokenizer
-from mamba_induction.study import Induction, models, names, prepare
+from mamba_induction.study import Induction, models, names, prepare, tuned
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
@@ -40,8 +40,8 @@ WORDS = Words(
         "Where and how does a Mamba do induction, and why is detecting a pattern not predicting it?"
     ),
     verdict=(
-        "One read does it: without it accuracy changes by {change_without_best_read},"
-        " without the next by {change_without_other_read}."
+        "One read does it: cutting it costs {change_without_best_read:size} of accuracy, any other "
+        "at most {change_without_other_read:size}."
     ),
     not_found=(
         "An advantage from context in real text: the Mamba was trained on short rows and is out "
@@ -105,7 +105,7 @@ def reads(name: str, arrays: Arrays, analysis: Report, causal: Report, hidden: V
         value, low, high = (arrays[f"offset_profile{end}"][layer] for end in ("", "_low", "_high"))
         control = value - arrays["offset_profile_excess"][layer]
         profile = [
-            {"offset": offset, **_row(*ends)}
+            {"offset": offset, **_row(*map(float, ends))}
             for offset, *ends in zip(offsets, value, low, high, control, strict=True)
         ]
 
@@ -161,12 +161,34 @@ def hidden_view(mamba: MambaSubject, text: Shown) -> View:
     }
 
 
-def model_card(name: str, analysis: Report, history: Arrays | None) -> View:
-    """Sizes and training curve of the Mamba or its twin."""
-    periods = [column for column in history or {} if column.startswith("accuracy_period_")]
+def model_card(
+    name: str, analysis: Report, history: Arrays | None, *, fine_tuned: bool = False
+) -> View:
+    """Sizes and training curve of the Mamba, of its fine-tuned version or of its twin."""
+    panels: list[View] = []
+    formed: list[str] = []
+
+    if history is not None and fine_tuned:
+        panels = _fine_tuning(history)
+    elif history is not None:
+        periods = [column for column in history if column.startswith("accuracy_period_")]
+        panels, formed = _training(history, periods), _formed(history, periods)
+
+    return views.card(
+        name,
+        {"architecture": analysis["architecture"], "layers": analysis["layers"],
+         "parameters": f"{analysis['parameters']:,}"},
+        steps=[] if history is None else history["step"],
+        panels=panels,
+        formed=formed,
+    )  # fmt: skip
+
+
+def _training(history: Arrays, periods: list[str]) -> list[View]:
+    """The two panels of a training here."""
     colours = ("copying", "induction", "previous", "duplicate")
 
-    panels = [] if history is None else [
+    return [
         views.panel("Loss", "nats a token", [
             views.line("training", history["loss"], colour="null"),
             views.line("held-out text", history["validation_loss"], colour="ink"),
@@ -177,23 +199,25 @@ def model_card(name: str, analysis: Report, history: Arrays | None) -> View:
         ]),
     ]  # fmt: skip
 
-    return views.card(
-        name,
-        {"architecture": analysis["architecture"], "layers": analysis["layers"],
-         "parameters": f"{analysis['parameters']:,}"},
-        steps=[] if history is None else history["step"],
-        panels=panels,
-        formed=_formed(history, periods),
-    )  # fmt: skip
+
+def _fine_tuning(history: Arrays) -> list[View]:
+    """The two panels of the fine-tuning, from the model before it on."""
+    return [
+        views.panel("Loss in the fine-tuning", "nats a token", [
+            views.line("training", history["loss"], colour="null"),
+            views.line("held-out text", history["held_out_loss"], colour="ink"),
+        ]),
+        views.panel("Copying", "share", [
+            views.line("accuracy on second copies", history["repeat_accuracy"], colour="copying"),
+            views.line("prefix matching", history["prefix_matching"], colour="induction"),
+        ]),
+    ]  # fmt: skip
 
 
-def _formed(history: Arrays | None, periods: list[str]) -> list[str]:
+def _formed(history: Arrays, periods: list[str]) -> list[str]:
     """When half of the copied tokens were right for the first time; no interval, as it is one
     training.
     """
-    if history is None:
-        return []
-
     sentences = []
     for column in periods:
         right = np.flatnonzero(history[column] >= 0.5)
@@ -270,11 +294,20 @@ def of_the_run() -> Part:
 
             maps.append(reads(name, load_arrays(scores), analysis, causal, hidden))
 
-        file = project_root() / "data" / "mamba_training" / f"{name}.csv"
+        fine_tuned = model == str(tuned(run))
+        file = _history_of(run, name, fine_tuned=fine_tuned)
         history = read_columns(file) if file.is_file() else None
-        cards.append(model_card(name, analysis, history))
+        cards.append(model_card(name, analysis, history, fine_tuned=fine_tuned))
 
     return Part(WORDS, maps, cards)
+
+
+def _history_of(run: Induction, name: str, *, fine_tuned: bool) -> Path:
+    """Where a training's history lies: the fine-tuning's in the study's own folder."""
+    if fine_tuned:
+        return run.folder / "training" / "fine_tune.csv"
+
+    return project_root() / "data" / "mamba_training" / f"{name}.csv"
 
 
 def _is_here(run: Induction, model: str) -> bool:

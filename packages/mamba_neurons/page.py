@@ -33,7 +33,7 @@ WORDS = Words(
     question="Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?",
     verdict=(
         "Spread thin: the best channel moves predictions {kl_of_best_channel} nats; "
-        "{share_needed_together} must stay."
+        "{share_needed_together} of channels must stay."
     ),
     not_found=(
         "One answer to “sparser than the transformer?”: it depends on the measure and on the layer.",

@@ -158,15 +158,24 @@ def test_a_view_is_json_and_small(layers: int) -> None:
 
 # What a verdict may say.
 
-ANSWERS = [
-    Answer("size", -0.0719837, -0.0814, -0.0619, 192, "prompts", "a difference"),
-    Answer("count", 409, None, None, 28, "texts", "channels"),
-]
+ANSWERS = {
+    "size": Answer("size", -0.0719837, -0.0814, -0.0619, 192, "prompts", "a difference"),
+    "count": Answer("count", 409, None, None, 28, "texts", "channels"),
+    "published.size": Answer("size", -0.2, -0.5, 0.1, 3, "trainings", "a difference"),
+}
 
 
-def test_a_verdict_has_the_numbers_of_the_answers() -> None:
-    said = verdict("It is {size}, in size {size:size}, of {count}.", ANSWERS, where="here")
-    assert said == "It is -0.072, in size 0.072, of 409."
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("It is {size}, of {count}.", "It is -0.072, of 409."),
+        ("In size {size:size}.", "In size 0.072."),
+        ("It is {size:interval}.", "It is -0.072 [-0.081, -0.062]."),
+        ("Over trainings {published.size:interval}.", "Over trainings -0.20 [-0.50, 0.10]."),
+    ],
+)
+def test_a_verdict_has_the_numbers_of_the_answers(template: str, said: str) -> None:
+    assert verdict(template, ANSWERS, where="here") == said
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from interp_core.console.answers import Answer, of_studies
-from interp_core.console.answers_table import shown
+from interp_core.console.answers_table import published, shown
 from interp_core.errors import InputError
 from interp_core.files.artifacts import replacing
 from interp_core.page.document import views_of, write
 from interp_core.page.provenance import Made, Provenance
-from interp_core.page.study_page import Caption, Part
+from interp_core.page.study_page import Caption, Part, Words
 
 MOST_WORDS = 15  # of a verdict
 LARGEST = 15_000_000  # bytes of the whole folder
+OVER = "published."  # before the name of an answer over trainings
+NAMED = re.compile(r"\{([\w.-]+)(?::(size|interval))?\}")  # an answer in a verdict
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ def build(root: Path, out: Path, parts: Mapping[str, Part] | None = None) -> Pat
     `parts` are the studies', made now unless given. InputError names what is missing.
     """
     data = root / "data"
-    answers = of_studies(data)
-    found = parts_of(list(answers)) if parts is None else parts
+    found = parts_of(list(of_studies(data))) if parts is None else parts
     provenance = Provenance(root)
 
     studies = [
-        _study(data, name, part, answers[name], provenance, out) for name, part in found.items()
+        _study(data, name, part, _answers(root, name), provenance, out)
+        for name, part in found.items()
     ]
     studies.sort(key=lambda study: study["place"])
 
@@ -75,12 +77,14 @@ def _study(
     data: Path,
     name: str,
     part: Part,
-    answers: Sequence[Answer],
+    answers: Mapping[str, Answer],
     provenance: Provenance,
     out: Path,
 ) -> dict[str, Any]:
     captions = part.words.captions
     pictures = out / "figures" / name
+    rows = {one: _row(one, answers) for one in answers}
+    of_the_run = [row for one, row in rows.items() if not one.startswith(OVER)]
 
     return {
         **asdict(part.words),
@@ -88,25 +92,31 @@ def _study(
         "views": list(part.views),
         "cards": list(part.cards),
         "verdict": verdict(part.words.verdict, answers, where=f"{name}.page"),
-        "answers": [_row(answer) for answer in answers],
+        # A verdict may say no more than these, with their intervals.
+        "behind": [rows[match[1]] for match in NAMED.finditer(part.words.verdict)],
+        "answers": of_the_run,
+        "trainings": len(of_the_run) < len(rows),
         "figures": _figures(data / name / "figures", captions, provenance, pictures),
     }
 
 
-def verdict(template: str, answers: Sequence[Answer], *, where: str) -> str:
-    """The sentence with its numbers: `{name}` the value, `{name:size}` without its sign."""
-    by_name = {answer.name: answer for answer in answers}
+def verdict(template: str, answers: Mapping[str, Answer], *, where: str) -> str:
+    """The sentence with its numbers: `{name}` the value, `{name:size}` without its sign,
+    `{name:interval}` with its interval.
+
+    Names of answers over trainings begin with `published.`.
+    """
 
     def fill(match: re.Match[str]) -> str:
-        if (answer := by_name.get(match[1])) is None:
+        if (answer := answers.get(match[1])) is None:
             raise InputError(
                 f"{where}: the verdict names {match[1]}, which is none of the study's answers"
             )
 
-        value = shown(answer, interval=False)
-        return value.removeprefix("-") if match[2] else value
+        value = shown(answer, interval=match[2] == "interval")
+        return value.removeprefix("-") if match[2] == "size" else value
 
-    sentence = re.sub(r"\{([\w-]+)(:size)?\}", fill, template)
+    sentence = NAMED.sub(fill, template)
 
     if (count := len(sentence.split())) > MOST_WORDS:
         raise InputError(f"{where}: a verdict of {count} words, at most {MOST_WORDS} are read")
@@ -114,12 +124,32 @@ def verdict(template: str, answers: Sequence[Answer], *, where: str) -> str:
     return sentence
 
 
-def _row(answer: Answer) -> dict[str, Any]:
+def verdicts(root: Path, words: Mapping[str, Words]) -> dict[str, str]:
+    """Every study's verdict, with the numbers that the run in `root` has."""
+    return {
+        name: verdict(one.verdict, _answers(root, name), where=f"{name}.page")
+        for name, one in words.items()
+    }
+
+
+def _answers(root: Path, study: str) -> dict[str, Answer]:
+    """The run's answers by name, and those over trainings where some are published."""
+    run = of_studies(root / "data")[study]
+    trainings = published(root / "published", [study]).get(study, [])
+
+    return {one.name: one for one in run} | {f"{OVER}{one.name}": one for one in trainings}
+
+
+def _row(name: str, answers: Mapping[str, Answer]) -> dict[str, Any]:
+    answer = answers[name]
+    trainings = answers.get(OVER + name)
+
     return {
         "name": answer.name.replace("_", " "),
         "value": shown(answer, interval=True),
         "n": f"{answer.n} {answer.unit}",
         "says": answer.says,
+        "over": None if trainings is None else shown(trainings, interval=True),
     }
 
 

@@ -19,7 +19,7 @@ class Caption:
 class Words:
     """A study in words.
 
-    `{name}` in the verdict is the answer of that name, read when the page is built.
+    `{name}` in the verdict is the answer of that name, read when the page is built (report.py).
     """
 
     place: int  # among the questions, from 1

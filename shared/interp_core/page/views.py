@@ -137,9 +137,25 @@ def line(label: str, values: Any, *, colour: str, low: Any = None, high: Any = N
     return {"label": label, "values": numbers(values), "colour": colour, **ends}
 
 
-def panel(title: str, unit: str, lines: Sequence[View], *, logarithmic: bool = False) -> View:
-    """Curves that share both axes."""
-    return {"title": title, "unit": unit, "lines": list(lines), "logarithmic": logarithmic}
+def panel(
+    title: str,
+    unit: str,
+    lines: Sequence[View],
+    *,
+    logarithmic: bool = False,
+    dots: View | None = None,
+) -> View:
+    """Curves that share both axes.
+
+    `dots` is a line with several values a step, which no curve joins.
+    """
+    return {
+        "title": title,
+        "unit": unit,
+        "lines": list(lines),
+        "logarithmic": logarithmic,
+        "dots": dots,
+    }
 
 
 def clock(

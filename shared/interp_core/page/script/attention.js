@@ -3,8 +3,8 @@
 const CELL = 11; // pixels of one token on an axis
 const LABEL = 92; // pixels for the tokens' names
 
-/** A causal pattern as a drawing; `pointed(query, key)` follows the pointer. */
-lab.pattern = function ({ tokens, changed, pairs, entries, colour, title, query, pointed }) {
+/** A causal pattern as a drawing; `pointed(query, key)` follows the pointer, `full` has full colour. */
+lab.pattern = function ({ tokens, changed, pairs, entries, colour, title, query, pointed, full = 1 }) {
   const size = tokens.length * CELL;
   const short = (token) => lab.visible(token).slice(0, 12);
   const squares = [];
@@ -15,7 +15,7 @@ lab.pattern = function ({ tokens, changed, pairs, entries, colour, title, query,
       if (weight < 0.01) return;
       squares.push(lab.drawn("rect", {
         x: key * CELL, y: row * CELL, width: CELL, height: CELL,
-        fill: `var(--${colour})`, "fill-opacity": weight.toFixed(3),
+        fill: `var(--${colour})`, "fill-opacity": Math.min(1, weight / full).toFixed(3),
       }));
     });
   }
@@ -56,12 +56,12 @@ lab.pattern = function ({ tokens, changed, pairs, entries, colour, title, query,
 };
 
 /** The text as words to tap: shaded by what the chosen word looks at. Arrow keys go from word to word. */
-lab.passage = function ({ tokens, changed, query, weights, colour, label, chosen }) {
+lab.passage = function ({ tokens, changed, query, weights, colour, label, chosen, full = 1 }) {
   const marks = tokens.map((token, i) => {
     const amount = weights?.[i] ?? 0;
     return lab.element("button", {
       type: "button", class: `token${changed[i] ? " changed" : ""}`,
-      "--amount": amount.toFixed(3), "--tone": `var(--${colour})`,
+      "--amount": Math.min(1, amount / full).toFixed(3), "--tone": `var(--${colour})`,
       "aria-pressed": String(i === query), tabindex: i === query ? 0 : -1,
       title: weights ? `${lab.share(amount)} of the attention` : "",
       onclick: () => chosen(i),

@@ -5,16 +5,20 @@ lab.panel = function (panel, steps, { xLabel = "step", height = 170, pointed } =
   const points = panel.lines.flatMap((line) => steps.map((step, i) => ({
     step, value: line.values[i], low: line.low?.[i], high: line.high?.[i], colour: line.colour, label: line.label,
   }))).filter((point) => point.value !== null && (!panel.logarithmic || point.value > 0));
+  const dots = panel.dots?.values.flatMap((inStep, i) => inStep
+    .filter((value) => value !== null)
+    .map((value) => ({ step: steps[i], value, label: panel.dots.label }))) ?? [];
   const banded = points.filter((point) => point.low !== undefined && point.low !== null);
 
   const marks = [
+    Plot.dot(dots, { x: "step", y: "value", r: 2, fill: panel.dots && `var(--${panel.dots.colour})` }),
     ...panel.lines.map((line) => Plot.areaY(banded.filter((point) => point.label === line.label), {
       x: "step", y1: "low", y2: "high", fill: `var(--${line.colour})`, fillOpacity: 0.2,
     })),
     ...panel.lines.map((line) => Plot.lineY(points.filter((point) => point.label === line.label), {
       x: "step", y: "value", stroke: `var(--${line.colour})`, strokeWidth: 2,
     })),
-    Plot.tip(points, Plot.pointerX({
+    Plot.tip([...points, ...dots], Plot.pointerX({
       x: "step", y: "value", title: (point) => `${point.label}\n${xLabel} ${point.step}: ${lab.number(point.value)}`,
     })),
   ];
@@ -40,7 +44,8 @@ lab.panel = function (panel, steps, { xLabel = "step", height = 170, pointed } =
     });
   }
 
-  const legend = lab.element("ul", { class: "legend" }, panel.lines.map((line) =>
+  const named = panel.dots ? [...panel.lines, panel.dots] : panel.lines;
+  const legend = lab.element("ul", { class: "legend" }, named.map((line) =>
     lab.element("li", {}, lab.element("i", { "--tone": `var(--${line.colour})`, "aria-hidden": "true" }), line.label)));
 
   return {

@@ -1,4 +1,4 @@
-// A map of heads: a table of buttons, layer 0 at the bottom. Arrow keys move, Enter chooses.
+// A map of heads: a table of buttons, layer 0 on top. Arrow keys move, Enter chooses.
 
 /**
  * @param {object} options layers, heads, found (names with a frame), pointed(layer, head),
@@ -10,7 +10,7 @@ lab.grid = function (options) {
   const named = new Set(found);
 
   const move = (event, layer, head) => {
-    const steps = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     const step = steps[event.key];
     if (!step) return;
     event.preventDefault();
@@ -52,7 +52,7 @@ lab.grid = function (options) {
   const header = lab.element("thead", {}, lab.element("tr", {}, lab.element("td"),
     Array.from({ length: heads }, (_, head) => lab.element("th", { scope: "col" }, `H${head}`))));
 
-  const rows = Array.from({ length: layers }, (_, i) => row(layers - 1 - i));
+  const rows = Array.from({ length: layers }, (_, layer) => row(layer));
   const table = lab.element("table", { class: `grid${small ? " small" : ""}` }, small ? null : header,
     lab.element("tbody", {}, rows));
 

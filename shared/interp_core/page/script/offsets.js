@@ -48,16 +48,29 @@ lab.views.offsets = function (root, view) {
   show();
 };
 
+/**
+ * What gets the full colour: the largest share in the later half of the text, of both sides.
+ * A Mamba looks at many tokens a little, and at few of them early, where there are few.
+ */
+lab.strong = function (sides, length) {
+  const later = Math.floor(length / 2);
+  return Math.max(...sides.flatMap((entries) => [...entries.subarray((later * (later + 1)) / 2)]));
+};
+
 /** Hidden attention of each layer over real tokens, clean beside control. */
 lab.hidden = function (root, hidden) {
   const state = { layer: hidden.names.length - 1, query: hidden.pairs[0]?.[0] ?? 0 };
   const weights = lab.shares(hidden.attention);
   const changed = hidden.tokens.map((token, i) => token !== hidden.control[i]);
   const place = lab.element("div");
+  const says = lab.element("p", { class: "quiet" });
 
   const show = () => {
     const pointed = lab.told();
     const sides = [["the text", hidden.tokens], ["its control", hidden.control]];
+    const full = lab.strong(sides.map((_, side) => weights.row(side, state.layer)), hidden.tokens.length);
+    says.textContent = `${hidden.says} Full colour from ${lab.share(full)} on, on both sides.`;
+
     const ask = (next, side) => {
       state.query = next;
       show();
@@ -68,10 +81,10 @@ lab.hidden = function (root, hidden) {
       return lab.element("div", {},
         lab.passage({
           tokens, changed, query: state.query, weights: lab.rowOf(entries, state.query), colour: "induction",
-          label: name, chosen: (next) => ask(next, side),
+          label: name, full, chosen: (next) => ask(next, side),
         }),
         lab.pattern({
-          tokens, changed, entries, pairs: hidden.pairs, colour: "induction", query: state.query,
+          tokens, changed, entries, pairs: hidden.pairs, colour: "induction", query: state.query, full,
           title: `${hidden.names[state.layer]} over ${name}`,
           pointed: (row, key, tapped) => {
             if (tapped) ask(row, side);
@@ -84,7 +97,7 @@ lab.hidden = function (root, hidden) {
 
   const layers = lab.choice("Hidden attention of", hidden.names, (i) => { state.layer = i; show(); });
   layers.querySelector("select").selectedIndex = state.layer;
-  root.append(lab.element("h4", {}, "Hidden attention over tokens"), lab.element("p", { class: "quiet" }, hidden.says),
+  root.append(lab.element("h4", {}, "Hidden attention over tokens"), says,
     lab.element("div", { class: "controls" }, layers), place);
   show();
 };

@@ -5,11 +5,13 @@ lab.views.strokes = function (root, view) {
   const points = view.strokes;
   const { left, top, width, height } = lab.extent(points);
   const told = lab.told();
+  // A word and a row of strokes differ in size; as drawn on a desk's page, a pixel is this wide.
+  const pixel = Math.max(width / 1180, height / 256);
 
   const lines = points.map((point, i) => lab.drawn("line", i && {
     x1: points[i - 1][0], y1: points[i - 1][1], x2: point[0], y2: point[1], "stroke-linecap": "round",
   }));
-  const dot = lab.drawn("circle", { r: 0.07, fill: "var(--ablated)" });
+  const dot = lab.drawn("circle", { r: 9 * pixel, fill: "var(--ablated)" });
   const drawing = lab.drawn("svg", {
     class: "ink", role: "application", tabindex: 0,
     "aria-label": `The word written twice, ${points.length} strokes; arrow keys go from stroke to stroke`,
@@ -34,7 +36,7 @@ lab.views.strokes = function (root, view) {
     const most = Math.max(0.25, ...weights);
     lines.forEach((line, i) => lab.set(line, {
       stroke: weights[i] >= 0.01 ? "var(--induction)" : points[i][2] ? "var(--rule)" : "none",
-      "stroke-width": 0.03 + 0.09 * (weights[i] / most),
+      "stroke-width": pixel * (4 + 10 * (weights[i] / most)),
     }));
     lab.set(dot, { cx: points[state.at][0], cy: points[state.at][1] });
 
