@@ -41,8 +41,8 @@ WORDS = Words(
     place=1,
     question="Do induction heads sit at a stable relative depth across model sizes?",
     verdict=(
-        "Not shown: over trainings, largest minus smallest is "
-        "{published.centre_difference:interval} of the depth."
+        "Not shown: over trainings, largest minus smallest model's centre is "
+        "{published.centre_difference:interval}."
     ),
     not_found=(
         "A difference of depth distributions: the permutation test over heads is weak with so few "

@@ -149,7 +149,7 @@ def _row(name: str, answers: Mapping[str, Answer]) -> dict[str, Any]:
         "value": shown(answer, interval=True),
         "n": f"{answer.n} {answer.unit}",
         "says": answer.says,
-        "over": None if trainings is None else shown(trainings, interval=True),
+        "over": "" if trainings is None else f"{shown(trainings, interval=True)}, {trainings.n}",
     }
 
 
