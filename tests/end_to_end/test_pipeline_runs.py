@@ -135,15 +135,12 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
     shown = run(clone, "dvc", "metrics", "show", "--json")
     answers = json.loads((clone / "data" / "answers.json").read_text())
     said = json.loads(shown)[""]["data"]["data/answers.json"]["data"]
-    for (
-        owner,
-        values,
-    ) in (
-        answers.items()
-    ):  # DVC leaves out what is null: an answer that this small run does not have
-        assert said.get(owner, {}) == {
-            name: value for name, value in values.items() if value is not None
-        }
+
+    # DVC leaves out what is null: an answer that this small run does not have
+    for owner, values in answers.items():
+        there = {name: value for name, value in values.items() if value is not None}
+        assert said.get(owner, {}) == there
+
     table = run(clone, "induction-lab", "answers", "--compare").splitlines()
     n = sum(map(len, answers.values()))
     assert table[-1] == f"{n} answers: {n} the same"
