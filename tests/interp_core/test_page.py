@@ -235,6 +235,19 @@ def test_every_answer_is_on_the_report(report: Path) -> None:
             assert name.replace("_", " ") in text, name
 
 
+def test_the_first_page_has_the_questions_and_verdicts_of_the_report(report: Path) -> None:
+    text = Page.of(report.read_text()).text
+    readme = (project_root() / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\(packages/\1/README\.md\) \| (.+) \| (.+) \|$", readme, re.M)
+
+    assert {study for study, _, _ in rows} == set(of_studies(project_root() / "data"))
+
+    for study, question, said in rows:
+        assert question in text, study
+        assert said in text, study
+        assert len(said.split()) <= MOST_WORDS, study
+
+
 def test_the_same_run_is_the_same_page(
     words: dict[str, Part], report: Path, tmp_path: Path
 ) -> None:

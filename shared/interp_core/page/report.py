@@ -18,7 +18,7 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import replacing
 from interp_core.page.document import views_of, write
 from interp_core.page.provenance import Made, Provenance
-from interp_core.page.study_page import Caption, Part, Words
+from interp_core.page.study_page import Caption, Part
 
 MOST_WORDS = 15  # of a verdict
 LARGEST = 15_000_000  # bytes of the whole folder
@@ -122,14 +122,6 @@ def verdict(template: str, answers: Mapping[str, Answer], *, where: str) -> str:
         raise InputError(f"{where}: a verdict of {count} words, at most {MOST_WORDS} are read")
 
     return sentence
-
-
-def verdicts(root: Path, words: Mapping[str, Words]) -> dict[str, str]:
-    """Every study's verdict, with the numbers that the run in `root` has."""
-    return {
-        name: verdict(one.verdict, _answers(root, name), where=f"{name}.page")
-        for name, one in words.items()
-    }
 
 
 def _answers(root: Path, study: str) -> dict[str, Answer]:
