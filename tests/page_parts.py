@@ -9,6 +9,7 @@ import numpy as np
 
 from interp_core.page import views
 from interp_core.page.document import render, views_of
+from interp_core.page.explore import SCRIPTS as LIVE
 from interp_core.page.packed import lower, shares
 
 # What a name must not be able to do.
@@ -97,7 +98,28 @@ def _is_beside(address: str) -> bool:
 
 
 def hostile_page(name: str) -> str:
-    """A page on which everything that comes from outside is the same text."""
+    """A page of every kind of view, on which all that comes from outside is the same text."""
+    found = [_heads(name), _clock(name), _card(name), _offsets(name), _channels(name), _ink(name)]
+
+    return render(
+        "model.html.jinja",
+        title=name,
+        lead=name,
+        views=views_of([*found, _strokes(name)]),
+        made={name: name, "path": name},
+    )
+
+
+def hostile_live_page(name: str) -> str:
+    """The page of `induct explore` for a model of that name."""
+    view = {
+        "id": "view-0", "kind": "explore", "title": name, "model": name, "layers": 1, "heads": 2,
+        "unit": "head", "text": name, "longest": 9,
+    }  # fmt: skip
+    return render("explore.html.jinja", scripts=LIVE, title=name, views=[view])
+
+
+def _heads(name: str) -> views.View:
     patterns = np.full((2, 1, 2, 4, 4), 0.25)
     text = {
         "title": name,
@@ -112,14 +134,56 @@ def hostile_page(name: str) -> str:
         },
     }  # fmt: skip
     score = views.score(name, name, np.full((1, 2), 0.5), colour="induction")
-    heads = {
+
+    return {
         "kind": "heads", "title": name, "model": name, "layers": 1, "heads": 2, "n": name,
         "found": [name], "scores": [score], "texts": [text],
     }  # fmt: skip
-    return render(
-        "model.html.jinja",
-        title=name,
-        lead=name,
-        views=views_of([heads]),
-        made={name: name, "path": name},
-    )
+
+
+def _panel(name: str) -> views.View:
+    several = views.line(name, [[1.0, 2.0], [3.0, 4.0]], colour="null")
+    return views.panel(name, name, [views.line(name, [0.0, 1.0], colour="ink")], dots=several)
+
+
+def _clock(name: str) -> views.View:
+    maps = {name: (np.full((2, 1, 2), 0.5), "induction")}
+    return views.clock(name, [0, 1], [_panel(name)], maps, says=name, events={name: 1.0})
+
+
+def _card(name: str) -> views.View:
+    card = views.card(name, {name: name}, steps=[0, 1], panels=[_panel(name)], formed=[name])
+    return {**card, "title": name}
+
+
+def _offsets(name: str) -> views.View:
+    row = {"offset": name, "value": 0.5, "low": 0.4, "high": 0.6, "control": 0.1}
+    hidden = {
+        "names": [name], "says": name, "tokens": [name] * 4, "control": [name] * 4,
+        "pairs": [[2, 1]], "attention": lower(np.full((2, 1, 4, 4), 0.25)),
+    }  # fmt: skip
+    layer = {"name": name, "profile": [row], "cuts": [row]}
+    return {"kind": "offsets", "title": name, "says": name, "layers": [layer], "hidden": hidden}
+
+
+def _channels(name: str) -> views.View:
+    columns = [{"label": name, "says": name} for _ in range(3)]
+    return {
+        "kind": "channels", "title": name, "says": name, "columns": columns, "cloud": [1, 2],
+        "cloudTitle": name, "rows": [[name, 1.0, 2.0]], "sizes": [1, 2], "panel": _panel(name),
+    }  # fmt: skip
+
+
+def _ink(name: str) -> views.View:
+    drawing = {"label": name, "colour": "ink", "points": [[0, 0, 1], [1, 1, 1]]}
+    group = {"name": name, "says": name, "drawings": [drawing]}
+    return {"kind": "ink", "title": name, "groups": [group]}
+
+
+def _strokes(name: str) -> views.View:
+    reads = [[[[0, 50], [1, 50]]] * 4]
+    return {
+        "kind": "strokes", "title": name, "says": name, "strokes": [[0, 0, 1], [1, 1, 1]],
+        "position": [1, 3], "letters": [name], "best": [0, 0], "self": [reads], "cross": [reads],
+        "matching": [[0.5]],
+    }  # fmt: skip

@@ -29,9 +29,10 @@ WORDS = Words(
     not_found=(
         "An eigenvalue that announces the transition: its rise is dated in too few seeds for a "
         "lead or a lag.",
+        "A head whose score leads, tested together with all other metrics.",
         "A step in alignment on the same batch, or in the persistence of the subspace, in any "
-        "seed.",
-        "Spectra beyond three runs: density, trace and blocks are of one seed a condition.",
+        "training.",
+        "That the previous token is what a clamped head gives: its control does as well.",
         "The transition at the literature's scale: profile paper has not been run.",
     ),
     captions={

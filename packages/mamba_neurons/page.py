@@ -36,9 +36,11 @@ WORDS = Words(
         "{share_needed_together} of channels must stay."
     ),
     not_found=(
+        "A channel, or a handful, that carries copying.",
+        "Channels whose step size marks a text: none differs between texts beyond chance.",
+        "A use for attention rollout as a ranking of channels.",
+        "A joint ranking that needs fewer units than ranking them one by one, at 1 % of the loss.",
         "One answer to “sparser than the transformer?”: it depends on the measure and on the layer.",
-        "A use of percentile sparsity: it is one half by construction, in every layer of both models.",
-        "Channels that matter because their step differs between texts: most of that variance is within texts.",
     ),
     captions={
         "compare.png": Caption(

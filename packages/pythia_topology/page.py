@@ -45,12 +45,12 @@ WORDS = Words(
         "{published.centre_difference:interval}."
     ),
     not_found=(
-        "A difference of depth distributions: the permutation test over heads is weak with so few "
-        "heads.",
-        "A first-order estimate that can stand in for exact ablation in every size.",
-        "An effect that one head alone would show: copying stands until several are taken away.",
         "A stable depth over three trainings of each size: seeds of one size differ by more than "
         "the margin.",
+        "Equivalence of the layers with the most induction, even in one training.",
+        "A difference of depth distributions with layers as units: with four to eight of them the "
+        "test can hardly find one.",
+        "An effect that one head alone would show: copying stands until several are taken away.",
     ),
     captions={
         "causal_delta.png": Caption(
@@ -134,8 +134,6 @@ def texts_of(subject: "Transformer", params: PythiaTopology) -> list[Shown]:
     """For a model of the pipeline: real text of its corpus that repeats something, and random
     tokens twice.
     """
-    few = params.model_copy(update={"task_types": (), "n_sequences": 8})
-    prompts = stimuli(subject, few)["repeated_tokens"]
     corpus = load_corpus(subject, params)
 
     if corpus is None:
@@ -145,8 +143,25 @@ def texts_of(subject: "Transformer", params: PythiaTopology) -> list[Shown]:
 
     return [
         held_out_text(subject, corpus.validation, seed=params.seed),
-        first_prompt(prompts, "random tokens, twice"),
+        _random_tokens(subject, params),
     ]
+
+
+def _random_tokens(subject: "Transformer", params: PythiaTopology) -> Shown:
+    """A prompt of the scores of record."""
+    few = params.model_copy(update={"task_types": (), "n_sequences": 8})
+    prompts = stimuli(subject, few)["repeated_tokens"]
+    return first_prompt(prompts, "random tokens, twice")
+
+
+def _own_text(subject: "Transformer", text: str | None, params: PythiaTopology) -> Shown:
+    """The user's text, else one that repeats itself; random tokens for a model without words."""
+    if text is None and subject.tokenizer is None:
+        return _random_tokens(subject, params)
+
+    title = "your text" if text is not None else "a text that repeats itself"
+    words = DEFAULT if text is None else text
+    return shown(subject, words, longest=LONGEST, title=title, seed=params.seed)
 
 
 def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -> View:
@@ -212,14 +227,12 @@ def own_page(
     subject: "Transformer",
     arrays: Arrays,
     profile: Report,
-    text: str | None,
+    text: Shown,
     path: Path,
     *,
     seed: int,
 ) -> None:
     """One self-contained file about a model of the user's."""
-    title = "your text" if text is not None else "a text that repeats itself"
-    one = shown(subject, DEFAULT if text is None else text, longest=LONGEST, title=title, seed=seed)
     behaviour = profile["behaviour"]["repeated_tokens"]
     copied = behaviour["accuracy"]
 
@@ -232,7 +245,7 @@ def own_page(
             f"[{copied['low']:.2f}, {copied['high']:.2f}] of repeated random tokens; of the "
             f"control's, where nothing repeats, {behaviour['control_accuracy']:.2f}."
         ),
-        views=views_of([heads_view(subject, arrays, profile, [one], seed=seed)]),
+        views=views_of([heads_view(subject, arrays, profile, [text], seed=seed)]),
         made={
             "command": f"induct page --model {subject.name}",
             "weights (SHA-256)": profile["model_hash"],
@@ -250,7 +263,8 @@ def page(run: Induct, text: str | None) -> None:
         subject = load(model, run.known, run.params)
         path = run.folder / f"page_{name}.html"
 
-        own_page(subject, arrays, profile, text, path, seed=run.params.seed)
+        one = _own_text(subject, text, run.params)
+        own_page(subject, arrays, profile, one, path, seed=run.params.seed)
         click.echo(f"{path}: open it in a browser, it needs no network")
 
 

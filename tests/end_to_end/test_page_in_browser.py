@@ -32,10 +32,6 @@ pytestmark = [
         CHROMIUM is None or DRIVER is None,
         reason="Chromium is not installed (apt-get install chromium chromium-driver)",
     ),
-    pytest.mark.skipif(
-        not (project_root() / "data" / "models").is_dir(),
-        reason="the run's models are not here (dvc repro)",
-    ),
 ]
 
 
@@ -106,6 +102,9 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not (project_root() / "data" / "models").is_dir():
+        pytest.skip("the run's models are not here (dvc repro)")
+
     return build(project_root(), tmp_path_factory.mktemp("report"))
 
 
@@ -301,6 +300,7 @@ def test_no_name_can_run_anything_or_ask_for_anything(window: Browser, tmp_path:
         page = tmp_path / f"{i}.html"
         page.write_text(hostile_page(name), encoding="utf-8")
         window.open(page)
+        window.draw_all()
         root = window.view("heads")
         cell = root.find_element(By.CSS_SELECTOR, '[data-head="L0H1"]')
         window.point_at(cell)
