@@ -135,14 +135,19 @@ def _answers(root: Path, study: str) -> dict[str, Answer]:
 def _row(name: str, answers: Mapping[str, Answer]) -> dict[str, Any]:
     answer = answers[name]
     trainings = answers.get(OVER + name)
+    over = "" if trainings is None else f"{shown(trainings, interval=True)}, {_n(trainings)}"
 
     return {
         "name": answer.name.replace("_", " "),
         "value": shown(answer, interval=True),
-        "n": f"{answer.n} {answer.unit}",
+        "n": _n(answer),
         "says": answer.says,
-        "over": "" if trainings is None else f"{shown(trainings, interval=True)}, {trainings.n}",
+        "over": over,
     }
+
+
+def _n(answer: Answer) -> str:
+    return f"{answer.n} {answer.unit}"
 
 
 def _figures(
