@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: help setup repro report test test-slow check stages bench published
+.PHONY: help setup repro report test test-slow test-browser check stages bench published
 
 # The first target: what `make` alone says.
 help:
@@ -35,6 +35,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	@python -m interp_core.processor pytest -m "slow or hub or cuda"
+
+# Pages in headless Chromium; those of the run need `make repro` before.
+test-browser: .venv/installed
+	@python -m interp_core.processor pytest -m slow tests/end_to_end/test_page_in_browser.py
 
 check: .venv/installed
 	@induction-lab stages --check

@@ -59,9 +59,11 @@ lab.pattern = function ({ tokens, changed, pairs, entries, colour, title, query,
 lab.passage = function ({ tokens, changed, query, weights, colour, label, chosen, full = 1 }) {
   const marks = tokens.map((token, i) => {
     const amount = weights?.[i] ?? 0;
+    const depth = Math.min(1, amount / full);
+    const kinds = ["token", changed[i] ? "changed" : "", depth > 0.55 ? "strong" : ""];
     return lab.element("button", {
-      type: "button", class: `token${changed[i] ? " changed" : ""}`,
-      "--amount": Math.min(1, amount / full).toFixed(3), "--tone": `var(--${colour})`,
+      type: "button", class: kinds.join(" ").trim(),
+      "--amount": depth.toFixed(3), "--tone": `var(--${colour})`,
       "aria-pressed": String(i === query), tabindex: i === query ? 0 : -1,
       title: weights ? `${lab.share(amount)} of the attention` : "",
       onclick: () => chosen(i),
