@@ -14,6 +14,7 @@ import yaml
 
 from interp_core.pipeline.import_closure import WITHOUT_EFFECT
 from interp_core.pipeline.stages import Project
+from warm_commands import warm_commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,11 +37,9 @@ if "DVC_STAGE" in os.environ:
 """
 
 
-def run(folder: Path, *command: str) -> str:
-    """Run a command of this environment in a clone; its own sources, not the installed ones, are
-    imported.
-    """
-    environment = os.environ | {
+def environment() -> dict[str, str]:
+    """Of a clone's commands: its own sources, not the installed ones, are imported."""
+    return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(["packages", "shared", "watch"]),
         "WANDB_MODE": "disabled",
@@ -51,10 +50,14 @@ def run(folder: Path, *command: str) -> str:
         "GIT_CONFIG_KEY_1": "user.email",
         "GIT_CONFIG_VALUE_1": "tester@example.org",
     }
+
+
+def run(folder: Path, *command: str, env: dict[str, str] | None = None) -> str:
+    """What a command of this environment prints in a clone."""
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env=env or environment(),
         capture_output=True,
         text=True,
         timeout=900,
@@ -197,7 +200,11 @@ def test_a_truncated_object_in_the_remote_is_refused(clone: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_running_twice_gives_the_same_bytes(clone: Path) -> None:
+    """The first run's processes each load everything; the second's are forks of one that has."""
     before, lock = files_of(clone), (clone / "dvc.lock").read_bytes()
-    run(clone, "dvc", "repro", "--force")
+
+    with warm_commands(clone.parent / "warm", environment(), clone) as warm:
+        run(clone, "dvc", "repro", "--force", env=warm)
+
     assert files_of(clone) == before
     assert (clone / "dvc.lock").read_bytes() == lock
