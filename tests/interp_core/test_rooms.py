@@ -30,6 +30,7 @@ ORDER = (
     "loading",
     "training",
     "console",
+    "page",
     "cli",
 )
 
