@@ -17,10 +17,10 @@ from scipy.stats import spearmanr
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
 from cursive_circuits.model import Head
-from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
+from interp_core.measures.paths import Cut, Reads, without
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
 from interp_core.statistics.interval import Interval
@@ -70,7 +70,8 @@ def path_effects(
             z = plain[writer.layer, writer.kind].z[:, :, writer.number]
             part = model.written(writer, z - means[writer])
             for reads in get_args(Reads):
-                with model.reading({(reader, reads): part}):
+                cut = Cut(reader.layer, reads, (reader.number,), part)
+                with without(model, [cut], lambda: model(*inputs)):
                     found[reader, writer, reads] = measured(reader) - clean
     return found
 

@@ -32,13 +32,13 @@ from cursive_circuits.data_taken import take
 from cursive_circuits.measure_circuits import normalised
 from cursive_circuits.measure_composition import get_composition_score
 from cursive_circuits.model import CursiveTransformer
-from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_checkpoint import open_trained
 from cursive_circuits.model_shape import NO_CHARACTER
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained
 from interp_core.files.params import project_root, read_section
+from interp_core.measures.paths import Reads
 from interp_core.plotting import DIVERGING, centred
 from interp_core.training.batches import IGNORED
 

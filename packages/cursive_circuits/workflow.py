@@ -311,8 +311,12 @@ def figures(run: Cursive, *, only: str | None = None) -> None:
 
 def ensure(run: Cursive, *, writes: bool) -> None:
     """Measure what an intervention of an experiment reads and its folder lacks for these models and
-    settings: scores of heads, and where it also `writes`, words of the model that writes.
+    settings: scores of heads, and where it also `writes`, words of the model that writes. A stage's
+    are an earlier stage's.
     """
+    if run.is_stage:
+        return
+
     for trained, source in _models(run):
         name = trained.name
         if not run.is_made("heads", name, _made_heads(run, name, source)):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from interp_core.pipeline.commands import Project
 from interp_core.pipeline.import_closure import WITHOUT_EFFECT
-from interp_core.pipeline.stages import Project
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.measures.scores import CopyBatch, copy_batches
-from interp_core.models.hooks import Edit, capture, intervene, replace_by
+from interp_core.models.hooks import Edit, HasSites, capture, intervene
 from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
@@ -28,6 +28,7 @@ from interp_core.progress import progress
 from interp_core.stimuli.prompts import Prompts
 
 Head = tuple[int, int]  # layer, head
+Place = tuple[Site, int]  # where heads' vectors are, and which of them
 Ablation = Literal["zero", "mean", "resample"]
 
 
@@ -133,19 +134,27 @@ def first_order_effects(
 
 @contextmanager
 def ablated(
-    subject: Transformer,
-    heads: Sequence[Head],
-    sources: Mapping[int, Float[Tensor, "*batch head d_head"]],
+    subject: HasSites, vectors: Mapping[Place, Float[Tensor, "*batch d_head"]]
 ) -> Iterator[None]:
-    """Run with the heads' vectors replaced by those of `sources` (by layer), which broadcast to
-    [batch, position].
+    """Run with these heads' vectors replaced by given ones, which broadcast to [batch, position,
+    d_head]. What reads them gets nothing else; everything behind runs on.
     """
-    edits: dict[Site, Edit] = {}
-    for layer in _layers([heads]):
-        chosen = [head for of_layer, head in heads if of_layer == layer]
-        edits[Site(layer, "attn.z")] = replace_by(chosen, sources[layer])
-    with intervene(subject, edits):
+    by_site: dict[Site, dict[int, Tensor]] = {}
+    for (site, head), vector in vectors.items():
+        by_site.setdefault(site, {})[head] = vector
+
+    with intervene(subject, {site: _replacing(heads) for site, heads in by_site.items()}):
         yield
+
+
+def _replacing(vectors: Mapping[int, Tensor]) -> Edit:
+    def edit(z: Float[Tensor, "batch position head d_head"]) -> Tensor:
+        edited = z.clone()
+        for head, vector in vectors.items():
+            edited[..., head, :] = vector.to(z.dtype)
+        return edited
+
+    return edit
 
 
 @contextmanager
@@ -208,7 +217,10 @@ def _rerun_whole(
         if freeze_attention:
             stack.enter_context(subject.freezing_attention(batch.ids))
         for index, heads in enumerate(sets):
-            with ablated(subject, heads, vectors):
+            chosen = {
+                (Site(layer, "attn.z"), head): vectors[layer][..., head, :] for layer, head in heads
+            }
+            with ablated(subject, chosen):
                 hidden = subject.trunk(batch.ids)
             outcome.put(index, batch.behaviour(subject.unembed(batch.at_queries(hidden))))
 
