@@ -236,11 +236,3 @@ def _largest(arrays: Arrays, name: str, n: int) -> Report:
 def _interval(arrays: Arrays, name: str, layer: int, head: int, n: int) -> Report:
     value, low, high = (float(arrays[f"{name}{end}"][layer, head]) for end in ("", "_low", "_high"))
     return Interval(value, low, high, n, "prompts").to_json()
-
-
-def offset_profile(arrays: Arrays, layer: int, head: int) -> Float[np.ndarray, "offset 3"]:
-    """Attention of one head at earlier + offset with its interval; columns value, low, high."""
-    names = [f"offset/{offset:+d}" for offset in OFFSETS]
-    return np.array(
-        [[arrays[f"{name}{end}"][layer, head] for end in ("", "_low", "_high")] for name in names]
-    )

@@ -64,7 +64,7 @@ def prepare(run: Cursive) -> None:
 
 
 def ensure_bank(run: Cursive) -> None:
-    """Take the words of the bank that an experiment names, unless its folder holds them, taken so."""
+    """Take the words of the bank that an experiment names, unless its folder has them, taken so."""
     record = run.file("metrics", "prepare", "bank")
     if record.is_file() and load_json(record).get(MADE_FROM) == _made_bank(run):
         return

@@ -18,7 +18,7 @@ from cursive_circuits.intervene import (
 from cursive_circuits.intervene_paths import path_effects, path_report
 from cursive_circuits.intervene_values import value_accuracy, value_report
 from cursive_circuits.measure_composition import compositions
-from cursive_circuits.measure_heads import attention_scores, head_report, offset_profile
+from cursive_circuits.measure_heads import OFFSETS, attention_scores, head_report
 from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
@@ -69,8 +69,8 @@ def test_the_induction_head_is_found_at_both_slots_and_nothing_else_is(
         assert arrays[score][1, 0] > 0.85
     assert report["largest"]["previous_token"]["head"] == str(PREVIOUS)
     assert arrays["previous_token"][0, 0] > 0.99
-    profile = offset_profile(arrays, 1, 0)[:, 0]
-    assert profile.argmax() == 5
+    profile = [arrays[f"offset/{offset:+d}"][1, 0] for offset in OFFSETS]
+    assert np.argmax(profile) == 5
     assert profile[5] > 0.85
 
 

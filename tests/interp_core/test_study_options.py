@@ -1,4 +1,4 @@
-"""Options of the studies' commands: their settings, those that they read, with the profile's values."""
+"""Options of the studies' commands: the settings that they read, with the profile's values."""
 
 import json
 import re

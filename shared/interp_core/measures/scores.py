@@ -78,12 +78,14 @@ def score_heads(
     """Attention from each pair's query to named keys, averaged by prompt, in one pass over the
     model.
 
-    behaviour adds accuracy and loss at the queries (the unembedding runs only there; otherwise both are not-a-number).
-    contributions adds two scores of what heads write:
-      direct_logit_attribution: logit of the target minus the mean logit that the head's output adds, in nats;
-      copying_empirical: logit of the target that the head's value at the induction key writes if attended to, in
-      standard deviations over the vocabulary (0 for a head that does not copy).
-    Both are of logits before any cap. One that cannot be said of this model is left out, with a line that says why.
+    behaviour adds accuracy and loss at the queries (the unembedding runs only there; otherwise both
+    are not-a-number). contributions adds two scores of what heads write:
+      direct_logit_attribution: logit of the target minus the mean logit that the head's output
+      adds, in nats;
+      copying_empirical: logit of the target that the head's value at the induction key writes if
+      attended to, in standard deviations over the vocabulary (0 for a head that does not copy).
+    Both are of logits before any cap. One that cannot be said of this model is left out, with a
+    line that says why.
     `label` names the progress bar.
     """
     subject = as_transformer(subject)

@@ -356,7 +356,7 @@ def _width_in(out: nn.Module) -> int:
 def _edit_of(
     name: str, function: Callable[[Tensor], Tensor | None]
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """An edit of one of q, k, v, shown to `function` with the position axis before the head axis."""
+    """An edit of one of q, k, v, shown to `function` with the position axis before the heads'."""
     index = ATTENTION.index(name)
 
     def edit(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
