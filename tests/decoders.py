@@ -66,7 +66,7 @@ SIZES: dict[str, Any] = {
 
 
 def config_of(kind: str, **changes: Any) -> Any:
-    """The type's default config with small sizes; of a type with several parts, that of its text."""
+    """The type's default config with small sizes; of a type with several parts, its text's."""
     text = AutoConfig.for_model(kind).get_text_config()
     known = set(text.to_dict()) | set(getattr(type(text), "attribute_map", {}))
     sizes = dict(SIZES)

@@ -111,7 +111,7 @@ def bloom(**changes: Any) -> PreTrainedModel:
 
 
 def gptj(**changes: Any) -> PreTrainedModel:
-    """Does not call the registry either: rotary positions on neighbouring pairs, parallel blocks."""
+    """Does not call the registry either: rotary on neighbouring pairs, parallel blocks."""
     sizes: dict[str, Any] = {
         "n_positions": CONTEXT,
         "n_embd": WIDTH,

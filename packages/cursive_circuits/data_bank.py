@@ -1,7 +1,8 @@
 """Banks of handwriting: JSON, plain or in a zip, read item by item and checked before anything
 believes it.
 
-    [{"metadata": {"author": "hand-3", "asciiSequence": "anna", "pointCount": 42, "strokeCount": 3, "aspectRatio": 6},
+    [{"metadata": {"author": "hand-3", "asciiSequence": "anna",
+                   "pointCount": 42, "strokeCount": 3, "aspectRatio": 6},
       "points": [[x, y, pen], ...]}, ...]
 
 The format is the public cursive bank's. x is in canvas widths and y in canvas heights, y down;
@@ -266,7 +267,7 @@ def _chunks(stream: Any, what: str) -> Iterator[bytes]:
 
 
 def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
-    """The elements of a JSON list, one at a time, so that a large bank is never in memory as text."""
+    """The elements of a JSON list, one at a time: a large bank is never in memory as text."""
     import codecs
 
     decoder, text, pieces = json.JSONDecoder(), "", _chunks(stream, str(path))

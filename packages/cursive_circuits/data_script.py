@@ -53,12 +53,15 @@ class Script(Params):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} must be two numbers in order, got {low} and {high}")
+
         if self.copies > self.hands:
             raise ValueError(
                 f"copies: {self.copies} writers of a word are more than the {self.hands} hands"
             )
+
         if missing := sorted(character for character in set(self.alphabet) if not glyph(character)):
             raise ValueError(f"alphabet: the face has no strokes for {' '.join(missing)}")
+
         return self
 
 
@@ -91,6 +94,7 @@ class Hand:
         )
         shear = np.array([[width, -slant * height], [0.0, height]])
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+
         return cls(
             f"hand-{number}", rotation @ shear / CANVAS, float(simplify), float(lift), number
         )
@@ -108,8 +112,10 @@ class Hand:
         """Points of a word, and the number of the letter that each belongs to."""
         pen, letters = [], []
         at = 0.0
+
         for number, character in enumerate(word):
             lifts = rng.random() < self.lift
+
             for index, stroke in enumerate(self.letter(character, script)):  # pyright: ignore[reportArgumentType]  frozen, so hashable
                 # Where a stroke goes on from the last one, the pen stays down and the shared point
                 # is written once.
@@ -118,13 +124,17 @@ class Hand:
                     and np.hypot(*(stroke[0] + [at, 0] - pen[-1][:2])) < 2.5
                     and not (lifts and not index)
                 )
+
                 for order, (x, y) in enumerate(stroke[1:] if joined else stroke):
                     pen.append((x + at, y, float(joined or order > 0)))
                     letters.append(number)
+
             at += advance(character)
+
         plane = np.array(pen)
         plane[:, :2] = (plane[:, :2] + rng.normal(0, script.jitter, (len(plane), 2))) @ self.shape.T
         plane[:, 1] -= self.shape[1, 1] * CAP
+
         return np.round(plane, 5), letters
 
 
@@ -151,12 +161,14 @@ def spellings(script: Script) -> list[str]:
         "marks": [c for c in script.alphabet if not c.isalnum()],
     }
     found: dict[str, None] = {}
+
     for _ in range(100 * script.spellings):
         found.setdefault(
             _spell(kinds, int(rng.integers(script.letters[0], script.letters[1] + 1)), rng)
         )
         if len(found) == script.spellings:
             return list(found)
+
     raise InputError(
         f"the alphabet gives only {len(found)} words of {script.letters[0]} to {script.letters[1]} "
         "letters, fewer than "
@@ -167,8 +179,10 @@ def spellings(script: Script) -> list[str]:
 def _spell(kinds: dict[str, list[str]], length: int, rng: np.random.Generator) -> str:
     if kinds["digits"] and rng.random() < 0.1:
         return "".join(rng.choice(kinds["digits"], size=length))
+
     first = int(rng.random() < 0.5)
     word = []
+
     for place in range(length):
         of_turn = kinds["vowels" if (place + first) % 2 else "consonants"]
         either = (
@@ -178,10 +192,12 @@ def _spell(kinds: dict[str, list[str]], length: int, rng: np.random.Generator) -
             or kinds["marks"]
         )
         word.append(str(rng.choice(of_turn if of_turn and rng.random() < 0.7 else either)))
+
     if kinds["capitals"] and rng.random() < 0.25:
         word[0] = str(rng.choice(kinds["capitals"]))
     if kinds["marks"] and rng.random() < 0.15:
         word[-1] = str(rng.choice(kinds["marks"]))
+
     return "".join(word)
 
 
@@ -216,6 +232,7 @@ def simplified(stroke: Stroke, tolerance: float) -> Stroke:
     """
     if len(stroke) < 3:
         return stroke
+
     along = stroke[-1] - stroke[0]
     away = stroke[1:-1] - stroke[0]
     length = float(np.hypot(*along))
@@ -225,12 +242,15 @@ def simplified(stroke: Stroke, tolerance: float) -> Stroke:
         else np.hypot(*away.T)
     )
     worst = int(distance.argmax())
+
     if distance[worst] <= tolerance:
         return stroke[[0, -1]]
+
     head, tail = (
         simplified(stroke[: worst + 2], tolerance),
         simplified(stroke[worst + 1 :], tolerance),
     )
+
     return np.concatenate([head[:-1], tail])
 
 

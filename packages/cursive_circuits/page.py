@@ -161,7 +161,10 @@ def _samples(report: Report, arrays: Arrays) -> View:
 
     return {
         "name": "ten held-out words",
-        "says": f"Each word by the model and, in grey, by a writer of the bank. {report['verdict'].capitalize()}.",
+        "says": (
+            "Each word by the model and, in grey, by a writer of the bank. "
+            f"{report['verdict'].capitalize()}."
+        ),
         "drawings": drawings,
     }
 
@@ -178,7 +181,10 @@ def _redrawn(name: str, arrays: Arrays) -> list[View]:
     groups = [
         {
             "name": f"{word}, without heads",
-            "says": "Mean ablation; every drawing is from the same random numbers. Random heads are the control.",
+            "says": (
+                "Mean ablation; every drawing is from the same random numbers. "
+                "Random heads are the control."
+            ),
             "drawings": [
                 _drawing(label, arrays[f"redrawn/{kind}/{word}"], colour)
                 for kind, (label, colour) in labels.items()

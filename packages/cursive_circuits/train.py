@@ -101,6 +101,7 @@ def _train(
     learner = CursiveTransformer(
         shape, vocabulary=params.tokens.size, alphabet=len(alphabet), seed=settings.seed
     )
+
     with (
         scratch(STAGE, f"{name}-{mark}") as held,
         tracked_run(name, group=STAGE, job_type="train", config=described) as run,
@@ -135,14 +136,18 @@ class Watch:
         assert isinstance(moment.model, CursiveTransformer)
         ids, labels = self.rows(HELD_OUT)
         text = self.rows.inputs(HELD_OUT).get("text")
+
         with torch.no_grad():
             found = losses(moment.model, self.params.tokens, ids, text)
+
         counted = labels.numpy()[:, 1:] != IGNORED
         row = {
             f"held_out_{kind}": float(np.nanmean(values[counted])) for kind, values in found.items()
         }
+
         if self.name == "handwriting" and moment.step % self.params.watched.sample_every == 0:
             self._show(moment)
+
         return row
 
     def _show(self, moment: Moment) -> None:

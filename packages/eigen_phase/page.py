@@ -116,7 +116,9 @@ def clock(run: RunDirectory, found: Report | None) -> View:
             ),
             views.panel("Gradient in the top subspace", "share", [
                 views.line("the gradient", history["alignment_mass"], colour="induction"),
-                views.line("a random direction (control)", history["alignment_null"], colour="null"),
+                views.line(
+                    "a random direction (control)", history["alignment_null"], colour="null"
+                ),
             ]),
         ]  # fmt: skip
 

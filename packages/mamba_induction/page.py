@@ -194,7 +194,9 @@ def _training(history: Arrays, periods: list[str]) -> list[View]:
             views.line("held-out text", history["validation_loss"], colour="ink"),
         ]),
         views.panel("Copying", "accuracy", [
-            views.line(column.removeprefix("accuracy_").replace("_", " "), history[column], colour=colour)
+            views.line(
+                column.removeprefix("accuracy_").replace("_", " "), history[column], colour=colour
+            )
             for column, colour in zip(periods, colours, strict=False)
         ]),
     ]  # fmt: skip

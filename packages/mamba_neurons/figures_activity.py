@@ -67,8 +67,8 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         blocks = sorted({found["share_null_block"] for found in report["layers"].values()})
         note(
             figure,
-            f"{report['texts']} texts; band: 95 % over texts; horizontal lines: largest share of any "
-            "channel in 95 % of draws\n"
+            f"{report['texts']} texts; band: 95 % over texts; horizontal lines: largest share of "
+            "any channel in 95 % of draws\n"
             f"left: blocks of {' or '.join(map(str, blocks))} tokens dealt to texts at random\n"
             "right: kinds dealt to token types at random",
         )

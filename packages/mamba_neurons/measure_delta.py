@@ -81,7 +81,7 @@ def shares(
     """Between-text variance over all variance, every token weighing the same, in [0, 1]; 0 for a
     channel that does not vary.
 
-    From each text's mean and variance: the core's `between_share`, for texts that were resampled.
+    From each text's mean and variance, because texts are resampled.
     """
     weight = (sizes / sizes.sum(axis=-1, keepdims=True))[..., None]
     grand = (weight * mean).sum(axis=-2, keepdims=True)

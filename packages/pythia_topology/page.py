@@ -34,7 +34,8 @@ SCORES = (
     ("prefix_matching", "prefix matching", "induction",
      "Attention to the token after the earlier occurrence."),
     ("previous_token", "previous token", "previous", "Attention to the token before."),
-    ("duplicate_token", "duplicate token", "duplicate", "Attention to the earlier occurrence itself."),
+    ("duplicate_token", "duplicate token", "duplicate",
+     "Attention to the earlier occurrence itself."),
 )  # fmt: skip
 
 WORDS = Words(
@@ -189,7 +190,11 @@ def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -
             ]),
             views.panel("Copying", "share", [
                 views.line("accuracy on repeats", history["repeat_accuracy"], colour="copying"),
-                views.line("best head's prefix matching", history["best_prefix_matching"], colour="induction"),
+                views.line(
+                    "best head's prefix matching",
+                    history["best_prefix_matching"],
+                    colour="induction",
+                ),
             ]),
         ],
         formed=formed or ["nothing formed within this training"],
@@ -208,8 +213,14 @@ def clock(name: str, report: Report, arrays: Arrays) -> View:
         f"{name}: its training on one clock",
         arrays["steps"],
         [
-            views.panel("Copying", "accuracy", [views.line("copied tokens", arrays["accuracy"], colour="copying")]),
-            views.panel("Loss", "nats", [views.line("copied tokens", arrays["loss"], colour="ink")]),
+            views.panel(
+                "Copying",
+                "accuracy",
+                [views.line("copied tokens", arrays["accuracy"], colour="copying")],
+            ),
+            views.panel(
+                "Loss", "nats", [views.line("copied tokens", arrays["loss"], colour="ink")]
+            ),
         ],
         {
             "previous token": (arrays["previous_token"], "previous"),

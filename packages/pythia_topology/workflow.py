@@ -43,8 +43,11 @@ def profile(run: Induct) -> dict[str, tuple[Arrays, Report]]:
 def ensure_scores(run: Induct) -> None:
     """Measure the models of an experiment whose scores are not in its folder.
 
-    For these weights and settings.
+    For these weights and settings. A stage's are an earlier stage's.
     """
+    if run.is_stage:
+        return
+
     for model in run.params.models:
         if not _is_measured(run, model):
             _measure(run, model)

@@ -1,4 +1,4 @@
-"""load_model: from a ModelSpec (or a name, directory or hub id a user typed) to a checked Subject."""
+"""load_model: from a ModelSpec (or a name, directory or hub id that was typed) to a Subject."""
 
 import hashlib
 import json
@@ -374,7 +374,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def _own_code(problem: Exception) -> str | None:
-    """What to say of a model that asks for code of its own to be run; None for any other problem."""
+    """What to say of a model that asks for code of its own to be run; None for another problem."""
     if "trust_remote_code" not in str(problem):
         return None
     return (

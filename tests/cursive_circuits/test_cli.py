@@ -361,14 +361,10 @@ def dense(points: np.ndarray, n: int) -> np.ndarray:
 
 
 def test_a_word_of_ones_own_is_an_experiment_and_leaves_the_pipelines_files() -> None:
-    for run in (
-        prepare(None, None, words=("anna",)),
-        prepare(None, None, tokens="3,80,9,81"),
-        prepare(None, None, text="anna"),
-    ):
-        assert not run.is_stage
-        assert run.folder == run.place("scores", "draw").parents[1] != run.home
-    assert prepare(None, None, words=(), tokens=None, text=None).is_stage
+    run = prepare(None, None, asks=True)
+    assert not run.is_stage
+    assert run.folder == run.place("scores", "draw").parents[1] != run.home
+    assert prepare(None, None).is_stage
 
 
 def test_two_banks_never_share_a_folder_and_a_bank_is_no_model(

@@ -13,7 +13,6 @@ from cursive_circuits.data_stimuli import same_length, synthetic
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.figures_circuits import composition
 from cursive_circuits.figures_heads import offsets
-from cursive_circuits.intervene import stand_ins
 from cursive_circuits.intervene_paths import path_effects
 from cursive_circuits.measure_alignment import alignment
 from cursive_circuits.measure_gain import KINDS, bag_bound, gain_report, gain_rows, gains
@@ -24,6 +23,7 @@ from cursive_circuits.params import CursiveCircuits, Statistics
 from cursive_circuits.run_directory import Trained
 from drawn_figures import figures_saved
 from interp_core.errors import InputError
+from interp_core.statistics.random_sets import unmatched_sets
 from small_strokes import ALPHABET, random_model
 
 
@@ -205,13 +205,13 @@ def test_sets_of_other_heads_are_distinct_and_all_of_them_where_they_are_few() -
     rng = np.random.default_rng(0)
     pool = [Head(layer, "self", number) for layer in range(4) for number in range(3)]
 
-    few = stand_ins(2, pool[:5], rng, draws=50)
+    few = unmatched_sets(2, pool[:5], rng, draws=50)
     assert len(set(few)) == len(few) == 10
 
-    many = stand_ins(3, pool, rng, draws=50)
+    many = unmatched_sets(3, pool, rng, draws=50)
     assert len(set(many)) == len(many) == 50
     assert all(len(set(one)) == 3 for one in many)
-    assert stand_ins(3, pool[:2], rng, draws=50) == []
+    assert unmatched_sets(3, pool[:2], rng, draws=50) == []
 
 
 @pytest.mark.parametrize("head", [Head(0, "self", 3), Head(2, "cross", 11)])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from interp_core.pipeline.commands import Project
 from interp_core.pipeline.import_closure import WITHOUT_EFFECT
-from interp_core.pipeline.stages import Project
 from warm_commands import warm_commands
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +201,7 @@ def test_a_truncated_object_in_the_remote_is_refused(clone: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_running_twice_gives_the_same_bytes(clone: Path) -> None:
-    """The first run's processes are forks of one that has loaded everything; these are their own."""
+    """The first run's processes are forks of one that has loaded all; these are their own."""
     before, lock = files_of(clone), (clone / "dvc.lock").read_bytes()
     run(clone, "dvc", "repro", "--force")
     assert files_of(clone) == before

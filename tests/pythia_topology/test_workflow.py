@@ -126,7 +126,7 @@ def test_options_reach_the_settings_and_the_rest_is_the_profile(tmp_path: Path) 
     untouched = {"models", "n_sequences", "lag_values", "task_types"}
     profile = read_section("pythia_topology", PythiaTopology)
     assert run.params.model_dump(exclude=untouched) == profile.model_dump(exclude=untouched)
-    assert prepare(None, tmp_path, seed=None, revisions=()).params == profile
+    assert prepare(None, tmp_path).params == profile
 
 
 @pytest.mark.usefixtures("project")

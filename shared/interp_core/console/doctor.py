@@ -113,7 +113,7 @@ def _disk(root: Path) -> Finding:
 
 
 def _versions(constraints: Path) -> Iterator[Finding]:
-    """Installed packages that are pinned to another version; a pin for another Python is skipped."""
+    """Installed packages that are pinned to another version; a pin for another Python is none."""
     if not constraints.is_file():
         return
 

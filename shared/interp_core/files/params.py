@@ -55,8 +55,8 @@ _PACKAGED = Path(__file__).resolve().parents[1] / "settings"
 
 
 def project_root() -> Path:
-    """The project's folder: the nearest one above the working directory, else the checkout that this
-    file is installed from; where it was installed without one, the working directory.
+    """The project's folder: the nearest one above the working directory, else the checkout that
+    this file is installed from; where it was installed without one, the working directory.
     """
     if (found := _project()) is not None:
         return found
@@ -102,11 +102,6 @@ def profile_path(profile: str | None = None) -> Path:
         known = sorted(p.stem for p in (path.parent).glob("*.yaml"))
         raise InputError(f"no profile {path}; known here: {', '.join(known) or 'none'}")
     return path
-
-
-def profile_name(profile: str) -> str:
-    """What a profile's experiments are called: its file without the ending, other dots kept."""
-    return profile_path(profile).stem
 
 
 def read_section(section: str, schema: type[P], profile: str | None = None, **overrides: Any) -> P:

@@ -1,10 +1,12 @@
 """Fused attention that can be watched: single entries of the pattern without ever building [batch,
 head, T, T].
 
-The model runs a fused kernel that also returns the log-sum-exp of every row of scores. Any entry of the pattern is then
+The model runs a fused kernel that also returns the log-sum-exp of every row of scores. Any entry of
+the pattern is then
     pattern[t, s] = exp(q_t . k_s * scale + mask[t, s] - logsumexp_t)
-(Dao et al. 2022, FlashAttention, keep the same number for their backward pass). It is put under a Hugging Face model as
-an attention implementation of its own, so it sees q and k exactly as attention uses them, after rotary.
+(Dao et al. 2022, FlashAttention, keep the same number for their backward pass). It is put under a
+Hugging Face model as an attention implementation of its own, so it sees q and k exactly as
+attention uses them, after rotary.
 """
 
 from collections.abc import Callable, Iterator, Mapping

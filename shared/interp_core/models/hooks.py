@@ -12,19 +12,35 @@ errors (HookError): each would otherwise be a silent null result.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from interp_core.models.sites import Site
 
-if TYPE_CHECKING:
-    from interp_core.models.subject import Subject
-
 Edit = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class HasSites(Protocol):
+    """A model whose activations have names: every Subject, and models that a study makes itself."""
+
+    @property
+    def pattern_is_editable(self) -> bool:
+        """Whether an edited `attn.pattern` is what the model goes on with."""
+        ...
+
+    def attach(
+        self, site: Site, function: Callable[[Tensor], Tensor | None]
+    ) -> AbstractContextManager[None]:
+        """Call `function` with the activation at a site whenever it fires; what it returns takes
+        its place.
+        """
+        ...
 
 
 class HookError(RuntimeError):
@@ -33,7 +49,7 @@ class HookError(RuntimeError):
 
 @contextmanager
 def capture(
-    subject: "Subject", sites: Iterable[Site], *, detach: bool = True
+    subject: HasSites, sites: Iterable[Site], *, detach: bool = True
 ) -> Iterator[dict[Site, Tensor]]:
     """Collect activations of the last forward pass inside the block, by site.
 
@@ -55,7 +71,7 @@ def capture(
 
 
 @contextmanager
-def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
+def intervene(subject: HasSites, edits: Mapping[Site, Edit]) -> Iterator[None]:
     """Replace activations by what their edits return, in every forward pass inside the block.
 
     An edit gets the activation (axes as in sites.py) and returns a tensor of the same shape, type
@@ -144,6 +160,20 @@ def hooked(
         yield
     finally:
         handle.remove()
+
+
+def per_head(
+    function: Callable[[Tensor], Tensor | None], n_heads: int
+) -> Callable[[Tensor], Tensor | None]:
+    """Show a function what a module reads of heads side by side as [batch, position, head,
+    d_head].
+    """
+
+    def split(flat: Tensor) -> Tensor | None:
+        result = function(rearrange(flat, "... (head d_head) -> ... head d_head", head=n_heads))
+        return None if result is None else result.flatten(-2)
+
+    return split
 
 
 def _on_input(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from interp_core.errors import InputError
 from interp_core.models.anatomy import Anatomy, LayerAnatomy, Part, trunk_giving
 from interp_core.models.attention import AttentionCall, Watch, watching
-from interp_core.models.hooks import hooked
+from interp_core.models.hooks import hooked, per_head
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.sites import ATTENTION, Site
 from interp_core.models.subject import HeadWeights, Observer, Transformer
@@ -75,7 +75,7 @@ class NativeSubject(Transformer):
                 yield
             return
         if site.name == "attn.z":
-            with hooked(layer.out, "input", self._per_head(function)):
+            with hooked(layer.out, "input", per_head(function, self.n_heads)):
                 yield
             return
         part = self._part(site, layer)
@@ -277,17 +277,6 @@ class NativeSubject(Transformer):
             )
         return part
 
-    def _per_head(
-        self, function: Callable[[Tensor], Tensor | None]
-    ) -> Callable[[Tensor], Tensor | None]:
-        def split(flat: Tensor) -> Tensor | None:
-            result = function(
-                rearrange(flat, "... (head d_head) -> ... head d_head", head=self.n_heads)
-            )
-            return None if result is None else result.flatten(-2)
-
-        return split
-
     def _projections(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """W_Q, W_K, W_V as [head, d_model, d_head]; keys and values with as many heads as the model
         stores.
@@ -367,7 +356,7 @@ def _width_in(out: nn.Module) -> int:
 def _edit_of(
     name: str, function: Callable[[Tensor], Tensor | None]
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """An edit of one of q, k, v, shown to `function` with the position axis before the head axis."""
+    """An edit of one of q, k, v, shown to `function` with the position axis before the heads'."""
     index = ATTENTION.index(name)
 
     def edit(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -54,7 +54,7 @@ class Norm:
 
 @torch.no_grad()
 def read_norm(module: nn.Module, width: int) -> Norm | None:
-    """The norm that a module is, over the last axis of this width; None for a module that is none."""
+    """The norm that a module is, over the last axis of this width; None where it is none."""
     if any(True for _ in module.children()):
         return None
     if any(parameter.shape != (width,) for parameter in module.parameters()):

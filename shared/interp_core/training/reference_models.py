@@ -14,7 +14,6 @@ import click
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from torch import nn
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import (
@@ -39,6 +38,13 @@ from interp_core.training.loop import Evaluation, Moment, train
 from interp_core.training.recipe import Recipe
 from interp_core.training.repeat_mixture import Mixture, MixtureSource
 from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.watching import (
+    HeldOut,
+    check_held_out,
+    in_training,
+    pieces_of,
+    stream,
+)
 from interp_core.training.workers import Task, run_in_processes
 
 if TYPE_CHECKING:
@@ -262,20 +268,14 @@ class Watch:
 
     random: Prompts  # repeated random tokens
     text: Prompts  # pieces of held-out text, twice
-    validation: torch.Tensor  # held-out text [row, position]
+    validation: HeldOut
 
     @classmethod
     def of(cls, params: ReferenceModels, corpus: Corpus) -> "Watch":
         """Draw the stimuli. InputError when the held-out text is too short."""
         watched, length = params.watched, params.mixture.length
-        if len(corpus.validation) < max(length, watched.period) + 1:
-            raise InputError(
-                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use "
-                "more text"
-            )
-        rng = np.random.default_rng(
-            [params.seed, 0, 0]
-        )  # three numbers: never the stream of a training batch
+        check_held_out(corpus, longest=max(length, watched.period))
+        rng = stream(params.seed)
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
         random = stimuli.repeated_tokens(
             vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng
@@ -286,43 +286,30 @@ class Watch:
             tokens, batch=random.pairs.batch, query=random.pairs.query, distance=watched.period
         )
         text = Prompts("repeated_text", tokens, random.control, pairs, random.lengths)
-        rows = pieces_of(corpus.validation, length, watched.validation_rows, rng)
-        return cls(random, text, torch.from_numpy(rows))
+        return cls(random, text, HeldOut.drawn(corpus, length, watched.validation_rows, rng))
 
     @torch.no_grad()
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Accuracy on second copies (random ids, held-out text), best head's prefix matching,
         held-out loss in nats.
         """
-        from interp_core.loading import subject_of
+        keys = {"prefix_matching": self.random.pairs.induction_key}
 
-        model: Any = moment.model
-        subject = subject_of(model, name="model in training", bos=0, digest="in training")
-        try:
-            keys = {"prefix_matching": self.random.pairs.induction_key}
+        with in_training(moment) as subject:
             random = scores.score_heads(
                 subject, self.random.tokens, self.random.pairs, keys, behaviour=True
             )
             accuracy, _ = scores.copy_behaviour(subject, self.text)
-            ids = self.validation.to(subject.device)
-            logits = subject.logits(ids)[:, :-1].float().flatten(0, 1)
-            loss = nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
-        finally:
-            model.requires_grad_(requires_grad=True)
+            loss = self.validation.loss(subject)
+
         return {
-            "validation_loss": float(loss),
+            "validation_loss": loss,
             "repeat_accuracy": float(random.accuracy.mean()),
             "repeated_text_accuracy": float(accuracy.mean()),
             "best_prefix_matching": float(
                 random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()
             ),
         }
-
-
-def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` pieces of a token stream at random places."""
-    starts = rng.integers(len(stream) - length + 1, size=n)
-    return stream[starts[:, None] + np.arange(length)].astype(np.int64)
 
 
 def _untied(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
