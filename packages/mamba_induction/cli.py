@@ -37,6 +37,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     option("--lr", type=float, help="Learning rate of AdamW."),
     option("--clip", type=float, help="Largest norm of the gradient."),
     option("--device", help="cpu, cuda, cuda:N or mps."),
+    option("--bos", help="What prompts begin with: a token or its id (default: its own BOS)."),
     option("--dtype", help="float32, bfloat16 or float64, of analysed models."),
     option("--threads", type=int, help="CPU threads."),
     option("--seed", type=int, help="Seed of every random choice."),

@@ -68,6 +68,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     option("--batch-size", type=int, help="Texts in one forward pass."),
     option("--seed", type=int, help="Seed of every random choice."),
     option("--device", help="cpu, cuda, cuda:N or mps."),
+    option("--bos", help="What prompts begin with: a token or its id (default: its own BOS)."),
     option("--dtype", help="float32, bfloat16 or float64."),
     option("--threads", type=int, help="CPU threads."),
     out_option,

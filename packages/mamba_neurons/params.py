@@ -21,6 +21,7 @@ class MambaNeurons(Params):
     transformer: str  # what compare sets beside it, named in the same ways; another Mamba will do
     own_tokens: bool = False  # compare reads each model's own tokens when the tokenizers differ
     device: str = "cpu"
+    bos: str | int = "own"  # what prompts begin with: own, a token, or its id
     dtype: Dtype = "float32"
     threads: PositiveInt  # CPU threads of torch
 

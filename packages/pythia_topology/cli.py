@@ -28,6 +28,9 @@ _OPTIONS: tuple[Decorator, ...] = (
     out_option,
     profile_option,
     option("--device", help="cpu, cuda, cuda:N or mps."),
+    option(
+        "--bos", help="What prompts begin with: a token, its id, or none (default: its own BOS)."
+    ),
     option("--dtype", help="float32, bfloat16 or float64."),
     option("--threads", type=int, help="CPU threads."),
     option("--batch-size", type=int, help="Prompts in one forward pass."),

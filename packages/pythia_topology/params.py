@@ -21,6 +21,7 @@ class PythiaTopology(Params):
     # names of the profile's `models`, directories, or hub ids
     models: tuple[str, ...] = Field(min_length=1)
     device: str = "cpu"
+    bos: str | int = "own"  # what prompts begin with: own, none, a token, or its id
     dtype: Dtype = "float32"
     threads: PositiveInt  # CPU threads of torch
     batch_size: PositiveInt  # prompts in one forward pass
