@@ -15,6 +15,7 @@ from interp_core.models.native import NativeSubject
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 from interp_core.models.subject import AttentionRows, Subject, Transformer, as_transformer
+from interp_core.stimuli.opening import check_begun
 from interp_core.training.threads import use_threads
 from mamba_induction.params import MambaInduction
 
@@ -25,8 +26,13 @@ def load(name: str, known: Mapping[str, ModelSpec], params: MambaInduction) -> S
     InputError for one that is neither a Mamba nor a transformer that the core runs natively.
     """
     use_threads(params.threads)
+    check_begun(params.bos)
     subject = load_model(
-        spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype
+        spec_of(name, known),
+        name=short_name(name),
+        device=params.device,
+        dtype=params.dtype,
+        bos=params.bos,
     )
     if not isinstance(subject, NativeSubject):
         as_mamba(subject)

@@ -38,6 +38,7 @@ class MambaInduction(Params):
     model: str  # the Mamba: a name of the profile's `models`, a directory, or a hub id
     twin: str | None  # a transformer that sees the same token ids beside it, where there is one
     device: str = "cpu"  # where it runs: cpu, cuda, cuda:N or mps
+    bos: str | int = "own"  # what prompts begin with: own, a token, or its id
     dtype: Dtype = "float32"  # of the analysed models; fine-tuning is in float32
     threads: PositiveInt  # CPU threads of torch
     seed: NonNegativeInt  # of every random choice

@@ -20,6 +20,7 @@ from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 from interp_core.models.subject import Subject, Transformer
+from interp_core.stimuli.opening import check_begun
 from interp_core.training.threads import use_threads
 from mamba_neurons.data import Texts
 from mamba_neurons.params import MambaNeurons
@@ -222,7 +223,10 @@ def load(name: str, known: Mapping[str, ModelSpec], params: MambaNeurons) -> Mod
     """The model of this name, checked, on the device and in the type that params say."""
     use_threads(params.threads)
     spec, kept_name = spec_of(name, known), short_name(name)
-    subject = load_model(spec, name=kept_name, device=params.device, dtype=params.dtype)
+    check_begun(params.bos)
+    subject = load_model(
+        spec, name=kept_name, device=params.device, dtype=params.dtype, bos=params.bos
+    )
     return Model(subject)
 
 

@@ -22,6 +22,7 @@ class MambaNeurons(Params):
     # compare models with different tokenizers all the same, each on its own tokens
     own_tokens: bool = False
     device: str = "cpu"  # where it runs: cpu, cuda, cuda:N or mps
+    bos: str | int = "own"  # what prompts begin with: own, a token, or its id
     dtype: Dtype = "float32"  # of the model's numbers
     threads: PositiveInt  # CPU threads of torch
 

@@ -47,7 +47,7 @@ def causal(run: Neurons) -> tuple[Arrays, Report]:
     model, texts = _model_and_texts(run, run.params.model)
     as_mamba(model.subject)
     arrays, report = measure(model, texts, run.params, run.rng("causal"))
-    named = {"model_hash": model.subject.hash, **report}
+    named = {"model_hash": model.subject.hash, **_begun(run, model), **report}
     run.save("causal", f"causal_{model.name}", named, arrays, made=_made_causal(run, texts))
     whole = report["whole_model"]
     for found in whole["agreement"]:
@@ -273,7 +273,8 @@ def compare(run: Neurons) -> tuple[Arrays, Report]:
 
     made = _made(run, (params.model, params.transformer), ours)
     stem = f"compare_{first.name}_{second.name}"
-    run.save("compare", stem, {"model_hash": first.subject.hash, **report}, arrays, made=made)
+    named = {"model_hash": first.subject.hash, **_begun(run, first), **report}
+    run.save("compare", stem, named, arrays, made=made)
 
     gini, loss = report["sparsity"]["gini"]["difference"], report["loss"]["difference"]
     click.echo(
@@ -350,10 +351,12 @@ def _models_and_texts(run: Neurons) -> "Iterator[tuple[Model, Texts]]":
 
 def _model_and_texts(run: Neurons, name: str) -> "tuple[Model, Texts]":
     """A loaded model and what it reads. InputError for a layer or a top_k that it does not have."""
+    from interp_core.loading import begins_with
     from mamba_neurons.data import load_texts
     from mamba_neurons.model import load
 
     model = load(name, run.known, run.params)
+    click.echo(f"{model.name}: texts begin with {begins_with(model.subject)}")
     if name == run.params.model:
         model.check_layer(run.params.layer)
         model.check_top_k(run.params.top_k)
@@ -376,6 +379,13 @@ def _causal_of(run: Neurons, model: "Model", texts: "Texts") -> Arrays:
     return load_arrays(run.file("scores", "causal", stem))
 
 
+def _begun(run: Neurons, model: "Model") -> Report:
+    """What texts began with; a stage's models are the project's own, and begin with their BOS."""
+    from interp_core.loading import begun_with
+
+    return {} if run.is_stage else begun_with(model.subject)
+
+
 def _made(
     run: Neurons, models: Sequence[str], texts: "Texts", unread: Collection[str] = ()
 ) -> Report:
@@ -393,5 +403,5 @@ def _save(
     run: Neurons, command: str, model: "Model", texts: "Texts", report: Report, arrays: Arrays
 ) -> None:
     (name,) = [name for name in run.models if short_name(name) == model.name]
-    named = {"model_hash": model.subject.hash, **report}
+    named = {"model_hash": model.subject.hash, **_begun(run, model), **report}
     run.save(command, f"{command}_{model.name}", named, arrays, made=_made(run, [name], texts))

@@ -133,7 +133,11 @@ def _subjects(
         else:
             revision = spec.model_copy(update={"revision": checkpoint.weights})
             found = load_model(
-                revision, name=subject.name, device=params.device, dtype=params.dtype
+                revision,
+                name=subject.name,
+                device=params.device,
+                dtype=params.dtype,
+                bos=params.bos,
             )
             at_step = as_transformer(found)
             digest = at_step.hash

@@ -15,8 +15,10 @@ from interp_core.mamba.subject import MambaSubject
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.native import NativeSubject
+from interp_core.models.self_check import checked
 from interp_core.models.spec import Dtype, ModelSpec
 from interp_core.models.subject import Subject, Transformer, as_transformer
+from interp_core.stimuli.opening import NO_BOS, OWN, opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,18 +28,25 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def load_model(
-    spec: ModelSpec, *, name: str, device: str = "cpu", dtype: Dtype = "float32"
+    spec: ModelSpec,
+    *,
+    name: str,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    bos: str | int = OWN,
 ) -> Subject:
     """A model ready for study, in evaluation mode, checked: weights finite, tokenizer and
     vocabulary fit.
 
+    `bos` is what prompts begin with: OWN for what its tokenizer or configuration names, an id, a
+    token, or `none`.
     InputError (one line) for an unreachable hub, a directory without weights, damaged weights,
     not-a-number weights, a tokenizer with more ids than the model embeds, or a device that is not
     there.
     """
     _check_device(device)
     if spec.source == "random":
-        return _random(spec, name, device, dtype)
+        return _random(spec, name, device, dtype, bos)
     folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
     digest = weights_sha256(folder)
     _match_record(folder, digest)
@@ -45,7 +54,21 @@ def load_model(
     tokenizer = _tokenizer(folder)
     _check_weights(model, name)
     _check_vocabulary(model, tokenizer, name)
-    return subject_of(model, tokenizer, name=name, digest=digest)
+    return subject_of(model, tokenizer, name=name, bos=bos, digest=digest)
+
+
+def begun_with(subject: Subject) -> dict[str, str]:
+    """The line of a report that says what its prompts began with."""
+    return {"prompts_begin_with": begins_with(subject)}
+
+
+def begins_with(subject: Subject) -> str:
+    """What a subject's prompts begin with, in words."""
+    if subject.bos == NO_BOS:
+        return "nothing"
+    if subject.tokenizer is None:
+        return f"id {subject.bos}"
+    return f"{subject.tokenizer.convert_ids_to_tokens(subject.bos)} (id {subject.bos})"
 
 
 def subject_of(
@@ -53,19 +76,17 @@ def subject_of(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     *,
     name: str = "model",
-    bos: int | None = None,
+    bos: str | int = OWN,
     digest: str | None = None,
 ) -> Subject:
-    """A Subject of a Hugging Face causal language model in memory.
+    """A Subject of a Hugging Face causal language model in memory; `bos` as in `load_model`.
 
     Native where it calls attention through transformers' registry, else through TransformerLens.
     InputError, with the reason, for one that is no plain decoder.
     """
-    if bos is None:
-        bos = getattr(tokenizer, "bos_token_id", None) if tokenizer is not None else None
-        bos = model.config.bos_token_id if bos is None else bos
-        bos = model.config.eos_token_id if bos is None else bos
-        bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
+    if not isinstance(bos, int):
+        config = model.config.get_text_config()
+        bos = opening(name, tokenizer, config, config.vocab_size, asked=bos)
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
     if model.config.model_type == "mamba":
@@ -73,17 +94,17 @@ def subject_of(
 
     try:
         anatomy = look(model)
+        if anatomy is not None:
+            if anatomy.beyond_default:
+                run_by_us(model)
+            return checked(NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy))
     except NotUnderstood as problem:
         kind = model.config.model_type
         raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None
-    if anatomy is None:
-        from interp_core.models.lens import bridged
 
-        return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
+    from interp_core.models.lens import bridged
 
-    if anatomy.beyond_default:
-        run_by_us(model)
-    return NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy)
+    return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
 
 
 def transformer_of(
@@ -91,7 +112,7 @@ def transformer_of(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     *,
     name: str = "model",
-    bos: int | None = None,
+    bos: str | int = OWN,
 ) -> Transformer:
     """The same of a model that must have attention heads.
 
@@ -113,7 +134,7 @@ def random_like(subject: Subject, *, seed: int) -> Subject:
     return subject_of(model, subject.tokenizer, name=f"{subject.name} untrained", bos=subject.bos)
 
 
-def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype) -> Subject:
+def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype, bos: str | int) -> Subject:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = dict(spec.config or {})
@@ -128,7 +149,7 @@ def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype) -> Subject:
         model = AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, dtype), trust_remote_code=False
         )
-    return subject_of(_placed(model, device), None, name=name)
+    return subject_of(_placed(model, device), None, name=name, bos=bos)
 
 
 def _hub_folder(spec: ModelSpec) -> Path:

@@ -16,6 +16,7 @@ from interp_core.errors import InputError
 from interp_core.mamba.selective_scan import fast_scan, mamba_mixers
 from interp_core.models.hooks import hooked
 from interp_core.models.norms import Norm, read_norm
+from interp_core.models.reading import rows_of
 from interp_core.models.sites import MAMBA_TAPS, Site
 from interp_core.models.subject import Subject
 
@@ -59,6 +60,9 @@ class MambaSubject(Subject):
             yield
         finally:
             self._stock[0] = before
+
+    def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
+        return super().ids(rows_of(self, tokens))
 
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
         return self._run(input_ids=ids)
