@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256
+from interp_core.files.artifacts import file_sha256, load_json
+from interp_core.files.sums import RECORD, check_sum, listed_in
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
+_AGAIN = "train it again"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -40,7 +42,7 @@ def load_model(
         return _random(spec, name, device, dtype)
     folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
     digest = weights_sha256(folder)
-    _match_record(folder, digest)
+    _match_record(folder)
     model = _placed(_from_folder(folder, dtype), device)
     tokenizer = _tokenizer(folder)
     _check_weights(model, name)
@@ -312,21 +314,29 @@ def files_sha256(spec: ModelSpec) -> str:
     return hashlib.sha256("".join([weights_sha256(folder), *described]).encode()).hexdigest()
 
 
-def _match_record(folder: Path, digest: str) -> None:
-    """Models trained here record the hash of their weights (training.json)."""
+def _match_record(folder: Path) -> None:
+    """Models trained here record the hash of every file (files.json), and of their weights
+    (training.json). InputError for a file that is missing, or another than was trained.
+    """
     record = folder / "training.json"
     if not record.is_file():
         return
-    try:
-        expected = json.loads(record.read_text()).get("weights_sha256")
-    except json.JSONDecodeError as problem:
-        raise InputError(f"{record} is not JSON ({problem}): train the model again") from None
-    actual = file_sha256(folder / "model.safetensors")
-    if expected is not None and expected != actual:
+
+    weights = folder / "model.safetensors"
+    expected = load_json(record).get("weights_sha256")
+    if expected is not None and expected != file_sha256(weights):
         raise InputError(
-            f"{folder / 'model.safetensors'} is damaged: its SHA-256 differs from training.json's; "
-            "train it again"
+            f"{weights} is damaged: its SHA-256 differs from training.json's; {_AGAIN}"
         )
+
+    if not (folder / RECORD).is_file():
+        return
+    for name in sorted(listed_in(folder / RECORD)):
+        # Checkpoints are many, and checked when they are read.
+        if "/" not in name and not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing, one of {RECORD}; {_AGAIN}")
+        if "/" not in name:
+            check_sum(folder / name, again=_AGAIN)
 
 
 def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
@@ -358,6 +368,11 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
         raise InputError(
             f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} "
             "first"
+        )
+    if surplus := sorted(report["unexpected_keys"]):
+        raise InputError(
+            f"{folder}: the weights hold {len(surplus)} tensors that the architecture of "
+            f"config.json lacks, {surplus[0]} first"
         )
     return model
 
