@@ -17,7 +17,7 @@ from pydantic import (
 from eigen_phase.data import Data, Kind
 from eigen_phase.model_shape import Shape
 from interp_core.files.params import FileName, Params, check
-from interp_core.training.recipe import Recipe
+from interp_core.training.recipe import Beta, Recipe
 
 Pair = tuple[PositiveInt, PositiveInt]
 
@@ -58,7 +58,7 @@ class Training(Params):
     learning_rate: PositiveFloat  # AdamW
     final_share: float = Field(ge=0, le=1)
     warmup: NonNegativeInt  # steps
-    betas: tuple[float, float]
+    betas: tuple[Beta, Beta]
     weight_decay: NonNegativeFloat
     clip: PositiveFloat  # norm of the gradient
     device: Literal["cpu", "auto"]

@@ -1,23 +1,58 @@
 """A profile (profiles/*.yaml) as frozen, checked parameters."""
 
 import difflib
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from interp_core.errors import InputError
+from interp_core.files.profile_yaml import NotAProfile, parse
+
+# Beyond this an integer fits no array, no seed and no counter of PyTorch's.
+_LARGEST = 2**63 - 1
+_LONGEST = 10**5  # characters of one text
 
 
 class Params(BaseModel):
     """Base of every section of a profile: unknown keys are errors, values never change after
-    reading.
+    reading, and every number is finite and fits into 64 bits.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        refuse_odd(value)
+        return value
+
+
+def refuse_odd(value: Any) -> None:
+    """ValueError for a number or a text that no setting can have, alone or in a list.
+
+    A section inside a section checks its own; a mapping that is no section, its keys alone.
+    """
+    if isinstance(value, list | tuple | dict):
+        for inner in value:
+            refuse_odd(inner)
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError("Input should be a number of at most 64 bits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("Input should be a finite number")
+    elif isinstance(value, str) and len(value) > _LONGEST:
+        raise ValueError(f"Input should be a text of at most {_LONGEST} characters")
+    elif isinstance(value, str) and (not value.isascii()) and _is_broken(value):
+        raise ValueError("Input should be valid Unicode text; it holds half of a character")
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError("Input should be a text without NUL")
+
+
+def _is_broken(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 P = TypeVar("P", bound=Params)
@@ -97,6 +132,8 @@ def profile_path(profile: str | None = None) -> Path:
         profile = chosen
 
     is_file = profile.endswith((".yaml", ".yml"))
+    if not is_file:
+        file_name(profile, where="profile")
     path = Path(profile) if is_file else settings_root() / "profiles" / f"{profile}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in (path.parent).glob("*.yaml"))
@@ -146,12 +183,19 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         message = first["msg"].removeprefix("Value error, ")
         if not key:
             raise InputError(f"{where}: {message}") from None
-        given = "" if first["type"] == "missing" else f", got {str(first['input'])[:80]!r}"
+        given = "" if first["type"] == "missing" else f", got {_shown(first['input'])}"
         if first["loc"][0] in options:
             raise InputError(
                 f"--{str(first['loc'][0]).replace('_', '-')}: {message}{given}"
             ) from None
         raise InputError(f"{where}: `{key}`: {message}{given}") from None
+
+
+def _shown(value: Any) -> str:
+    """A wrong value, short: a number of 5,000 digits has no text in Python."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length()} bits"
+    return ascii(str(value)[:80]) if _is_broken(str(value)) else repr(str(value)[:80])
 
 
 def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -175,9 +219,8 @@ def nearest(word: str, known: list[str]) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a YAML file. InputError when it is not one."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as problem:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no sections")
-    return content
+        return parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{path}: not UTF-8 text (byte {problem.start})") from None
+    except NotAProfile as problem:
+        raise InputError(f"{path}: {problem}") from None
