@@ -30,7 +30,7 @@ from pydantic import Field
 
 from cursive_circuits.data_tokens import Points
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256, replacing
+from interp_core.files.artifacts import BROKEN_ARCHIVE, file_sha256, replacing
 from interp_core.files.params import Params
 
 LARGEST = 2**30  # bytes of an unpacked bank
@@ -225,7 +225,9 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         try:
             with zipfile.ZipFile(opened) as archive, archive.open(_member(archive, path)) as inside:
                 yield io.BufferedReader(inside)  # pyright: ignore[reportArgumentType]
-        except (zipfile.BadZipFile, EOFError) as problem:
+        except BROKEN_ARCHIVE as problem:
+            if isinstance(problem, InputError):
+                raise
             raise InputError(f"{path} is damaged ({problem}): fetch or write it again") from None
 
 

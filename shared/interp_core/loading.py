@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,9 @@ def load_model(
     tokenizer = _tokenizer(folder)
     _check_weights(model, name)
     _check_vocabulary(model, tokenizer, name)
-    return subject_of(model, tokenizer, name=name, digest=digest)
+    subject = subject_of(model, tokenizer, name=name, digest=digest)
+    _check_forward(subject)
+    return subject
 
 
 def subject_of(
@@ -340,12 +343,11 @@ def _match_record(folder: Path) -> None:
 
 
 def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    try:
+    with _reading(folder, "not a causal language model that can be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -354,15 +356,6 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
             # unset, transformers asks on standard input, and a "y" runs the folder's code
             trust_remote_code=False,
         )
-    except SafetensorError as problem:
-        raise InputError(
-            f"{folder}: the weights are damaged ({problem}): fetch or train the model again"
-        ) from None
-    except (ValueError, KeyError, OSError, RuntimeError) as problem:
-        reason = _own_code(problem) or _first_line(problem)
-        raise InputError(
-            f"{folder}: not a causal language model that can be loaded: {reason}"
-        ) from None
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(
@@ -375,6 +368,23 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
             f"config.json lacks, {surplus[0]} first"
         )
     return model
+
+
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    """InputError, with `what` and its first line, for whatever transformers says of a folder."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as problem:
+        raise InputError(
+            f"{folder}: the weights are damaged ({problem}): fetch or train the model again"
+        ) from None
+    # A damaged file may end anywhere inside the library, and its Rust half raises Exception itself.
+    except Exception as problem:  # noqa: BLE001
+        reason = _own_code(problem) or _first_line(problem)
+        raise InputError(f"{folder}: {what}: {reason[:500]}") from None
 
 
 def _placed(
@@ -406,11 +416,8 @@ def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")
     ):
         return None
-    try:
+    with _reading(folder, "its tokenizer cannot be read"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as problem:
-        reason = _own_code(problem) or _first_line(problem)
-        raise InputError(f"{folder}: its tokenizer cannot be read: {reason}") from None
 
 
 def _check_device(device: str) -> None:
@@ -429,6 +436,15 @@ def _check_weights(model: "PreTrainedModel", name: str) -> None:
     for key, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise InputError(f"{name}: weight {key} holds numbers that are not finite")
+
+
+@torch.no_grad()
+def _check_forward(subject: Subject) -> None:
+    """InputError, before hours of measuring, for weights that are finite and overflow when used."""
+    ids = torch.tensor([[subject.bos, 0, 1, 2]], device=subject.device) % subject.vocab_size
+    if not bool(subject.logits(ids).isfinite().all()):
+        told = "its predictions for a few tokens are not finite: a weight is far too large"
+        raise InputError(f"{subject.name}: {told}, or the dtype too small")
 
 
 def _check_vocabulary(

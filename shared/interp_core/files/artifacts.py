@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 
-# What NumPy and zipfile say of an archive that is cut, changed, packed oddly or encrypted.
-_NO_ARRAYS = (
+# What zipfile and NumPy say of an archive that is cut, changed, packed oddly or encrypted.
+BROKEN_ARCHIVE = (
     *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, SyntaxError),
     *(NotImplementedError, RuntimeError, MemoryError, struct.error, tokenize.TokenError),
     OverflowError,
@@ -97,7 +97,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
         ) from None
-    except _NO_ARRAYS as problem:
+    except BROKEN_ARCHIVE as problem:
         raise InputError(
             f"{path} is damaged ({problem}): delete it and run the command that writes it"
         ) from None

@@ -7,13 +7,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from interp_core.errors import InputError
 from interp_core.files.profile_yaml import NotAProfile, parse
 
 # Beyond this an integer fits no array, no seed and no counter of PyTorch's.
 _LARGEST = 2**63 - 1
+_ODD = "odd_value"
 _LONGEST = 10**5  # characters of one text
 
 
@@ -24,35 +26,37 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _plain(cls, value: Any) -> Any:
-        refuse_odd(value)
-        return value
+    def _plain(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if (odd := odd_value(value)) is not None:
+                raise PydanticCustomError(_ODD, "{what}", {"what": odd, "key": str(key)})
+        return values
 
 
-def refuse_odd(value: Any) -> None:
-    """ValueError for a number or a text that no setting can have, alone or in a list.
+def odd_value(value: Any) -> str | None:
+    """What is wrong with a number or a text that no setting can have, alone or in a list.
 
-    A section inside a section checks its own; a mapping that is no section, its keys alone.
+    A section inside a section looks after itself; of other mappings the keys are looked at.
     """
     if isinstance(value, list | tuple | dict):
-        for inner in value:
-            refuse_odd(inner)
-    elif isinstance(value, int) and abs(value) > _LARGEST:
-        raise ValueError("Input should be a number of at most 64 bits")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("Input should be a finite number")
-    elif isinstance(value, str) and len(value) > _LONGEST:
-        raise ValueError(f"Input should be a text of at most {_LONGEST} characters")
-    elif isinstance(value, str) and (not value.isascii()) and _is_broken(value):
-        raise ValueError("Input should be valid Unicode text; it holds half of a character")
-    elif isinstance(value, str) and "\0" in value:
-        raise ValueError("Input should be a text without NUL")
+        return next((odd for one in value if (odd := odd_value(one)) is not None), None)
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "Input should be a number of at most 64 bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "Input should be a finite number"
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"Input should be a text of at most {_LONGEST} characters"
+    if isinstance(value, str) and _is_broken(value):
+        return "Input should be valid Unicode text; it holds half of a character"
+    if isinstance(value, str) and "\0" in value:
+        return "Input should be a text without NUL"
+    return None
 
 
 def _is_broken(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 P = TypeVar("P", bound=Params)
@@ -174,7 +178,8 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         # A misspelt key is also a missing one: name the spelling first.
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
         # A key of a mapping that is wrong itself has one part more, pydantic's own word for it.
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        location = (*first["loc"], *_own_key(first))
+        key = ".".join(str(part) for part in location if part != "[key]")
         if first["type"] == "extra_forbidden":
             names = _fields_at(schema, first["loc"][:-1])
             raise InputError(
@@ -183,12 +188,19 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         message = first["msg"].removeprefix("Value error, ")
         if not key:
             raise InputError(f"{where}: {message}") from None
-        given = "" if first["type"] == "missing" else f", got {_shown(first['input'])}"
-        if first["loc"][0] in options:
-            raise InputError(
-                f"--{str(first['loc'][0]).replace('_', '-')}: {message}{given}"
-            ) from None
+        wrong = first["input"]
+        for own in _own_key(first):
+            wrong = wrong[own]
+        given = "" if first["type"] == "missing" else f", got {_shown(wrong)}"
+        if location[0] in options:
+            option = str(location[0]).replace("_", "-")
+            raise InputError(f"--{option}: {message}{given}") from None
         raise InputError(f"{where}: `{key}`: {message}{given}") from None
+
+
+def _own_key(error: ErrorDetails) -> tuple[str, ...]:
+    """The key of an odd value: pydantic places it at the section that holds it."""
+    return (error["ctx"]["key"],) if error["type"] == _ODD and "ctx" in error else ()
 
 
 def _shown(value: Any) -> str:

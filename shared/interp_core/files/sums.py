@@ -21,9 +21,14 @@ _AGAIN = "delete it and run the command that writes it"
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    """Hex SHA-256 of a file's bytes. InputError for a file that cannot be read."""
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read: {problem.strerror}") from None
 
 
 def check_sum(path: Path, *, again: str = _AGAIN) -> None:

@@ -13,10 +13,10 @@ from interp_core.files.params import (
     Params,
     check,
     file_name,
+    odd_value,
     profile_path,
     project_root,
     read_yaml,
-    refuse_odd,
 )
 
 # As the hub has it: a name neither begins nor ends with a dot or a dash, nor holds two in a row.
@@ -50,7 +50,8 @@ class ModelSpec(Params):
     @field_validator("config")
     @classmethod
     def _plain_config(cls, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        _refuse_odd_inside(config)
+        if (odd := _odd_inside(config)) is not None:
+            raise ValueError(odd)
         return config
 
     @model_validator(mode="after")
@@ -67,12 +68,12 @@ class ModelSpec(Params):
         return self
 
 
-def _refuse_odd_inside(value: Any) -> None:
-    """ValueError for an odd number or text anywhere in what is no section of ours."""
-    refuse_odd(value)
+def _odd_inside(value: Any) -> str | None:
+    """What is wrong anywhere in a mapping that is no section of ours."""
+    if (odd := odd_value(value)) is not None or not isinstance(value, Mapping | list | tuple):
+        return odd
     inner = value.values() if isinstance(value, Mapping) else value
-    for one in inner if isinstance(value, Mapping | list | tuple) else ():
-        _refuse_odd_inside(one)
+    return next((odd for one in inner if (odd := _odd_inside(one)) is not None), None)
 
 
 def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:

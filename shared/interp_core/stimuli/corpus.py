@@ -177,7 +177,7 @@ def _check_sums(folder: Path) -> None:
     if not (folder / "corpus.json").is_file():
         return
     for name, expected in load_json(folder / "corpus.json").get("sha256", {}).items():
-        if (folder / name).is_file() and file_sha256(folder / name) != expected:
+        if file_sha256(folder / name) != expected:
             told = f"{folder / name} is damaged: its SHA-256 differs from corpus.json's"
             raise InputError(f"{told}; run `induction-lab corpus` again")
 
