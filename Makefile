@@ -8,13 +8,14 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: help setup repro test test-slow check stages bench published
+.PHONY: help setup repro test test-slow torture check stages bench published
 
 # The first target: what `make` alone says.
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make repro   set up and run the whole pipeline, then print the answers"
 	@echo "make test    prove it; make check: format, lint, types; make test-slow: what takes minutes"
+	@echo "make torture prove that no damaged file and no odd profile ends in a traceback"
 	@echo "make published STUDY=pythia_topology   the study once a seed, and its answers over trainings"
 	@echo "make bench   side by side with the peers; make stages: for those who change the code"
 
@@ -30,6 +31,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	@python -m interp_core.processor pytest -m "slow or hub or cuda"
+
+# Files damaged and profiles edited by seed, every one read: minutes. TORTURE="--seed 1 --files 500"
+torture: .venv/installed
+	@PYTHONPATH=tests python -m torture $(TORTURE)
 
 check: .venv/installed
 	@induction-lab stages --check

@@ -16,11 +16,13 @@ its points.
 
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,7 +34,9 @@ from cursive_circuits.data_tokens import Points
 from interp_core.errors import InputError
 from interp_core.files.artifacts import BROKEN_ARCHIVE, file_sha256, replacing
 from interp_core.files.params import Params
+from interp_core.files.sums import check_sum
 
+_SEPARATORS = re.compile(r"[ \t\r\n,]*")
 LARGEST = 2**30  # bytes of an unpacked bank
 CHUNK = 1 << 16
 # width over height of the default bank's canvas; a power of two, so that x comes back to the last
@@ -149,6 +153,7 @@ def read_bank(path: Path, *, sha256: str | None = None) -> list[Item]:
         )
     if sha256 is not None:
         _check(path, sha256, str(path))
+    check_sum(path, again="`cursive-circuits prepare` writes it again")
     with _opened(path) as stream:
         read = [
             _item(entry, f"{path}: item {number}")
@@ -274,9 +279,10 @@ def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
     decoder, text, pieces = json.JSONDecoder(), "", _chunks(stream, str(path))
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()  # with a byte order mark or without
     begun = ended = False
+    enough = 0  # characters at which an element that did not end is tried again
     try:
-        for piece in pieces:
-            text += utf8.decode(piece)
+        for piece in chain(pieces, [b""]):
+            text += utf8.decode(piece, final=not piece)
             if not begun:
                 text = text.lstrip()
                 if not text:
@@ -284,19 +290,28 @@ def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
                 if text[0] != "[":
                     raise InputError(f"{path}: not a bank: it must be a JSON list of items")
                 text, begun = text[1:], True
+            # Tried at every piece, an element that never ends would cost the square of its length.
+            if len(text) < enough and piece:
+                continue
+            at = 0
             while not ended:
-                text = text.lstrip(" \t\r\n,")
-                if text.startswith("]"):
+                at = _SEPARATORS.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
+                if text.startswith("]", at):
                     ended = True
                     break
                 try:
-                    value, after = decoder.raw_decode(text)
+                    value, at = decoder.raw_decode(text, at)
                 except json.JSONDecodeError:
                     break  # the element goes on in the next piece
-                text = text[after:]
                 yield value
+            text = text[at:]
+            enough = 2 * len(text)
     except UnicodeDecodeError as problem:
         raise InputError(f"{path}: not UTF-8 text ({problem.reason})") from None
+    except (RecursionError, ValueError) as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise InputError(f"{path}: no item of a bank: {str(problem)[:100]}") from None
     if not ended:
         raise InputError(
             f"{path} is damaged: the JSON list of items does not end, or is no JSON: {text[:40]!r}"

@@ -22,7 +22,7 @@ from cursive_circuits.model_shape import Shape
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, open_run
 from interp_core.errors import InputError
-from interp_core.files.artifacts import load_weights
+from interp_core.files.artifacts import BROKEN_ARCHIVE, load_weights
 from interp_core.files.params import check
 
 _OUTSIDE = {
@@ -187,7 +187,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as problem:
+    except (UnpicklingError, KeyError, TypeError, *BROKEN_ARCHIVE) as problem:
         raise InputError(
             f"{path} is no checkpoint of plain tensors: {str(problem)[:200]}"
         ) from None

@@ -335,9 +335,9 @@ def _match_record(folder: Path) -> None:
     if not (folder / RECORD).is_file():
         return
     for name in sorted(listed_in(folder / RECORD)):
-        # Checkpoints are many, and checked when they are read.
-        if "/" not in name and not (folder / name).is_file():
+        if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing, one of {RECORD}; {_AGAIN}")
+        # Checkpoints are many, and checked when they are read.
         if "/" not in name:
             check_sum(folder / name, again=_AGAIN)
 
@@ -417,7 +417,11 @@ def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     ):
         return None
     with _reading(folder, "its tokenizer cannot be read"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        found = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        found("Some limits of tokenizer_config.json count only when it is used.")
+        return found
 
 
 def _check_device(device: str) -> None:

@@ -9,10 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import click
 
 from interp_core import processor
+
+if TYPE_CHECKING:
+    from torture.places import Place
 
 processor.settle()
 os.environ |= {"WANDB_MODE": "disabled", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
@@ -28,11 +33,10 @@ ROOT = Path(__file__).resolve().parents[2]
 @click.option("--only", default="", help="Kinds of files whose name holds this.")
 def main(files: int, profiles: int, seed: int, processes: int, only: str) -> None:
     """Damage files, edit profiles, and read them."""
-    import cases
-    import damage
-    import places
-    import profiles as edits
     import torch
+
+    from torture import cases, damage, places
+    from torture import profiles as edits
 
     torch.set_num_threads(1)
     home = Path(tempfile.mkdtemp(prefix="torture-"))
@@ -67,7 +71,7 @@ def main(files: int, profiles: int, seed: int, processes: int, only: str) -> Non
 
 
 def _damaged_file(
-    place: "places.Place", number: int, clean: str, work: Path, damage: "ModuleType"
+    place: "Place", number: int, clean: str, work: Path, damage: ModuleType
 ) -> Callable[[], str]:
     def case() -> str:
         rng = Random(number)
@@ -85,7 +89,7 @@ def _damaged_file(
     return case
 
 
-def _edited_profile(text: str, number: int, work: Path, edits: "ModuleType") -> Callable[[], str]:
+def _edited_profile(text: str, number: int, work: Path, edits: ModuleType) -> Callable[[], str]:
     def case() -> str:
         path = work / f"{os.getpid()}.yaml"
         path.parent.mkdir(exist_ok=True)
@@ -99,7 +103,7 @@ def _report(
     what: str,
     todo: Sequence[Callable[[], str]],
     names: Sequence[str],
-    cases: "ModuleType",
+    cases: ModuleType,
     processes: int,
 ) -> int:
     """Print how they ended, the bad ones by kind; how many were bad."""

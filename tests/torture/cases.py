@@ -41,7 +41,7 @@ def outcome_of(case: Callable[[], str]) -> Outcome:
         if problem.errno in _OF_THE_MACHINE:
             return Outcome("refused", str(problem))
         return Outcome("traceback", _end(problem))
-    except (Exception, SystemExit) as problem:
+    except (Exception, SystemExit) as problem:  # noqa: BLE001  a traceback is what we look for
         return Outcome("traceback", _end(problem))
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import damage
 import yaml
 
 from cursive_circuits.params import CursiveCircuits
@@ -19,6 +18,7 @@ from interp_core.training.reference_models import ReferenceModels
 from mamba_induction.params import MambaInduction
 from mamba_neurons.params import MambaNeurons
 from pythia_topology.params import PythiaTopology
+from torture import damage
 
 SECTIONS: dict[str, type[Params]] = {
     "corpus": CorpusParams,
@@ -49,9 +49,12 @@ _LAUGHS = "\n".join(
 
 def edited(text: str, rng: Random) -> bytes:
     """The profile after one edit or two."""
+    chosen = rng.choices(EDITS, k=rng.choice((1, 1, 1, 2)))
+    # Those that read the profile come first, while it can be read.
+    chosen.sort(key=lambda edit: edit not in (_number, _structure))
     content = text.encode()
-    for _ in range(rng.choice((1, 1, 1, 2))):
-        content = rng.choice(EDITS)(content, rng)
+    for edit in chosen:
+        content = edit(content, rng)
     return content
 
 
@@ -84,7 +87,7 @@ def _value(content: bytes, rng: Random) -> bytes:
 def _number(content: bytes, rng: Random) -> bytes:
     """A number, wherever it stands, as another one."""
     try:
-        profile = yaml.safe_load(content)
+        profile = yaml.load(content, yaml.CSafeLoader)
     except _UNREADABLE:
         return content
     places = [
@@ -99,13 +102,13 @@ def _number(content: bytes, rng: Random) -> bytes:
     holder[key] = rng.choice(
         (-found, 0, found * 10**6, 10**30, 1.5, -1, 1, 2**63, 1e308, float("nan"), float("inf"))
     )
-    return yaml.safe_dump(profile).encode()
+    return yaml.dump(profile, Dumper=yaml.CSafeDumper).encode()
 
 
 def _structure(content: bytes, rng: Random) -> bytes:
     """A key gone, renamed, moved, or holding something of another kind."""
     try:
-        profile = yaml.safe_load(content)
+        profile = yaml.load(content, yaml.CSafeLoader)
     except _UNREADABLE:
         return content
     places = damage.places_of(profile)
@@ -124,7 +127,7 @@ def _structure(content: bytes, rng: Random) -> bytes:
             holder[key] = [holder[key]]
         case _:
             holder[key] = rng.choice((None, [], {}, "", "\ud800", "x" * 10**6, -(10**400)))
-    return yaml.safe_dump(profile).encode(errors="surrogatepass")
+    return yaml.dump(profile, Dumper=yaml.CSafeDumper).encode(errors="surrogatepass")
 
 
 def _line(content: bytes, rng: Random) -> bytes:

@@ -168,7 +168,7 @@ def load_weights(path: Path) -> "dict[str, torch.Tensor]":
         return load_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except SafetensorError as problem:
+    except (SafetensorError, OSError) as problem:
         raise InputError(f"{path} is damaged ({problem}): fetch or train it again") from None
 
 

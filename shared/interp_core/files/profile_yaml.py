@@ -50,7 +50,19 @@ def parse(text: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, to which a key that stands twice is an error."""
+    """PyYAML's safe loader, to which a key that stands twice and brackets without end are errors."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Counted while it is read: PyYAML looks at all open brackets anew for each further one.
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise NotAProfile("too many brackets inside each other")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -69,21 +81,19 @@ def _check_size(root: yaml.Node) -> None:
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 
-    def size(node: yaml.Node, depth: int) -> int:
+    def size(node: yaml.Node) -> int:
         if isinstance(node, yaml.ScalarNode):
             return 1
         if id(node) in open_nodes:
             raise NotAProfile(f"an alias holds itself (line {node.start_mark.line + 1})")
-        if depth > _DEEPEST:
-            raise NotAProfile("too many brackets inside each other")
         if id(node) not in sizes:
             open_nodes.add(id(node))
             inner = [part for entry in node.value for part in _parts(entry)]
-            sizes[id(node)] = 1 + sum(size(part, depth + 1) for part in inner)
+            sizes[id(node)] = 1 + sum(size(part) for part in inner)
             open_nodes.remove(id(node))
         return sizes[id(node)]
 
-    if (total := size(root, 0)) > _LARGEST:
+    if (total := size(root)) > _LARGEST:
         raise NotAProfile(f"its aliases stand for {total:,} values, more than {_LARGEST:,}")
 
 

@@ -176,7 +176,10 @@ def _check_sums(folder: Path) -> None:
     """InputError where corpus.json, in a folder that has one, knows other bytes."""
     if not (folder / "corpus.json").is_file():
         return
-    for name, expected in load_json(folder / "corpus.json").get("sha256", {}).items():
+    sums = load_json(folder / "corpus.json").get("sha256", {})
+    if not isinstance(sums, dict):
+        raise InputError(f"{folder / 'corpus.json'} is damaged: run `induction-lab corpus` again")
+    for name, expected in sums.items():
         if file_sha256(folder / name) != expected:
             told = f"{folder / name} is damaged: its SHA-256 differs from corpus.json's"
             raise InputError(f"{told}; run `induction-lab corpus` again")
