@@ -43,6 +43,7 @@ CHUNK = 1 << 16
 # bit
 CANVAS = 8.0
 BEYOND = 2.0  # canvases: ink that reaches further is not in canvas widths and heights
+WIDEST = 1e6  # width over height: more is no canvas
 PIXELS = 20.0  # ink that reaches so far is in pixels
 
 
@@ -355,7 +356,7 @@ def _agreed_ratio(points: Points, metadata: dict[str, Any], where: str) -> float
     InputError where points contradict what the item says of itself, or what the format means.
     """
     ratio: Any = metadata.get("aspectRatio")
-    if type(ratio) not in (int, float) or not 0 < ratio < np.inf:
+    if type(ratio) not in (int, float) or not 0 < ratio < WIDEST:
         raise InputError(
             f"{where}: metadata.aspectRatio must be the width of the canvas over its height, got "
             f"{ratio!r}: x is in "
@@ -426,7 +427,10 @@ def _points(raw: Any, where: str) -> Points:
             raise InputError(
                 f"{where}: a point must be three numbers [x, y, pen], got {str(point)[:60]}"
             )
-    points = np.array(raw, dtype=np.float64)
+    try:
+        points = np.array(raw, dtype=np.float64)
+    except OverflowError:
+        raise InputError(f"{where}: a coordinate is no number of 64 bits") from None
     if not np.isfinite(points).all():
         raise InputError(f"{where}: a coordinate is not a finite number")
     if not np.isin(points[:, 2], (0, 1)).all():

@@ -242,7 +242,7 @@ def _is_of_mamba_ssm(folder: Path) -> bool:
     """Whether the configuration is that of the Mamba authors' own code."""
     try:
         config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "model_type" not in config and "ssm_cfg" in config
 
@@ -273,7 +273,7 @@ def _check_shards(index: Path) -> None:
     """InputError naming the first file that an index of shards lists and the folder lacks."""
     try:
         listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{index} is no index of weight files: fetch it again") from None
 
     if absent := [name for name in listed if not (index.parent / str(name)).is_file()]:
