@@ -9,10 +9,18 @@ Same settings, same bank, on every machine.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
@@ -25,6 +33,9 @@ CAP, CANVAS = (
 )  # the face's cap line, and its height from there to the descender, in its own units
 VOWELS = "aeiou"
 Range = tuple[float, float]
+Factors = tuple[PositiveFloat, PositiveFloat]
+Lengths = tuple[NonNegativeFloat, NonNegativeFloat]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Stroke = Float[np.ndarray, "_ 2"]
 
 
@@ -38,14 +49,14 @@ class Script(Params):
     copies: PositiveInt  # writers of each word
     letters: tuple[PositiveInt, PositiveInt]  # shortest and longest word
     slant: Range  # shear, canvas heights a canvas height
-    width: Range  # factor
-    height: Range  # factor
+    width: Factors  # factor
+    height: Factors  # factor
     rotation: Range  # radians
-    simplify: Range  # speed: Douglas-Peucker tolerance of the letters, units of the face
+    simplify: Lengths  # speed: Douglas-Peucker tolerance of the letters, units of the face
     # a hand's own shift of each point of a letter, standard deviation, units of the face
     deformation: NonNegativeFloat
     jitter: NonNegativeFloat  # of every point of every word, standard deviation, units of the face
-    lift: Range  # probability of lifting the pen after a letter
+    lift: tuple[Probability, Probability]  # probability of lifting the pen after a letter
 
     @model_validator(mode="after")
     def _ordered(self) -> "Script":

@@ -15,6 +15,7 @@ from interp_core.console.call import Arrays, Report
 from interp_core.console.made_from import MADE_FROM, Source
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays, load_json, save_arrays, save_json
+from interp_core.files.vouching import vouching
 
 if TYPE_CHECKING:
     from cursive_circuits.data import Words
@@ -40,7 +41,8 @@ def prepare(run: Cursive) -> None:
     taken = None
 
     if settings.source is None:
-        save_bank(place, write_bank(settings.script))
+        with vouching(place):
+            save_bank(place, write_bank(settings.script))
     else:
         path = fetch(settings.source, place.parent)
         taken = take(
@@ -51,7 +53,8 @@ def prepare(run: Cursive) -> None:
             published=settings.published,
             name=str(path),
         )
-        save_bank(place, taken.items)
+        with vouching(place):
+            save_bank(place, taken.items)
 
     report = bank_report(load_bank(place, alphabet=settings.alphabet), params.tokens, context)
 
@@ -307,9 +310,11 @@ def draw(
 
         arrays = attention_over_ink(trained, None if sides is None else sides[1], chosen)
         place = run.file("scores", "draw", trained.name)
-        save_arrays(place, arrays)
+        page = place.with_suffix(".json")
         made = {} if run.is_stage else {MADE_FROM: _made(run, trained.name, source)}
-        save_json(place.with_suffix(".json"), as_page(arrays) | made)
+        with vouching(place, page):
+            save_arrays(place, arrays)
+            save_json(page, as_page(arrays) | made)
 
     if words or ids:
         from cursive_circuits.figures import draw_ink

@@ -17,7 +17,7 @@ from pydantic import (
 from eigen_phase.data import Data, Kind
 from eigen_phase.model_shape import Shape
 from interp_core.files.params import FileName, Params, check
-from interp_core.training.recipe import Recipe
+from interp_core.training.recipe import Beta, Recipe
 
 Pair = tuple[PositiveInt, PositiveInt]
 
@@ -60,7 +60,7 @@ class Training(Params):
     learning_rate: PositiveFloat  # of AdamW, after the warm-up
     final_share: float = Field(ge=0, le=1)  # share of the learning rate at the end of the cosine
     warmup: NonNegativeInt  # steps of linear rise of the learning rate
-    betas: tuple[float, float]  # of AdamW
+    betas: tuple[Beta, Beta]  # of AdamW
     weight_decay: NonNegativeFloat  # of matrices
     clip: PositiveFloat  # largest norm of the gradient
     device: Literal["cpu", "auto"]  # where it runs: cpu, or auto (CUDA where there is one)

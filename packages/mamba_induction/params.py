@@ -21,6 +21,7 @@ from interp_core.errors import InputError
 from interp_core.files.params import Params
 from interp_core.models.spec import Dtype
 from interp_core.stimuli.corpus import TextParams
+from interp_core.training.recipe import Beta
 
 # keys of the offset profile, counted from the earlier occurrence of the query's token
 OFFSETS = (-1, 0, 1, 2, 3, 4)
@@ -55,7 +56,7 @@ class MambaInduction(Params):
     lr: PositiveFloat  # learning rate of AdamW, at the end of the warm-up
     final_share: float = Field(ge=0, le=1)  # share of lr at the end of the cosine; 1: constant
     warmup: NonNegativeInt  # updates of linear rise of the learning rate
-    betas: tuple[float, float]  # of AdamW (Loshchilov & Hutter 2019)
+    betas: tuple[Beta, Beta]  # of AdamW (Loshchilov & Hutter 2019)
     weight_decay: NonNegativeFloat  # of matrices, by AdamW
     clip: PositiveFloat  # largest norm of the gradient
     watched_documents: PositiveInt  # held-out documents whose perplexity is followed

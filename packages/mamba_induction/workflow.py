@@ -10,7 +10,6 @@ import click
 import numpy as np
 
 from interp_core.console.call import Arrays, Report
-from interp_core.files.artifacts import save_arrays
 from interp_core.models.spec import short_name
 from mamba_induction.study import Induction, main_model, models, names, tuned
 
@@ -118,7 +117,8 @@ def analyse(run: Induction) -> None:
         click.echo(_sentence(report))
         if model == main_model(run):
             sequences = sequence_arrays(subject, stimuli, run.params)
-            save_arrays(run.place("scores", "analyse") / f"sequences_{subject.name}.npz", sequences)
+            place = run.place("scores", "analyse") / f"sequences_{subject.name}.npz"
+            run.save_arrays(place, sequences)
     if main_model(run) != models(run)[0]:
         report = {"before": short_name(models(run)[0]), "after": short_name(main_model(run))}
         report |= change(arrays[models(run)[0]], arrays[main_model(run)], run.params)

@@ -12,6 +12,7 @@ import numpy as np
 from interp_core.console.call import Arrays, Report
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, save_json
+from interp_core.files.vouching import vouching
 from interp_core.models.spec import short_name
 from mamba_neurons.study import Neurons
 
@@ -335,7 +336,8 @@ def whole_run(run: Neurons, *, save_results: bool) -> None:
 
     if save_results:
         path = run.file("metrics", "run", f"results_{results['model']}")
-        save_json(path, results)
+        with vouching(path):
+            save_json(path, results)
         click.echo(f"results: {path}")
 
 

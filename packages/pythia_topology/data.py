@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Integer
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256, load_arrays
+from interp_core.files.artifacts import file_sha256
 from interp_core.models.subject import Subject
+from interp_core.stimuli.corpus import Corpus as StoredCorpus
 from interp_core.stimuli.corpus import corpus_folder
 from interp_core.stimuli.opening import NO_BOS, begun, padding, without_opening
 from interp_core.stimuli.prompts import (
@@ -166,11 +167,11 @@ def load_corpus(subject: Subject, params: PythiaTopology) -> Corpus | None:
     if subject.tokenizer is None or (folder := corpus_folder()) is None:
         return None
 
-    arrays = load_arrays(folder / "tokens.npz")
-    stream, own = arrays["validation"], folder / "tokenizer.json"
+    built = StoredCorpus.load(folder)
+    stream, own = built.validation, built.tokenizer_file
 
     if _same_tokenizer(subject.tokenizer, own):
-        return Corpus(stream, arrays["counts"])
+        return Corpus(stream, built.counts)
 
     again = _encode_again(stream, own, subject.tokenizer, params)
     return Corpus(again, np.bincount(again, minlength=subject.vocab_size))

@@ -254,6 +254,8 @@ def _check_causal(model: "PreTrainedModel", ids: Tensor) -> None:
         one, two = (
             model(input_ids=given, use_cache=False).logits[:, :-1] for given in (ids, other)
         )
+    if not bool(one.isfinite().all() and two.isfinite().all()):
+        raise NotUnderstood("its predictions for a few tokens are not finite")
     if not torch.allclose(one, two, atol=1e-4 * float(one.abs().max()), rtol=1e-4):
         raise NotUnderstood("what it says at a token depends on later tokens: it is no decoder")
 

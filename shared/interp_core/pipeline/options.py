@@ -178,12 +178,16 @@ def _kind(sources: Sources, module: str, node: ast.expr) -> dict[str, Any] | Non
     """What a command line makes of a type; None where it cannot say such a value."""
     if isinstance(node, ast.BinOp):  # `int | None`: not giving it is None
         sides = [side for side in (node.left, node.right) if ast.unparse(side) != "None"]
+        if any(ast.unparse(side) == "str" for side in sides):
+            return {"type": "text"}  # a word that may also be a number: its schema reads it
         return _kind(sources, module, sides[0]) if len(sides) == 1 else None
 
     if isinstance(node, ast.Subscript):
         outer = ast.unparse(node.value)
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
 
+        if outer == "Annotated":
+            return _kind(sources, module, inner[0])
         if outer == "Literal":
             return {"type": "text", "choices": [ast.literal_eval(word) for word in inner]}
         if outer != "tuple":

@@ -18,7 +18,14 @@ from jaxtyping import Int, UInt
 from pydantic import Field, PositiveInt, model_validator
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256, load_arrays, replacing, save_arrays, save_json
+from interp_core.files.artifacts import (
+    file_sha256,
+    load_arrays,
+    load_json,
+    replacing,
+    save_arrays,
+    save_json,
+)
 from interp_core.files.hub_files import fetch_pinned
 from interp_core.files.params import (
     Params,
@@ -120,8 +127,11 @@ class Corpus:
 
     @staticmethod
     def load(folder: Path) -> "Corpus":
-        """Read a built corpus. InputError when it is missing or damaged."""
+        """Read a built corpus. InputError when it is missing, or other than it was built."""
+        _check_sums(folder)
         arrays = load_arrays(folder / "tokens.npz")
+        if absent := [name for name in ("train", "validation", "counts") if name not in arrays]:
+            raise InputError(f"{folder / 'tokens.npz'} has no array `{absent[0]}`: no corpus")
         return Corpus(arrays["train"], arrays["validation"], arrays["counts"], folder)
 
 
@@ -164,6 +174,19 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
     save_json(folder / "corpus.json", summary)
 
     return summary
+
+
+def _check_sums(folder: Path) -> None:
+    """InputError where corpus.json, in a folder that has one, knows other bytes."""
+    if not (folder / "corpus.json").is_file():
+        return
+    sums = load_json(folder / "corpus.json").get("sha256", {})
+    if not isinstance(sums, dict):
+        raise InputError(f"{folder / 'corpus.json'} is damaged: run `induction-lab corpus` again")
+    for name, expected in sums.items():
+        if file_sha256(folder / name) != expected:
+            told = f"{folder / name} is damaged: its SHA-256 differs from corpus.json's"
+            raise InputError(f"{told}; run `induction-lab corpus` again")
 
 
 def corpus_folder() -> Path | None:

@@ -349,6 +349,7 @@ def _write(
     if (context := getattr(model.config, "max_position_embeddings", None)) is not None:
         tokenizer.model_max_length = context
     tokenizer.save_pretrained(folder)
+    held.check()
     shutil.copytree(held.checkpoints, folder / "checkpoints")
     record = {
         **settings,
