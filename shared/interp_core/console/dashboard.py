@@ -15,7 +15,13 @@ from interp_core.training import account
 from interp_core.training.curves import AXIS, SECTIONS, Curve, curve_of
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import LinePlot, PanelGrid, Report, Runset
+    from wandb_workspaces.reports.v2.interface import (
+        Layout,
+        LinePlot,
+        PanelGrid,
+        Report,
+        Runset,
+    )
     from wandb_workspaces.workspaces import Workspace
 
 _TRAINED = ("loss", "batch_loss", "learning_rate", "tokens_per_second")
@@ -173,7 +179,14 @@ def view(shown: Shown, entity: str, project: str) -> "Workspace":
 
 def report(entity: str, project: str) -> "Report":
     """Questions, curves and answers: a section a study."""
-    from wandb_workspaces.reports.v2 import H1, P, PanelGrid, Report, RunComparer, TableOfContents
+    from wandb_workspaces.reports.v2.interface import (
+        H1,
+        P,
+        PanelGrid,
+        Report,
+        RunComparer,
+        TableOfContents,
+    )
 
     blocks: list = [TableOfContents()]
 
@@ -222,7 +235,7 @@ def _table(name: str) -> object:
 
 def _runs(study: str, entity: str, project: str, name: str, *, evaluations: bool) -> "Runset":
     from wandb_workspaces.expr import Config, Metric
-    from wandb_workspaces.reports.v2 import Runset
+    from wandb_workspaces.reports.v2.interface import Runset
 
     job = Metric("JobType")
     return Runset(
@@ -245,9 +258,9 @@ def _grid(runs: "Runset", panels: "Sequence[LinePlot]") -> "PanelGrid":
     return PanelGrid(runsets=[runs], panels=list(panels))
 
 
-def _place(number: int, *, wide: bool = False) -> object:
+def _place(number: int, *, wide: bool = False) -> "Layout":
     """Three panels a row of a report's 24 columns."""
-    from wandb_workspaces.reports.v2 import Layout
+    from wandb_workspaces.reports.v2.interface import Layout
 
     if wide:
         return Layout(x=0, y=0, w=24, h=9)

@@ -157,7 +157,7 @@ class _Table:
         import wandb
 
         names = list(self.columns)
-        data = [
+        data: list[Any] = [
             [step, row, *(values.get(name) for name in names)]
             for (step, row), values in self.rows.items()
         ]
