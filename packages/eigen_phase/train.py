@@ -34,7 +34,7 @@ from interp_core.training.batches import BatchSource
 from interp_core.training.checkpoints import Scratch, checkpoint_name, fingerprint, scratch
 from interp_core.training.history import History
 from interp_core.training.loop import Diverged, Moment, train
-from interp_core.training.tracking import tracked_run
+from interp_core.training.tracking import About, tracked_run
 
 STAGE = "eigen_phase"
 
@@ -52,7 +52,6 @@ def train_run(
     training: Training,
     place: Path,
     *,
-    group: str = STAGE,
     job_type: str = "train",
     position: int = 0,
 ) -> None:
@@ -71,11 +70,19 @@ def train_run(
     transformer = Transformer(training.shape, seed=training.seed)
     source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
 
+    about = About(
+        STAGE,
+        name,
+        job=job_type,
+        seed=training.seed,
+        architecture="transformer" if training.mlp_ratio else "attention_only",
+        condition=training.data,
+        settings=settings,
+    )
+
     with (
         scratch(STAGE, f"{name}-{mark}") as held,
-        tracked_run(
-            name, group=group, job_type=job_type, tags=[training.data], config=settings
-        ) as run,
+        tracked_run(about, held.folder) as run,
     ):
         watch = Watch.of(training, source, held)
         try:

@@ -31,7 +31,7 @@ from interp_core.training.checkpoints import fingerprint, scratch
 from interp_core.training.history import History, history_csv
 from interp_core.training.loop import Moment, train
 from interp_core.training.recipe import Recipe
-from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.tracking import About, announce, tracked_run
 from mamba_induction.data import Row, Stimuli, Texts
 from mamba_induction.measure_attention import offset_profiles, prefix_matching
 from mamba_induction.model import no_tokenizer
@@ -202,10 +202,18 @@ def fine_tune(
         "settings": params.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
     }
 
+    about = About(
+        KIND,
+        place.name,
+        job="fine-tune",
+        seed=params.seed,
+        architecture=subject.model.config.model_type,
+        settings=settings,
+    )
     announce()
     with (
         scratch(KIND, f"{place.name}-{fingerprint(settings, code=code_of(__name__))}") as held,
-        tracked_run(place.name, group=KIND, job_type="fine-tune", config=settings) as run,
+        tracked_run(about, held.folder) as run,
         fast_scan(model),
     ):
         watch = Watch.of(stimuli, texts, params)

@@ -23,7 +23,7 @@ from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from interp_core.training.batches import Batch
 from interp_core.training.checkpoints import fingerprint, scratch
 from interp_core.training.loop import Moment, train
-from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.tracking import About, announce, tracked_run
 from mamba_induction.data import Row, Stimuli, Texts, sampled, vocabulary_of
 from mamba_induction.measure_gap import recognition_by_attention
 from mamba_induction.params import MambaInduction
@@ -99,10 +99,19 @@ def tune_arm(subject: MambaSubject, texts: Texts, params: MambaInduction, arm: A
     def unwatched(_: Moment) -> Mapping[str, float]:
         return {}
 
+    about = About(
+        KIND,
+        label,
+        job="arm",
+        seed=params.seed,
+        architecture=subject.model.config.model_type,
+        condition=arm.name,
+        settings=settings,
+    )
     announce()
     with (
         scratch(KIND, f"arm-{mark}") as held,
-        tracked_run(label, group=KIND, job_type="arm", config=settings) as run,
+        tracked_run(about, held.folder) as run,
         fast_scan(model),
     ):
         train(

@@ -148,7 +148,7 @@ def _profile() -> Finding:
 
 
 def _tracking() -> Finding:
-    from interp_core.training.tracking import mode
+    from interp_core.training.account import mode
 
     found = mode()
     if found == "online":

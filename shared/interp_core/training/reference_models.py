@@ -32,12 +32,13 @@ from interp_core.stimuli.corpus import END_OF_TEXT, Corpus
 from interp_core.stimuli.prompts import Prompts, Vocabulary
 from interp_core.training.batches import BatchSource
 from interp_core.training.checkpoints import Scratch, fingerprint, scratch
+from interp_core.training.curves import by_head
 from interp_core.training.finished import keep, put_back
 from interp_core.training.history import History, history_csv
 from interp_core.training.loop import Evaluation, Moment, train
 from interp_core.training.recipe import Recipe
 from interp_core.training.repeat_mixture import Mixture, MixtureSource
-from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.tracking import About, announce, tracked_run
 from interp_core.training.watching import (
     HeldOut,
     check_held_out,
@@ -185,7 +186,9 @@ class Training:
     source: BatchSource
     watch: Evaluation
     recipe: Recipe
-    settings: dict[str, Any]  # goes into training.json; with the code, what the bytes depend on
+    settings: dict[
+        str, Any
+    ]  # with its seed; goes into training.json; with the code, what the bytes depend on
 
 
 def train_into(
@@ -206,12 +209,17 @@ def train_into(
         click.echo(f"{name}: trained before with these settings and this code, put back")
         return
 
-    tags = [training.model.config.model_type, name]
+    about = About(
+        training.stage,
+        name,
+        job="train",
+        seed=settings["seed"],
+        architecture=training.model.config.model_type,
+        settings=settings,
+    )
     with (
         _main_process_scratch(training.stage, f"{name}-{mark}") as held,
-        tracked_run(
-            name, group=training.stage, job_type="train", tags=tags, config=settings
-        ) as run,
+        tracked_run(about, held and held.folder) as run,
     ):
         history = train(
             training.model,
@@ -302,13 +310,14 @@ class Watch:
             accuracy, _ = scores.copy_behaviour(subject, self.text)
             loss = self.validation.loss(subject)
 
+        matching = random.heads["prefix_matching"].mean(axis=0, dtype=np.float64)
+        moment.run.log(by_head("prefix_matching", matching.tolist()), moment.step)
+
         return {
             "validation_loss": loss,
             "repeat_accuracy": float(random.accuracy.mean()),
             "repeated_text_accuracy": float(accuracy.mean()),
-            "best_prefix_matching": float(
-                random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()
-            ),
+            "best_prefix_matching": float(matching.max()),
         }
 
 
