@@ -26,13 +26,14 @@ def delta(run: Neurons) -> tuple[Arrays, Report]:
     from mamba_neurons.measure_delta import delta as measure
 
     model, texts = _model_and_texts(run, run.params.model)
-    arrays, report = measure(as_mamba(model.subject), texts, run.params, run.rng("delta"))
+    subject = as_mamba(model.subject)
+    arrays, report = measure(subject, texts, run.params, run.rng("delta"))
     _save(run, "delta", model, texts, report, arrays)
     for layer, found in report["layers"].items():
         slowest = found["longest_half_life_quartiles"][1]
         click.echo(
-            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {model.n_neurons} "
-            f"channels differ between texts, median of their longest half-lives {slowest:.3g} "
+            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {subject.n_scans} "
+            f"{subject.unit}s differ between texts, median of their longest half-lives {slowest:.3g} "
             "tokens"
         )
 

@@ -11,7 +11,7 @@ import torch
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
-from interp_core.mamba.subject import MambaSubject
+from interp_core.mamba.families import recurrence_of, recurrent_subject, refusal
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.native import NativeSubject
@@ -68,8 +68,8 @@ def subject_of(
         bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
-    if model.config.model_type == "mamba":
-        return MambaSubject(name, model, tokenizer, bos, digest)
+    if recurrent := recurrent_subject(model, tokenizer, name=name, bos=bos, digest=digest):
+        return recurrent
 
     try:
         anatomy = look(model)
@@ -77,6 +77,9 @@ def subject_of(
         kind = model.config.model_type
         raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None
     if anatomy is None:
+        if words := recurrence_of(model):
+            raise InputError(refusal(name, model, words))
+
         from interp_core.models.lens import bridged
 
         return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
