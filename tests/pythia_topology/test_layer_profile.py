@@ -43,6 +43,22 @@ def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def test_noise_of_many_layers_does_not_pull_the_centre_of_a_deep_model() -> None:
+    planted_heads = {(24, 0): 0.6, (26, 1): 0.6}
+    deep = planted(planted_heads, n_layers=30, n_heads=9, n_prompts=24)
+    profile = layer_profile_summary(deep, _rng(), **SETTINGS)
+
+    centre = profile["centre_of_mass"]
+    assert centre["value"] == pytest.approx(25.5 / 30, abs=0.002)
+    assert centre["low"] <= 25.5 / 30 <= centre["high"]
+    assert profile["effective_layers"]["value"] == pytest.approx(2, abs=0.01)
+    assert profile["bandwidth"]["value"] < 4 / 30
+
+    # All that is above zero, noise too, lies half a layer and more nearer to the middle.
+    with_noise = profile_shape(np.array(profile["per_layer"]))
+    assert with_noise.centre_of_mass < centre["value"] - 0.5 / 30
+
+
 def test_the_modes_are_mean_top_heads_and_count() -> None:
     scores = np.array([[0.0, 0.1, 0.2, 0.9], [0.5, 0.5, 0.5, 0.5]])
     np.testing.assert_allclose(layer_profile(scores, mode="mean", q=0.75), [0.3, 0.5])
