@@ -115,7 +115,8 @@ def describe(
 ) -> Described:
     """The profile of per-prompt scores and its shape, prompts and heads resampled in turn.
 
-    `threshold`: the null's; the shape is of the heads above it (above_noise). `shaped`: whether there are induction heads, and so a shape to describe.
+    `threshold`: the null's; the shape is of the heads above it (above_noise). `shaped`: whether
+    there are induction heads, and so a shape to describe.
     """
     n_layers, names = excess.shape[1], SHAPE if shaped else ()
 

@@ -158,8 +158,8 @@ def test_planted_heads_are_found_and_described() -> None:
 @pytest.mark.parametrize("n_layers", [4, 6, 7, 9])
 def test_a_peak_that_no_draw_moves_has_no_interval(n_layers: int) -> None:
     """Also where its relative depth is no binary fraction, so that draws vary by rounding."""
-    heads = planted({(2, head): 0.7 for head in range(4)}, n_layers=n_layers)
-    summary = layer_profile_summary(heads, _rng(), **SETTINGS)
+    places = {(2, head): 0.7 for head in range(4)} | {(3, 0): 0.3}
+    summary = layer_profile_summary(planted(places, n_layers=n_layers), _rng(), **SETTINGS)
     assert summary["peak_rel"]["value"] == pytest.approx(2.5 / n_layers)
     assert (summary["peak_rel"]["low"], summary["peak_rel"]["high"]) == (None, None)
     assert summary["centre_of_mass"]["low"] is not None
