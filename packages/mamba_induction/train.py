@@ -22,7 +22,6 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.loading import subject_of
-from interp_core.mamba.selective_scan import fast_scan
 from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.measures.scores import copy_behaviour
 from interp_core.pipeline.import_closure import code_of
@@ -214,7 +213,7 @@ def fine_tune(
     with (
         scratch(KIND, f"{place.name}-{fingerprint(settings, code=code_of(__name__))}") as held,
         tracked_run(about, held.folder) as run,
-        fast_scan(model),
+        subject.fast(),
     ):
         watch = Watch.of(stimuli, texts, params)
 

@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
-from interp_core.mamba.selective_scan import fast_scan
 from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.scores import copy_behaviour
 from interp_core.pipeline.import_closure import code_of
@@ -112,7 +111,7 @@ def tune_arm(subject: MambaSubject, texts: Texts, params: MambaInduction, arm: A
     with (
         scratch(KIND, f"arm-{mark}") as held,
         tracked_run(about, held.folder) as run,
-        fast_scan(model),
+        subject.fast(),
     ):
         train(
             model,

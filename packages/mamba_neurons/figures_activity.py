@@ -58,7 +58,7 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         for axes, (key, title) in zip(panels, titles.items(), strict=True):
             for index, (label, style) in enumerate(styles.items()):
                 plot_ranked(axes, arrays, key, index, label, style)
-            axes.set(xlabel="rank of the channel", title=title)
+            axes.set(xlabel=f"rank of the {_unit(report)}", title=title)
             axes.set_ylabel("share of the variance of dt")
 
         title = f"{name}: what the step size dt of a channel follows"
@@ -68,10 +68,15 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         note(
             figure,
             f"{report['texts']} texts; band: 95 % over texts; horizontal lines: largest share of "
-            "any channel in 95 % of draws\n"
+            f"any {_unit(report)} in 95 % of draws\n"
             f"left: blocks of {' or '.join(map(str, blocks))} tokens dealt to texts at random\n"
             "right: kinds dealt to token types at random",
         )
+
+
+def _unit(report: Report) -> str:
+    """What has a step size of its own: a channel, or a Mamba-2's head."""
+    return str(report.get("unit", "channel"))
 
 
 def plot_ranked(
@@ -113,7 +118,7 @@ def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
             axes.set_xlabel("state, by half-life")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-        panels[0].set_ylabel("channel, by its longest half-life")
+        panels[0].set_ylabel(f"{_unit(report)}, by its longest half-life")
         assert image is not None
         bar = figure.colorbar(image, ax=panels, label="half-life (tokens)")
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -122,8 +127,8 @@ def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         figure.suptitle(f"{name}: how long states remember")
         note(
             figure,
-            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the channel's "
-            "mean step",
+            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the "
+            f"{_unit(report)}'s mean step",
         )
 
 

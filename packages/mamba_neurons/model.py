@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.loading import load_model
+from interp_core.mamba.families import KNOWN
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import hooked
 from interp_core.models.native import NativeSubject
@@ -38,9 +39,9 @@ MLP_OUT = {
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A subject with its neurons: in a Mamba the gated inner channels (gated y), in a transformer
-    the activations of the MLP. Both are what the layer's last projection reads, so that each writes
-    along one direction.
+    """A subject with its neurons: in a Mamba the gated inner channels (gated y, normed too in a
+    Mamba-2), in a transformer the activations of the MLP. Both are what the layer's last projection
+    reads, so that each writes along one direction.
     """
 
     subject: Subject
@@ -51,7 +52,7 @@ class Model:
         ):
             raise InputError(
                 f"{self.subject.name} is a {self._kind}: neurons are known in "
-                f"{', '.join(MLP_OUT)}, mamba"
+                f"{', '.join((*MLP_OUT, *KNOWN))}"
             )
 
     @property
@@ -80,7 +81,7 @@ class Model:
 
     @property
     def n_heads(self) -> int:
-        """Attention heads of a layer; 0 in a Mamba."""
+        """Attention heads of a layer; 0 in a Mamba, of either kind."""
         return self.subject.n_heads if isinstance(self.subject, Transformer) else 0
 
     def write_directions(self, layer: int) -> Float[Tensor, "neuron d_model"]:

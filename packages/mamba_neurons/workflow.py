@@ -27,13 +27,14 @@ def delta(run: Neurons) -> tuple[Arrays, Report]:
     from mamba_neurons.measure_delta import delta as measure
 
     model, texts = _model_and_texts(run, run.params.model)
-    arrays, report = measure(as_mamba(model.subject), texts, run.params, run.rng("delta"))
+    subject = as_mamba(model.subject)
+    arrays, report = measure(subject, texts, run.params, run.rng("delta"))
     _save(run, "delta", model, texts, report, arrays)
     for layer, found in report["layers"].items():
         slowest = found["longest_half_life_quartiles"][1]
         click.echo(
-            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {model.n_neurons} "
-            f"channels differ between texts, median of their longest half-lives {slowest:.3g} "
+            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {subject.n_scans} "
+            f"{subject.unit}s differ between texts, median of their longest half-lives {slowest:.3g} "
             "tokens"
         )
 
@@ -60,7 +61,21 @@ def causal(run: Neurons) -> tuple[Arrays, Report]:
 
     best = ", ".join(f"{top['neuron']} {top['kl']['value']:.3g}" for top in whole["top"][:5])
     click.echo(f"{model.name}: largest KL (nats, all exact): {best}")
+    if "heads" in report:
+        click.echo(_of_heads(model.name, report["heads"], arrays))
     return arrays, report
+
+
+def _of_heads(name: str, report: Report, arrays: Arrays) -> str:
+    """Each head of a Mamba-2's layer beside what random channels give."""
+    ordered = sorted(report["heads"], key=lambda found: -found["kl"]["value"])
+    said = ", ".join(f"{found['head']} {found['kl']['value']:.3g}" for found in ordered[:8])
+
+    low, high = np.quantile(arrays["head_random_kl"], [0.025, 0.975])
+    return (
+        f"{name}: KL of whole heads (nats): {said}; as many random channels of the layer: "
+        f"{low:.3g} to {high:.3g}"
+    )
 
 
 def inter_layer(run: Neurons) -> tuple[Arrays, Report]:

@@ -18,7 +18,7 @@ from interp_core.progress import progress
 from interp_core.statistics.interval import Interval
 from interp_core.statistics.transitions import logistic_fit
 from interp_core.stimuli.prompts import Prompts
-from pythia_topology.measure_shape import profile_shape
+from pythia_topology.measure_shape import above_noise, profile_shape
 from pythia_topology.params import PythiaTopology
 
 
@@ -220,7 +220,7 @@ def _centre(excess: Float[np.ndarray, "layer head"], params: PythiaTopology) -> 
 
     None without such heads.
     """
-    mass = np.where(excess > params.smallest_excess, excess, 0.0).sum(axis=1)
+    mass = above_noise(excess, params.smallest_excess).sum(axis=1)
     return float(profile_shape(mass).centre_of_mass) if mass.any() else None
 
 

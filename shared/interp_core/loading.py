@@ -13,7 +13,7 @@ import torch
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_json
 from interp_core.files.sums import RECORD, check_sum, listed_in
-from interp_core.mamba.subject import MambaSubject
+from interp_core.mamba.families import recurrence_of, recurrent_subject, refusal
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.native import NativeSubject
@@ -94,8 +94,8 @@ def subject_of(
         bos = opening(name, tokenizer, config, config.vocab_size, asked=bos)
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
-    if model.config.model_type == "mamba":
-        return MambaSubject(name, model, tokenizer, bos, digest)
+    if recurrent := recurrent_subject(model, tokenizer, name=name, bos=bos, digest=digest):
+        return recurrent
 
     try:
         anatomy = look(model)
@@ -106,6 +106,9 @@ def subject_of(
     except NotUnderstood as problem:
         kind = model.config.model_type
         raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None
+
+    if words := recurrence_of(model):
+        raise InputError(refusal(name, model, words))
 
     from interp_core.models.lens import bridged
 

@@ -53,6 +53,13 @@ def test_without_a_final_norm_scores_are_right_and_attribution_is_left_out() -> 
     assert row.note.startswith("no attribution: no final norm")
 
 
+@pytest.mark.parametrize("kind", ["jamba", "rwkv", "recurrent_gemma"])
+def test_other_state_space_models_and_hybrids_are_refused_by_name(kind: str) -> None:
+    row = decoders.measure(kind)
+    assert row.runs == "refused"
+    assert kind in row.note
+
+
 @pytest.mark.parametrize(
     ("kind", "note"),
     [
@@ -88,7 +95,6 @@ def test_a_type_that_is_unusual_inside_is_measured_or_leaves_out_what_cannot_be_
 @pytest.mark.parametrize(
     ("kind", "changes", "reason"),
     [
-        ("falcon_mamba", {}, "not a Mamba, and has no attention heads"),
         ("recurrent_gemma", {"block_types": ("recurrent", "attention")}, "it is a hybrid"),
         ("jetmoe", {}, "nothing reads what its heads give, side by side"),
         ("musicgen", {}, "it reads several rows of tokens at once"),
