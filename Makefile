@@ -8,12 +8,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: help setup repro test test-slow check stages bench published
+.PHONY: help setup repro report test test-slow test-browser check stages bench published
 
 # The first target: what `make` alone says.
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make repro   set up and run the whole pipeline, then print the answers"
+	@echo "make report  the run to look at: report/index.html, opened from disk"
 	@echo "make test    prove it; make check: format, lint, types; make test-slow: what takes minutes"
 	@echo "make published STUDY=pythia_topology   the study once a seed, and its answers over trainings"
 	@echo "make bench   side by side with the peers; make stages: for those who change the code"
@@ -25,11 +26,19 @@ repro: .venv/installed
 	@dvc repro
 	@induction-lab answers --compare
 
+# One page of the run, computed from data/ into report/, which git ignores.
+report: .venv/installed
+	@induction-lab report
+
 test: .venv/installed
 	@python -m interp_core.processor pytest -m "not slow and not hub and not cuda" --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed
 	@python -m interp_core.processor pytest -m "slow or hub or cuda"
+
+# Pages in headless Chromium; those of the run need `make repro` before.
+test-browser: .venv/installed
+	@python -m interp_core.processor pytest -m slow tests/end_to_end/test_page_in_browser.py
 
 check: .venv/installed
 	@induction-lab stages --check

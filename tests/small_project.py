@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import known_circuits as known
@@ -95,9 +96,10 @@ def build_project(folder: Path) -> Path:
 
 def word_tokenizer(size: int = known.SIZE) -> PreTrainedTokenizerFast:
     """One id a word, `w0` the special one."""
-    model = WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0")
+    tokenizer = Tokenizer(WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(model), bos_token="w0", eos_token="w0", pad_token="w0"
+        tokenizer_object=tokenizer, bos_token="w0", eos_token="w0", pad_token="w0"
     )
 
 

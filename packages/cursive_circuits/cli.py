@@ -7,6 +7,7 @@ import click
 
 from interp_core.console.options import (
     Group,
+    fail,
     option,
     out_option,
     profile_option,
@@ -163,6 +164,21 @@ def run(run: Any) -> None:
     ):
         stage(run)
         workflow.figures(run, only=stage.__name__)
+
+
+@main.command()
+@option("--word", help="A word, written twice, instead of the profile's.")
+@_of_a_model
+def page(run: Any, word: str | None) -> None:
+    """Ink of yours, and what every stroke reads, in one self-contained file: page.html."""
+    if run.is_stage:
+        fail("name a word or a model of yours; `make report` has the page of the run")
+
+    from cursive_circuits import workflow
+    from cursive_circuits.page import own_page
+
+    workflow.draw(run, words=[] if word is None else [word])
+    own_page(run)
 
 
 @main.command()

@@ -9,6 +9,7 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    fail,
     option,
     out_option,
     profile_option,
@@ -191,6 +192,23 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
     for run in [RunDirectory.open(folder) for folder in run_directories]:
         for path in workflow.visualize_run(run, study):
             click.echo(str(path))
+
+
+@main.command()
+@_RUNS
+@profile_option
+def page(run_directories: tuple[Path, ...], profile: str | None) -> None:
+    """A training on one clock, in one self-contained file: page.html of each run directory."""
+    if not run_directories:
+        fail("name a run directory of yours; `make report` has the page of the run")
+
+    from eigen_phase.page import page_of
+    from eigen_phase.run_directory import RunDirectory
+    from eigen_phase.study import prepare
+
+    study = prepare(profile, None, run_directories)
+    for run in [RunDirectory.open(folder) for folder in run_directories]:
+        page_of(run, study)
 
 
 @main.command()

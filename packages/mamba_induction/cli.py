@@ -8,6 +8,7 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    fail,
     option,
     out_option,
     profile_option,
@@ -50,6 +51,7 @@ def _start(command: str, **given: Any) -> Any:
     """The call of a command; a fine-tuned model is that of the model."""
     from mamba_induction import study
 
+    given.pop("text", None)  # of the page alone, and no other result
     run = study.prepare(given.pop("profile"), given.pop("out"), **given)
     if command not in ("fine_tune", "run_all"):
         study.check_tuned(run)
@@ -141,6 +143,31 @@ def run_all(run: Any) -> None:
     from mamba_induction import workflow
 
     workflow.run_all(run)
+
+
+@main.command()
+@option("--text", help="Text to show hidden attention on, at most 128 tokens with its repeat.")
+@_with_call
+def page(run: Any, *, text: str | None) -> None:
+    """A Mamba of yours to look at, in one self-contained file: page_M.html.
+
+    It shows the folder's own records of this Mamba; those that are missing are made first.
+    """
+    if run.is_stage:
+        fail("name a Mamba of yours (--model M); `make report` has the page of the run")
+
+    from interp_core.models.spec import short_name
+    from mamba_induction import workflow
+    from mamba_induction.page import page as build
+
+    model, name = run.params.model, short_name(run.params.model)
+    records = ((workflow.analyse, "analyse", "analysis"), (workflow.causal, "causal", "causal"))
+
+    for measure, command, stem in records:
+        if not run.is_of(command, f"{stem}_{name}", run.sources([model])):
+            measure(run)
+
+    build(run, text)
 
 
 @main.command()

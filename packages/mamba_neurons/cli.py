@@ -8,6 +8,7 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    fail,
     option,
     out_option,
     profile_option,
@@ -206,6 +207,29 @@ def all_figures(run: Any) -> None:
     from mamba_neurons import workflow
 
     workflow.figures(run)
+
+
+@main.command()
+@_with_call
+def page(run: Any) -> None:
+    """A Mamba's channels to look at, in one self-contained file: page_M.html.
+
+    It shows the folder's own records of this Mamba; those that are missing are made first.
+    """
+    if run.is_stage:
+        fail("name a Mamba of yours (--model M); `make report` has the page of the run")
+
+    from interp_core.models.spec import short_name
+    from mamba_neurons import workflow
+    from mamba_neurons.page import page as build
+
+    model, name = run.params.model, short_name(run.params.model)
+
+    for command, measure in (("delta", workflow.delta), ("causal", workflow.causal)):
+        if not run.is_of(command, f"{command}_{name}", run.sources([model])):
+            measure(run)
+
+    build(run)
 
 
 @main.command()

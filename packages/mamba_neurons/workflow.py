@@ -295,9 +295,9 @@ def figures(run: Neurons) -> None:
 
 def draw(run: Neurons, command: str) -> None:
     """An experiment's figures of one command, from the files that it has just written."""
-    from mamba_neurons import figures as drawn
-
     if not run.is_stage:
+        from mamba_neurons import figures as drawn
+
         drawn.draw(command, run.names, run.place)
 
 

@@ -8,6 +8,7 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    fail,
     option,
     out_option,
     profile_option,
@@ -82,7 +83,7 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-_READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition")
+_READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition", "page")
 
 
 def _start(
@@ -92,6 +93,7 @@ def _start(
     from pythia_topology import study, workflow
 
     del memory_saver  # one layer at a time is what always happens
+    given.pop("text", None)  # of the page alone, and no other result
     models = (*given.pop("models"), *([] if model is None else [model]))
     draws = command == "all_figures"
     run = study.prepare(given.pop("profile"), given.pop("out"), draws=draws, models=models, **given)
@@ -234,6 +236,63 @@ def all_figures(run: Any) -> None:
     from pythia_topology import workflow
 
     workflow.figures(run)
+
+
+@main.command()
+@option(
+    "--text", help="Text to show attention and predictions on, at most 128 tokens with its repeat."
+)
+@_with_call
+def page(run: Any, *, text: str | None) -> None:
+    """A model of yours to look at, in one self-contained file: page_M.html."""
+    if run.is_stage:
+        fail("name a model of yours (--model M); `make report` has the page of the run")
+
+    from pythia_topology.page import page as build
+
+    build(run, text)
+
+
+@main.command()
+@option(
+    "--model",
+    required=True,
+    metavar="M",
+    help="A name of the profile, a directory, a hub id; a Mamba too.",
+)
+@option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Of 127.0.0.1; a free one unless given.",
+)
+@option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of the random heads taken away as control.",
+)
+@option("--device", help="cpu, cuda, cuda:N or mps.")
+@option("--dtype", help="float32, bfloat16 or float64.")
+@profile_option
+def explore(
+    model: str, port: int, seed: int, device: str | None, dtype: str | None, profile: str | None
+) -> None:
+    """A model live in your browser: type a text, take heads away, see what is predicted then."""
+    from interp_core.loading import load_model
+    from interp_core.models.spec import short_name, spec_of
+    from interp_core.page.explore import serve
+    from pythia_topology.study import prepare
+
+    run = prepare(profile, None, models=(model,), device=device, dtype=dtype)
+    subject = load_model(
+        spec_of(model, run.known),
+        name=short_name(model),
+        device=run.params.device,
+        dtype=run.params.dtype,
+    )
+    serve(subject, port=port, seed=seed)
 
 
 @main.command()

@@ -162,6 +162,19 @@ def answers(compare: bool) -> None:
 
 
 @main.command()
+@option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
+def report(out: Path) -> None:
+    """The run to look at: a folder of one page and its figures, opened from disk.
+
+    Computed from data/. Without the arrays and models of a run it has answers and figures alone.
+    """
+    from interp_core.files.params import project_root
+    from interp_core.page.report import build
+
+    click.echo(f"{build(project_root(), out)}: open it in a browser, it needs no network")
+
+
+@main.command()
 def doctor() -> None:
     """What is wrong with this installation, and the mend; exit code 1 if anything is."""
     from interp_core.console.doctor import examine

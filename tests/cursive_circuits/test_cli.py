@@ -21,6 +21,7 @@ from cursive_circuits.study import bank, prepare
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays
 from interp_core.files.params import profile_path
+from page_parts import Page
 from small_strokes import public_checkpoint
 from small_study import call, write_profile
 
@@ -34,6 +35,7 @@ COMMANDS = (
     "composition",
     "ablate",
     "draw",
+    "page",
     "figures",
     "run",
 )
@@ -116,6 +118,19 @@ def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
     assert shown == {
         int(t): round(100 * float(pattern[t])) for t in np.flatnonzero(np.rint(100 * pattern))
     }
+
+
+def test_the_page_has_ink_and_what_a_word_of_yours_reads(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out")
+    place = ("--profile", str(whole / "mine.yaml"), "--out", str(tmp_path / "out"))
+    done = call("page", "--word", "an", *place)
+    assert done.exit_code == 0, done.output
+
+    page = Page.of((tmp_path / "out" / "page.html").read_text())
+    strokes = page.view("strokes")
+    assert page.fetched == []
+    assert "".join(strokes["letters"]).split() == ["an", "an"]
+    assert len(page.view("ink")["groups"]) > 0
 
 
 def test_a_study_starts_at_a_run_directory_and_figures_repeat_byte_for_byte(

@@ -198,4 +198,5 @@ def test_no_look_at_the_hessian_is_no_error_until_it_is_asked_for(tmp_path: Path
     out = tmp_path / "run"
     assert call("train", *SMALL, "--out", str(out)).exit_code == 0
     assert call("visualize", str(out), "--profile", "smoke").exit_code == 0
+    assert call("page", str(out), "--profile", "smoke").exit_code == 0
     assert "the Hessian was not looked at" in refused("curvature", str(out), "--profile", "smoke")

@@ -14,6 +14,7 @@ import yaml
 
 from interp_core.pipeline.import_closure import WITHOUT_EFFECT
 from interp_core.pipeline.stages import Project
+from warm_commands import warm_commands
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,11 +37,9 @@ if "DVC_STAGE" in os.environ:
 """
 
 
-def run(folder: Path, *command: str) -> str:
-    """Run a command of this environment in a clone; its own sources, not the installed ones, are
-    imported.
-    """
-    environment = os.environ | {
+def environment() -> dict[str, str]:
+    """Of a clone's commands: its own sources, not the installed ones, are imported."""
+    return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(["packages", "shared", "watch"]),
         "WANDB_MODE": "disabled",
@@ -51,10 +50,14 @@ def run(folder: Path, *command: str) -> str:
         "GIT_CONFIG_KEY_1": "user.email",
         "GIT_CONFIG_VALUE_1": "tester@example.org",
     }
+
+
+def run(folder: Path, *command: str, env: dict[str, str] | None = None) -> str:
+    """What a command of this environment prints in a clone."""
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env=env or environment(),
         capture_output=True,
         text=True,
         timeout=900,
@@ -106,7 +109,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "repro")
+    with warm_commands(folder.parent / "warm", environment(), folder) as warm:
+        run(folder, "dvc", "repro", env=warm)
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message", "Run the smoke profile")
     return folder
@@ -135,15 +139,12 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
     shown = run(clone, "dvc", "metrics", "show", "--json")
     answers = json.loads((clone / "data" / "answers.json").read_text())
     said = json.loads(shown)[""]["data"]["data/answers.json"]["data"]
-    for (
-        owner,
-        values,
-    ) in (
-        answers.items()
-    ):  # DVC leaves out what is null: an answer that this small run does not have
-        assert said.get(owner, {}) == {
-            name: value for name, value in values.items() if value is not None
-        }
+
+    # DVC leaves out what is null: an answer that this small run does not have
+    for owner, values in answers.items():
+        there = {name: value for name, value in values.items() if value is not None}
+        assert said.get(owner, {}) == there
+
     table = run(clone, "induction-lab", "answers", "--compare").splitlines()
     n = sum(map(len, answers.values()))
     assert table[-1] == f"{n} answers: {n} the same"
@@ -200,6 +201,7 @@ def test_a_truncated_object_in_the_remote_is_refused(clone: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_running_twice_gives_the_same_bytes(clone: Path) -> None:
+    """The first run's processes are forks of one that has loaded everything; these are their own."""
     before, lock = files_of(clone), (clone / "dvc.lock").read_bytes()
     run(clone, "dvc", "repro", "--force")
     assert files_of(clone) == before

@@ -12,7 +12,7 @@ from interp_core.cli import main
 from interp_core.console.answers import Answer, over_trainings
 from interp_core.errors import InputError
 from interp_core.files.params import read_yaml
-from interp_core.pipeline.published import Published, publish, with_seed
+from interp_core.pipeline.published import Published, Repeats, _answers_of, publish, with_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = read_yaml(ROOT / "profiles" / "long.yaml")
@@ -79,6 +79,22 @@ def test_every_key_that_a_seed_replaces_holds_a_seed(study: str) -> None:
 def test_a_key_that_the_profile_lacks_is_named() -> None:
     with pytest.raises(InputError, match=r"no key `reference_models\.sed`"):
         with_seed(LONG, ("reference_models.sed",), 1)
+
+
+@pytest.mark.parametrize("study", LONG["published"]["studies"])
+def test_the_stage_that_writes_a_studys_answers_is_found(study: str) -> None:
+    stage, program = _answers_of(study, ROOT)
+    assert read_yaml(ROOT / "dvc.yaml")["stages"][stage]["cmd"] == f"{program} answers"
+
+
+def test_every_study_is_published() -> None:
+    studies = {file.parent.name for file in (ROOT / "packages").glob("*/cli.py")}
+    assert set(LONG["published"]["studies"]) == studies
+
+
+def test_seeds_that_replace_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        Repeats(seeds=(0, 1))
 
 
 def test_a_study_that_is_not_repeated_is_refused() -> None:

@@ -31,6 +31,7 @@ ORDER = (
     "loading",
     "training",
     "console",
+    "page",
     "cli",
 )
 

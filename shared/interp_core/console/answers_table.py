@@ -11,7 +11,7 @@ from interp_core.files.artifacts import load_json
 
 Answers = Mapping[str, list[Answer]]  # by study
 Row = tuple[str, ...]
-PUBLISHED = "published [interval], n"  # n counts trainings
+PUBLISHED = "  published, over trainings"
 
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
@@ -29,9 +29,9 @@ def published(folder: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
 def table(yours: Answers, theirs: Answers, over_trainings: Answers | None = None) -> list[str]:
     """Every number on a line, studies in blocks; the last line counts the verdicts.
 
-    Where nothing is committed it lists yours with their intervals, and the last line says so. With
-    answers over trainings, a column has their mean, interval and number: one run is one training,
-    and the column says how much trainings differ.
+    Where nothing is committed it lists yours with their intervals, and the last line says so. An
+    answer that is published over trainings has a second line with their mean, interval and number:
+    one run is one training, and that line says how much trainings differ.
     """
     wider = over_trainings or {}
 
@@ -39,31 +39,32 @@ def table(yours: Answers, theirs: Answers, over_trainings: Answers | None = None
         headings: Row = ("", "yours [interval]", "n")
         blocks = {study: [_alone(one) for one in answers] for study, answers in yours.items()}
         last = f"nothing to compare with: git's last commit has no {FILE}"
-        return [*_lines(*_with_published(headings, blocks, wider)), last]
+        return [*_lines(headings, _with_published(blocks, wider)), last]
 
     headings = ("", "yours", "committed [interval]", "n", "")
     blocks = {study: _beside(answers, theirs.get(study, [])) for study, answers in yours.items()}
     verdicts = [row[-1] for rows in blocks.values() for row in rows]
-    return [*_lines(*_with_published(headings, blocks, wider)), _counted(verdicts)]
+    return [*_lines(headings, _with_published(blocks, wider)), _counted(verdicts)]
 
 
 def _with_published(
-    headings: Row, blocks: Mapping[str, Sequence[Row]], wider: Answers
-) -> tuple[Row, Mapping[str, Sequence[Row]]]:
-    """A last column for what is published; none where nothing is."""
-    if not wider:
-        return headings, blocks
-
+    blocks: Mapping[str, Sequence[Row]], wider: Answers
+) -> Mapping[str, Sequence[Row]]:
+    """Below an answer the one over trainings, under the headings of intervals and of n."""
     found = {study: {_words(one): one for one in answers} for study, answers in wider.items()}
-    longer = {
-        study: [(*row, _over(found.get(study, {}).get(row[0]))) for row in rows]
+    return {
+        study: [line for row in rows for line in _and_over(row, found.get(study, {}).get(row[0]))]
         for study, rows in blocks.items()
     }
-    return (*headings, PUBLISHED), longer
 
 
-def _over(answer: Answer | None) -> str:
-    return "" if answer is None else f"{shown(answer, interval=True)}, {answer.n}"
+def _and_over(row: Row, answer: Answer | None) -> list[Row]:
+    if answer is None:
+        return [row]
+
+    interval, n = shown(answer, interval=True), _n(answer)
+    alone = len(row) == len(("", "yours [interval]", "n"))
+    return [row, (PUBLISHED, interval, n) if alone else (PUBLISHED, "", interval, n, "")]
 
 
 def verdict(mine: Answer, its: Answer) -> str:

@@ -132,7 +132,7 @@ def reached(sources: Sources, module: str, function: str | None = None) -> Reach
         for piece in found:
             live[id(piece)] = piece
             named.note(piece)
-            modules |= _with_packages(piece.modules - WITHOUT_EFFECT.keys())
+            modules |= _with_packages(piece.modules) - WITHOUT_EFFECT.keys()
 
 
 def _with_packages(modules: Iterable[str]) -> set[str]:

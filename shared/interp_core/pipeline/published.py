@@ -7,6 +7,7 @@ which of its keys they replace; what the runs give together lies in `published/S
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 import yaml
-from pydantic import Field, NonNegativeInt
+from pydantic import NonNegativeInt, model_validator
 
 from interp_core.errors import InputError
 from interp_core.files.params import (
@@ -28,14 +29,21 @@ from interp_core.files.params import (
 )
 
 FOLDER = "published"
+ANSWERS = "answers.json"  # in each study's folder of data/
 
 
 class Repeats(Params):
-    """The trainings of one study."""
+    """The trainings of one study; without seeds, one run whose own conditions hold them."""
 
-    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = ()
     # keys of the profile that each seed replaces, dots between their parts
-    vary: tuple[str, ...] = Field(min_length=1)
+    vary: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _seeds_replace_something(self) -> "Repeats":
+        if bool(self.seeds) != bool(self.vary):
+            raise ValueError("`seeds` and `vary` belong together: give both or neither")
+        return self
 
 
 class Published(Params):
@@ -61,17 +69,31 @@ def publish(study: str, profile: str) -> Path:
     stage, program = _answers_of(study, root)
     _check_committed(root)
 
+    out = root / FOLDER / study
+
+    if not repeats.seeds:
+        ran = _run_in_a_copy(f"{profile}-{study}", root, content, stage)
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ran / "data" / study / ANSWERS, out / ANSWERS)
+        return out
+
     folders = []
     for seed in repeats.seeds:
-        place = root / ".scratch" / FOLDER / f"{profile}-{study}-s{seed}"
-        _lay(place, root, with_seed(content, repeats.vary, seed))
-        click.echo(f"{study}, seed {seed}: {place}")
-        _run(["dvc", "repro", stage], place, module=True)
-        folders.append(place / "data" / study)
+        changed = with_seed(content, repeats.vary, seed)
+        ran = _run_in_a_copy(f"{profile}-{study}-s{seed}", root, changed, stage)
+        folders.append(ran / "data" / study)
 
-    out = root / FOLDER / study
     _run([program, "answers", *_each("--trainings", folders), "--out", str(out)], root)
     return out
+
+
+def _run_in_a_copy(name: str, root: Path, content: Mapping[str, Any], stage: str) -> Path:
+    """Up to a stage, by a profile's content, in the copy of the project that has this name."""
+    place = root / ".scratch" / FOLDER / name
+    _lay(place, root, content)
+    click.echo(f"{name}: {place}")
+    _run(["dvc", "repro", stage], place, module=True)
+    return place
 
 
 def with_seed(content: Mapping[str, Any], keys: tuple[str, ...], seed: int) -> dict[str, Any]:
@@ -95,10 +117,12 @@ def with_seed(content: Mapping[str, Any], keys: tuple[str, ...], seed: int) -> d
 def _answers_of(study: str, root: Path) -> tuple[str, str]:
     """The stage that writes a study's answers, and the program that it calls."""
     stages = read_yaml(root / "dvc.yaml")["stages"]
-    written = f"data/{study}/answers.json"
+    written = f"data/{study}/{ANSWERS}"
 
     for name, stage in stages.items():
-        places = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+        places = [
+            next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])
+        ]
         if written in places:
             return name, stage["cmd"].split()[0]
 

@@ -1,0 +1,181 @@
+"""The study's part of the page, and the same page of a user's own Mamba."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import numpy as np
+
+from interp_core.files.artifacts import load_json
+from interp_core.models.spec import short_name
+from interp_core.page import views
+from interp_core.page.document import views_of, write
+from interp_core.page.packed import numbers
+from interp_core.page.study_page import Caption, Part, Words, there
+from interp_core.page.views import View
+from mamba_neurons.study import Neurons, prepare
+
+Arrays = Mapping[str, np.ndarray]
+Report = Mapping[str, Any]
+
+COLUMNS = (
+    {"label": "channel", "says": "layer and channel"},
+    {"label": "KL", "says": "KL of the predictions without it, nats"},
+    {"label": "loss", "says": "rise of the loss without it, nats"},
+    {"label": "half-life", "says": "longest memory half-life of its states, tokens"},
+    {"label": "step", "says": "mean step dt"},
+    {"label": "between texts", "says": "share of the step's variance between texts"},
+)
+KL, HALF_LIFE = 1, 3
+
+WORDS = Words(
+    place=3,
+    question="Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?",
+    verdict=(
+        "Spread thin: the best channel moves predictions {kl_of_best_channel} nats; "
+        "{share_needed_together} of channels must stay."
+    ),
+    not_found=(
+        "A channel, or a handful, that carries copying.",
+        "Channels whose step size marks a text: none differs between texts beyond chance.",
+        "A use for attention rollout as a ranking of channels.",
+        "A joint ranking that needs fewer units than ranking them one by one, at 1 % of the loss.",
+        "One answer to “sparser than the transformer?”: it depends on the measure and on the layer.",
+    ),
+    captions={
+        "compare.png": Caption(
+            "Both models over relative depth: how the residual stream moves, and how sparse neurons are.",
+            "The transformer twin, trained on the same batches.",
+        ),
+        "delta_*.png": Caption(
+            "Channels ranked by how much their step differs between texts, and by kind of token.",
+            "The family-wise threshold when texts are shuffled.",
+        ),
+        "efficiency.png": Caption(
+            "Rise of the loss when only the strongest neurons are kept.",
+            "Random sets of the same size.",
+        ),
+        "estimates_*.png": Caption(
+            "Estimated against exact effects of channels, by layer.",
+            "The line on which both agree; a random sample, not the best.",
+        ),
+        "faithfulness_*.png": Caption(
+            "Deletion and insertion curves of each method's ranking.",
+            "Random orders of the channels.",
+        ),
+        "half_lives_*.png": Caption(
+            "Memory half-life of every state of every channel, sorted by the longest.",
+            "The other layer: half-lives are read from weights and text, nothing is ablated.",
+        ),
+        "influence_*.png": Caption(
+            "How far the best channels of a layer move later ones, directly and in all.",
+            "Random channels of the same layer.",
+        ),
+        "inter_layer_*.png": Caption(
+            "KL when the same residual dimension is ablated after each layer.",
+            "The other dimensions of the same layer.",
+        ),
+        "lorenz.png": Caption(
+            "Share of the activation that the lowest units of a token hold.",
+            "The transformer twin; the diagonal is equal shares.",
+        ),
+        "ranked_effects_*.png": Caption(
+            "Every channel ranked by KL in three ways of ablating, and the best ones together.",
+            "Random sets of the same size, and the sum of single effects.",
+        ),
+        "sparsity.png": Caption(
+            "Population and lifetime measures of sparsity, by layer and model.",
+            "The transformer twin, and the residual stream of both.",
+        ),
+    },
+)
+
+
+def channels(name: str, causal: Report, effects: Arrays, delta: Arrays) -> View:
+    """Every channel with its effect and its memory."""
+    longest = delta["half_life"].max(axis=-1)
+    columns = (effects["kl"], effects["loss"], longest, delta["mean_dt"], delta["share"])
+
+    rows = [
+        [f"L{layer}C{channel}", *(numbers(float(column[layer, channel])) for column in columns)]
+        for layer, channel in np.ndindex(effects["kl"].shape)
+    ]
+
+    return {
+        "kind": "channels",
+        "title": f"Channels of {name}",
+        "says": (
+            "Mean ablation of one channel at a time, and how long its states remember. Tap a heading to sort."
+            f" {causal['whole_model']['exact_channels']} of {causal['whole_model']['channels']} effects are exact,"
+            " the others are calibrated estimates."
+        ),
+        "columns": list(COLUMNS),
+        "rows": rows,
+        "cloud": [HALF_LIFE, KL],
+        "cloudTitle": "Effect against memory",
+        **_together(causal),
+    }
+
+
+def _together(causal: Report) -> View:
+    """The best channels ablated together, beside random sets of the same size."""
+    doses = causal["together"]["doses"]
+    best = [dose["kl"] for dose in doses]
+    random = [dose["against_random"]["random"] for dose in doses]
+    single = [dose["sum_of_single"] for dose in doses]
+
+    lines = [
+        _curve("the best", best, colour="ablated"),
+        _curve(f"{random[0]['n']} random sets", random, colour="null"),
+        views.line("sum of single effects", single, colour="ink"),
+    ]
+    title = f"Ablated together, layer {causal['together']['layer']}"
+    panel = views.panel(title, "KL, nats", lines, logarithmic=True)
+    return {"sizes": [dose["k"] for dose in doses], "panel": panel}
+
+
+def _curve(label: str, intervals: Sequence[Report], *, colour: str) -> View:
+    value, low, high = ([one[end] for one in intervals] for end in ("value", "low", "high"))
+    return views.line(label, value, colour=colour, low=low, high=high)
+
+
+def of_the_run() -> Part:
+    """The study's part of the page of the run: its channels, where the arrays are there."""
+    run = prepare(None, None)
+    name = short_name(run.params.model)
+    arrays = [run.file("scores", command, f"{command}_{name}") for command in ("causal", "delta")]
+
+    return Part(WORDS, [_channels(run, name)] if there(arrays) else [])
+
+
+def _channels(run: Neurons, name: str) -> View:
+    effects, causal = run.load("causal", f"causal_{name}")
+    delta, _ = run.load("delta", f"delta_{name}")
+    return channels(name, causal, effects, delta)
+
+
+def page(run: Neurons) -> None:
+    """One self-contained page of an experiment's Mamba, from the records in its folder."""
+    name = short_name(run.params.model)
+    path = run.folder / f"page_{name}.html"
+    causal = load_json(run.file("metrics", "causal", f"causal_{name}"))
+
+    best = causal["whole_model"]["top"][0]
+    kl = best["kl"]
+    write(
+        path,
+        "model.html.jinja",
+        title=f"Channels of {name}",
+        lead=(
+            f"The best of {causal['whole_model']['channels']} channels, {best['neuron']}, moves "
+            f"the predictions by {kl['value']:.3g} nats [{kl['low']:.3g}, {kl['high']:.3g}]."
+        ),
+        views=views_of([_channels(run, name)]),
+        made={
+            "command": f"mamba-neurons page --model {name}",
+            "weights (SHA-256)": causal["model_hash"],
+            "texts (SHA-256)": causal["sha256"],
+            "scored positions": causal["scored_positions"],
+        },
+    )
+    click.echo(f"{path}: open it in a browser, it needs no network")

@@ -1,0 +1,295 @@
+"""The study's part of the page, and the same page of a user's own model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays, load_json
+from interp_core.files.params import project_root
+from interp_core.models.spec import spec_of
+from interp_core.page import views
+from interp_core.page.columns import read_columns
+from interp_core.page.document import views_of, write
+from interp_core.page.study_page import Caption, Part, Words, there
+from interp_core.page.texts import DEFAULT, LONGEST, Shown, first_prompt, held_out_text, shown
+from interp_core.page.views import View
+from pythia_topology.data import load_corpus, stimuli
+from pythia_topology.model import load
+from pythia_topology.params import PythiaTopology
+from pythia_topology.study import Induct, names, prepare
+
+if TYPE_CHECKING:
+    from interp_core.models.subject import Transformer
+
+Arrays = Mapping[str, np.ndarray]
+Report = Mapping[str, Any]
+
+SCORES = (
+    ("excess_prefix_matching", "excess prefix matching", "induction",
+     "Attention to the token after the earlier occurrence, less the same place in the control."),
+    ("prefix_matching", "prefix matching", "induction",
+     "Attention to the token after the earlier occurrence."),
+    ("previous_token", "previous token", "previous", "Attention to the token before."),
+    ("duplicate_token", "duplicate token", "duplicate", "Attention to the earlier occurrence itself."),
+)  # fmt: skip
+
+WORDS = Words(
+    place=1,
+    question="Do induction heads sit at a stable relative depth across model sizes?",
+    verdict=(
+        "Not shown: over trainings, largest minus smallest model's centre is "
+        "{published.centre_difference:interval}."
+    ),
+    not_found=(
+        "A stable depth over three trainings of each size: seeds of one size differ by more than "
+        "the margin.",
+        "Equivalence of the layers with the most induction, even in one training.",
+        "A difference of depth distributions with layers as units: with four to eight of them the "
+        "test can hardly find one.",
+        "An effect that one head alone would show: copying stands until several are taken away.",
+    ),
+    captions={
+        "causal_delta.png": Caption(
+            "Change of accuracy and loss on the second copy without the best heads, ablated in "
+            "four ways.",
+            "As many random heads of the same layers: their central 95 %.",
+        ),
+        "composition_*.png": Caption(
+            "K-composition of every earlier head with every later one, and path patching of the "
+            "strongest pairs.",
+            "Random orientations for the z-scores, random pairs for path patching.",
+        ),
+        "*_overlay.png": Caption(
+            "Layer profiles of excess prefix matching over relative depth, and the test of equal "
+            "centres.",
+            "The margin within which two centres count as the same.",
+        ),
+        "dose_*.png": Caption(
+            "Change of accuracy and loss against the number of best heads ablated.",
+            "Layer-matched random sets of each size, and a whole layer.",
+        ),
+        "emergence.png": Caption(
+            "Copy accuracy and the best head of each kind over the training.",
+            "The first steps, where nothing has formed.",
+        ),
+        "heatmap_*.png": Caption(
+            "Excess prefix matching of every head; a frame marks heads that pass the family-wise "
+            "test.",
+            "The control prompt is subtracted: same position, same lag, no earlier occurrence.",
+        ),
+        "lag_profiles.png": Caption(
+            "Layer profiles of copies over few tokens and over many.",
+            "The control of each lag is subtracted.",
+        ),
+        "nulls_*.png": Caption(
+            "Share of a layer's heads that score high, and every head at its depth.",
+            "Heads dealt to layers at random, wrong antecedents, and an untrained model.",
+        ),
+        "profile_*.png": Caption(
+            "The layer profile with its band and peak above every single head.",
+            "The control prompt is subtracted.",
+        ),
+        "scores_*.png": Caption(
+            "All scores on repeated random tokens side by side, each with its strongest head.",
+            "Excess prefix matching has its control subtracted; the others are plain shares.",
+        ),
+        "single_heads_*.png": Caption(
+            "What ablating each head alone does to the loss, and a first-order estimate of it.",
+            "The line on which estimate and exact effect agree.",
+        ),
+    },
+)
+
+
+def head_scores(arrays: Arrays) -> list[View]:
+    """The scores of the head map, each with its interval where it was computed."""
+    found = []
+
+    for name, label, colour, says in SCORES:
+        ends = [arrays.get(f"{name}_{end}") for end in ("low", "high")]
+        found.append(views.score(label, says, arrays[name], *ends, colour=colour))
+
+    return found
+
+
+def heads_view(
+    subject: "Transformer", arrays: Arrays, profile: Report, texts: Sequence[Shown], *, seed: int
+) -> View:
+    """The head map of one model, with texts behind it."""
+    return views.heads(
+        subject,
+        head_scores(arrays),
+        texts,
+        n=f"Brackets are 95 % intervals over {profile['n']} prompts of repeated random tokens",
+        found=profile["induction_heads"],
+        seed=seed,
+    )
+
+
+def texts_of(subject: "Transformer", params: PythiaTopology) -> list[Shown]:
+    """For a model of the pipeline: real text of its corpus that repeats something, and random
+    tokens twice.
+    """
+    corpus = load_corpus(subject, params)
+
+    if corpus is None:
+        raise InputError(
+            f"{subject.name}: its page shows real text: run `induction-lab corpus` first"
+        )
+
+    return [
+        held_out_text(subject, corpus.validation, seed=params.seed),
+        _random_tokens(subject, params),
+    ]
+
+
+def _random_tokens(subject: "Transformer", params: PythiaTopology) -> Shown:
+    """A prompt of the scores of record."""
+    few = params.model_copy(update={"task_types": (), "n_sequences": 8})
+    prompts = stimuli(subject, few)["repeated_tokens"]
+    return first_prompt(prompts, "random tokens, twice")
+
+
+def _own_text(subject: "Transformer", text: str | None, params: PythiaTopology) -> Shown:
+    """The user's text, else one that repeats itself; random tokens for a model without words."""
+    if text is None and subject.tokenizer is None:
+        return _random_tokens(subject, params)
+
+    title = "your text" if text is not None else "a text that repeats itself"
+    words = DEFAULT if text is None else text
+    return shown(subject, words, longest=LONGEST, title=title, seed=params.seed)
+
+
+def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -> View:
+    """Sizes, training curve, and when its heads formed."""
+    steps = history["step"]
+    onset = sorted(_onset(emergence).items(), key=lambda item: item[1]["value"])
+    formed = [
+        f"{what} at step {one['value']:.0f} [{one['low']:.0f}, {one['high']:.0f}]"
+        for what, one in onset
+    ]
+
+    return views.card(
+        name,
+        {
+            "layers": profile["n_layers"],
+            "heads a layer": profile["n_heads"],
+            "parameters": f"{profile['n_parameters']:,}",
+            "induction heads": profile["n_induction_heads"],
+        },
+        steps=steps,
+        panels=[
+            views.panel("Loss", "nats a token", [
+                views.line("training", history["loss"], colour="null"),
+                views.line("held-out text", history["validation_loss"], colour="ink"),
+            ]),
+            views.panel("Copying", "share", [
+                views.line("accuracy on repeats", history["repeat_accuracy"], colour="copying"),
+                views.line("best head's prefix matching", history["best_prefix_matching"], colour="induction"),
+            ]),
+        ],
+        formed=formed or ["nothing formed within this training"],
+    )  # fmt: skip
+
+
+def _onset(emergence: Report) -> dict[str, Report]:
+    """The step of what emerged within the training, with its interval, by its words."""
+    onset = emergence["onset"].items()
+    return {what.replace("_", " "): one["step"] for what, one in onset if one is not None}
+
+
+def clock(name: str, report: Report, arrays: Arrays) -> View:
+    """A model's training on one clock: its checkpoints, where the head maps were measured."""
+    return views.clock(
+        f"{name}: its training on one clock",
+        arrays["steps"],
+        [
+            views.panel("Copying", "accuracy", [views.line("copied tokens", arrays["accuracy"], colour="copying")]),
+            views.panel("Loss", "nats", [views.line("copied tokens", arrays["loss"], colour="ink")]),
+        ],
+        {
+            "previous token": (arrays["previous_token"], "previous"),
+            "excess prefix matching": (arrays["excess_prefix_matching"], "induction"),
+        },
+        says=(
+            f"Move the slider: head maps and curves show the same step. {report['n']} prompts a "
+            "checkpoint."
+        ),
+        events={what: one["value"] for what, one in _onset(report).items()},
+    )  # fmt: skip
+
+
+def own_page(
+    subject: "Transformer",
+    arrays: Arrays,
+    profile: Report,
+    text: Shown,
+    path: Path,
+    *,
+    seed: int,
+) -> None:
+    """One self-contained file about a model of the user's."""
+    behaviour = profile["behaviour"]["repeated_tokens"]
+    copied = behaviour["accuracy"]
+
+    write(
+        path,
+        "model.html.jinja",
+        title=f"Induction in {subject.name}",
+        lead=(
+            f"{profile['verdict']}. It copies {copied['value']:.2f} "
+            f"[{copied['low']:.2f}, {copied['high']:.2f}] of repeated random tokens; of the "
+            f"control's, where nothing repeats, {behaviour['control_accuracy']:.2f}."
+        ),
+        views=views_of([heads_view(subject, arrays, profile, [text], seed=seed)]),
+        made={
+            "command": f"induct page --model {subject.name}",
+            "weights (SHA-256)": profile["model_hash"],
+            "prompts (SHA-256)": profile["prompts_hash"],
+            "seed": profile["seed"],
+            "prompts a family": profile["n"],
+        },
+    )
+
+
+def page(run: Induct, text: str | None) -> None:
+    """One self-contained page of each model of an experiment, from the scores in its folder."""
+    for model, name in zip(run.params.models, names(run), strict=True):
+        arrays, profile = run.load("profile", f"profile_{name}", scores=f"scores_{name}")
+        subject = load(model, run.known, run.params)
+        path = run.folder / f"page_{name}.html"
+
+        one = _own_text(subject, text, run.params)
+        own_page(subject, arrays, profile, one, path, seed=run.params.seed)
+        click.echo(f"{path}: open it in a browser, it needs no network")
+
+
+def of_the_run() -> Part:
+    """The study's part of the page of the run: what its files allow."""
+    run = prepare(None, None)
+    maps, clocks, cards = [], [], []
+
+    for model, name in zip(run.params.models, names(run), strict=True):
+        profile = load_json(run.file("metrics", "profile", f"profile_{name}"))
+        emergence = load_json(run.file("metrics", "emergence", f"emergence_{name}"))
+
+        scores = run.file("scores", "profile", f"scores_{name}")
+        over_training = run.file("scores", "emergence", f"emergence_{name}")
+        weights = spec_of(model, run.known).path
+
+        if weights is not None and there([scores, weights]):
+            subject = load(model, run.known, run.params)
+            texts, seed = texts_of(subject, run.params), run.params.seed
+            maps.append(heads_view(subject, load_arrays(scores), profile, texts, seed=seed))
+
+        if there([over_training]):
+            clocks.append(clock(name, emergence, load_arrays(over_training)))
+
+        history = read_columns(project_root() / "data" / "training" / f"{name}.csv")
+        cards.append(model_card(name, profile, emergence, history))
+
+    return Part(WORDS, [*maps, *clocks], cards)

@@ -1,0 +1,200 @@
+"""The page of a run: a folder that is opened from disk, built from what the pipeline left in data/.
+
+A clone has the answers and the figures. The views need arrays and models too, which a run makes.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from interp_core.console.answers import Answer, of_studies
+from interp_core.console.answers_table import published, shown
+from interp_core.errors import InputError
+from interp_core.files.artifacts import replacing
+from interp_core.page.document import views_of, write
+from interp_core.page.provenance import Made, Provenance
+from interp_core.page.study_page import Caption, Part
+
+MOST_WORDS = 15  # of a verdict
+LARGEST = 15_000_000  # bytes of the whole folder
+OVER = "published."  # before the name of an answer over trainings
+NAMED = re.compile(r"\{([\w.-]+)(?::(size|interval))?\}")  # an answer in a verdict
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A kept figure on the page."""
+
+    name: str
+    source: str  # its path inside the report
+    width: int  # pixels
+    height: int
+    shows: str
+    control: str
+    made: Made
+
+
+def parts_of(studies: Sequence[str]) -> dict[str, Part]:
+    """Every study's part, made now; a study without the room `page` has none."""
+    # By name, because the core knows no study.
+    rooms = {study: f"{study}.page" for study in studies if find_spec(f"{study}.page") is not None}
+    return {study: import_module(room).of_the_run() for study, room in rooms.items()}
+
+
+def build(root: Path, out: Path, parts: Mapping[str, Part] | None = None) -> Path:
+    """Write out/index.html and the figures beside it; returns the page.
+
+    `parts` are the studies', made now unless given. InputError names what is missing.
+    """
+    data = root / "data"
+    found = parts_of(list(of_studies(data))) if parts is None else parts
+    provenance = Provenance(root)
+
+    studies = [
+        _study(data, name, part, _answers(root, name), provenance, out)
+        for name, part in found.items()
+    ]
+    studies.sort(key=lambda study: study["place"])
+
+    views = views_of([view for study in studies for view in [*study["views"], *study["cards"]]])
+    ids = iter(views)
+    for study in studies:
+        study["views"] = [next(ids) for _ in study["views"]]
+        study["cards"] = [next(ids) for _ in study["cards"]]
+
+    page = out / "index.html"
+    write(page, "report.html.jinja", studies=studies, views=views)
+    _check_size(out)
+    return page
+
+
+def _study(
+    data: Path,
+    name: str,
+    part: Part,
+    answers: Mapping[str, Answer],
+    provenance: Provenance,
+    out: Path,
+) -> dict[str, Any]:
+    captions = part.words.captions
+    pictures = out / "figures" / name
+    rows = {one: _row(one, answers) for one in answers}
+    of_the_run = [row for one, row in rows.items() if not one.startswith(OVER)]
+
+    return {
+        **asdict(part.words),
+        "study": name,
+        "views": list(part.views),
+        "cards": list(part.cards),
+        "verdict": verdict(part.words.verdict, answers, where=f"{name}.page"),
+        # A verdict may say no more than these, with their intervals.
+        "behind": [rows[match[1]] for match in NAMED.finditer(part.words.verdict)],
+        "answers": of_the_run,
+        "trainings": len(of_the_run) < len(rows),
+        "figures": _figures(data / name / "figures", captions, provenance, pictures),
+    }
+
+
+def verdict(template: str, answers: Mapping[str, Answer], *, where: str) -> str:
+    """The sentence with its numbers: `{name}` the value, `{name:size}` without its sign,
+    `{name:interval}` with its interval.
+
+    Names of answers over trainings begin with `published.`.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        if (answer := answers.get(match[1])) is None:
+            raise InputError(
+                f"{where}: the verdict names {match[1]}, which is none of the study's answers"
+            )
+
+        value = shown(answer, interval=match[2] == "interval")
+        return value.removeprefix("-") if match[2] == "size" else value
+
+    sentence = NAMED.sub(fill, template)
+
+    if (count := len(sentence.split())) > MOST_WORDS:
+        raise InputError(f"{where}: a verdict of {count} words, at most {MOST_WORDS} are read")
+
+    return sentence
+
+
+def _answers(root: Path, study: str) -> dict[str, Answer]:
+    """The run's answers by name, and those over trainings where some are published."""
+    run = of_studies(root / "data")[study]
+    trainings = published(root / "published", [study]).get(study, [])
+
+    return {one.name: one for one in run} | {f"{OVER}{one.name}": one for one in trainings}
+
+
+def _row(name: str, answers: Mapping[str, Answer]) -> dict[str, Any]:
+    answer = answers[name]
+    trainings = answers.get(OVER + name)
+    over = "" if trainings is None else f"{shown(trainings, interval=True)}, {_n(trainings)}"
+
+    return {
+        "name": answer.name.replace("_", " "),
+        "value": shown(answer, interval=True),
+        "n": _n(answer),
+        "says": answer.says,
+        "over": over,
+    }
+
+
+def _n(answer: Answer) -> str:
+    return f"{answer.n} {answer.unit}"
+
+
+def _figures(
+    folder: Path, captions: Mapping[str, Caption], provenance: Provenance, out: Path
+) -> list[Figure]:
+    """Every figure that is kept, with its caption and how it was made."""
+    found = []
+
+    for path in sorted(folder.glob("*.png")):
+        matching = [one for pattern, one in captions.items() if fnmatch(path.name, pattern)]
+        made = provenance.of(path)
+
+        if not matching:
+            raise InputError(f"{path} has no caption: add one to the study's page.py")
+        if made is None:
+            raise InputError(
+                f"{path} is written by no stage of dvc.lock: run the pipeline, or remove it"
+            )
+
+        width, height = _shrink(path, out / path.name)
+        source = f"figures/{out.name}/{path.name}"
+        caption = matching[0]
+        found.append(Figure(path.stem, source, width, height, caption.shows, caption.control, made))
+
+    return found
+
+
+def _shrink(path: Path, out: Path) -> tuple[int, int]:
+    """The figure in 256 colours, a third of its bytes; returns its width and height."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        # An octree is twice as fast as the median cut, and smaller on the flat colours of figures.
+        method = Image.Quantize.FASTOCTREE
+        reduced = image.convert("RGB").quantize(256, method=method, dither=Image.Dither.NONE)
+
+        with replacing(out) as part:
+            reduced.save(part, format="PNG")
+
+        return image.width, image.height
+
+
+def _check_size(out: Path) -> None:
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+    if size > LARGEST:
+        raise InputError(
+            f"{out} holds {size:,} bytes, more than {LARGEST:,}: delete what an older build left "
+            "there"
+        )

@@ -1,0 +1,206 @@
+"""What the views of a page are made of: plain JSON, each of a kind that a script of its name shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp_core.measures.ablation import Head
+from interp_core.models.subject import Subject, Transformer
+from interp_core.page.packed import lower, numbers, shares
+from interp_core.page.texts import Shown, words
+from interp_core.page.watch import Predicted, attention, mean_vectors, predicted, random_sets
+
+View = dict[str, Any]
+
+BEST_K = (1, 2, 3, 5, 8, 12)  # heads taken away together
+DRAWS = 8  # random sets beside each of them
+
+
+def score(
+    label: str,
+    says: str,
+    value: Float[np.ndarray, "layer head"],
+    low: Float[np.ndarray, "layer head"] | None = None,
+    high: Float[np.ndarray, "layer head"] | None = None,
+    *,
+    colour: str,
+) -> View:
+    """One score of all heads, with its interval where it has one.
+
+    `colour` is a name of page.css.
+    """
+    ends = {} if low is None or high is None else {"low": numbers(low), "high": numbers(high)}
+    return {"label": label, "says": says, "colour": colour, "value": numbers(value), **ends}
+
+
+def heads(
+    subject: Transformer,
+    scores: Sequence[View],
+    texts: Sequence[Shown],
+    *,
+    n: str,
+    found: Sequence[str],
+    seed: int,
+) -> View:
+    """The head map of a model; behind each head its attention over texts, and what is lost without
+    it.
+
+    `scores[0]` ranks the heads. `n` says what the scores' intervals are over, `found` names the
+    heads that pass the study's test.
+    """
+    rank = np.array(scores[0]["value"], dtype=np.float64)
+
+    return {
+        "kind": "heads",
+        "title": f"Heads of {subject.name}",
+        "model": subject.name,
+        "layers": subject.n_layers,
+        "heads": subject.n_heads,
+        "n": n,
+        "found": list(found),
+        "scores": list(scores),
+        "texts": [_text(subject, text, rank, seed) for text in texts],
+    }
+
+
+def _text(subject: Subject, text: Shown, rank: Float[np.ndarray, "layer head"], seed: int) -> View:
+    patterns = attention(subject, np.stack([text.ids, text.control]))
+    pairs = text.pairs
+
+    return {
+        "title": text.title,
+        "tokens": words(subject, text.ids),
+        "control": words(subject, text.control),
+        "pairs": np.stack([pairs.query, pairs.induction_key], axis=1).tolist(),
+        "attention": lower(patterns),  # [clean or control, layer, head, entry]
+        "without": _without(subject, text, rank, seed),
+    }
+
+
+def _without(
+    subject: Subject, text: Shown, rank: Float[np.ndarray, "layer head"], seed: int
+) -> View:
+    """Predictions without each head and without the best k, beside layer-matched random heads."""
+    layers, heads_each = rank.shape
+    order = np.argsort(-rank, axis=None, kind="stable")
+    ranked: list[Head] = [(int(i) // heads_each, int(i) % heads_each) for i in order]
+
+    single: list[list[Head]] = [
+        [(layer, head)] for layer in range(layers) for head in range(heads_each)
+    ]
+    sizes = [k for k in BEST_K if k < len(ranked)]
+    rng = np.random.default_rng([seed, 71])
+    random = [random_sets(ranked[:k], heads_each, draws=DRAWS, rng=rng) for k in sizes]
+
+    sets = [[], *single, *(ranked[:k] for k in sizes), *(one for draws in random for one in draws)]
+    means = mean_vectors(subject, np.stack([text.ids, text.control]))
+    found = predicted(subject, text.ids, sets, means, label=f"{subject.name} without heads")
+
+    kept = 1 + len(single) + len(sizes)
+    # Of the random sets every loss is kept, and the predictions of the first of each size.
+    shown = [*range(kept), *range(kept, len(sets), DRAWS)]
+    vocabulary, places = np.unique(found.top[shown], return_inverse=True)
+
+    return {
+        "sizes": sizes,
+        "draws": DRAWS,
+        "ranked": [f"L{layer}H{head}" for layer, head in ranked[: max(sizes, default=0)]],
+        "random": [[f"L{layer}H{head}" for layer, head in draws[0]] for draws in random],
+        "loss": np.round(found.loss.astype(np.float64), 3).tolist(),
+        "words": words(subject, vocabulary),
+        "top": places.reshape(found.top[shown].shape).tolist(),
+        "probability": shares(found.probability[shown]),
+    }
+
+
+def live(found: Predicted, subject: Subject) -> list[View]:
+    """Predictions of each set as the live page asks for them."""
+    vocabulary, places = np.unique(found.top, return_inverse=True)
+    spelt = words(subject, vocabulary)
+    top = places.reshape(found.top.shape)
+
+    return [
+        {
+            "loss": np.round(loss.astype(np.float64), 3).tolist(),
+            "top": [[spelt[place] for place in at] for at in ranks],
+            "probability": np.round(probability.astype(np.float64), 4).tolist(),
+        }
+        for loss, ranks, probability in zip(found.loss, top, found.probability, strict=True)
+    ]
+
+
+def line(label: str, values: Any, *, colour: str, low: Any = None, high: Any = None) -> View:
+    """One curve; its band where it has an interval."""
+    ends = {} if low is None or high is None else {"low": numbers(low), "high": numbers(high)}
+    return {"label": label, "values": numbers(values), "colour": colour, **ends}
+
+
+def panel(
+    title: str,
+    unit: str,
+    lines: Sequence[View],
+    *,
+    logarithmic: bool = False,
+    dots: View | None = None,
+) -> View:
+    """Curves that share both axes.
+
+    `dots` is a line with several values a step, which no curve joins.
+    """
+    return {
+        "title": title,
+        "unit": unit,
+        "lines": list(lines),
+        "logarithmic": logarithmic,
+        "dots": dots,
+    }
+
+
+def clock(
+    title: str,
+    steps: Any,
+    panels: Sequence[View],
+    maps: Mapping[str, tuple[Float[np.ndarray, "step layer head"], str]],
+    *,
+    says: str,
+    events: Mapping[str, float] | None = None,
+) -> View:
+    """One training on one clock: curves and head maps that a slider moves together.
+
+    `maps` holds scores in [0, 1] by name, each with its colour; `events` steps that have a name.
+    """
+    return {
+        "kind": "clock",
+        "title": title,
+        "says": says,
+        "steps": numbers(steps),
+        "panels": list(panels),
+        "maps": [
+            {"label": label, "colour": colour, "value": shares(values)}
+            for label, (values, colour) in maps.items()
+        ],
+        "events": [
+            {"label": label, "step": numbers(step)} for label, step in (events or {}).items()
+        ],
+    }
+
+
+def card(
+    name: str,
+    sizes: Mapping[str, Any],
+    *,
+    steps: Any,
+    panels: Sequence[View],
+    formed: Sequence[str],
+) -> View:
+    """A model at a glance: sizes, its training curve, and when its heads formed, in sentences."""
+    return {
+        "kind": "curves",
+        "name": name,
+        "sizes": {label: numbers(value) for label, value in sizes.items()},
+        "steps": numbers(steps),
+        "panels": list(panels),
+        "formed": list(formed),
+    }

@@ -1,0 +1,219 @@
+"""What a page shows of a model on one text: where every head looks, and what is predicted without
+it.
+
+Heads are replaced by their mean vector over the text and its control. Each set of heads stands
+beside random heads of the same layers. A Mamba's layer counts as one head, its mixer, and looks by
+its hidden attention.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_core.mamba.hidden_attention import mixer_calls, stream_attention
+from interp_core.mamba.subject import MambaSubject
+from interp_core.measures.ablation import Head
+from interp_core.models.hooks import Edit, capture, intervene
+from interp_core.models.sites import Site
+from interp_core.models.subject import Subject, Transformer
+from interp_core.progress import progress
+
+TOP = 3  # predictions kept at each place
+COPIES = 8  # of the text, each without other heads, in one forward pass
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """At every place but the last: loss of the token that follows (nats), and the likeliest tokens."""
+
+    loss: Float[np.ndarray, "set position"]
+    top: Int[np.ndarray, "set position rank"]
+    probability: Float[np.ndarray, "set position rank"]
+
+
+@torch.no_grad()
+def attention(
+    subject: Subject, rows: Int[np.ndarray, "row position"]
+) -> Float[np.ndarray, "row layer head q k"]:
+    """Every head's whole pattern, in [0, 1]: for texts short enough to be looked at."""
+    if isinstance(subject, MambaSubject):
+        return hidden_maps(subject, rows)[:, :, None]
+
+    sites = [Site(layer, "attn.pattern") for layer in range(subject.n_layers)]
+
+    with capture(subject, sites) as seen:
+        subject.trunk(subject.ids(rows))
+
+    return torch.stack([seen[site].float() for site in sites], dim=1).cpu().numpy()
+
+
+@torch.no_grad()
+def hidden_maps(
+    mamba: MambaSubject, rows: Int[np.ndarray, "row position"]
+) -> Float[np.ndarray, "row layer query key"]:
+    """Hidden attention of every layer: mean over channels of |alpha|, rows as shares."""
+    none = np.zeros(0, dtype=np.int64)
+    found = [
+        stream_attention(call, batch=none, query=none, key=none, group=none, groups=1).normalised
+        for call in mixer_calls(mamba, mamba.ids(rows))
+    ]
+    return torch.stack(found, dim=1).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One text as the whole model read it."""
+
+    patterns: Float[np.ndarray, "layer head query key"]
+    means: dict[int, Float[Tensor, "head d_head"]]  # over the text's places, by layer
+    predicted: Predicted  # of the empty set alone
+
+
+@torch.no_grad()
+def watched(subject: Subject, ids: Int[np.ndarray, " position"]) -> Watched:
+    """Patterns, mean vectors and predictions from one pass: somebody waits for them."""
+    layers = range(subject.n_layers)
+    written = [_site(subject, layer) for layer in layers]
+    seen_in = (
+        []
+        if isinstance(subject, MambaSubject)
+        else [Site(layer, "attn.pattern") for layer in layers]
+    )
+
+    with capture(subject, [*written, *seen_in]) as seen:
+        found = predicted(subject, ids, [[]], {})
+
+    if isinstance(subject, MambaSubject):
+        (patterns,) = attention(subject, ids[None])
+    else:
+        patterns = torch.stack([seen[site][0].float() for site in seen_in]).cpu().numpy()
+
+    means = {site.layer: _by_head(seen[site]).mean(dim=(0, 1)) for site in written}
+    return Watched(patterns, means, found)
+
+
+def heads_each(subject: Subject) -> int:
+    """Heads that can be taken away in each layer."""
+    return subject.n_heads if isinstance(subject, Transformer) else 1
+
+
+@torch.no_grad()
+def mean_vectors(
+    subject: Subject, rows: Int[np.ndarray, "row position"]
+) -> dict[int, Float[Tensor, "head d_head"]]:
+    """Each head's mean vector over all places of some texts of one length, by layer."""
+    sites = [_site(subject, layer) for layer in range(subject.n_layers)]
+
+    with capture(subject, sites) as seen:
+        subject.trunk(subject.ids(rows))
+
+    return {site.layer: _by_head(seen[site]).mean(dim=(0, 1)) for site in sites}
+
+
+@torch.no_grad()
+def predicted(
+    subject: Subject,
+    ids: Int[np.ndarray, " position"],
+    sets: Sequence[Sequence[Head]],
+    means: dict[int, Float[Tensor, "head d_head"]],
+    *,
+    label: str | None = None,
+) -> Predicted:
+    """Predictions without each set of heads; an empty set is the whole model."""
+    found: list[Predicted] = []
+    starts = range(0, len(sets), COPIES)
+
+    for start in progress(starts, label, unit="batch") if label else starts:
+        chosen = sets[start : start + COPIES]
+        rows = subject.ids(np.tile(ids, (len(chosen), 1)))
+
+        with ExitStack() as stack:
+            if edits := _edits(subject, chosen, means):
+                stack.enter_context(intervene(subject, edits))
+            found.append(_read(subject.logits(rows)[:, :-1], rows[:, 1:]))
+
+    parts = [[getattr(one, name) for one in found] for name in ("loss", "top", "probability")]
+    return Predicted(*(np.concatenate(part) for part in parts))
+
+
+def random_sets(
+    best: Sequence[Head], n_heads: int, *, draws: int, rng: np.random.Generator
+) -> list[list[Head]]:
+    """Sets with as many heads of each layer as `best`, of its other heads where those are enough."""
+    return [_random_set(best, n_heads, rng) for _ in range(draws)]
+
+
+def _random_set(best: Sequence[Head], n_heads: int, rng: np.random.Generator) -> list[Head]:
+    drawn: list[Head] = []
+
+    for layer in sorted({layer for layer, _ in best}):
+        taken = [head for of_layer, head in best if of_layer == layer]
+        others = np.setdiff1d(np.arange(n_heads), taken)
+        pool = others if len(others) >= len(taken) else np.arange(n_heads)
+        drawn += [(layer, int(head)) for head in rng.choice(pool, size=len(taken), replace=False)]
+
+    return drawn
+
+
+def other_layers(
+    best: Sequence[Head], n_layers: int, *, draws: int, rng: np.random.Generator
+) -> list[list[Head]]:
+    """For layers of one head: as many other layers, where there are so many."""
+    taken = [layer for layer, _ in best]
+    others = np.setdiff1d(np.arange(n_layers), taken)
+
+    if len(others) < len(taken):
+        return []
+
+    return [
+        [(int(layer), 0) for layer in sorted(rng.choice(others, size=len(taken), replace=False))]
+        for _ in range(draws)
+    ]
+
+
+def _site(subject: Subject, layer: int) -> Site:
+    """Where a layer's heads write."""
+    return Site(layer, "mixer_out" if isinstance(subject, MambaSubject) else "attn.z")
+
+
+def _by_head(written: Tensor) -> Float[Tensor, "row position head d_head"]:
+    """A mixer's output as that of its only head."""
+    return written[:, :, None] if written.ndim == 3 else written
+
+
+def _edits(
+    subject: Subject, sets: Sequence[Sequence[Head]], means: dict[int, Tensor]
+) -> dict[Site, Edit]:
+    """One edit a layer: copy i of the text loses the heads of set i."""
+    layers = sorted({layer for heads in sets for layer, _ in heads})
+    return {_site(subject, layer): _edit(layer, sets, means[layer]) for layer in layers}
+
+
+def _edit(layer: int, sets: Sequence[Sequence[Head]], mean: Tensor) -> Edit:
+    def edit(written: Tensor) -> Tensor:
+        edited = written.clone()
+        by_head = _by_head(edited)  # the same memory
+
+        for copy, heads in enumerate(sets):
+            for of_layer, head in heads:
+                if of_layer == layer:
+                    by_head[copy, :, head] = mean[head].to(written.dtype)
+
+        return edited
+
+    return edit
+
+
+def _read(
+    logits: Float[Tensor, "set position vocab"], target: Int[Tensor, "set position"]
+) -> Predicted:
+    log_p = logits.float().log_softmax(dim=-1)
+    loss = -log_p.gather(-1, target[..., None])[..., 0]
+    top = log_p.topk(min(TOP, log_p.shape[-1]), dim=-1)
+
+    return Predicted(loss.cpu().numpy(), top.indices.cpu().numpy(), top.values.exp().cpu().numpy())

@@ -1,0 +1,262 @@
+"""Pages: names are text and never code, nothing is fetched, and what is shown is what was measured."""
+
+import json
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import known_circuits as known
+from interp_core.console.answers import Answer, of_studies
+from interp_core.errors import InputError
+from interp_core.files.params import project_root
+from interp_core.loading import transformer_of
+from interp_core.models.subject import Transformer
+from interp_core.page import views
+from interp_core.page.packed import numbers, shares
+from interp_core.page.report import LARGEST, MOST_WORDS, build, verdict
+from interp_core.page.study_page import Part
+from interp_core.page.texts import Shown, copy_operations, first_prompt, without_antecedents
+from interp_core.page.watch import attention, mean_vectors, predicted, random_sets
+from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
+from page_parts import HOSTILE, Page, hostile_live_page, hostile_page
+
+
+@pytest.mark.parametrize("page", [hostile_page, hostile_live_page])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_text_wherever_it_comes_from(name: str, page: Callable[[str], str]) -> None:
+    honest, hostile = Page.of(page("honest")), Page.of(page(name))
+
+    assert hostile.scripts == honest.scripts
+    assert hostile.handlers == []
+    assert hostile.fetched == []
+    assert [view["title"] for view in hostile.data.values()] == [name] * len(honest.data)
+    assert name in hostile.text
+
+
+@given(st.text(max_size=40))
+def test_any_name_comes_back_as_it_was_given(name: str) -> None:
+    page = Page.of(hostile_page(name))
+
+    assert page.view("heads")["model"] == name
+    assert len(page.scripts) == 1
+
+
+def test_only_the_script_that_is_built_in_may_run() -> None:
+    import base64
+    import hashlib
+
+    content = hostile_page("honest")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', content)
+    (script,) = Page.of(content).scripts
+
+    assert policy is not None
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = policy[1].replace("&#39;", "'")
+    assert f"script-src 'sha256-{digest}'" in allowed
+    assert "default-src 'none'" in allowed
+    assert "connect-src 'none'" in allowed
+
+
+def test_bytes_hold_shares_to_one_in_510() -> None:
+    import base64
+
+    values = np.random.default_rng(0).random((3, 4, 5))
+    packed = shares(values)
+    back = (
+        np.frombuffer(base64.b64decode(packed["bytes"]), dtype=np.uint8).reshape(packed["shape"])
+        / 255
+    )
+
+    assert np.abs(back - values).max() <= 1 / 510 + 1e-12
+
+
+def test_numbers_keep_four_digits_and_have_none_where_nothing_was_measured() -> None:
+    assert numbers([[1.23456, float("nan")], [np.float32(2), 7]]) == [[1.235, None], [2.0, 7]]
+
+
+def test_the_induction_head_is_what_copying_needs_and_a_random_head_is_not(
+    planted: Transformer,
+) -> None:
+    prompts = repeated_tokens(
+        Vocabulary.of(planted.vocab_size, bos=planted.bos, pad=planted.bos), period=6, n_prompts=1,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    text = first_prompt(prompts, "planted")
+    layer, head = known.INDUCTION_HEAD
+    control = [(layer, other) for other in range(planted.n_heads) if other != head][:1]
+
+    means = mean_vectors(planted, np.stack([text.ids, text.control]))
+    found = predicted(planted, text.ids, [[], [(layer, head)], control], means)
+    copied = found.loss[:, text.pairs.query].mean(axis=1)
+
+    assert copied[0] < 0.1
+    assert copied[1] > copied[0] + 1
+    assert copied[2] < copied[0] + 0.1
+
+
+def test_sets_in_one_batch_are_as_each_alone(planted: Transformer) -> None:
+    text = shown_twice(planted)
+    means = mean_vectors(planted, np.stack([text.ids, text.control]))
+    sets = [[], [(0, 0)], [(1, 0)], [(0, 0), (1, 0)]]
+
+    together = predicted(planted, text.ids, sets, means)
+    alone = [predicted(planted, text.ids, [one], means).loss[0] for one in sets]
+
+    np.testing.assert_allclose(together.loss, np.stack(alone), atol=1e-5)
+
+
+def test_the_pattern_on_the_page_looks_where_an_induction_head_looks(planted: Transformer) -> None:
+    text = shown_twice(planted)
+    layer, head = known.INDUCTION_HEAD
+    clean, control = attention(planted, np.stack([text.ids, text.control]))
+    at = text.pairs.query, text.pairs.induction_key
+
+    assert clean[layer, head][at].min() > 0.9
+    assert control[layer, head][at].max() < 0.5
+
+
+def test_a_control_copies_nothing_and_differs_only_where_it_was_copied_from(
+    planted: Transformer,
+) -> None:
+    row = np.array([0, 5, 6, 7, 5, 6, 8, 5, 6])
+    pairs = copy_operations(row)
+    control = without_antecedents(planted, row, pairs, seed=0)
+
+    assert len(copy_operations(control)) == 0
+    assert set(np.flatnonzero(control != row)) == set(pairs.earlier)
+
+
+def test_random_sets_have_as_many_heads_of_each_layer_and_none_of_the_best() -> None:
+    best = [(1, 0), (1, 2), (3, 1)]
+
+    for one in random_sets(best, 8, draws=20, rng=np.random.default_rng(0)):
+        assert sorted(layer for layer, _ in one) == [1, 1, 3]
+        assert len(set(one)) == 3
+        assert not set(one) & set(best)
+
+
+def shown_twice(subject: Transformer) -> Shown:
+    row = np.array([subject.bos, 5, 6, 7, 8, 5, 6, 7, 8])
+    pairs = copy_operations(row)
+    return Shown("twice", row, without_antecedents(subject, row, pairs, seed=0), pairs)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_view_is_json_and_small(layers: int) -> None:
+    subject = transformer_of(known.induction_model(), name="planted")
+    rank = np.zeros((subject.n_layers, subject.n_heads))
+    score = views.score("score", "what it is", rank, rank - 0.1, rank + 0.1, colour="induction")
+    view = views.heads(subject, [score], [shown_twice(subject)] * layers, n="n", found=[], seed=0)
+
+    assert json.loads(json.dumps(view, allow_nan=False))["texts"][0]["pairs"]
+
+
+# What a verdict may say.
+
+ANSWERS = {
+    "size": Answer("size", -0.0719837, -0.0814, -0.0619, 192, "prompts", "a difference"),
+    "count": Answer("count", 409, None, None, 28, "texts", "channels"),
+    "published.size": Answer("size", -0.2, -0.5, 0.1, 3, "trainings", "a difference"),
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("It is {size}, of {count}.", "It is -0.072, of 409."),
+        ("In size {size:size}.", "In size 0.072."),
+        ("It is {size:interval}.", "It is -0.072 [-0.081, -0.062]."),
+        ("Over trainings {published.size:interval}.", "Over trainings -0.20 [-0.50, 0.10]."),
+    ],
+)
+def test_a_verdict_has_the_numbers_of_the_answers(template: str, said: str) -> None:
+    assert verdict(template, ANSWERS, where="here") == said
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [("{gone}", "gone, which is none"), ("word " * (MOST_WORDS + 1), f"{MOST_WORDS + 1} words")],
+)
+def test_a_verdict_that_cannot_be_said_is_an_error(template: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        verdict(template, ANSWERS, where="here")
+
+
+# The committed run.
+
+
+@pytest.fixture(scope="module")
+def words() -> dict[str, Part]:
+    """What a clone shows: views need a run's arrays and models, and are used in a browser."""
+    studies = of_studies(project_root() / "data")
+    return {study: Part(import_module(f"{study}.page").WORDS) for study in studies}
+
+
+@pytest.fixture(scope="module")
+def report(words: dict[str, Part], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(project_root(), tmp_path_factory.mktemp("report"), words)
+
+
+def test_the_report_is_small_and_fetches_nothing(report: Path) -> None:
+    page = Page.of(report.read_text())
+    files = [file for file in report.parent.rglob("*") if file.is_file()]
+
+    assert sum(file.stat().st_size for file in files) < LARGEST
+    assert page.fetched == []
+    assert not re.search(r"url\(|@import", "".join(page.styles))
+
+
+def test_every_committed_figure_is_on_the_report(report: Path) -> None:
+    committed = {
+        file.relative_to(project_root() / "data")
+        for file in (project_root() / "data").glob("*/figures/*.png")
+    }
+    shown = {
+        file.relative_to(report.parent / "figures")
+        for file in (report.parent / "figures").rglob("*.png")
+    }
+    assert shown == {Path(file.parts[0], file.name) for file in committed}
+
+
+def test_every_answer_is_on_the_report(report: Path) -> None:
+    text = Page.of(report.read_text()).text
+    answers: dict[str, dict[str, Any]] = json.loads(
+        (project_root() / "data" / "answers.json").read_text()
+    )
+
+    for study, values in answers.items():
+        assert study in text
+        for name in values:
+            assert name.replace("_", " ") in text, name
+
+
+def test_the_first_page_has_the_questions_and_verdicts_of_the_report(report: Path) -> None:
+    text = Page.of(report.read_text()).text
+    readme = (project_root() / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\w+)\]\(packages/\1/README\.md\) \| (.+) \| (.+) \|$", readme, re.M)
+
+    assert {study for study, _, _ in rows} == set(of_studies(project_root() / "data"))
+
+    for study, question, said in rows:
+        assert question in text, study
+        assert said in text, study
+        assert len(said.split()) <= MOST_WORDS, study
+
+
+def test_the_same_run_is_the_same_page(words: dict[str, Part], tmp_path: Path) -> None:
+    """Of the study with the fewest figures: they take most of the time."""
+    one = {"mamba_neurons": words["mamba_neurons"]}
+    first, again = (build(project_root(), tmp_path / name, one) for name in ("first", "again"))
+
+    assert again.read_bytes() == first.read_bytes()
+
+    for figure in (tmp_path / "first").rglob("*.png"):
+        same = tmp_path / "again" / figure.relative_to(tmp_path / "first")
+        assert same.read_bytes() == figure.read_bytes(), figure.name

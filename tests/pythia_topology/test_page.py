@@ -1,0 +1,91 @@
+"""`induct page` and `induct explore` as a person types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import known_circuits as known
+from page_parts import Page
+from small_project import induct
+
+TEXT = "w5 w6 w7 w8 w9 w5 w6 w7 w8"
+
+
+@pytest.fixture(scope="module")
+def made(planted_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the hand-built circuit, on a text of the user's."""
+    out = tmp_path_factory.mktemp("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(planted_folder)
+        said = induct("page", "--model", "induction", "--text", TEXT, "--out", str(out))
+    assert said.code == 0, said.err
+    return out
+
+
+def test_the_page_is_one_small_file_that_fetches_nothing(made: Path) -> None:
+    (file,) = made.glob("*.html")
+    page = Page.of(file.read_text())
+
+    assert page.fetched == []
+    assert file.stat().st_size < 2_000_000
+
+
+def test_the_head_map_names_the_induction_head_with_its_interval(made: Path) -> None:
+    view = Page.of((made / "page_induction.html").read_text()).view("heads")
+    layer, head = known.INDUCTION_HEAD
+    score = view["scores"][0]
+
+    assert view["found"] == [f"L{layer}H{head}"]
+    assert score["value"][layer][head] > 0.9
+    assert score["low"][layer][head] <= score["value"][layer][head] <= score["high"][layer][head]
+
+
+def test_the_page_says_the_numbers_of_the_profile(made: Path) -> None:
+    profile = json.loads((made / "profile_induction.json").read_text())
+    text = Page.of((made / "page_induction.html").read_text()).text
+
+    assert profile["verdict"] in text
+    assert profile["model_hash"] in text
+
+
+def test_without_the_induction_head_the_text_is_not_copied(made: Path) -> None:
+    view = Page.of((made / "page_induction.html").read_text()).view("heads")
+    (text,) = view["texts"]
+    layer, head = known.INDUCTION_HEAD
+    copied = [query for query, _ in text["pairs"]]
+    loss = [[row[at] for at in copied] for row in text["without"]["loss"]]
+    place = 1 + layer * view["heads"] + head
+
+    assert max(loss[0]) < 0.1
+    assert min(loss[place]) > 1
+    assert text["tokens"][1:] == TEXT.split()
+
+
+def test_a_text_that_repeats_nothing_is_shown_twice(planted_project: Path, tmp_path: Path) -> None:
+    said = induct("page", "--model", "induction", "--text", "w5 w6 w7", "--out", str(tmp_path))
+    assert said.code == 0, said.err
+    (text,) = Page.of((tmp_path / "page_induction.html").read_text()).view("heads")["texts"]
+
+    assert text["tokens"][1:] == ["w5", "w6", "w7"] * 2
+    assert "shown twice" in text["title"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("page", "--text", TEXT), "name a model of yours"),
+        (("page", "--model", "induction", "--text", ""), "--text is empty"),
+        (("page", "--model", "induction", "--text", " ".join(["w1", "w2"] * 80)), "shorten it"),
+        (("explore", "--model", "nowhere"), "unknown model nowhere"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    planted_project: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    place = ("--out", str(tmp_path)) if "--model" in arguments and arguments[0] == "page" else ()
+    said = induct(*arguments, *place)
+
+    assert said.code == 2, said.err
+    assert message in said.err
+    assert said.err.strip().splitlines()[-1].startswith("error: ")
