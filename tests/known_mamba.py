@@ -66,8 +66,8 @@ def induction_mamba(offset: int) -> MambaForCausalLM:
 
 @torch.no_grad()
 def induction_mamba2(offset: int) -> Mamba2ForCausalLM:
-    """The same circuit in a Mamba-2: head 1 of layer 0 holds the value group, and its B and C, which
-    this convolution moves too, are the match and the query group. The other heads hold nothing.
+    """The same circuit in a Mamba-2: head 1 of layer 0 holds the value group, and its B and C,
+    which this convolution moves too, are the match and the query group. Other heads hold nothing.
     """
     model = Mamba2ForCausalLM(
         Mamba2Config(

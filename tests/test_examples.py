@@ -1,4 +1,4 @@
-"""The notebooks in examples/: run when they were committed, and they run on other people's models."""
+"""The notebooks in examples/: run when they were committed, and they run on others' models."""
 
 import json
 from pathlib import Path

@@ -69,15 +69,10 @@ WORDS = Words(
             "Perplexity and induction over the updates, and paired differences after less before.",
             "The same model before the first update.",
         ),
-        "induction_analysis_seq*.png": Caption(
-            "One sequence: state similarity, effective attention, activations, and every repeated "
-            "position.",
-            "Positions that repeat nothing, in the same sequence.",
-        ),
         "layer_wise_induction.png": Caption(
-            "Excess of the offset profile by layer, and prefix matching, copying and hidden "
-            "similarity.",
-            "The control is subtracted; dashed lines show what chance gives.",
+            "Excess of the offset profile, and prefix matching, copying and hidden similarity by "
+            "layer.",
+            "The control is subtracted; random weights are grey.",
         ),
         "sufficient.png": Caption(
             "Accuracy on second copies when the queries keep a single read, some taps, or both.",
@@ -86,11 +81,6 @@ WORDS = Words(
         "prediction_gap.png": Caption(
             "Probability and rank of the target by depth, parts of its logit, and what is missed.",
             "First occurrences, and prompts whose antecedent was replaced.",
-        ),
-        "prediction_gap_seq*.png": Caption(
-            "One sequence: rank of the next token by depth and place, its probability, and "
-            "entropy.",
-            "A place whose next token nothing foretells, beside one that is foretold.",
         ),
     },
 )

@@ -10,8 +10,8 @@ al. 2024).
 
 With dL/dalpha[c, i, j] = dL/dy_i[c] x_j[c] and y's gradient the gated one times the gate, the
 second is the first with |gate_i| replaced by |gate_i dL/d(gated y)_i|: both need the row sums of
-|alpha x| alone. In a Mamba-2 the channels of a head share its alpha; its gate has the norm's divisor
-in it, and y's gradient the norm's derivative.
+|alpha x| alone. In a Mamba-2 the channels of a head share its alpha; its gate has the norm's
+divisor in it, and y's gradient the norm's derivative.
 """
 
 from collections.abc import Sequence

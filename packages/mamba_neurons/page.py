@@ -67,10 +67,6 @@ WORDS = Words(
             "Deletion and insertion curves of each method's ranking.",
             "Random orders of the channels.",
         ),
-        "half_lives_*.png": Caption(
-            "Memory half-life of every state of every channel, sorted by the longest.",
-            "The other layer: half-lives are read from weights and text, nothing is ablated.",
-        ),
         "influence_*.png": Caption(
             "How far the best channels of a layer move later ones, directly and in all.",
             "Random channels of the same layer.",
@@ -78,10 +74,6 @@ WORDS = Words(
         "inter_layer_*.png": Caption(
             "KL when the same residual dimension is ablated after each layer.",
             "The other dimensions of the same layer.",
-        ),
-        "lorenz.png": Caption(
-            "Share of the activation that the lowest units of a token hold.",
-            "The transformer twin; the diagonal is equal shares.",
         ),
         "ranked_effects_*.png": Caption(
             "Every channel ranked by KL in three ways of ablating, and the best ones together.",

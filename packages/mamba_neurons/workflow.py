@@ -34,8 +34,8 @@ def delta(run: Neurons) -> tuple[Arrays, Report]:
         slowest = found["longest_half_life_quartiles"][1]
         click.echo(
             f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {subject.n_scans} "
-            f"{subject.unit}s differ between texts, median of their longest half-lives {slowest:.3g} "
-            "tokens"
+            f"{subject.unit}s differ between texts, median of their longest half-lives "
+            f"{slowest:.3g} tokens"
         )
 
     return arrays, report

@@ -142,7 +142,7 @@ def lagbuckets(run: Any) -> None:
 @main.command()
 @_settings()
 def causal(run: Any) -> None:
-    """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose_M.png."""
+    """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose.png."""
     from pythia_topology import workflow
 
     workflow.ensure_scores(run)
@@ -151,9 +151,6 @@ def causal(run: Any) -> None:
         from pythia_topology import figures
 
         figures.draw_causal({name: report for name, (_, report) in found.items()}, run.folder)
-        for name, (arrays, report) in found.items():
-            figures.draw_dose(report, name, run.folder)
-            figures.draw_single_heads(report, arrays, name, run.folder)
 
 
 @main.command()

@@ -239,7 +239,6 @@ def test_profile_writes_the_files_of_the_contract_and_no_others(profiled: Path) 
         "profile_toy.json",
         "profile_toy.png",
         "scores_toy.npz",
-        "scores_toy.png",
     ]
     assert_nothing_half_written(profiled)
     for file in profiled.glob("*.png"):
