@@ -25,7 +25,8 @@ class Tokens:
 
 
 def config(**ids: Any) -> PretrainedConfig:
-    return PretrainedConfig(**({"bos_token_id": None, "eos_token_id": None} | ids))
+    settings: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None} | ids
+    return PretrainedConfig(**settings)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ errors (HookError): each would otherwise be a silent null result.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -46,6 +46,10 @@ class HasSites(Protocol):
 
 class Captured(dict[Site, Tensor]):
     """Activations by site; a site's name in text finds it too."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: Site | str) -> Tensor: ...
 
     def __missing__(self, key: Any) -> Tensor:
         if isinstance(key, str):

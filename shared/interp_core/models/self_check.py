@@ -10,7 +10,7 @@ attention wrote.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -118,7 +118,7 @@ def _rounding(numbers: Tensor) -> float:
 def _plain_attention(model: "PreTrainedModel") -> Iterator[None]:
     """Transformers' attention as the model's own file writes it out, the only one that all of its
     wishes reach."""
-    before = model.config._attn_implementation
+    before: Any = model.config._attn_implementation
     try:
         model.set_attn_implementation("eager")
         yield
