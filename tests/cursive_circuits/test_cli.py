@@ -301,7 +301,7 @@ def test_the_papers_training_goes_the_whole_way_from_one_writers_bank(tmp_path: 
     section["stimuli"] |= {"prompts": 12}
     section["interventions"] |= {
         "prompts": 4,
-        "draws": 10,
+        "draws": 20,
         "dose": [1],
         "dose_draws": 2,
         "path_prompts": 4,
