@@ -48,7 +48,9 @@ def mark(tmp_path: Path) -> Path:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model's folder."""
-    return save_model(tmp_path / "model", random_model(layers=1, seed=0, vocab=96), word_tokenizer())
+    return save_model(
+        tmp_path / "model", random_model(layers=1, seed=0, vocab=96), word_tokenizer()
+    )
 
 
 def read_model(folder: Path) -> None:

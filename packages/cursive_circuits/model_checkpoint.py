@@ -123,8 +123,11 @@ def _shape_of(found: dict[str, Tensor], shape: Shape, path: Path) -> Shape:
     """
     if missing := [name for name in _OUTSIDE if name not in found]:
         raise InputError(f"{path}: not a public checkpoint: missing {', '.join(missing)}")
-    if flat := [name for name in _OUTSIDE if name.endswith("weight") and "ln_f" not in name
-                and found[name].ndim != 2]:
+    if flat := [
+        name
+        for name in _OUTSIDE
+        if name.endswith("weight") and "ln_f" not in name and found[name].ndim != 2
+    ]:
         raise InputError(f"{path}: {flat[0]} is {list(found[flat[0]].shape)}, not a matrix")
     blocks = [int(name.split(".")[2]) for name in found if re.match(r"transformer\.h\.\d+\.", name)]
     sizes = {

@@ -175,7 +175,9 @@ def test_a_file_that_cannot_be_parsed_names_the_line(tmp_path: Path) -> None:
 )
 def test_what_no_setting_can_be_is_refused_with_its_key(value: Any, told: str) -> None:
     assert told in refusal({"period": value})
-    assert told.replace("period", "inner.width") in refusal({"period": 3, "inner": {"width": value}})
+    assert told.replace("period", "inner.width") in refusal(
+        {"period": 3, "inner": {"width": value}}
+    )
     assert refusal({"period": value}, options=["period"]).startswith("--period: ")
 
 
