@@ -2,14 +2,17 @@
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from interp_core.console.options import Group, option
 from interp_core.errors import InputError
+from interp_core.files.artifacts import replacing
 
 
 @click.group(cls=Group)
@@ -128,3 +131,34 @@ def test_a_bug_keeps_its_traceback(kind: str) -> None:
 def test_help_has_both_spellings(tmp_path: Path) -> None:
     assert "--seq-len, --seq_len INTEGER" in call("show", "--help").stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_no_half_written_file(tmp_path: Path) -> None:
+    @click.group(cls=Group)
+    def other() -> None:
+        """A program that is told to end while it writes."""
+
+    @other.command()
+    def write() -> None:
+        with replacing(tmp_path / "scores.npz") as part:
+            part.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    result = CliRunner().invoke(other, ["write"])
+    assert result.exit_code == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_too_little_memory_is_one_line() -> None:
+    @click.group(cls=Group)
+    def other() -> None:
+        """A program that asks for too much."""
+
+    @other.command()
+    def ask() -> None:
+        np.zeros(2**62)
+
+    result = CliRunner().invoke(other, ["ask"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: not enough memory: ")

@@ -7,8 +7,11 @@ module imports only click; the profile is read where help shows its values.
 import errno
 import json
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -79,12 +82,15 @@ class Group(click.Group):
             click.echo(f"note: {differs}", err=True)
 
         try:
-            return super().invoke(ctx)
+            with _ended_in_order():
+                return super().invoke(ctx)
         except InputError as problem:
             fail(str(problem))
         except click.UsageError as problem:
             see = f" (see {problem.ctx.command_path} --help)" if problem.ctx is not None else ""
             fail(problem.format_message() + see)
+        except MemoryError as problem:
+            fail(f"not enough memory: {str(problem) or 'ask for fewer or smaller ones'}")
         except OSError as problem:
             if problem.errno not in _OF_THE_MACHINE:
                 raise
@@ -94,6 +100,24 @@ class Group(click.Group):
                 "interrupted: the same command continues from the last saved state", err=True
             )
             sys.exit(130)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Inside the block SIGTERM ends the process as an error does: half-written files are removed.
+
+    A training takes the signal itself, and saves.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.SIG_DFL:
+        yield
+        return
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fail(message: str) -> None:
