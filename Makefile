@@ -8,7 +8,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: help setup repro report test test-slow test-browser check stages bench published
+.PHONY: help setup repro report test test-slow test-browser torture check stages bench published
 
 # The first target: what `make` alone says.
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make repro   set up and run the whole pipeline, then print the answers"
 	@echo "make report  the run to look at: report/index.html, opened from disk"
 	@echo "make test    prove it; make check: format, lint, types; make test-slow: what takes minutes"
+	@echo "make torture prove that no damaged file and no odd profile ends in a traceback"
 	@echo "make published STUDY=pythia_topology   the study once a seed, and its answers over trainings"
 	@echo "make bench   side by side with the peers; make stages: for those who change the code"
 
@@ -39,6 +40,10 @@ test-slow: .venv/installed
 # Pages in headless Chromium; those of the run need `make repro` before.
 test-browser: .venv/installed
 	@python -m interp_core.processor pytest -m slow tests/end_to_end/test_page_in_browser.py
+
+# Files damaged and profiles edited by seed, every one read: minutes. TORTURE="--seed 1 --files 500"
+torture: .venv/installed
+	@PYTHONPATH=tests python -m torture $(TORTURE)
 
 check: .venv/installed
 	@induction-lab stages --check

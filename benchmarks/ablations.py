@@ -8,6 +8,7 @@ from benchmarks.measure import Row, interleaved
 from benchmarks.subjects import prompts_of_length, random_subject, trained_subjects
 from interp_core.measures.ablation import Head, ablated, ablation_effects, first_order_effects
 from interp_core.measures.scores import copy_behaviour
+from interp_core.models.sites import Site
 from interp_core.models.subject import as_transformer
 
 TITLE = (
@@ -23,11 +24,11 @@ def rows(repetitions: int) -> list[Row]:
     sets: list[list[Head]] = [
         [(layer, head)] for layer in range(subject.n_layers) for head in range(TIMED)
     ]
-    zeros = torch.zeros(subject.n_heads, subject.d_head)
+    zeros = torch.zeros(subject.d_head)
 
     def forward_a_head() -> None:
         for heads in sets[:: len(sets) // 4]:
-            with ablated(subject, heads, {heads[0][0]: zeros}):
+            with ablated(subject, {(Site(layer, "attn.z"), head): zeros for layer, head in heads}):
                 copy_behaviour(subject, prompts)
 
     works = {

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from benchmarks.measure import Row, interleaved
+from interp_core.training.live_run import Run
 from interp_core.training.loop import Moment, train
 from interp_core.training.recipe import Recipe
-from interp_core.training.tracking import Run
 
 TITLE = "Training: tokens/s against the same loop's bare matrix products"
 ROWS, LENGTH, STEPS, VOCAB, WIDTH, LAYERS, HEADS = 32, 64, 10, 512, 128, 4, 4

@@ -8,6 +8,7 @@ import os
 from interp_core import processor
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["WANDB_MODE"] = "disabled"  # a test that tracks says so
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # `make test` chooses the instructions before pytest's plugins load NumPy. Without it all commands

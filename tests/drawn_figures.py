@@ -23,6 +23,17 @@ class Drawn:
         return " | ".join(text.get_text() for text, _ in self.texts)
 
 
+def assert_legible(name: str, seen: Drawn) -> None:
+    """At half size text is at least 7 pixels high; all of it is on the page, and none is markup."""
+    figure, page = seen.figure, seen.figure.bbox
+
+    for text, box in seen.texts:
+        assert "$" not in text.get_text(), (name, text)
+        assert float(text.get_fontsize()) * figure.dpi / 72 / 2 >= 7, (name, text)
+        assert page.x0 - 2 < box.x0 < box.x1 < page.x1 + 2, (name, text)
+        assert page.y0 - 2 < box.y0 < box.y1 < page.y1 + 2, (name, text)
+
+
 def figures_saved(patch: pytest.MonkeyPatch) -> dict[str, Drawn]:
     """Fills with every figure that is saved from now on, by the stem of its file, while `patch`
     holds.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForCausalLM
 
 from interp_core.stimuli.prompts import Vocabulary
 
@@ -62,6 +62,60 @@ def induction_mamba(offset: int) -> MambaForCausalLM:
         _keep_for_ever(block.mixer)
     _plant(backbone.layers[0].mixer, offset, one_hot)
     return model.eval()
+
+
+@torch.no_grad()
+def induction_mamba2(offset: int) -> Mamba2ForCausalLM:
+    """The same circuit in a Mamba-2: head 1 of layer 0 holds the value group, and its B and C,
+    which this convolution moves too, are the match and the query group. Other heads hold nothing.
+    """
+    model = Mamba2ForCausalLM(
+        Mamba2Config(
+            vocab_size=SIZE,
+            hidden_size=3 * SIZE,
+            state_size=SIZE,
+            num_hidden_layers=2,
+            expand=1,
+            conv_kernel=4,
+            num_heads=3,
+            head_dim=SIZE,
+            n_groups=1,
+            tie_word_embeddings=False,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    )
+    for parameter in model.parameters():
+        parameter.zero_()
+
+    one_hot = torch.eye(SIZE)
+    backbone: Any = model.backbone
+    backbone.embeddings.weight[:, TOKEN] = one_hot
+    backbone.norm_f.weight.fill_(1.0)
+    head: Any = model.lm_head
+    head.weight[:, OUTPUT] = _CERTAIN * one_hot
+
+    for block in backbone.layers:
+        block.norm.weight.fill_(1 / math.sqrt(3 * SIZE))
+        block.mixer.norm.weight.fill_(1 / math.sqrt(3 * SIZE))  # a one-hot vector stays one
+        block.mixer.A_log.fill_(-30.0)
+        block.mixer.dt_bias.fill_(math.log(math.e - 1))
+    _plant_heads(backbone.layers[0].mixer, offset, one_hot)
+    return model.eval()
+
+
+def _plant_heads(mixer: Any, offset: int, one_hot: torch.Tensor) -> None:
+    active, width = 8.0, 3 * SIZE
+    mixer.in_proj.weight[:width, TOKEN] = active  # the gate is open for every token
+
+    # x of head 1, B and C, as the convolution has them: after all of x.
+    groups = ((SIZE, offset - 1), (width, offset), (width + SIZE, 0))
+    for first, lag in groups:
+        place = slice(first, first + SIZE)
+        mixer.in_proj.weight[width:][place, TOKEN] = active * one_hot
+        mixer.conv1d.weight[place, 0, 3 - lag] = 1.0
+    mixer.out_proj.weight[OUTPUT, SIZE : 2 * SIZE] = one_hot
 
 
 def _keep_for_ever(mixer: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import Mamba2Config, Mamba2ForCausalLM, MambaConfig, MambaForCausalLM
 
 from interp_core.loading import subject_of
 from interp_core.mamba.subject import MambaSubject, as_mamba
@@ -35,6 +35,24 @@ def random_mamba(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MambaForCausalLM(config).eval()
+
+
+def random_mamba2(seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB) -> Any:
+    """The same width as a Mamba-2: four heads of eight channels in two groups."""
+    config = Mamba2Config(
+        vocab_size=vocab,
+        hidden_size=WIDTH,
+        state_size=STATES,
+        num_hidden_layers=layers,
+        num_heads=4,
+        head_dim=8,
+        n_groups=2,
+        initializer_range=0.5,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Mamba2ForCausalLM(config).eval()
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ from torch import nn
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTJConfig,
@@ -19,6 +21,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     OPTConfig,
@@ -42,6 +46,14 @@ _COMMON: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 0,
     "pad_token_id": 0,
+}
+_SCAN: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "state_size": 6,
+    "initializer_range": 0.3,
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0),
 }
 _STD: dict[str, Any] = {"initializer_range": 0.3, "intermediate_size": 64}
 
@@ -88,15 +100,18 @@ def opt(**changes: Any) -> PreTrainedModel:
 
 def mamba(**changes: Any) -> PreTrainedModel:
     """No attention at all: Mamba-1 (Gu & Dao 2023)."""
-    sizes: dict[str, Any] = {
-        "vocab_size": VOCAB,
-        "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "state_size": 6,
-    }
-    return MambaForCausalLM(
-        MambaConfig(**(sizes | {"initializer_range": 0.3, "bos_token_id": 0} | changes))
-    )
+    return MambaForCausalLM(MambaConfig(**(_SCAN | changes)))
+
+
+def falcon_mamba(**changes: Any) -> PreTrainedModel:
+    """Mamba-1 whose dt, B and C are normed before the scan (FalconMamba)."""
+    return FalconMambaForCausalLM(FalconMambaConfig(**(_SCAN | changes)))
+
+
+def mamba2(**changes: Any) -> PreTrainedModel:
+    """Four heads in two groups, a gated norm behind the scan: Mamba-2 (Dao & Gu 2024)."""
+    heads: dict[str, Any] = {"num_heads": 4, "head_dim": 16, "n_groups": 2}
+    return Mamba2ForCausalLM(Mamba2Config(**(_SCAN | heads | changes)))
 
 
 def bloom(**changes: Any) -> PreTrainedModel:
@@ -111,7 +126,7 @@ def bloom(**changes: Any) -> PreTrainedModel:
 
 
 def gptj(**changes: Any) -> PreTrainedModel:
-    """Does not call the registry either: rotary positions on neighbouring pairs, parallel blocks."""
+    """Does not call the registry either: rotary on neighbouring pairs, parallel blocks."""
     sizes: dict[str, Any] = {
         "n_positions": CONTEXT,
         "n_embd": WIDTH,
@@ -133,16 +148,21 @@ NATIVE: dict[str, Callable[..., PreTrainedModel]] = {
 }
 FOUND: dict[str, Callable[..., PreTrainedModel]] = {"phi": phi, "opt": opt}
 BRIDGED: dict[str, Callable[..., PreTrainedModel]] = {"bloom": bloom, "gptj": gptj}
+MAMBAS: dict[str, Callable[..., PreTrainedModel]] = {
+    "mamba": mamba,
+    "falcon_mamba": falcon_mamba,
+    "mamba2": mamba2,
+}
 ALL = NATIVE | FOUND | BRIDGED
 
 
 def build(
     name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> PreTrainedModel:
-    """A model of one of ALL, or a Mamba, in evaluation mode."""
+    """A model of one of ALL or of MAMBAS, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (ALL | {"mamba": mamba})[name](**changes).eval()
+        model = (ALL | MAMBAS)[name](**changes).eval()
         # Biases and gains that start at 0 and 1 would hide mistakes in them.
         for key, parameter in model.named_parameters():
             if parameter.ndim == 1:

@@ -11,8 +11,8 @@ from eigen_phase.params import EigenPhase
 from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue
 from interp_core.pipeline import stages
+from interp_core.pipeline.commands import PARAMETERS_WITHOUT_EFFECT, Command, Project
 from interp_core.pipeline.import_closure import WITHOUT_EFFECT
-from interp_core.pipeline.stages import PARAMETERS_WITHOUT_EFFECT, Command, Project
 from interp_core.stimuli.corpus import CorpusParams
 from interp_core.training.reference_models import ReferenceModels
 from mamba_induction.params import MambaInduction

@@ -106,16 +106,13 @@ def _run(name: str, arguments: list[str], folder: str, environment: dict[str, st
     os.chdir(folder)
     os.environ.update(environment)
     sys.argv = [name, *arguments]
+
+    # What Python runs first in every process sees this one's environment too.
+    if "sitecustomize" in sys.modules:
+        importlib.reload(sys.modules["sitecustomize"])
+
     module, _, function = commands()[name].partition(":")
-
-    try:
-        code = getattr(importlib.import_module(module), function)()
-    except SystemExit as end:
-        code = end.code
-
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    sys.exit(getattr(importlib.import_module(module), function)())
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from interp_core.console.options import (
     option,
     out_option,
     profile_option,
+    settings,
     study_option,
     trainings_option,
-    with_call,
 )
 
 _MODEL = option(
@@ -29,22 +29,35 @@ _BANK = option(
 )
 
 
-def _start(command: str, *, profile: str | None, out: Path | None, **given: Any) -> Any:
+def _start(
+    command: str,
+    *,
+    settings: dict[str, Any],
+    profile: str | None,
+    out: Path | None,
+    bank: Path | None,
+    model: Path | None = None,
+    sampling: dict[str, Any] | None = None,
+    only: str | None = None,
+    **asked: Any,
+) -> Any:
     """The call of a command, its folder looked at, with the words of the bank that it names."""
     from cursive_circuits import study, workflow
 
-    given.pop("only", None)  # a part of a stage, and no other result
-    run = study.prepare(profile, out, **given)
+    del only  # a part of a stage, and no other result
+    asks = any(value not in (None, ()) for value in asked.values())
+    run = study.prepare(
+        profile, out, model=model, bank=bank, sampling=sampling, asks=asks, **settings
+    )
     run.check_folder()
 
     # These two take the words themselves.
-    if given["bank"] is not None and command not in ("prepare", "run"):
+    if bank is not None and command not in ("prepare", "run"):
         workflow.ensure_bank(run)
     return run
 
 
-_of_a_study = with_call(_start, (profile_option, out_option, _BANK))
-_of_a_model = with_call(_start, (profile_option, out_option, _MODEL, _BANK))
+_settings = settings(__file__, _start, more=(profile_option, out_option, _BANK))
 
 
 @click.group(
@@ -61,7 +74,7 @@ def main() -> None:
 
 
 @main.command()
-@_of_a_study
+@_settings()
 def prepare(run: Any) -> None:
     """Write the default bank of handwriting, or take the words of one of your own."""
     from cursive_circuits import workflow
@@ -71,7 +84,7 @@ def prepare(run: Any) -> None:
 
 @main.command()
 @option("--only", type=click.Choice(["handwriting", "control"]), help="One of the two models.")
-@_of_a_study
+@_settings()
 def train(run: Any, only: str | None) -> None:
     """Train the model that writes, and beside it the positive control. Resumes."""
     from cursive_circuits import workflow
@@ -83,8 +96,8 @@ def train(run: Any, only: str | None) -> None:
 @option(
     "--text", help="Write this, into sample.png of the folder, instead of measuring legibility."
 )
-@option("--temperature", type=float, help="Of the sampled tokens; above 0.")
-@_of_a_model
+@_MODEL
+@_settings("", "sampling")
 def sample(run: Any, text: str | None) -> None:
     """Words that the model writes, and whether they can be read."""
     from cursive_circuits import workflow
@@ -104,7 +117,8 @@ def sample(run: Any, text: str | None) -> None:
 )
 @option("--tokens", help="A row of token ids, with commas between, instead of words.")
 @option("--text", help="What is read beside --tokens.")
-@_of_a_model
+@_MODEL
+@_settings()
 def draw(run: Any, words: tuple[str, ...], tokens: str | None, text: str | None) -> None:
     """Attention over the ink of a word written twice.
 
@@ -118,35 +132,70 @@ def draw(run: Any, words: tuple[str, ...], tokens: str | None, text: str | None)
     workflow.draw(run, words=words, ids=ids, text=text or "")
 
 
-def _stage(name: str, text: str) -> None:
-    """A command that takes a profile, a folder and a model, and calls the function of its name."""
+@main.command()
+@_MODEL
+@_settings()
+def attention(run: Any) -> None:
+    """Where cross-attention reads, against the letter that is written."""
+    from cursive_circuits import workflow
 
-    def command(run: Any) -> None:
-        from cursive_circuits import workflow
-
-        if name in _READS_HEADS and not run.is_stage:
-            workflow.ensure(run, writes=name == "ablate")
-        getattr(workflow, name)(run)
-
-    main.command(name, help=text)(_of_a_model(command))
-
-
-_READS_HEADS = ("composition", "ablate")
-_stage("attention", "Where cross-attention reads, against the letter that is written.")
-_stage(
-    "heads",
-    "Pair-level scores of every head on every family of repeats, and what a repeat is worth.",
-)
-_stage("circuits", "QK and OV circuits on directions, radii and characters.")
-_stage("composition", "Q-, K- and V-composition against random matrices, and path patching.")
-_stage(
-    "ablate", "Ablations against matched random heads, the verdict, and the ink before and after."
-)
-_stage("figures", "All figures, from files alone.")
+    workflow.attention(run)
 
 
 @main.command()
-@_of_a_study
+@_MODEL
+@_settings()
+def heads(run: Any) -> None:
+    """Pair-level scores of every head on every family of repeats, and what a repeat is worth."""
+    from cursive_circuits import workflow
+
+    workflow.heads(run)
+
+
+@main.command()
+@_MODEL
+@_settings()
+def circuits(run: Any) -> None:
+    """QK and OV circuits on directions, radii and characters."""
+    from cursive_circuits import workflow
+
+    workflow.circuits(run)
+
+
+@main.command()
+@_MODEL
+@_settings()
+def composition(run: Any) -> None:
+    """Q-, K- and V-composition against random matrices, and path patching."""
+    from cursive_circuits import workflow
+
+    workflow.ensure(run, writes=False)
+    workflow.composition(run)
+
+
+@main.command()
+@_MODEL
+@_settings()
+def ablate(run: Any) -> None:
+    """Ablations against matched random heads, the verdict, and the ink before and after."""
+    from cursive_circuits import workflow
+
+    workflow.ensure(run, writes=True)
+    workflow.ablate(run)
+
+
+@main.command()
+@_MODEL
+@_settings()
+def figures(run: Any) -> None:
+    """All figures, from files alone."""
+    from cursive_circuits import workflow
+
+    workflow.figures(run)
+
+
+@main.command()
+@_settings()
 def run(run: Any) -> None:
     """Everything, from the bank to the figures."""
     from cursive_circuits import workflow
@@ -168,7 +217,8 @@ def run(run: Any) -> None:
 
 @main.command()
 @option("--word", help="A word, written twice, instead of the profile's.")
-@_of_a_model
+@_MODEL
+@_settings()
 def page(run: Any, word: str | None) -> None:
     """Ink of yours, and what every stroke reads, in one self-contained file: page.html."""
     if run.is_stage:

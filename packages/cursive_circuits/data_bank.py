@@ -1,7 +1,8 @@
 """Banks of handwriting: JSON, plain or in a zip, read item by item and checked before anything
 believes it.
 
-    [{"metadata": {"author": "hand-3", "asciiSequence": "anna", "pointCount": 42, "strokeCount": 3, "aspectRatio": 6},
+    [{"metadata": {"author": "hand-3", "asciiSequence": "anna",
+                   "pointCount": 42, "strokeCount": 3, "aspectRatio": 6},
       "points": [[x, y, pen], ...]}, ...]
 
 The format is the public cursive bank's. x is in canvas widths and y in canvas heights, y down;
@@ -16,11 +17,13 @@ its points.
 
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,15 +33,18 @@ from pydantic import Field
 
 from cursive_circuits.data_tokens import Points
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256, replacing
+from interp_core.files.artifacts import BROKEN_ARCHIVE, file_sha256, replacing
 from interp_core.files.params import Params
+from interp_core.files.sums import check_sum
 
+_SEPARATORS = re.compile(r"[ \t\r\n,]*")
 LARGEST = 2**30  # bytes of an unpacked bank
 CHUNK = 1 << 16
 # width over height of the default bank's canvas; a power of two, so that x comes back to the last
 # bit
 CANVAS = 8.0
 BEYOND = 2.0  # canvases: ink that reaches further is not in canvas widths and heights
+WIDEST = 1e6  # width over height: more is no canvas
 PIXELS = 20.0  # ink that reaches so far is in pixels
 
 
@@ -149,6 +155,7 @@ def read_bank(path: Path, *, sha256: str | None = None) -> list[Item]:
         )
     if sha256 is not None:
         _check(path, sha256, str(path))
+    check_sum(path, again="`cursive-circuits prepare` writes it again")
     with _opened(path) as stream:
         read = [
             _item(entry, f"{path}: item {number}")
@@ -225,7 +232,9 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         try:
             with zipfile.ZipFile(opened) as archive, archive.open(_member(archive, path)) as inside:
                 yield io.BufferedReader(inside)  # pyright: ignore[reportArgumentType]
-        except (zipfile.BadZipFile, EOFError) as problem:
+        except BROKEN_ARCHIVE as problem:
+            if isinstance(problem, InputError):
+                raise
             raise InputError(f"{path} is damaged ({problem}): fetch or write it again") from None
 
 
@@ -266,15 +275,16 @@ def _chunks(stream: Any, what: str) -> Iterator[bytes]:
 
 
 def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
-    """The elements of a JSON list, one at a time, so that a large bank is never in memory as text."""
+    """The elements of a JSON list, one at a time: a large bank is never in memory as text."""
     import codecs
 
     decoder, text, pieces = json.JSONDecoder(), "", _chunks(stream, str(path))
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()  # with a byte order mark or without
     begun = ended = False
+    enough = 0  # characters at which an element that did not end is tried again
     try:
-        for piece in pieces:
-            text += utf8.decode(piece)
+        for piece in chain(pieces, [b""]):
+            text += utf8.decode(piece, final=not piece)
             if not begun:
                 text = text.lstrip()
                 if not text:
@@ -282,19 +292,28 @@ def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
                 if text[0] != "[":
                     raise InputError(f"{path}: not a bank: it must be a JSON list of items")
                 text, begun = text[1:], True
+            # Tried at every piece, an element that never ends would cost the square of its length.
+            if len(text) < enough and piece:
+                continue
+            at = 0
             while not ended:
-                text = text.lstrip(" \t\r\n,")
-                if text.startswith("]"):
+                at = _SEPARATORS.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
+                if text.startswith("]", at):
                     ended = True
                     break
                 try:
-                    value, after = decoder.raw_decode(text)
+                    value, at = decoder.raw_decode(text, at)
                 except json.JSONDecodeError:
                     break  # the element goes on in the next piece
-                text = text[after:]
                 yield value
+            text = text[at:]
+            enough = 2 * len(text)
     except UnicodeDecodeError as problem:
         raise InputError(f"{path}: not UTF-8 text ({problem.reason})") from None
+    except (RecursionError, ValueError) as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise InputError(f"{path}: no item of a bank: {str(problem)[:100]}") from None
     if not ended:
         raise InputError(
             f"{path} is damaged: the JSON list of items does not end, or is no JSON: {text[:40]!r}"
@@ -338,7 +357,7 @@ def _agreed_ratio(points: Points, metadata: dict[str, Any], where: str) -> float
     InputError where points contradict what the item says of itself, or what the format means.
     """
     ratio: Any = metadata.get("aspectRatio")
-    if type(ratio) not in (int, float) or not 0 < ratio < np.inf:
+    if type(ratio) not in (int, float) or not 0 < ratio < WIDEST:
         raise InputError(
             f"{where}: metadata.aspectRatio must be the width of the canvas over its height, got "
             f"{ratio!r}: x is in "
@@ -409,7 +428,10 @@ def _points(raw: Any, where: str) -> Points:
             raise InputError(
                 f"{where}: a point must be three numbers [x, y, pen], got {str(point)[:60]}"
             )
-    points = np.array(raw, dtype=np.float64)
+    try:
+        points = np.array(raw, dtype=np.float64)
+    except OverflowError:
+        raise InputError(f"{where}: a coordinate is no number of 64 bits") from None
     if not np.isfinite(points).all():
         raise InputError(f"{where}: a coordinate is not a finite number")
     if not np.isin(points[:, 2], (0, 1)).all():

@@ -5,8 +5,10 @@ Every point of the public format is a pair (theta, r): the direction and the len
 it, and its pen.
 
     theta   bins that begin at linspace(-pi, pi, 220)
-    r       bins that begin at 0, at linspace(.0001, .06, 30) and at geomspace(.06001, .9, 120), canvas heights
-    ids     0-150 r with the pen down, 151-301 r with the pen up, 302-521 theta, PAD 522, END 523, WORD 524
+    r       bins that begin at 0, at linspace(.0001, .06, 30) and at geomspace(.06001, .9, 120),
+            in canvas heights
+    ids     0-150 r with the pen down, 151-301 r with the pen up, 302-521 theta, PAD 522, END 523,
+            WORD 524
 
 A value belongs to the last bin that begins at or below it, and a decoded one is its bin's
 beginning: rounding errors add up along a word. Words are joined by WORD WORD, with none before the

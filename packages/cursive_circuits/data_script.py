@@ -9,10 +9,18 @@ Same settings, same bank, on every machine.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
@@ -25,6 +33,9 @@ CAP, CANVAS = (
 )  # the face's cap line, and its height from there to the descender, in its own units
 VOWELS = "aeiou"
 Range = tuple[float, float]
+Factors = tuple[PositiveFloat, PositiveFloat]
+Lengths = tuple[NonNegativeFloat, NonNegativeFloat]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Stroke = Float[np.ndarray, "_ 2"]
 
 
@@ -38,14 +49,14 @@ class Script(Params):
     copies: PositiveInt  # writers of each word
     letters: tuple[PositiveInt, PositiveInt]  # shortest and longest word
     slant: Range  # shear, canvas heights a canvas height
-    width: Range  # factor
-    height: Range  # factor
+    width: Factors  # factor
+    height: Factors  # factor
     rotation: Range  # radians
-    simplify: Range  # speed: Douglas-Peucker tolerance of the letters, units of the face
+    simplify: Lengths  # speed: Douglas-Peucker tolerance of the letters, units of the face
     # a hand's own shift of each point of a letter, standard deviation, units of the face
     deformation: NonNegativeFloat
     jitter: NonNegativeFloat  # of every point of every word, standard deviation, units of the face
-    lift: Range  # probability of lifting the pen after a letter
+    lift: tuple[Probability, Probability]  # probability of lifting the pen after a letter
 
     @model_validator(mode="after")
     def _ordered(self) -> "Script":
@@ -53,12 +64,15 @@ class Script(Params):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} must be two numbers in order, got {low} and {high}")
+
         if self.copies > self.hands:
             raise ValueError(
                 f"copies: {self.copies} writers of a word are more than the {self.hands} hands"
             )
+
         if missing := sorted(character for character in set(self.alphabet) if not glyph(character)):
             raise ValueError(f"alphabet: the face has no strokes for {' '.join(missing)}")
+
         return self
 
 
@@ -91,6 +105,7 @@ class Hand:
         )
         shear = np.array([[width, -slant * height], [0.0, height]])
         rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+
         return cls(
             f"hand-{number}", rotation @ shear / CANVAS, float(simplify), float(lift), number
         )
@@ -108,8 +123,10 @@ class Hand:
         """Points of a word, and the number of the letter that each belongs to."""
         pen, letters = [], []
         at = 0.0
+
         for number, character in enumerate(word):
             lifts = rng.random() < self.lift
+
             for index, stroke in enumerate(self.letter(character, script)):  # pyright: ignore[reportArgumentType]  frozen, so hashable
                 # Where a stroke goes on from the last one, the pen stays down and the shared point
                 # is written once.
@@ -118,13 +135,17 @@ class Hand:
                     and np.hypot(*(stroke[0] + [at, 0] - pen[-1][:2])) < 2.5
                     and not (lifts and not index)
                 )
+
                 for order, (x, y) in enumerate(stroke[1:] if joined else stroke):
                     pen.append((x + at, y, float(joined or order > 0)))
                     letters.append(number)
+
             at += advance(character)
+
         plane = np.array(pen)
         plane[:, :2] = (plane[:, :2] + rng.normal(0, script.jitter, (len(plane), 2))) @ self.shape.T
         plane[:, 1] -= self.shape[1, 1] * CAP
+
         return np.round(plane, 5), letters
 
 
@@ -151,12 +172,14 @@ def spellings(script: Script) -> list[str]:
         "marks": [c for c in script.alphabet if not c.isalnum()],
     }
     found: dict[str, None] = {}
+
     for _ in range(100 * script.spellings):
         found.setdefault(
             _spell(kinds, int(rng.integers(script.letters[0], script.letters[1] + 1)), rng)
         )
         if len(found) == script.spellings:
             return list(found)
+
     raise InputError(
         f"the alphabet gives only {len(found)} words of {script.letters[0]} to {script.letters[1]} "
         "letters, fewer than "
@@ -167,8 +190,10 @@ def spellings(script: Script) -> list[str]:
 def _spell(kinds: dict[str, list[str]], length: int, rng: np.random.Generator) -> str:
     if kinds["digits"] and rng.random() < 0.1:
         return "".join(rng.choice(kinds["digits"], size=length))
+
     first = int(rng.random() < 0.5)
     word = []
+
     for place in range(length):
         of_turn = kinds["vowels" if (place + first) % 2 else "consonants"]
         either = (
@@ -178,10 +203,12 @@ def _spell(kinds: dict[str, list[str]], length: int, rng: np.random.Generator) -
             or kinds["marks"]
         )
         word.append(str(rng.choice(of_turn if of_turn and rng.random() < 0.7 else either)))
+
     if kinds["capitals"] and rng.random() < 0.25:
         word[0] = str(rng.choice(kinds["capitals"]))
     if kinds["marks"] and rng.random() < 0.15:
         word[-1] = str(rng.choice(kinds["marks"]))
+
     return "".join(word)
 
 
@@ -216,6 +243,7 @@ def simplified(stroke: Stroke, tolerance: float) -> Stroke:
     """
     if len(stroke) < 3:
         return stroke
+
     along = stroke[-1] - stroke[0]
     away = stroke[1:-1] - stroke[0]
     length = float(np.hypot(*along))
@@ -225,12 +253,15 @@ def simplified(stroke: Stroke, tolerance: float) -> Stroke:
         else np.hypot(*away.T)
     )
     worst = int(distance.argmax())
+
     if distance[worst] <= tolerance:
         return stroke[[0, -1]]
+
     head, tail = (
         simplified(stroke[: worst + 2], tolerance),
         simplified(stroke[worst + 1 :], tolerance),
     )
+
     return np.concatenate([head[:-1], tail])
 
 

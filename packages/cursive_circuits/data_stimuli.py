@@ -50,6 +50,7 @@ class Stimuli:
             inside,
             prompts.lengths[rows],
         )
+
         return Stimuli(cut, self.text[rows], self.control_text[rows])
 
 
@@ -62,6 +63,7 @@ def repeated(words: Words, *, text: Text, n: int, rng: np.random.Generator, fami
     Text: the words that are written, two other words, or none.
     """
     rows, controls, texts, control_texts = [], [], [], []
+
     for _ in range(n):
         item = words.draw(rng)
         ink, again = words.inks([item, item])
@@ -71,6 +73,7 @@ def repeated(words: Words, *, text: Text, n: int, rng: np.random.Generator, fami
         controls.append(words.tokens.row([instead, again], end=False))
         texts.append(_text(words, text, [item.text] * 2, wrong))
         control_texts.append(_text(words, text, [other.text, item.text], wrong))
+
     return _stimuli(family, words.tokens, rows, controls, texts, control_texts)
 
 
@@ -86,10 +89,13 @@ def same_length(
     """
     first = last = words.draw(rng, item.author, other_than=item.text)
     ink = words.tokens.encode(first.points)
+
+    # Words of the same hand, one after the other, until there is ink enough to cut.
     while len(ink) < length:
         more = words.draw(rng, item.author, other_than=item.text)
         ink = np.concatenate([ink, words.tokens.encode(more.points, after=last.points)])
         last = more
+
     return first, ink[:length]
 
 
@@ -100,14 +106,19 @@ def other_writer(words: Words, *, n: int, rng: np.random.Generator) -> Stimuli:
     of as many pairs. InputError when no word is written by two writers.
     """
     shared: dict[str, list[Item]] = {}
+
     for item in words.items:
         shared.setdefault(item.text, []).append(item)
+
     choices = [items for items in shared.values() if len({item.author for item in items}) > 1]
+
     if not choices:
         raise InputError(
             "no held-out word is written by two writers: the family other_writer needs one"
         )
+
     tokens, rows, controls, texts, control_texts, pairs = words.tokens, [], [], [], [], []
+
     for prompt in range(n):
         items = choices[int(rng.integers(len(choices)))]
         first = items[int(rng.integers(len(items)))]
@@ -124,9 +135,11 @@ def other_writer(words: Words, *, n: int, rng: np.random.Generator) -> Stimuli:
         query = begins + len(ink) + 2 + within
         earlier = begins + 2 * partner[within // 2] + within % 2
         pairs.append((np.full(len(query), prompt), query, earlier))
+
     stimuli = _stimuli("other_writer", tokens, rows, controls, texts, control_texts)
     batch, query, earlier = (np.concatenate(part) for part in zip(*pairs, strict=True))
     target = stimuli.prompts.tokens[batch, query + 1]
+
     return replace(
         stimuli, prompts=replace(stimuli.prompts, pairs=Pairs(batch, query, earlier, target))
     )
@@ -155,14 +168,19 @@ def natural(
     """
     tokens, rows, controls, texts, found = words.tokens, [], [], [], []
     tries = 0
+
     while len(rows) < n:
         items = [words.draw(rng)]
+
         while len(items) < in_row:
             items.append(words.draw(rng, items[0].author, other_than=items[-1].text))
+
         row = tokens.row(words.inks(items), end=False)
         places = recurrences(row, tokens)
         places = _undisturbed(places[np.sort(rng.permutation(len(places))[:most])])
         tries += 1
+
+        # Such a row is drawn again. Words too long for the context would be drawn for ever.
         if len(places) == 0 or len(row) > context:
             if tries > 100 * (1 + len(rows)):
                 raise InputError(
@@ -171,16 +189,21 @@ def natural(
                     f"of {context} tokens; lower stimuli.natural_words"
                 )
             continue
+
         control = row.copy()
+
         for place in _antecedents(places):
             control[place] = _another(int(row[place]), tokens, rng)
+
         found.append(np.column_stack([np.full(len(places), len(rows)), places]))
         rows.append(row)
         controls.append(control)
         texts.append(words.text([item.text for item in items]))
+
     stimuli = _stimuli("natural", tokens, rows, controls, texts, texts, between=None)
     batch, query, earlier = np.concatenate(found).T
     pairs = Pairs(batch, query, earlier, stimuli.prompts.tokens[batch, query + 1])
+
     return replace(stimuli, prompts=replace(stimuli.prompts, pairs=pairs))
 
 
@@ -202,6 +225,7 @@ def recurrences(row: Row, tokens: Vocabulary) -> Int[np.ndarray, "place 2"]:
         axis=1
     )
     query = np.flatnonzero(earlier >= 0)
+
     return np.column_stack([query + 1, earlier[query] + 1])
 
 
@@ -244,6 +268,7 @@ def _stimuli(
     lengths = np.array([len(row) for row in rows])
     none = np.array([], dtype=np.int64)
     pairs = Pairs(none, none, none, none)
+
     if between is not None:
         begins = len(tokens.opening)
         # Where words are apart, the way to each is not the other's: copying begins after it.
@@ -254,6 +279,7 @@ def _stimuli(
         earlier = begins + within
         query = earlier + copies[batch] + between
         pairs = Pairs(batch, query, earlier, ids[batch, query + 1])
+
     return Stimuli(
         Prompts(family, ids, control, pairs, lengths),
         stacked_text(texts),
@@ -270,15 +296,20 @@ def warped(second: Points, first: Points) -> Int[np.ndarray, " second"]:
     cost = np.linalg.norm(a[:, None] - b[None], axis=-1)
     total = np.full((len(a) + 1, len(b) + 1), np.inf)
     total[0, 0] = 0.0
+
     for i in range(len(a)):
         for j in range(len(b)):
             total[i + 1, j + 1] = cost[i, j] + min(total[i, j], total[i, j + 1], total[i + 1, j])
+
     i, j, partner = len(a) - 1, len(b) - 1, np.full(len(a), -1)
+
+    # Back along the cheapest way: of all points of `first` that it passes, the nearest is kept.
     while i >= 0 and j >= 0:
         if partner[i] < 0 or cost[i, j] < cost[i, partner[i]]:
             partner[i] = j
         back = int(np.argmin([total[i, j], total[i, j + 1], total[i + 1, j]]))
         i, j = i - (back != 2), j - (back != 1)
+
     return partner
 
 

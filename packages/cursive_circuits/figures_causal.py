@@ -1,4 +1,4 @@
-"""What interventions do: ablations against other heads, dose, single heads; paths and weights."""
+"""What interventions do: ablations against other heads, dose; paths and weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,20 +6,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 
 from interp_core.plotting import (
     ABLATED,
-    COPYING,
-    DIVERGING,
     INDUCTION,
     INK,
     NULL,
     PREVIOUS_TOKEN,
     band,
-    centred,
     drawing,
-    head_map,
     heading,
     note,
     whisker,
@@ -27,7 +22,6 @@ from interp_core.plotting import (
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
-FLAT = 0.1  # nats: maps of smaller effects are pale, or not drawn
 
 
 def ablation(reports: Mapping[str, Report], path: Path) -> None:
@@ -110,50 +104,18 @@ def _dose(axes: Axes, report: Report) -> None:
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set_xlabel("heads ablated")
     axes.set_ylabel("copy-specific rise\n(nats a token)")
-    axes.legend(loc="upper left")
-
-
-def single_heads(arrays: Arrays, name: str, path: Path) -> None:
-    """Every head alone: copy-specific harm and harm in the control."""
-    alone = arrays["alone"]
-    specific, plain = alone[..., 0] - alone[..., 1], alone[..., 1]
-    scale = centred(np.stack([specific, plain]), least=FLAT)
-
-    # A model without a text has cross-attention that does nothing: no map of it.
-    cross = max(float(np.abs(values[:, 1]).max()) for values in (specific, plain))
-    kinds = ["self", "cross"] if cross >= FLAT else ["self"]
-    panels = [
-        (values[:, kinds.index(kind)], f"{kind}-attention:\n{title}")
-        for values, title in ((specific, "copy-specific"), (plain, "control"))
-        for kind in kinds
-    ]
-
-    with drawing(path, width=2.2 * len(panels) + 1.2, height=4.2) as figure:
-        row = np.ravel(figure.subplots(1, len(panels), sharey=True))
-        for axes, (values, title) in zip(row, panels, strict=True):
-            head_map(axes, values, scale=scale, colours=DIVERGING)
-            axes.set_title(title)
-            axes.set_xlabel("head")
-
-        row[0].set_ylabel("layer")
-        figure.colorbar(
-            ScalarMappable(scale, DIVERGING),
-            ax=list(row),
-            label="rise of the loss (nats)",
-            pad=0.02,
-        )
-        figure.suptitle(f"{name}: every head replaced by its mean, alone")
-        if cross < FLAT:
-            note(figure, f"cross-attention: every head below {FLAT} nats, not drawn")
+    # Above the curves: no corner is free of them in every model.
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=2)
 
 
 def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
     """Weights against what path patching shows: every writer of the best readers."""
-    styles = {"k": (INDUCTION, "o"), "q": (PREVIOUS_TOKEN, "s"), "v": (COPYING, "^")}
-    with drawing(path, width=5.2 * len(found), height=4.6) as figure:
-        for axes, (name, (report, arrays)) in zip(
-            np.ravel(figure.subplots(1, len(found))), found.items(), strict=True
-        ):
+    styles = {"k": (INDUCTION, "o"), "q": (PREVIOUS_TOKEN, "s")}
+    with drawing(path, width=5.2 * len(found), height=4.8) as figure:
+        # One axis for all: what changes nothing must not look like what does.
+        row = np.ravel(figure.subplots(1, len(found), sharey=True))
+
+        for axes, (name, (report, arrays)) in zip(row, found.items(), strict=True):
             for reads in ("k", "q"):
                 mine = arrays["paths/names"][:, 2] == reads
                 colour, marker = styles[reads]
@@ -166,15 +128,13 @@ def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
                     label=f"through {'keys' if reads == 'k' else 'queries'}",
                 )
             axes.axhline(0, color=INK, linewidth=0.8)
-            lowest = float(arrays["paths/effect"][:, 0].min())
-            axes.set_ylim(
-                min(-0.02, 1.15 * lowest),
-                max(0.02, -0.15 * lowest, 1.15 * float(arrays["paths/effect"][:, 0].max())),
-            )
             axes.set_xlabel("composition (z against random)")
             axes.set_title(f"{name}: rank agreement {report['paths']['k']['agreement']:.2f} (keys)")
-            axes.set_ylabel("change of attention at its place")
-            axes.legend(loc="lower left")
+
+        low, high = row[0].get_ylim()
+        row[0].set_ylim(min(low, -0.02), max(high, 0.02))
+        row[0].set_ylabel("change of attention at its place")
+        row[0].legend(loc="lower left")
         figure.suptitle("One writer taken out of what a reader reads")
         note(
             figure,

@@ -1,22 +1,21 @@
-"""Circuits on token bases: QK of directions on a circle, radius kernels, OV of strokes and
-characters, composition.
-"""
+"""Circuits from weights: QK and OV of directions, composition of heads."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.image import AxesImage
-from matplotlib.projections.polar import PolarAxes
 
-from interp_core.plotting import DIVERGING, INDUCTION, INK, centred, drawing, note, shades
+from interp_core.plotting import DIVERGING, GRID, INDUCTION, INK, centred, drawing, note, shades
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 _READ = {"k": "keys", "q": "queries", "v": "values"}
+LEAST = 0.5  # logits, or scores: maps of smaller ones are pale
 NOISE = 4.0  # z that the largest of a few hundred random pairs seldom reaches
 
 
@@ -47,7 +46,7 @@ def _directions(axes: Axes, values: np.ndarray, title: str, x: str, y: str) -> A
         origin="lower",
         extent=(0, 360, 0, 360),
         cmap=DIVERGING,
-        norm=centred(values, least=0.5),
+        norm=centred(values, least=LEAST),
         interpolation="nearest",
     )
     axes.set_xticks([0, 180, 360])
@@ -58,117 +57,25 @@ def _directions(axes: Axes, values: np.ndarray, title: str, x: str, y: str) -> A
     return image
 
 
-def plot_circle(axes: PolarAxes, scores: np.ndarray, title: str) -> None:
-    """Mean QK score by the angle from the query's direction to the key's: outside the dashed circle
-    attention is drawn there, inside it is pushed away.
-    """
-    n = len(scores)
-    relative = np.array([np.mean([scores[a, (a + d) % n] for a in range(n)]) for d in range(n)])
-    relative -= relative.mean()
-    reach = max(0.2, float(np.abs(relative).max()))
-    angles = 2 * np.pi * np.append(np.arange(n), 0) / n
-    axes.plot(angles, 1 + 0.8 * np.append(relative, relative[0]) / reach, color=INDUCTION)
-    axes.plot(angles, np.ones(n + 1), color=INK, linewidth=0.9, linestyle="--")
-    axes.set_rlim(0, 1.9)
-    axes.set_rticks([])
-    axes.set_xticks(np.pi * np.array([0, 0.5, 1, 1.5]), ["0°", "90°", "180°", "270°"])
-    axes.set_title(f"{title}, ±{reach:.1f}", fontsize=12)
-
-
 def direction_maps(arrays: Arrays, name: str, path: Path, *, kind: str) -> None:
-    """QK or OV of every head over directions."""
-    key, draw = {"qk": ("qk_direction", plot_QK_circuit), "ov": ("ov_direction", plot_OV_circuit)}[
-        kind
-    ]
+    """QK or OV of every head over directions, on one scale."""
+    key, draw, what = {
+        "qk": ("qk_direction", plot_QK_circuit, "attention scores of embeddings, before softmax"),
+        "ov": ("ov_direction", plot_OV_circuit, "logits from the attended direction"),
+    }[kind]
     layers, heads = arrays[key].shape[:2]
-    with drawing(path, width=2.7 * heads + 0.6, height=2.75 * layers + 1.0) as figure:
+    scale = centred(arrays[key], least=LEAST)
+
+    with drawing(path, width=2.5 * heads + 1.4, height=2.55 * layers + 1.0) as figure:
         grid = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
+
         for (layer, head), axes in np.ndenumerate(grid):
-            image = draw(axes, arrays[key][layer, head], f"L{layer}H{head}")
+            draw(axes, arrays[key][layer, head], f"L{layer}H{head}").set_norm(scale)
             axes.label_outer()
-            figure.colorbar(image, ax=axes, pad=0.02)
-        what = (
-            "attention scores of embeddings alone, before softmax"
-            if kind == "qk"
-            else "logits from the attended direction"
-        )
+
+        bar = ScalarMappable(scale, DIVERGING)
+        figure.colorbar(bar, ax=list(grid.flat), label=what, pad=0.02, aspect=50)
         figure.suptitle(f"{name}: {kind.upper()} circuits over directions")
-        note(figure, what)
-
-
-def circles(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """QK of every head by the angle between query and key."""
-    layers, heads = arrays["qk_direction"].shape[:2]
-    with drawing(path, width=2.6 * heads, height=2.75 * layers + 1.0) as figure:
-        grid = figure.subplots(layers, heads, squeeze=False, subplot_kw={"projection": "polar"})
-        for (layer, head), axes in np.ndenumerate(grid):
-            plot_circle(axes, arrays["qk_direction"][layer, head], f"L{layer}H{head}")
-        share = max(entry["angular_share"] for entry in report.values())
-        figure.suptitle(
-            f"{name}: which direction attracts attention, from the query's own direction (0°)"
-        )
-        note(
-            figure,
-            f"mean over query directions; title: largest deviation · the angle explains at most "
-            f"{share:.0%} of a map",
-        )
-
-
-def kernels(arrays: Arrays, name: str, path: Path) -> None:
-    """Radius kernels, and the circular spectrum of the direction maps."""
-    layers, heads = arrays["kernel"].shape[:2]
-    shift = np.arange(arrays["kernel"].shape[-1]) - arrays["kernel"].shape[-1] // 2
-    with drawing(path, width=10.5, height=2.1 * layers + 1.2) as figure:
-        grid = figure.subplots(layers, 2, squeeze=False, sharex="col")
-        for layer in range(layers):
-            for head in range(heads):
-                grid[layer, 0].plot(
-                    shift, arrays["kernel"][layer, head], label=f"head {head}", color=f"C{head}"
-                )
-                grid[layer, 1].plot(
-                    np.arange(1, 13),
-                    arrays["spectrum"][layer, head][:12],
-                    "o-",
-                    color=f"C{head}",
-                    markersize=4,
-                )
-            grid[layer, 0].axhline(0, color=INK, linewidth=0.8)
-            grid[layer, 0].set_ylabel(f"layer {layer}\nscore")
-            grid[layer, 1].set_ylabel("share of variance")
-            grid[layer, 1].set_ylim(bottom=0)
-        grid[-1, 0].set_xlabel("key radius minus query radius (bins)")
-        grid[-1, 1].set_xlabel("circular frequency over directions")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=heads)
-        figure.suptitle(
-            f"{name}: how QK depends on radius (left) and on the angle between directions (right)"
-        )
-
-
-def characters(arrays: Arrays, alphabet: str, best: tuple[int, int], path: Path) -> None:
-    """What attending to a character adds to the logits of directions, by one cross head."""
-    values = arrays["cross_ov"][best]
-    used = [i for i, letter in enumerate(alphabet) if letter != " "]
-    with drawing(path, width=9.5, height=0.24 * len(used) + 2.0) as figure:
-        axes = figure.subplots()
-        image = axes.imshow(
-            values[used],
-            aspect="auto",
-            cmap=DIVERGING,
-            norm=centred(values[used], least=0.5),
-            extent=(0, 360, len(used) - 0.5, -0.5),
-            interpolation="nearest",
-        )
-        axes.set_yticks(range(len(used)), [alphabet[i] for i in used])
-        axes.set_xticks(
-            [0, 90, 180, 270, 360], ["0° right", "90° down", "180° left", "270° up", "360°"]
-        )
-        axes.set_ylabel("character")
-        axes.set_xlabel("direction of the stroke")
-        figure.colorbar(image, ax=axes, label="logits", pad=0.01)
-        figure.suptitle(
-            f"L{best[0]}X{best[1]}: which strokes a character asks for (cross-attention OV)"
-        )
 
 
 def composition(arrays: Arrays, name: str, path: Path) -> None:
@@ -188,11 +95,16 @@ def composition(arrays: Arrays, name: str, path: Path) -> None:
         np.stack([arrays[f"{writer}_{reads}_z"] for writer, reads in shown]), least=NOISE
     )
 
+    # A head reads what earlier layers wrote: other pairs cannot be.
+    layer = np.repeat(np.arange(layers), heads)
+    earlier = layer[:, None] < layer[None, :]
+    colours = colormaps[DIVERGING].with_extremes(bad=GRID)
+
     with drawing(path, width=14.0, height=4.6 * len(writers) + 0.8) as figure:
         grid = figure.subplots(len(writers), 3, sharex=True, squeeze=False)
         for axes, (writer, reads) in zip(grid.flat, shown, strict=True):
-            values = arrays[f"{writer}_{reads}_z"].reshape(n, n)
-            axes.imshow(values, origin="lower", cmap=DIVERGING, norm=scale, interpolation="nearest")
+            values = np.where(earlier, arrays[f"{writer}_{reads}_z"].reshape(n, n), np.nan)
+            axes.imshow(values, cmap=colours, norm=scale, interpolation="nearest")
             for edge in range(heads, n, heads):
                 axes.axhline(edge - 0.5, color=INK, linewidth=0.5)
                 axes.axvline(edge - 0.5, color=INK, linewidth=0.5)

@@ -1,6 +1,4 @@
-"""Heads and losses: maps of scores, offset profiles, what a repeat is worth, alignment, training
-curves.
-"""
+"""Heads: excess and other scores, offset profiles, what a repeat is worth, alignment."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 
 from interp_core.plotting import (
     ABLATED,
@@ -20,12 +17,13 @@ from interp_core.plotting import (
     INK,
     NULL,
     PREVIOUS_TOKEN,
-    centred,
+    STRIPE,
     drawing,
-    head_map,
+    heading,
     note,
     shades,
 )
+from interp_core.plotting_maps import map_of_heads
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -46,67 +44,96 @@ _SCORES = {
 }
 
 
-def excess(scores: Arrays, report: Report, name: str, path: Path) -> None:
-    """Largest excess attention of every head after the earlier occurrence, by family."""
-    families = list(report["families"])
-    with drawing(path, width=2.35 * max(len(families), 3) + 1.0, height=3.9) as figure:
-        row = np.ravel(figure.subplots(1, len(families), sharey=True))
-        largest = {family: scores[f"{family}/by_offset"].max(axis=0) for family in families}
-        scale = centred(np.stack(list(largest.values())), least=0.2)
-        for axes, family in zip(row, families, strict=True):
-            marked = (scores[f"{family}/induction"] | scores[f"{family}/relay"]).astype(bool)
-            head_map(axes, largest[family], scale=scale, colours=DIVERGING, marked=marked)
-            axes.set_title(_TITLES[family])
-            axes.set_xlabel("head")
-        row[0].set_ylabel("layer")
-        figure.colorbar(
-            ScalarMappable(scale, DIVERGING), ax=list(row), label="excess attention", pad=0.02
-        )
-        found, relays = (
-            sum(int(scores[f"{family}/{kind}"].sum()) for family in families)
-            for kind in ("induction", "relay")
-        )
-        figure.suptitle(f"{name}: attention to a place after the earlier occurrence, above control")
+# A score of cross-attention: title, colours, and its scale where it has one of its own.
+_ALIGNMENT: dict[str, tuple[str, str | Colormap, Normalize | None]] = {
+    "error": ("error (letters)", shades(NULL), None),
+    "right": ("true letter\nmost attended", shades(COPYING), Normalize(0, 1)),
+    "monotone": ("moves on with\nthe pen (rank corr.)", DIVERGING, Normalize(-1, 1)),
+}
+
+
+def excess(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
+    """Largest excess attention of every head after the earlier occurrence: a row for each model and
+    family.
+    """
+    rows = [(name, family) for name, (report, _) in found.items() for family in report["families"]]
+
+    with drawing(path, width=10.5, height=2.2 + 0.55 * len(rows)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color=INK, linewidth=0.8)
+
+        for y, (name, family) in enumerate(rows):
+            if y % 2:
+                axes.axhspan(y - 0.5, y + 0.5, color=STRIPE, linewidth=0, zorder=0)
+            report, arrays = found[name]
+            _heads(axes, arrays, family, y)
+            best = report["families"][family]["best_excess"]
+            ends = [best["low"], best["high"]]
+            axes.plot(ends, [y + 0.3] * 2, color=INK, linewidth=2.5, alpha=0.6)
+            axes.plot(best["value"], y + 0.3, "|", color=INK, markersize=9)
+
+        axes.plot([], [], "o", color=NULL, alpha=0.6, label="a head")
+        axes.plot([], [], "o", color=INDUCTION, label="an induction head, or a relay")
+        axes.plot([], [], "|-", color=INK, label="the best at +1 or +2, 95 %")
+        named = [f"{name}: {_TITLES[family].replace(chr(10), ' ')}" for name, family in rows]
+        axes.set_yticks(range(len(rows)), named)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(min(-0.05, axes.get_xlim()[0]), max(0.5, axes.get_xlim()[1]))
+        axes.set_xlabel("largest excess attention of a head, at any place after it")
+
+        title = "Does a head look at what followed the earlier occurrence?"
+        heading(figure, axes, title, columns=3)
+        counts = sorted({found[name][0]["families"][family]["n"] for name, family in rows})
         note(
             figure,
-            f"{report['families'][families[0]]['n']} prompts a family · framed: induction heads "
-            f"({found} in all) and "
-            f"relays ({relays}), which look further on",
+            f"n = {' or '.join(map(str, counts))} prompts a row · excess: less the same place of a "
+            "control with nothing to copy",
         )
 
 
-def score_maps(scores: Arrays, family: str, name: str, path: Path) -> None:
-    """Every other score of every head on one family."""
-    there = [key for key in _SCORES if f"{family}/{key}" in scores]
-    with drawing(path, width=2.15 * len(there) + 0.6, height=3.7) as figure:
-        row = np.ravel(figure.subplots(1, len(there), sharey=True))
-        for axes, key in zip(row, there, strict=True):
-            title, colour = _SCORES[key]
-            values = scores[f"{family}/{key}"]
-            head_map(axes, values, scale=Normalize(0, 1), colours=shades(colour))
-            _numbers(axes, values)
-            axes.set_title(title)
+def _heads(axes: Axes, arrays: Arrays, family: str, y: int) -> None:
+    """A point for each head; those that pass are coloured."""
+    largest = arrays[f"{family}/by_offset"].max(axis=0)
+    passes = (arrays[f"{family}/induction"] | arrays[f"{family}/relay"]).astype(bool)
+    axes.plot(largest[~passes], np.full((~passes).sum(), y), "o", color=NULL, alpha=0.6)
+    axes.plot(largest[passes], np.full(passes.sum(), y), "o", color=INDUCTION, alpha=0.8)
+
+
+def score_maps(scored: Mapping[str, tuple[str, Arrays]], path: Path) -> None:
+    """Every other score of every head on one family: a row for each model."""
+    there = [
+        key
+        for key in _SCORES
+        if any(f"{family}/{key}" in scores for family, scores in scored.values())
+    ]
+    layers = [len(scores[f"{family}/previous_token"]) for family, scores in scored.values()]
+
+    with drawing(
+        path, width=2.25 * len(there) + 0.7, height=1.0 + sum(0.9 + 0.5 * n for n in layers)
+    ) as figure:
+        grid = figure.subplots(len(scored), len(there), squeeze=False, height_ratios=layers)
+
+        for row, (name, (family, scores)) in zip(grid, scored.items(), strict=True):
+            for axes, key in zip(row, there, strict=True):
+                title, colour = _SCORES[key]
+                if f"{family}/{key}" not in scores:
+                    axes.set_axis_off()
+                    continue
+
+                values = scores[f"{family}/{key}"]
+                map_of_heads(axes, values, scale=Normalize(0, 1), colours=shades(colour))
+                axes.set_title(title)
+                axes.label_outer()
+            row[0].set_ylabel(f"{name}\nlayer")
+
+        for axes in grid[-1]:
             axes.set_xlabel("head")
-        row[0].set_ylabel("layer")
-        figure.suptitle(
-            f"{name}: what heads look at ({_TITLES[family].replace(chr(10), ' ')}), "
-            f"share of attention"
-        )
-
-
-def _numbers(axes: Axes, values: np.ndarray) -> None:
-    """The value in each cell."""
-    for layer, head in np.ndindex(*values.shape):
-        dark = values[layer, head] > 0.55
-        axes.text(
-            head,
-            layer,
-            f"{values[layer, head]:.2f}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if dark else INK,
-        )
+        figure.suptitle("What heads look at, share of attention")
+        told = [
+            f"{name}: {_TITLES[family].replace(chr(10), ' ')}"
+            for name, (family, _) in scored.items()
+        ]
+        note(figure, " · ".join(told))
 
 
 def offsets(
@@ -185,32 +212,20 @@ def gain(report: Report, path: Path) -> None:
 
 
 def alignment(arrays: Arrays, report: Report, path: Path) -> None:
-    """Cross-attention heads: error in letters, monotonicity, share of right letters, lead."""
-    shown = (
-        ("error", "error (letters)", NULL, None),
-        ("right", "true letter\nmost attended", COPYING, 1.0),
-        ("monotone", "moves on with\nthe pen (rank corr.)", INDUCTION, 1.0),
-    )
-    shown = [entry for entry in shown if entry[0] in arrays]
-    with drawing(path, width=9.6, height=4.0) as figure:
+    """Cross-attention heads: error in letters, share of right letters, monotonicity."""
+    shown = [key for key in _ALIGNMENT if key in arrays]
+
+    with drawing(path, width=9.6, height=4.2) as figure:
         row = np.ravel(figure.subplots(1, len(shown), sharey=True))
-        for axes, (key, title, colour, top) in zip(row, shown, strict=True):
+
+        for axes, key in zip(row, shown, strict=True):
+            title, colours, scale = _ALIGNMENT[key]
             values = arrays[key]
-            high = float(values.max()) if top is None else top
-            head_map(axes, np.maximum(values, 0), scale=Normalize(0, high), colours=shades(colour))
-            for layer, head in np.ndindex(*values.shape):
-                dark = values[layer, head] > 0.55 * high
-                axes.text(
-                    head,
-                    layer,
-                    f"{values[layer, head]:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=10,
-                    color="white" if dark else INK,
-                )
+            scale = scale or Normalize(0, float(values.max()))
+            map_of_heads(axes, values, scale=scale, colours=colours)
             axes.set_title(title)
             axes.set_xlabel("cross-attention head")
+
         row[0].set_ylabel("layer")
         figure.suptitle("Where cross-attention reads, against the letter that is written")
         evenly = (
@@ -219,26 +234,4 @@ def alignment(arrays: Arrays, report: Report, path: Path) -> None:
             if "error" in arrays
             else "the bank does not say which stroke belongs to which letter"
         )
-        note(figure, f"{report['n']} words · {evenly} · best: {report['best']}")
-
-
-def training(histories: Mapping[str, Sequence[Report]], path: Path) -> None:
-    """Held-out loss by kind of token over training steps."""
-    kinds = {"loss": INK, "direction": INDUCTION, "radius": PREVIOUS_TOKEN, "pen": DUPLICATE_TOKEN}
-    with drawing(path, width=10.0, height=4.2) as figure:
-        row = np.ravel(figure.subplots(1, len(histories)))
-        for axes, (name, rows) in zip(row, histories.items(), strict=True):
-            steps = [entry["step"] for entry in rows]
-            for kind, colour in kinds.items():
-                axes.plot(
-                    steps,
-                    [entry[f"held_out_{kind}"] for entry in rows],
-                    color=colour,
-                    label="all" if kind == "loss" else kind,
-                )
-            axes.set_title(name)
-            axes.set_xlabel("training step")
-            axes.set_ylim(bottom=0)
-        row[0].set_ylabel("held-out loss (nats a token)")
-        row[-1].legend()
-        figure.suptitle("Training: the model that writes, and the control on its copied tokens")
+        note(figure, f"n = {report['n']} words · {evenly} · best: {report['best']}")

@@ -18,13 +18,14 @@ body{font:16px sans-serif;color:INK;margin:24px;max-width:1100px}
 svg{width:100%;height:340px;touch-action:none}
 .letters span{display:inline-block;padding:6px 10px;margin:2px;border:1px solid GRID;min-width:10px;text-align:center}
 select,button{font:inherit;margin-right:12px}
+.legend em{font-style:normal}
 .legend span{display:inline-block;width:22px;height:10px;border-radius:3px}
 </style>
 <h2>What a stroke reads</h2>
 <p>The same strokes twice: a word for the model that writes, random strokes for the control. Point at a stroke (or use the arrow keys).
 Numbers are shares of attention; what is left went to the marks between words.</p>
 <p class="legend"><span style="background:ABLATED"></span> the stroke that is asked &nbsp; <span style="background:INDUCTION"></span> strokes that the self-attention head
-<b id="selfname"></b> attends to, wider for more &nbsp; <span style="background:PREVIOUS"></span> characters that the cross-attention head <b id="crossname"></b> reads &nbsp; <span style="background:GRID"></span> other ink</p>
+<b id="selfname"></b> attends to, wider for more &nbsp; <em id="reads"><span style="background:PREVIOUS"></span> characters that the cross-attention head <b id="crossname"></b> reads &nbsp; </em><span style="background:GRID"></span> other ink</p>
 <p><label>model <select id="model"></select></label><label>layer <select id="layer"></select></label><label>head <select id="head"></select></label>
 <label>asked at <select id="slot"><option value="1">the whole stroke</option><option value="0">its direction</option></select></label>
 <span id="told"></span></p>
@@ -46,6 +47,7 @@ function start(){
  dot=document.createElementNS(ns,"circle");dot.setAttribute("r",.022);dot.setAttribute("fill","ABLATED");svg.append(dot);
  document.getElementById("letters").replaceChildren();
  letters=shown.letters.map(c=>{const s=document.createElement("span");s.textContent=c===" "?"\u2423":c;document.getElementById("letters").append(s);return s});
+ document.getElementById("reads").hidden=!letters.length;
  layer.replaceChildren();head.replaceChildren();
  shown.self.forEach((_,i)=>layer.add(new Option(i,i)));shown.self[0].forEach((_,i)=>head.add(new Option(i,i)));
  [layer.value,head.value]=shown.best;

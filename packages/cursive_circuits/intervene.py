@@ -11,9 +11,7 @@ the heads themselves write to the prediction is lost. The verdict rests on direc
 random sets that hold a feeding head leave the total one without power.
 """
 
-import math
 from collections.abc import Collection, Iterator, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -28,11 +26,12 @@ from cursive_circuits.model import CursiveTransformer, Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
+from interp_core.measures.ablation import ablated
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
 from interp_core.statistics.against_random import AgainstRandom, against_random
 from interp_core.statistics.interval import bootstrap
-from interp_core.statistics.random_sets import matched_sets
+from interp_core.statistics.random_sets import matched_sets, unmatched_sets
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -119,7 +118,7 @@ def harms(
     found = []
 
     for heads in progress(list(sets), f"{trained.name}: {label}", unit="set"):
-        with trained.model.replacing({head: values[head] for head in heads}):
+        with ablated(trained.model, {head.place: values[head] for head in heads}):
             found.append(copy_losses(trained, stimuli, batch_size=batch_size) - clean)
 
     return np.stack(found)
@@ -147,11 +146,13 @@ def direct_harms(
             with observing(model) as seen:
                 model(*_inputs(model, ids, text))
 
-            held = {head: seen[head.layer, head.kind].z[:, :, head.number] for head in model.heads}
+            held = {
+                head.place: seen[head.layer, head.kind].z[:, :, head.number] for head in model.heads
+            }
             clean = _losses(trained, part, ids, text)
 
             for number, heads in enumerate(sets):
-                with model.replacing(held | {head: values[head] for head in heads}):
+                with ablated(model, held | {head.place: values[head] for head in heads}):
                     found[number, rows, side] = _losses(trained, part, ids, text) - clean
 
     return found
@@ -162,24 +163,6 @@ def ranked(excess: Float[np.ndarray, "layer head"]) -> list[Head]:
     order = np.argsort(-excess, axis=None, kind="stable")
     places = (np.unravel_index(int(flat), excess.shape) for flat in order)
     return [Head(int(layer), "self", int(head)) for layer, head in places]
-
-
-def stand_ins(
-    k: int, pool: Sequence[Head], rng: np.random.Generator, *, draws: int
-) -> list[tuple[Head, ...]]:
-    """At most `draws` distinct sets of k heads of the pool, of whatever layers.
-
-    All of them when there are no more; a pool of fewer than k heads has none.
-    """
-    if math.comb(len(pool), k) <= draws:
-        return list(combinations(pool, k))
-
-    found: dict[tuple[Head, ...], None] = {}
-    while len(found) < draws:
-        drawn = np.sort(rng.choice(len(pool), size=k, replace=False))
-        found[tuple(pool[int(i)] for i in drawn)] = None
-
-    return list(found)
 
 
 def ablation_report(
@@ -210,7 +193,7 @@ def ablation_report(
 
     # Heads that look at the same place would stand in for one another.
     others = [head for head in own if head not in top and head not in matching]
-    instead = stand_ins(len(top), others, rng, draws=settings.draws)
+    instead = unmatched_sets(len(top), others, rng, draws=settings.draws)
     part = stimuli.part(slice(0, settings.direct_prompts))
     direct = direct_harms(trained, part, [top, *instead], means, **sizes)
 

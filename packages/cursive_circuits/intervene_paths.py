@@ -17,10 +17,10 @@ from scipy.stats import spearmanr
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.intervene import mean_outputs
 from cursive_circuits.model import Head
-from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
+from interp_core.measures.paths import Cut, Reads, without
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
 from interp_core.statistics.interval import Interval
@@ -51,27 +51,34 @@ def path_effects(
     def measured(reader: Head) -> np.ndarray:
         with observing(model) as seen:
             logits = model(*inputs).logits[where, query]
+
         key = torch.minimum(earlier + readers[reader], query)
         match = seen[reader.layer, "self"].call.entries(where, query, key[None])[
             0, :, reader.number
         ]
         right = logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
         both = torch.stack([match, right], dim=1).double().cpu().numpy()
+
         return np.stack(
             [both[pairs.batch == prompt].mean(axis=0) for prompt in range(len(stimuli))]
         )
 
     with observing(model) as plain:
         model(*inputs)
+
     found = {}
+
     for reader in progress(list(readers), f"{trained.name}: paths", unit="reader"):
         clean = measured(reader)
+
         for writer in (head for head in model.heads if head.layer < reader.layer):
             z = plain[writer.layer, writer.kind].z[:, :, writer.number]
             part = model.written(writer, z - means[writer])
             for reads in get_args(Reads):
-                with model.reading({(reader, reads): part}):
+                cut = Cut(reader.layer, reads, (reader.number,), part)
+                with without(model, [cut], lambda: model(*inputs)):
                     found[reader, writer, reads] = measured(reader) - clean
+
     return found
 
 
@@ -100,6 +107,7 @@ def path_report(
         "names": np.array([[str(reader), str(writer), reads] for reader, writer, reads in paths]),
     }
     report: Report = {"n": n}
+
     for reads in get_args(Reads):
         # Values move what is copied, not where a head looks.
         column = 1 if reads == "v" else 0
@@ -108,6 +116,7 @@ def path_report(
         strongest = int(np.flatnonzero(mine)[weights[mine].argmax()])
         largest = int(np.flatnonzero(mine)[effect.argmin()])
         agreement = 0.0
+
         if np.ptp(effect) > 0:
             agreement = float(spearmanr(weights[mine], -effect)[0])  # pyright: ignore[reportArgumentType]
 
@@ -118,7 +127,9 @@ def path_report(
             "by_effect": _path(arrays, largest, column, n),
             "median_effect": float(np.median(effect)),
         }
+
     report["verdict"] = _verdict(report)
+
     return arrays, report
 
 

@@ -13,6 +13,7 @@ from cursive_circuits.model import Head
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import Sampling
 from cursive_circuits.run_directory import Trained
+from interp_core.measures.ablation import ablated
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,7 +36,7 @@ def redrawn_words(
     found: Arrays = {}
     for name, heads in without.items():
         generator = torch.Generator().manual_seed(settings.seed)
-        with trained.model.replacing({head: values[head] for head in heads}):
+        with ablated(trained.model, {head.place: values[head] for head in heads}):
             rows = sample(
                 trained.model,
                 trained.tokens,
@@ -72,7 +73,7 @@ def continued(
     found: Arrays = {}
     for name, heads in without.items():
         generator = torch.Generator().manual_seed(seed)
-        with trained.model.replacing({head: values[head] for head in heads}):
+        with ablated(trained.model, {head.place: values[head] for head in heads}):
             (row,) = sample(
                 trained.model,
                 trained.tokens,

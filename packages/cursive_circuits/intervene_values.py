@@ -16,9 +16,9 @@ from torch import Tensor
 from cursive_circuits.data_stimuli import Stimuli
 from cursive_circuits.measure_heads import in_batches, prompt_means
 from cursive_circuits.model import Head
-from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_watching import observing, observing_mlps
 from cursive_circuits.run_directory import Trained
+from interp_core.measures.paths import Cut, without
 from interp_core.statistics.interval import mean_share
 
 Report = dict[str, Any]
@@ -54,12 +54,14 @@ def value_accuracy(
         parts = _parts(trained, inputs)
 
         for name, chosen in SOURCES.items():
-            without: dict[tuple[Head, Reads], Written] = {}
-            for reader in readers:
-                taken = [parts[source][reader.layer] for source in chosen]
-                without[reader, "v"] = sum(taken, torch.zeros_like(parts["token"][0]))
+            cuts = []
+            for layer in sorted({reader.layer for reader in readers}):
+                of_layer = tuple(reader.number for reader in readers if reader.layer == layer)
+                taken = [parts[source][layer] for source in chosen]
+                part_taken = sum(taken, torch.zeros_like(parts["token"][0]))
+                cuts.append(Cut(layer, "v", of_layer, part_taken))
 
-            with model.reading(without):
+            with without(model, cuts, lambda inputs=inputs: model(*inputs)):
                 logits = model(*inputs).logits[where, query]
 
             right = (logits.argmax(dim=-1) == target).double().cpu().numpy()

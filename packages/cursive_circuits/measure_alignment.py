@@ -41,12 +41,15 @@ def alignment(
     InputError for a bank without words of two letters.
     """
     pool = [item for item in words.items if len(item.text) > 1]
+
     if not pool:
         raise InputError("alignment needs words of two letters or more")
+
     names = NAMES if all(item.letters is not None for item in pool) else WITHOUT_LETTERS
     rng = np.random.default_rng([seed, 30])
     items = [pool[int(i)] for i in rng.integers(len(pool), size=n)]
     found = []
+
     for start in range(0, n, batch_size):
         part = items[start : start + batch_size]
         inks = [trained.tokens.encode(item.points) for item in part]
@@ -55,14 +58,17 @@ def alignment(
         )
         # One place wider than the longest text, so that there is padding to look at.
         text = np.pad(stacked_text([words.text([item.text]) for item in part]), ((0, 0), (0, 1)))
+
         with observing(trained.model) as seen:
             trained.model(
                 ids.to(trained.model.device), torch.from_numpy(text).to(trained.model.device)
             )
+
         layers = [seen[layer, "cross"].call.pattern() for layer in range(trained.model.n_layers)]
         patterns = (
             torch.stack(layers, dim=1).double().cpu().numpy()
         )  # word layer head position character
+
         for item, ink, pattern in zip(part, inks, patterns, strict=True):
             letters = (
                 np.zeros(len(ink), int)
@@ -74,6 +80,7 @@ def alignment(
             skipped = max(0, -begins)
             places = pattern[:, :, begins + skipped : begins + len(ink)]
             found.append(_of_word(places, letters[skipped:], len(item.text)))
+
     return {name: np.stack([word[name] for word in found]) for name in names}
 
 
@@ -90,6 +97,7 @@ def _of_word(
     distance = np.abs(np.arange(length)[None, :] - letters[:, None])
     most = inside.argmax(axis=-1)
     centre = (inside * np.arange(length)).sum(axis=-1) / np.maximum(inside.sum(axis=-1), 1e-12)
+
     return {
         "error": np.einsum("lhpc,pc->lh", inside, distance)
         / np.maximum(inside.sum(axis=-1).sum(axis=-1), 1e-12),
@@ -119,6 +127,7 @@ def _lead(most: np.ndarray, letters: np.ndarray) -> Float[np.ndarray, "layer hea
     the most attended one, and the place where it begins; mean over letters after the first.
     """
     total, count = np.zeros(most.shape[:2]), np.zeros(most.shape[:2])
+
     for letter in np.unique(letters)[1:]:
         begins = int(np.flatnonzero(letters == letter)[0])
         window = np.flatnonzero((letters == letter) | (letters == letter - 1))
@@ -127,6 +136,7 @@ def _lead(most: np.ndarray, letters: np.ndarray) -> Float[np.ndarray, "layer hea
         first = window[looks.argmax(axis=-1)]
         total += np.where(reached, begins - first, 0)
         count += reached
+
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
@@ -139,16 +149,19 @@ def alignment_report(
     letters are not known the one that moves on with the pen most.
     """
     arrays: Arrays = {}
+
     for name, values in found.items():
         means = np.where(
             np.isnan(values), np.nanmean(values, axis=0), values
         )  # a word without a boundary says nothing
         interval = mean_interval(means, rng, resamples=tests.resamples)
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
     rank = -arrays["error"] if "error" in arrays else arrays["monotone"]
     layer, head = np.unravel_index(rank.argmax(), rank.shape)
     n = len(found["monotone"])
     best = {name: _at(arrays, name, int(layer), int(head), n) for name in found}
+
     return arrays, {
         "n": n,
         "best": str(Head(int(layer), "cross", int(head))),

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from cursive_circuits.measure_circuits import folded
 from cursive_circuits.model import CursiveTransformer, Head, Kind
-from cursive_circuits.model_blocks import Reads, turned
+from cursive_circuits.model_blocks import turned
 from interp_core.measures.circuits import k_composition
+from interp_core.measures.paths import Reads
 from interp_core.models.subject import HeadWeights
 
 Report = dict[str, Any]

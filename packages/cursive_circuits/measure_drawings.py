@@ -1,4 +1,4 @@
-"""What drawings over the ink need: a row of words, and where every head looks at every step of it."""
+"""What drawings over the ink need: a row of words, and where heads look at every step of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,7 +156,7 @@ def _spans(row: Row, tokens: Vocabulary) -> list[tuple[int, int]]:
 def _copies(
     row: Row, spans: list[tuple[int, int]], tokens: Vocabulary
 ) -> Int[np.ndarray, "place 2"]:
-    """(query, earlier): all of a word that is there twice, or the strokes of other rows that recur."""
+    """(query, earlier): all of a word that is there twice, or strokes of other rows that recur."""
     if len(spans) == 2:
         (first, _), (second, end) = spans
         skipped = tokens.travel

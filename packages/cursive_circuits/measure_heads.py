@@ -70,11 +70,13 @@ def asked(stimuli: Stimuli, tokens: Vocabulary) -> dict[str, Asked]:
     found["pen_lift"] = Asked(np.maximum(lift, 0)[None], lift >= 0)
     word = _last(ids == tokens.word, batch, query)
     found["word_boundary"] = Asked(np.stack([word - 1, word]), word >= 1)
+
     for offset in OFFSETS:
         key = earlier + offset
         found[f"offset/{offset:+d}"] = Asked(
             np.clip(key, 0, query)[None], (key >= 0) & (key <= query)
         )
+
     return {name: score for name, score in found.items() if score.where.any()}
 
 
@@ -95,6 +97,7 @@ def attention_scores(
     is built: fused attention, then single entries.
     """
     parts: dict[str, list[np.ndarray]] = {}
+
     for part in in_batches(stimuli, batch_size):
         wanted = asked(part, trained.tokens)
         found = _entries(trained, part, part.prompts.tokens, part.text, wanted)
@@ -103,9 +106,12 @@ def attention_scores(
         }
         control = _entries(trained, part, part.prompts.control, part.control_text, only)
         found |= {f"control/{name}": values for name, values in control.items()}
+
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
+
     sizes = {sum(map(len, values)) for values in parts.values()}
+
     return {
         name: np.concatenate(values)
         for name, values in parts.items()
@@ -129,17 +135,21 @@ def _entries(
     keys = torch.from_numpy(np.concatenate([score.keys for score in wanted.values()])).to(
         model.device
     )
+
     with observing(model) as seen:
         model(torch.from_numpy(ids).to(model.device), torch.from_numpy(text).to(model.device))
+
     layers = [
         seen[layer, "self"].call.entries(where, query, keys) for layer in range(model.n_layers)
     ]
     entries = torch.stack(layers, dim=2).double().cpu().numpy()  # key pair layer head
     found, row = {}, 0
+
     for name, score in wanted.items():
         total = entries[row : row + len(score.keys)].sum(axis=0)
         row += len(score.keys)
         found[name] = prompt_means(total, pairs.batch, score.where, len(stimuli))
+
     return found
 
 
@@ -178,10 +188,12 @@ def head_report(
     by_offset = each.mean(axis=0)
     excess = each[:, :INDUCED].sum(axis=1)
     arrays: Arrays = {"by_offset": by_offset, "prompts/excess": excess}
+
     for name, values in ({"excess": excess} | scores).items():
         known = values[~np.isnan(values).any(axis=(1, 2))]
         interval = mean_interval(known, rng, resamples=tests.resamples)
         arrays |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
     passed = (tested.p <= tests.level) & (by_offset >= tests.smallest_excess)
     induction = passed[:INDUCED].any(axis=0)
     arrays |= {
@@ -206,6 +218,7 @@ def head_report(
             if "/" not in name and f"{name}_low" in arrays
         },
     }
+
     return arrays, report
 
 
@@ -236,11 +249,3 @@ def _largest(arrays: Arrays, name: str, n: int) -> Report:
 def _interval(arrays: Arrays, name: str, layer: int, head: int, n: int) -> Report:
     value, low, high = (float(arrays[f"{name}{end}"][layer, head]) for end in ("", "_low", "_high"))
     return Interval(value, low, high, n, "prompts").to_json()
-
-
-def offset_profile(arrays: Arrays, layer: int, head: int) -> Float[np.ndarray, "offset 3"]:
-    """Attention of one head at earlier + offset with its interval; columns value, low, high."""
-    names = [f"offset/{offset:+d}" for offset in OFFSETS]
-    return np.array(
-        [[arrays[f"{name}{end}"][layer, head] for end in ("", "_low", "_high")] for name in names]
-    )

@@ -3,11 +3,11 @@ cross-attention to the text.
 
 Pre-norm blocks: self-attention, cross-attention to the characters, MLP. Heads are named L1H2 (layer
 1, self-attention, head 2) and L1X2 (cross-attention). Everything that measures or intervenes goes
-through `replacing`, `reading` and model_watching's `observing`, and is gone when its block ends.
+through `attach` and model_watching's `observing`, and is gone when its block ends.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -17,9 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cursive_circuits.model_blocks import Attention, Block, Reads
+from cursive_circuits.model_blocks import TAPS, Attention, Block
 from cursive_circuits.model_shape import NO_CHARACTER, Shape
 from interp_core.errors import InputError
+from interp_core.models.hooks import hooked, per_head
+from interp_core.models.sites import Site
 from interp_core.statistics.heads import read_name
 
 Kind = Literal["self", "cross"]
@@ -35,6 +37,11 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}{'H' if self.kind == 'self' else 'X'}{self.number}"
+
+    @property
+    def place(self) -> tuple[Site, int]:
+        """Where what it collects is, and which of the heads there it is."""
+        return Site(self.layer, "attn.z" if self.kind == "self" else "cross_attn.z"), self.number
 
     @classmethod
     def read(cls, name: str) -> "Head":
@@ -68,6 +75,8 @@ class Cache:
 
 class CursiveTransformer(nn.Module):
     """Stroke tokens and characters in, logits of the next stroke token out (untied unembedding)."""
+
+    pattern_is_editable = False
 
     def __init__(self, shape: Shape, *, vocabulary: int, alphabet: int, seed: int) -> None:
         super().__init__()
@@ -202,42 +211,28 @@ class CursiveTransformer(nn.Module):
         size = (self.n_layers, rows, self.n_heads, positions, self.d_head)
         return Cache(torch.zeros(size, device=self.device), torch.zeros(size, device=self.device))
 
-    @contextmanager
-    def replacing(self, values: Mapping[Head, Tensor]) -> Iterator[None]:
-        """Inside the block these heads collect given vectors, broadcast to [row, position, d_head],
-        instead of z.
-
-        KeyError for a head the model does not have.
+    def attach(
+        self, site: Site, function: Callable[[Tensor], Tensor | None]
+    ) -> AbstractContextManager[None]:
+        """Call `function` with the activation at a site whenever it fires; what it returns takes
+        its place. InputError for a site that the model does not have.
         """
-        if missing := set(values) - set(self.heads):
-            raise KeyError(f"no head {min(missing)}")
-        touched = {
-            (head.layer, head.kind): self.attention(head.layer, head.kind) for head in values
-        }
-        before = {place: dict(attention.replaced) for place, attention in touched.items()}
-        for head, value in values.items():
-            self.attention(head.layer, head.kind).replaced[head.number] = value
-        try:
-            yield
-        finally:
-            for place, was in before.items():
-                touched[place].replaced = was
+        if not 0 <= site.layer < self.n_layers:
+            raise InputError(f"{site}: this model has {self.n_layers} layers, from 0")
 
-    @contextmanager
-    def reading(
-        self, without: Mapping[tuple[Head, Reads], Float[Tensor, "row position d_model"]]
-    ) -> Iterator[None]:
-        """Inside the block a self-attention head makes its queries, keys or values from a residual
-        stream from which a part is taken out; everything else reads all of it (path patching, Wang
-        et al. 2022).
-        """
-        for (head, reads), part in without.items():
-            self.layers[head.layer].without[head.number, reads] = part
-        try:
-            yield
-        finally:
-            for (head, _), _ in without.items():
-                self.layers[head.layer].without = {}
+        block = self.layers[site.layer]
+        collecting = {"attn.z": block.self_attention, "cross_attn.z": block.cross_attention}
+
+        if site.name == "resid_pre":
+            return hooked(block, "input", function)
+        if site.name in collecting:
+            read = per_head(function, self.n_heads)
+            return hooked(collecting[site.name].out, "input", read)
+        if site.name in TAPS:
+            return hooked(block.taps[TAPS[site.name]], "output", _heads_after(function))
+
+        known = ", ".join(["resid_pre", *collecting, *TAPS])
+        raise InputError(f"{site}: this model has the sites {known}")
 
     def written(
         self, head: Head, z: Float[Tensor, "row position d_head"]
@@ -268,3 +263,15 @@ class CursiveTransformer(nn.Module):
                 f"token id {int(ids.max())} is outside the vocabulary of "
                 f"{self.embed.num_embeddings}"
             )
+
+
+def _heads_after(
+    function: Callable[[Tensor], Tensor | None],
+) -> Callable[[Tensor], Tensor | None]:
+    """For activations whose heads come before positions: the function sees them behind."""
+
+    def turned(activation: Float[Tensor, "row head position d_head"]) -> Tensor | None:
+        result = function(activation.transpose(1, 2))
+        return None if result is None else result.transpose(1, 2)
+
+    return turned

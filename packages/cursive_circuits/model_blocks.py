@@ -1,7 +1,6 @@
 """What the cursive transformer is made of: attention, and the pre-norm block."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from einops import rearrange
@@ -11,7 +10,9 @@ from torch.nn import functional
 
 from cursive_circuits.model_shape import Shape
 
-Reads = Literal["q", "k", "v"]
+# Where self-attention's queries, keys and values can be seen and changed, by the site's name.
+TAPS = {"attn.rot_q": "q", "attn.rot_k": "k", "attn.v": "v"}
+
 Watch = Callable[
     [Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor
 ]  # x, query, key, value, mask -> z
@@ -26,7 +27,6 @@ class Attention(nn.Module):
         self.q = nn.Linear(shape.d_model, shape.d_model)
         self.kv = nn.Linear(shape.d_model, 2 * shape.d_model)
         self.out = nn.Linear(shape.d_model, shape.d_model)
-        self.replaced: dict[int, Tensor] = {}
         self.watch: Watch | None = None
 
     def queries(
@@ -62,10 +62,6 @@ class Attention(nn.Module):
         else:
             shown = mask if causal or mask is not None else query.new_zeros(1, 1, 1, key.shape[2])
             z = self.watch(x, query, key, value, shown)
-        for head, instead in self.replaced.items():
-            z = torch.cat(
-                [z[:, :head], instead.expand_as(z[:, head])[:, None], z[:, head + 1 :]], dim=1
-            )
         return self.out(rearrange(z, "row head position e -> row position (head e)"))
 
 
@@ -81,9 +77,8 @@ class Block(nn.Module):
         self.up = nn.Linear(shape.d_model, 4 * shape.d_model)
         self.down = nn.Linear(4 * shape.d_model, shape.d_model)
         self.gelu = shape.gelu
-        self.without: dict[
-            tuple[int, Reads], Tensor
-        ] = {}  # (self head, what it reads) -> taken out of its input
+        # They do nothing, and are where hooks see what is no module's output otherwise.
+        self.taps = nn.ModuleDict({name: nn.Identity() for name in TAPS.values()})
 
     def forward(
         self,
@@ -101,16 +96,9 @@ class Block(nn.Module):
         """
         attention, read = self.self_attention, self.self_norm(x)
         query, (key, value) = attention.queries(read), attention.keys_values(read)
-        for (head, reads), part in self.without.items():
-            other = self.self_norm(x - part)
-            if reads == "q":
-                query = _with_head(query, head, attention.queries(other))
-            else:
-                k, v = attention.keys_values(other)
-                key = _with_head(key, head, k) if reads == "k" else key
-                value = _with_head(value, head, v) if reads == "v" else value
         if rotation is not None:
             query, key = turned(query, *rotation), turned(key, *rotation)
+        query, key, value = self.taps["q"](query), self.taps["k"](key), self.taps["v"](value)
         if past is not None:
             end = length + x.shape[1]
             past[0][:, :, length:end], past[1][:, :, length:end] = key, value
@@ -121,10 +109,6 @@ class Block(nn.Module):
             read, self.cross_attention.queries(read), *text, mask, causal=False
         )
         return x + self.down(functional.gelu(self.up(self.mlp_norm(x)), approximate=self.gelu))
-
-
-def _with_head(heads: Tensor, head: int, other: Tensor) -> Tensor:
-    return torch.cat([heads[:, :head], other[:, head : head + 1], heads[:, head + 1 :]], dim=1)
 
 
 def turned(

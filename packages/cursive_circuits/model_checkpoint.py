@@ -22,7 +22,7 @@ from cursive_circuits.model_shape import Shape
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, open_run
 from interp_core.errors import InputError
-from interp_core.files.artifacts import load_weights
+from interp_core.files.artifacts import BROKEN_ARCHIVE, load_weights
 from interp_core.files.params import check
 
 _OUTSIDE = {
@@ -123,6 +123,12 @@ def _shape_of(found: dict[str, Tensor], shape: Shape, path: Path) -> Shape:
     """
     if missing := [name for name in _OUTSIDE if name not in found]:
         raise InputError(f"{path}: not a public checkpoint: missing {', '.join(missing)}")
+    if flat := [
+        name
+        for name in _OUTSIDE
+        if name.endswith("weight") and "ln_f" not in name and found[name].ndim != 2
+    ]:
+        raise InputError(f"{path}: {flat[0]} is {list(found[flat[0]].shape)}, not a matrix")
     blocks = [int(name.split(".")[2]) for name in found if re.match(r"transformer\.h\.\d+\.", name)]
     sizes = {
         "layers": max(blocks, default=0) + 1,
@@ -187,7 +193,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as problem:
+    except (UnpicklingError, KeyError, TypeError, *BROKEN_ARCHIVE) as problem:
         raise InputError(
             f"{path} is no checkpoint of plain tensors: {str(problem)[:200]}"
         ) from None

@@ -1,16 +1,20 @@
 """The notebook's room: its functions under its names and with its signatures, for its cells to run
 on.
 
-    x_t W_Q W_K^T x_s^T / sqrt(d_head) + what the biases add = score(t, s)      x_s W_V W_O = what a head writes
+    x_t W_Q W_K^T x_s^T / sqrt(d_head) + what the biases add = score(t, s)
+    x_s W_V W_O = what a head writes
 
 Symbols and order are the notebook's: x is a row, a head's W_Q, W_K, W_V are [d_model, d_head], its
 W_O is [d_head, d_model]. x is the residual stream centred and scaled (`normalised`); the norm's
 gain is in the matrices. Where this differs from the notebook's cells, the cell was wrong:
 
-- The rows of nn.Linear's weight, not its columns, belong to a head, and of the output weight the columns do.
-- W_OV W_QK, the cell's product, meets the reader's queries. Induction is composition with its keys: W_QK W_OV^T.
+- The rows of nn.Linear's weight, not its columns, belong to a head. Of the output weight the
+  columns do.
+- W_OV W_QK, the cell's product, meets the reader's queries. Induction is composition with its keys:
+  W_QK W_OV^T.
 - A batch holds its text too, which the model cross-attends to; queries at padding have no pattern.
-- Residual axes have no order, so a heat map of d_model x d_model says little: give it a `basis` of tokens.
+- Residual axes have no order, so a heat map of d_model x d_model says little: give it a `basis` of
+  tokens.
 """
 
 from collections.abc import Iterable
@@ -32,13 +36,13 @@ from cursive_circuits.data_taken import take
 from cursive_circuits.measure_circuits import normalised
 from cursive_circuits.measure_composition import get_composition_score
 from cursive_circuits.model import CursiveTransformer
-from cursive_circuits.model_blocks import Reads
 from cursive_circuits.model_checkpoint import open_trained
 from cursive_circuits.model_shape import NO_CHARACTER
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained
 from interp_core.files.params import project_root, read_section
+from interp_core.measures.paths import Reads
 from interp_core.plotting import DIVERGING, centred
 from interp_core.training.batches import IGNORED
 

@@ -40,35 +40,18 @@ WORDS = Words(
             "Cross-attention: error in letters, monotonicity, share of right letters, lead.",
             "A head that attends evenly.",
         ),
-        "characters_*.png": Caption(
-            "What attending to a character adds to the logits of directions, one cross-attention "
-            "head.",
-            "The other characters.",
-        ),
-        "circle_*.png": Caption(
-            "QK score by the angle between query and key, every head.",
-            "The dashed circle, where an angle changes nothing.",
-        ),
         "composition_*.png": Caption(
             "z of every pair of heads: keys, queries and values against earlier heads of both "
             "kinds.",
             "Random matrices of the same sizes.",
         ),
-        "excess_*.png": Caption(
+        "excess.png": Caption(
             "Largest excess attention of every head after the earlier occurrence, by family.",
             "The same places in prompts without an earlier occurrence, subtracted.",
         ),
         "gain_*.png": Caption(
             "What a second occurrence of a word is worth, under each text.",
             "Another word in the first place.",
-        ),
-        "ink_*.png": Caption(
-            "Where a self-attention and a cross-attention head look while a word is written again.",
-            "The first copy, which has nothing to repeat.",
-        ),
-        "kernel_*.png": Caption(
-            "Radius kernels, and the circular spectrum of the direction maps.",
-            "A flat spectrum is what random maps have.",
         ),
         "offsets.png": Caption(
             "Attention of each model's best head around the earlier occurrence.",
@@ -94,17 +77,9 @@ WORDS = Words(
             "Held-out words as the model writes them, and whether they are read right.",
             "The same words by a writer of the bank.",
         ),
-        "scores_*.png": Caption(
-            "Every other score of every head on one family.",
+        "scores.png": Caption(
+            "Every other score of every head of both models.",
             "Plain shares; the control is subtracted in the figure of excess.",
-        ),
-        "single_heads_*.png": Caption(
-            "Every head alone: copy-specific harm.",
-            "Harm to tokens that copy nothing.",
-        ),
-        "training.png": Caption(
-            "Held-out loss by kind of token over the training.",
-            "The other model.",
         ),
     },
 )
@@ -161,7 +136,10 @@ def _samples(report: Report, arrays: Arrays) -> View:
 
     return {
         "name": "ten held-out words",
-        "says": f"Each word by the model and, in grey, by a writer of the bank. {report['verdict'].capitalize()}.",
+        "says": (
+            "Each word by the model and, in grey, by a writer of the bank. "
+            f"{report['verdict'].capitalize()}."
+        ),
         "drawings": drawings,
     }
 
@@ -178,7 +156,10 @@ def _redrawn(name: str, arrays: Arrays) -> list[View]:
     groups = [
         {
             "name": f"{word}, without heads",
-            "says": "Mean ablation; every drawing is from the same random numbers. Random heads are the control.",
+            "says": (
+                "Mean ablation; every drawing is from the same random numbers. "
+                "Random heads are the control."
+            ),
             "drawings": [
                 _drawing(label, arrays[f"redrawn/{kind}/{word}"], colour)
                 for kind, (label, colour) in labels.items()

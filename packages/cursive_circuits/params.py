@@ -90,16 +90,16 @@ class Watched(Params):
 class Sampling(Params):
     """Words that the model writes, and how they are read back."""
 
-    words: PositiveInt = Field(
-        ge=2
-    )  # different held-out words, which are also the candidates of the retrieval
-    samples: PositiveInt  # of each word
+    # different held-out words, which are also the candidates of the retrieval
+    words: PositiveInt = Field(ge=2)
+    samples: PositiveInt  # samples of each word
     shown: PositiveInt  # words of the figure
-    temperature: PositiveFloat
-    longest: PositiveInt  # tokens of a sampled word
+    temperature: PositiveFloat  # of the sampled tokens; above 0
+    longest: PositiveInt  # tokens of a sampled word, at most
     resampled: PositiveInt = Field(ge=8)  # points of a curve that is compared
-    margin: float = Field(gt=0, lt=1)  # of accuracy, within which samples read as well as true ink
-    seed: NonNegativeInt
+    # difference of accuracy within which samples read as well as true ink
+    margin: float = Field(gt=0, lt=1)
+    seed: NonNegativeInt  # of the sampled tokens and of what is read back
 
 
 class Stimuli(Params):
@@ -158,7 +158,7 @@ class Drawings(Params):
 class CursiveCircuits(Params):
     """The section `cursive_circuits` of a profile."""
 
-    device: Literal["cpu", "auto"]
+    device: Literal["cpu", "auto"]  # where it runs: cpu, or auto (CUDA where there is one)
     threads: PositiveInt  # of torch in one process
     processes: PositiveInt  # trainings at once
     batch_size: PositiveInt  # prompts in a forward pass

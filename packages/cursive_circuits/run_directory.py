@@ -19,6 +19,7 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.folders import replacing_folder
 from interp_core.files.params import check, file_name
+from interp_core.files.sums import check_sum
 from interp_core.training.history import History
 
 VERSION = 1
@@ -52,12 +53,13 @@ def open_run(folder: Path) -> Trained:
             "writes one"
         )
     config = load_json(folder / CONFIG)
+    check_sum(folder / HISTORY, again="train it again")
     if config.get("version") != VERSION:
         raise InputError(
             f"{folder / CONFIG}: version {config.get('version')}, this program reads {VERSION}; "
             "train again"
         )
-    if file_sha256(folder / WEIGHTS) != config["weights_sha256"]:
+    if file_sha256(folder / WEIGHTS) != config.get("weights_sha256"):
         raise InputError(
             f"{folder / WEIGHTS} is not what was trained (its sha256 differs): train it again"
         )

@@ -4,7 +4,7 @@ A study lives in one folder: bank, runs, scores, metrics, figures. An experiment
 no runs of its own reads those of its profile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,31 +26,32 @@ def prepare(
     *,
     model: Path | None = None,
     bank: Path | None = None,
-    temperature: float | None = None,
-    **asked: Any,
+    sampling: Mapping[str, Any] | None = None,
+    asks: bool = False,
+    **given: Any,
 ) -> Cursive:
     """Settings of a profile and the folder they belong to; any option makes it an experiment.
 
     `model` is one of the user's instead of the study's two, `bank` handwriting instead of the
-    profile's; `asked` is what else a command was asked. InputError for a bank that is not there,
-    and for a temperature that is not above zero.
+    profile's, `sampling` what was given of the part of that name; `asks` is whether a command was
+    asked anything else. InputError for a bank that is not there, and for settings that do not fit.
     """
-    params = read_section("cursive_circuits", CursiveCircuits, profile)
+    params = read_section("cursive_circuits", CursiveCircuits, profile, **given)
     if bank is not None:
         params = params.model_copy(update={"bank": params.bank.of_file(bank)})
 
-    if temperature is not None:
-        given = params.sampling.model_dump() | {"temperature": temperature}
-        where, options = "cursive_circuits.sampling", ("temperature",)
-        sampling = check(Sampling, given, where=where, options=options)
-        params = params.model_copy(update={"sampling": sampling})
+    if sampling:
+        values = params.sampling.model_dump() | dict(sampling)
+        where, options = "cursive_circuits.sampling", tuple(sampling)
+        checked = check(Sampling, values, where=where, options=options)
+        params = params.model_copy(update={"sampling": checked})
 
     run = call.start(
         "cursive_circuits",
         params,
         profile=profile,
         out=out,
-        given=any(value not in (None, ()) for value in (temperature, *asked.values())),
+        given=bool(given or sampling or asks),
         subjects=[str(one) for one in (model, bank) if one is not None],
         streams=STREAMS,
         flat=False,

@@ -23,8 +23,9 @@ from interp_core.files.folders import check_replaceable
 from interp_core.pipeline.import_closure import code_of
 from interp_core.training.batches import IGNORED
 from interp_core.training.checkpoints import fingerprint, scratch
+from interp_core.training.live_run import Run
 from interp_core.training.loop import Moment, train
-from interp_core.training.tracking import Run, tracked_run
+from interp_core.training.tracking import About, tracked_run
 
 STAGE = "cursive_circuits"
 HELD_OUT = 10**9  # a step that no training reaches: its rows are watched
@@ -101,9 +102,17 @@ def _train(
     learner = CursiveTransformer(
         shape, vocabulary=params.tokens.size, alphabet=len(alphabet), seed=settings.seed
     )
+    about = About(
+        STAGE,
+        name,
+        job="train",
+        seed=settings.seed,
+        architecture="cursive_transformer",
+        settings=described,
+    )
     with (
         scratch(STAGE, f"{name}-{mark}") as held,
-        tracked_run(name, group=STAGE, job_type="train", config=described) as run,
+        tracked_run(about, held.folder) as run,
     ):
         history = train(
             learner,
@@ -135,14 +144,18 @@ class Watch:
         assert isinstance(moment.model, CursiveTransformer)
         ids, labels = self.rows(HELD_OUT)
         text = self.rows.inputs(HELD_OUT).get("text")
+
         with torch.no_grad():
             found = losses(moment.model, self.params.tokens, ids, text)
+
         counted = labels.numpy()[:, 1:] != IGNORED
         row = {
             f"held_out_{kind}": float(np.nanmean(values[counted])) for kind, values in found.items()
         }
+
         if self.name == "handwriting" and moment.step % self.params.watched.sample_every == 0:
             self._show(moment)
+
         return row
 
     def _show(self, moment: Moment) -> None:
@@ -169,4 +182,4 @@ class Watch:
             {word: tokens.first_word(row) for word, row in zip(words, rows, strict=True)},
             self.picture,
         )
-        self.run.image("sample", self.picture, moment.step)
+        self.run.image("ink/sample", self.picture, moment.step)

@@ -15,6 +15,7 @@ from interp_core.console.call import Arrays, Report
 from interp_core.console.made_from import MADE_FROM, Source
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays, load_json, save_arrays, save_json
+from interp_core.files.vouching import vouching
 
 if TYPE_CHECKING:
     from cursive_circuits.data import Words
@@ -40,7 +41,8 @@ def prepare(run: Cursive) -> None:
     taken = None
 
     if settings.source is None:
-        save_bank(place, write_bank(settings.script))
+        with vouching(place):
+            save_bank(place, write_bank(settings.script))
     else:
         path = fetch(settings.source, place.parent)
         taken = take(
@@ -51,20 +53,24 @@ def prepare(run: Cursive) -> None:
             published=settings.published,
             name=str(path),
         )
-        save_bank(place, taken.items)
+        with vouching(place):
+            save_bank(place, taken.items)
 
     report = bank_report(load_bank(place, alphabet=settings.alphabet), params.tokens, context)
+
     if taken is not None:
         report |= {"taken": taken.report}
+
     run.save("prepare", "bank", report, made=_made_bank(run))
 
     for line in [] if taken is None else taken.told:
         click.echo(line)
+
     click.echo(report["verdict"])
 
 
 def ensure_bank(run: Cursive) -> None:
-    """Take the words of the bank that an experiment names, unless its folder holds them, taken so."""
+    """Take the words of the bank that an experiment names, unless its folder has them, taken so."""
     record = run.file("metrics", "prepare", "bank")
     if record.is_file() and load_json(record).get(MADE_FROM) == _made_bank(run):
         return
@@ -95,8 +101,10 @@ def train(run: Cursive, *, only: str | None = None) -> None:
 
     runs = run.folder / "runs"
     names = NAMES if only is None else (only,)
+
     for name in names:
         check_replaceable(runs / name, kind=KIND, name=name)
+
     announce()
     tasks: list[Task] = [
         (train_handwriting, (run.params, bank(run), runs / "handwriting"), {}),
@@ -104,6 +112,7 @@ def train(run: Cursive, *, only: str | None = None) -> None:
     ]
     chosen = [task for name, task in zip(NAMES, tasks, strict=True) if name in names]
     run_in_processes(chosen, processes=run.params.processes)
+
     for name in names:
         last = load_json(runs / name / "history.json")["rows"][-1]
         config = load_json(runs / name / "config.json")
@@ -122,6 +131,7 @@ def sample(run: Cursive, *, text: str | None = None) -> None:
     trained, source = _writer(run)
     _, held_out = _words(run, trained)
     settings = run.params.sampling
+
     if text is not None:
         if not text.strip():
             raise InputError("--text is empty: name the word to write")
@@ -130,6 +140,7 @@ def sample(run: Cursive, *, text: str | None = None) -> None:
         words_on_page({text: points}, path)
         click.echo(str(path))
         return
+
     arrays, report = sample_report(trained, held_out, settings)
     run.save("sample", trained.name, report, arrays, made=_made(run, trained.name, source))
     click.echo(report["verdict"])
@@ -162,21 +173,26 @@ def heads(run: Cursive) -> None:
     from cursive_circuits.measure_heads import attention_scores, head_report
 
     params = run.params
+
     for trained, source in _models(run):
         _, held_out = _words(run, trained)
         arrays, report = {}, {"families": {}}
+
         for number, (name, stimuli) in enumerate(_families(run, trained, held_out).items()):
             scores = attention_scores(trained, stimuli, batch_size=params.batch_size)
             rng = run.rng("heads", number, seed=params.stimuli.seed)
             found, report["families"][name] = head_report(scores, params.tests, rng)
             arrays |= {f"{name}/{key}": values for key, values in found.items()}
+
         if trained.writes:
             n, seed = params.stimuli.prompts, params.stimuli.seed
             lost = gains(trained, held_out, n=n, seed=seed, batch_size=params.batch_size)
             report["gain"] = gain_report(lost, params.tests, run.rng("gain", seed=seed))
             arrays |= {f"gain/{key}": values for key, values in lost.items()}
             click.echo(f"{trained.name}: {report['gain']['verdict']}")
+
         run.save("heads", trained.name, report, arrays, made=_made_heads(run, trained.name, source))
+
         for name, family in report["families"].items():
             found = ", ".join(family["induction_heads"]) or "none"
             relays = ", ".join(family["relays"]) or "none"
@@ -205,6 +221,7 @@ def composition(run: Cursive) -> None:
     from cursive_circuits.model import KINDS, Head
 
     params = run.params
+
     for trained, source in _models(run):
         settings = params.circuits
         arrays, report = compositions(
@@ -240,6 +257,7 @@ def ablate(run: Cursive) -> None:
     from cursive_circuits.intervene import ablation_report, copying_verdict
 
     params = run.params
+
     for trained, source in _models(run):
         stimuli, excess, _ = _copying(run, trained, params.interventions.prompts)
         arrays, report = ablation_report(
@@ -280,6 +298,7 @@ def draw(
     # The control reads no words: it is shown random strokes, beside the model that writes.
     for trained, source in [_writer(run)] if words or ids else _models(run):
         sides = _words(run, trained) if trained.writes else None
+
         if sides is None:
             pairs, seed = run.params.stimuli.synthetic_pairs, run.params.drawings.seed
             chosen = of_strokes(trained, pairs=pairs, seed=seed)
@@ -291,9 +310,11 @@ def draw(
 
         arrays = attention_over_ink(trained, None if sides is None else sides[1], chosen)
         place = run.file("scores", "draw", trained.name)
-        save_arrays(place, arrays)
+        page = place.with_suffix(".json")
         made = {} if run.is_stage else {MADE_FROM: _made(run, trained.name, source)}
-        save_json(place.with_suffix(".json"), as_page(arrays) | made)
+        with vouching(place, page):
+            save_arrays(place, arrays)
+            save_json(page, as_page(arrays) | made)
 
     if words or ids:
         from cursive_circuits.figures import draw_ink
@@ -311,8 +332,12 @@ def figures(run: Cursive, *, only: str | None = None) -> None:
 
 def ensure(run: Cursive, *, writes: bool) -> None:
     """Measure what an intervention of an experiment reads and its folder lacks for these models and
-    settings: scores of heads, and where it also `writes`, words of the model that writes.
+    settings: scores of heads, and where it also `writes`, words of the model that writes. A stage's
+    are an earlier stage's.
     """
+    if run.is_stage:
+        return
+
     for trained, source in _models(run):
         name = trained.name
         if not run.is_made("heads", name, _made_heads(run, name, source)):
@@ -336,11 +361,13 @@ def _models(run: Cursive) -> "list[tuple[Trained, Path]]":
     from cursive_circuits.run_directory import open_run
 
     _use(run)
+
     if not run.models:
         places = [run.at_home(f"runs/{name}") for name in NAMES]
         return [(_ready(run, open_run(place), place), place) for place in places]
 
     path = Path(run.models[0])
+
     return [(_ready(run, open_trained(path, run.params), path), path)]
 
 
@@ -402,8 +429,10 @@ def _words(run: Cursive, trained: "Trained") -> "tuple[Words, Words]":
     from cursive_circuits.data_taken import fitting
 
     items = load_bank(bank(run), alphabet=trained.alphabet)
+
     if run.models:  # `prepare` has seen to it for the study's own
         items = fitting(items, trained.tokens, trained.model.shape.context)
+
     return Words.split(items, trained.tokens, trained.alphabet, run.params.bank.split)
 
 
@@ -421,6 +450,7 @@ def _families(
         chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs, context
     )
     names = written_families(words) if trained.writes else ("synthetic",)
+
     return {
         name: family(name, words, n=n or chosen.prompts, seed=chosen.seed, settings=sizes)
         for name in names
@@ -438,6 +468,7 @@ def _copying(run: Cursive, trained: "Trained", n: int) -> "tuple[Stimuli, np.nda
     by_offset = load_arrays(run.file("scores", "heads", trained.name))[f"{name}/by_offset"]
     _, held_out = _words(run, trained)
     stimuli = _families(run, trained, held_out, n)[name]
+
     return stimuli, by_offset.max(axis=0), np.array(AFTER)[by_offset.argmax(axis=0)]
 
 
@@ -465,11 +496,14 @@ def _redrawn(
     own = [head for head in trained.model.heads if head.kind == "self"]
     (random,) = matched_sets(top, own, rng, draws=1, without=top).sets
     without = {"nothing": [], "top": top, "random": list(random)}
+
     if not trained.writes:
         sizes = {"pairs": params.stimuli.synthetic_pairs, "seed": params.sampling.seed}
         return continued(trained, without, means, **sizes, temperature=params.sampling.temperature)
+
     layer, head = np.unravel_index(alone[:, 1, :, 1].argmax(), alone[:, 1, :, 1].shape)
     without["cross"] = [Head(int(layer), "cross", int(head))]
     spelt = load_json(run.file("metrics", "sample", trained.name))["shown"][:6]
     _, held_out = _words(run, trained)
+
     return redrawn_words(trained, held_out, spelt, without, means, params.sampling)

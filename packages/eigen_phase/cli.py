@@ -1,18 +1,17 @@
 """`eigen-phase`: the commands of this study. Thin: options in, one call."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from interp_core.console.options import (
-    Decorator,
     Group,
     fail,
     option,
     out_option,
     profile_option,
+    settings,
     study_option,
     trainings_option,
 )
@@ -21,76 +20,38 @@ _RUNS = click.argument(
     "run_directories", nargs=-1, metavar="[RUN_DIR]...", type=click.Path(path_type=Path)
 )
 
-_TRAINING: tuple[Decorator, ...] = (
-    option("--condition", help="Condition of the profile to start from (default: its first)."),
-    option("--seed", type=int, help="Seed of weights and data."),
-    option("--data", help="tiled, placed, unrepeated or fixed_distance."),
-    option("--vocab-size", type=int, help="Tokens in the vocabulary."),
-    option("--seq-length", type=int, help="Tokens in a row."),
-    option(
-        "--pattern-length", type=int, nargs=2, help="placed: shortest and longest pattern, tokens."
-    ),
-    option("--placements", type=int, nargs=2, help="placed: fewest and most copies of a pattern."),
-    option("--period", type=int, nargs=2, help="tiled: shortest and longest segment, tokens."),
-    option("--fixed-distance", type=int, help="fixed_distance: tokens between copies."),
-    option(
-        "--leave-out-predictable/--keep-predictable",
-        default=None,
-        help="Loss without what induction predicts.",
-    ),
-    option("--n-layers", type=int, help="Layers."),
-    option("--n-heads", type=int, help="Attention heads a layer."),
-    option("--d-model", type=int, help="Width of the residual stream."),
-    option(
-        "--mlp-ratio",
-        type=int,
-        help="Hidden units of the MLP per unit of width; 0: attention only.",
-    ),
-    option("--rotary-base", type=float, help="Base of the rotary wavelengths."),
-    option("--initializer-range", type=float, help="Standard deviation of the weights at step 0."),
-    option(
-        "--clamp-to",
-        type=int,
-        help="Tokens back that L0H0 looks from step 0 (1: the previous token).",
-    ),
-    option("--num-steps", type=int, help="Updates."),
-    option("--batch-size", type=int, help="Rows of a batch."),
-    option("--learning-rate", type=float, help="Of AdamW, after the warm-up."),
-    option(
-        "--final-share", type=float, help="Share of the learning rate at the end of the cosine."
-    ),
-    option("--warmup", type=int, help="Steps of linear rise of the learning rate."),
-    option("--betas", type=float, nargs=2, help="Of AdamW."),
-    option("--weight-decay", type=float, help="Of matrices."),
-    option("--clip", type=float, help="Largest norm of the gradient."),
-    option("--device", help="cpu, or auto: CUDA where there is one."),
-    option("--threads", type=int, help="CPU threads."),
-    option("--save-seconds", type=float, help="Between two saves of the state to resume from."),
-    option("--eval-interval", type=int, help="Steps between two rows of the history."),
-    option("--held-out-sequences", type=int, help="Rows that accuracy and heads are measured on."),
-    option("--checkpoint-interval", type=int, help="Steps between kept weights."),
-    option(
-        "--checkpoint-change",
-        type=float,
-        help="Weights are kept too when accuracy has moved this far.",
-    ),
-    option("--eigen-interval", type=int, help="Steps between two looks at the Hessian."),
-    option(
-        "--track-top-k-eigenvalues", type=int, help="Eigenvalues largest by magnitude; 0: none."
-    ),
-    option("--probe-sequences", type=int, help="Rows that the Hessian is of."),
-    option("--micro-batch", type=int, help="Rows whose graph is in memory at once."),
-    option("--lanczos-tolerance", type=float, help="Relative residual of every eigenpair."),
-    option(
-        "--max-products", type=int, help="Hessian-vector products that one evaluation may spend."
-    ),
+_CONDITION = option("--condition", help="Condition of the profile to start from [its first].")
+
+
+def _start(
+    command: str,
+    *,
+    training: dict[str, Any],
+    profile: str | None,
+    out: Path | None,
+    condition: str | None,
+) -> Any:
+    """The call of the study, and the one training that any option of it asks for."""
+    from eigen_phase.study import one_training, prepare
+    from interp_core.console.call import profile_folder
+    from interp_core.files.params import project_root
+
+    del command  # what a training is does not depend on it
+    if not training and condition is None:
+        return prepare(profile, out), None
+
+    study = prepare(profile, None)
+    name, chosen = one_training(study, condition, **training)
+    place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
+    return study, (name, chosen, place)
+
+
+_settings = settings(
+    __file__,
+    _start,
+    more=(profile_option, out_option, _CONDITION),
+    spellings={"leave_out_predictable": " /--keep-predictable"},
 )
-
-
-def _training_options(command: Callable[..., None]) -> Callable[..., None]:
-    for add in reversed(_TRAINING):
-        command = add(command)
-    return command
 
 
 @click.group(
@@ -105,21 +66,19 @@ def main() -> None:
 
 
 @main.command()
-@profile_option
-@out_option
-@_training_options
-def train(profile: str | None, out: Path | None, **options: Any) -> None:
+@_settings("training")
+def train(run: Any) -> None:
     """Train with the Hessian watched.
 
     Any option of the training makes it one run, with --out its directory.
     """
     from eigen_phase import workflow
-    from eigen_phase.study import prepare
 
-    if not any(value is not None for value in options.values()):
-        workflow.train(prepare(profile, out))
-        return
-    _train_one(profile, out, options)
+    study, one = run
+    if one is None:
+        workflow.train(study)
+    else:
+        _train_one(*one)
 
 
 @main.command()
@@ -212,22 +171,20 @@ def page(run_directories: tuple[Path, ...], profile: str | None) -> None:
 
 
 @main.command()
-@profile_option
-@out_option
-@_training_options
-def run(profile: str | None, out: Path | None, **options: Any) -> None:
+@_settings("training")
+def run(run: Any) -> None:
     """Everything. Any option of the training makes it one run: trained, fitted and drawn."""
     from eigen_phase import workflow
-    from eigen_phase.study import prepare
 
-    if any(value is not None for value in options.values()):
-        trained, study = _train_one(profile, out, options)
+    study, one = run
+    if one is not None:
+        trained = _train_one(*one)
         workflow.curvature_of(trained, study)
         workflow.transition_of([trained], study)
         for path in workflow.visualize_run(trained, study):
             click.echo(str(path))
         return
-    study = prepare(profile, out)
+
     for stage in (
         workflow.train,
         workflow.curvature,
@@ -249,21 +206,15 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     write("eigen_phase", found, out, trainings)
 
 
-def _train_one(profile: str | None, out: Path | None, options: dict[str, Any]) -> Any:
+def _train_one(name: str, training: Any, place: Path) -> Any:
     from eigen_phase import workflow
-    from eigen_phase.study import one_training, prepare
-    from interp_core.console.call import profile_folder
-    from interp_core.files.params import project_root
 
-    study = prepare(profile, None)
-    name, training = one_training(study, options.pop("condition"), **options)
-    place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     trained = workflow.train_one(name, training, place)
     click.echo(
         f"{place}: {training.num_steps} steps,"
         f" pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"
     )
-    return trained, study
+    return trained
 
 
 if __name__ == "__main__":

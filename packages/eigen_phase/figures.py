@@ -1,6 +1,6 @@
 """The study's figures, from files alone: no model is loaded and no score computed here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
+
+FEWEST_TRAININGS = 3  # an interval over two trainings is wider than what it is about
 
 # Files that draw_run may write.
 OF_A_RUN = tuple(
@@ -40,70 +42,68 @@ def draw_run(run: RunDirectory, out: Path, *, found: Report, arrays: Arrays) -> 
         figures_run.alignment(run, found, files[-1])
     if "density" in arrays:
         files += [out / "density.png", out / "blocks.png"]
-        figures_landscape.densities({run.name: arrays}, files[-2])
-        figures_landscape.blocks({run.name: arrays}, files[-1])
+        figures_landscape.density(run.name, arrays, files[-2])
+        figures_landscape.blocks(run.name, arrays, files[-1])
     return files
 
 
 def draw_all(folder: Path) -> list[Path]:
-    """The whole study into folder/figures. InputError names what is missing or damaged."""
+    """What answers the study's questions into folder/figures; single runs have draw_run.
+
+    InputError names what is missing or damaged.
+    """
     runs = _runs(folder / "runs")
-    out, metrics, scores = folder / "figures", folder / "metrics", folder / "scores"
+    scores, metrics, out = folder / "scores", folder / "metrics", folder / "figures"
     report = load_json(metrics / "transition" / "transition.json")
-    first = {run.condition: run for run in reversed(runs)}
-    files = []
     courses = {
         file.stem: load_arrays(file)
         for file in sorted((scores / "curvature" / "largest").glob("*.npz"))
     }
-    for condition, run in first.items():
-        files.append(out / f"phase_{condition}.png")
-        found = report["runs"][run.name]
-        figures_run.phase(run, found, files[-1], largest=courses.get(run.name))
 
-    for condition in [name for name in first if report["conditions"][name]["midpoint"] is not None]:
-        members = [run for run in runs if run.condition == condition]
+    # The condition of most trainings is the one about which something can be said.
+    conditions = [run.condition for run in runs]
+    main = max(dict.fromkeys(conditions), key=conditions.count)
+    members = [run for run in runs if run.condition == main]
+    files = [out / f"phase_{main}.png"]
+    first = members[0]
+    figures_run.phase(first, report["runs"][first.name], files[0], largest=courses.get(first.name))
+
+    turns = report["conditions"][main]["midpoint"] is not None
+    if turns and len(members) >= FEWEST_TRAININGS:
         known = {run.name: courses[run.name] for run in members if run.name in courses}
-        files.append(out / f"seeds_{condition}.png")
-        figures_seeds.aligned(members, report, files[-1], largest=known)
-
-        # One training has no interval: there is nothing to say about leads and lags.
-        if len(members) > 1:
-            files.append(out / f"lags_{condition}.png")
-            figures_seeds.lags(condition, report["conditions"][condition], files[-1])
+        files += [out / f"seeds_{main}.png", out / f"lags_{main}.png"]
+        figures_seeds.aligned(members, report, files[-2], largest=known)
+        figures_seeds.lags(main, report["conditions"][main], files[-1])
 
     landscapes = {
         file.stem: load_arrays(file) for file in sorted((scores / "curvature").glob("*.npz"))
     }
-    for name, draw in (
-        ("density", figures_landscape.densities),
-        ("blocks", figures_landscape.blocks),
-        ("matrices", figures_landscape.matrices),
-    ):
-        files.append(out / f"{name}.png")
-        draw(landscapes, files[-1])
-    for name, arrays in landscapes.items():
-        files.append(out / f"patterns_{name}.png")
-        figures_run.patterns(next(run for run in runs if run.name == name), arrays, files[-1])
-    controls = load_json(metrics / "controls" / "controls.json")
-    clamped = load_json(metrics / "controls" / "clamped.json")
+    files.append(out / "matrices.png")
+    figures_landscape.matrices(landscapes, files[-1])
+    return [*files, *_draw_controls(folder, runs, report)]
+
+
+def _draw_controls(folder: Path, runs: Sequence[RunDirectory], report: Report) -> list[Path]:
+    """controls.png, ablation.png and alignment.png."""
+    scores, metrics = folder / "scores" / "controls", folder / "metrics" / "controls"
+    files = [folder / "figures" / f"{name}.png" for name in ("controls", "ablation", "alignment")]
+
+    controls = load_json(metrics / "controls.json")
+    verdicts = {**report["runs"], **controls["runs"]}
     everything = [*runs, *_runs(folder / "control_runs")]
-    files += [out / "controls.png", out / "ablation.png", out / "alignment.png"]
-    figures_controls.accuracies(
-        everything, {**report["runs"], **controls["runs"]}, clamped, files[-3]
-    )
-    ablated = {
-        run.name: load_arrays(scores / "controls" / f"ablation_{run.name}.npz") for run in runs
-    }
-    reports = {
-        run.name: load_json(metrics / "controls" / f"ablation_{run.name}.json") for run in runs
-    }
-    figures_controls.ablations(ablated, reports, files[-2])
+    clamped = load_json(metrics / "clamped.json")
+    figures_controls.accuracies(everything, verdicts, clamped, files[0])
+
+    ablated = {run.name: load_arrays(scores / f"ablation_{run.name}.npz") for run in runs}
+    reports = {run.name: load_json(metrics / f"ablation_{run.name}.json") for run in runs}
+    figures_controls.ablations(ablated, reports, files[1])
+
     arms = {
         file.stem.removeprefix("subspace_"): load_arrays(file)
-        for file in sorted((scores / "controls").glob("subspace_*.npz"))
+        for file in sorted(scores.glob("subspace_*.npz"))
     }
-    figures_controls.alignment([run for run in runs if "alignment" in run.history], arms, files[-1])
+    watched = [run for run in runs if "alignment" in run.history]
+    figures_controls.alignment(watched, arms, files[2])
     return files
 
 

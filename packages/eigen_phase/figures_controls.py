@@ -7,69 +7,86 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from eigen_phase.figures_run import CURVATURE, alignment_lines, plain
 from eigen_phase.run_directory import RunDirectory
-from interp_core.plotting import ABLATED, COPYING, INK, NULL, band, drawing, note
+from interp_core.plotting import (
+    ABLATED,
+    COPYING,
+    DUPLICATE_TOKEN,
+    GRID,
+    INDUCTION,
+    INK,
+    MASS,
+    NULL,
+    PREVIOUS_TOKEN,
+    band,
+    drawing,
+    model_styles,
+    note,
+)
 
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
 LABEL_GAP = 0.09  # of accuracy: two names of this size then do not touch
-ARM_LOOKS = {
-    "free": (INK, "-", "free"),
-    "outside": (ABLATED, "-", "outside top eigenvectors"),
-    "inside": (CURVATURE, "-", "inside them"),
-    "long": (CURVATURE, "--", "inside, full length"),
-    "short": (INK, "--", "free, as short as inside"),
-    "random": (NULL, "-", "inside random directions"),
-    "random_long": (NULL, "--", "the same, full length"),
-    "own_outside": (COPYING, "-", "outside Adam's own"),
-    "own_inside": (COPYING, "--", "inside Adam's own"),
+FREE = "free"
+
+# Arms by what they are compared for: colour, line, width, label. Broad ones first: those that
+# follow them lie in them.
+ARMS = {
+    "the top eigenvectors": {
+        "outside": (ABLATED, "-", 1.6, "outside them"),
+        "inside": (CURVATURE, "-", 1.6, "inside them"),
+        "long": (CURVATURE, "--", 1.6, "inside, at full length"),
+        "short": (INK, "--", 1.6, "free, as short as inside"),
+    },
+    "other subspaces of as many dimensions": {
+        "random": (NULL, "-", 5.0, "inside random directions"),
+        "random_long": (MASS, "-", 3.0, "the same, at full length"),
+        "own_outside": (ABLATED, "-", 1.6, "outside Adam's own"),
+        "own_inside": (CURVATURE, "-", 1.2, "inside Adam's own"),
+    },
 }
 
 
 def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, path: Path) -> None:
-    """Pattern accuracy of every run, a panel for each condition, with verdicts and the oracle's
-    ceiling.
+    """Pattern accuracy of every run, with verdicts and the oracle's ceiling: a panel for each
+    condition of several trainings, and one for all that have a single one.
     """
-    conditions = list(dict.fromkeys(run.condition for run in runs))
+    members = {
+        condition: [run for run in runs if run.condition == condition]
+        for condition in dict.fromkeys(run.condition for run in runs)
+    }
+    several = {name: group for name, group in members.items() if len(group) > 1}
+    single = [group[0] for group in members.values() if len(group) == 1]
     columns = 2
-    rows = -(-len(conditions) // columns)
-    with drawing(path, width=10.5, height=1.6 + 2.4 * rows) as figure:
-        grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-        for axes in grid[len(conditions) :]:
+    rows = -(-len(several) // columns)
+
+    with drawing(path, width=11.0, height=1.7 + 2.6 * (rows + bool(single))) as figure:
+        grid = figure.subplots(rows + bool(single), columns, sharey=True, squeeze=False).ravel()
+        for axes in grid:
             axes.set_axis_off()
-        for axes, condition in zip(grid, conditions, strict=False):
-            members = [run for run in runs if run.condition == condition]
-            for run in members:
-                steps, values = run.series("pattern_accuracy")
-                axes.plot(steps, values, color=COPYING, linewidth=1.5)
-                if "own_accuracy" in run.history:
-                    axes.plot(
-                        *run.series("own_accuracy"), color=NULL, linestyle="--", linewidth=1.3
-                    )
-            # Where the dashed line lies on the floor there is nothing to point at.
-            if any(run.history.get("own_accuracy", np.zeros(1))[-1] > 0.1 for run in members):
-                axes.annotate(
-                    "dashed: all targets of its own data",
-                    (0.97, 0.6),
-                    xycoords="axes fraction",
-                    ha="right",
-                )
-            axes.axhline(
-                members[0].config["bounds"]["ceiling"], color=INK, linestyle=":", linewidth=1.2
-            )
-            axes.set_title(
-                f"{condition} ({len(members)}): {_verdicts(found, members)}",
-                loc="left",
-                fontsize=10.5,
-            )
+        shown = [*grid[: len(several)], *grid[rows * columns :][:1]]
+
+        for axes, (condition, group) in zip(shown, several.items(), strict=False):
+            for run in group:
+                axes.plot(*run.series("pattern_accuracy"), color=COPYING, linewidth=1.5)
+            title = f"{condition} ({len(group)}): {_verdicts(found, group)}"
+            axes.set_title(title, loc="left", fontsize=10.5)
+
+        if single:
+            _single(shown[-1], single, found)
+
+        for axes in shown:
+            ceiling = runs[0].config["bounds"]["ceiling"]
+            axes.axhline(ceiling, color=INK, linestyle=":", linewidth=1.2)
+            axes.set_axis_on()
             axes.set_ylim(-0.02, 1.05)
             axes.set_xlabel("training step")
-        for axes in grid[::columns]:
+        for axes in [*grid[: rows * columns : columns], *shown[len(several) :]]:
             axes.set_ylabel("pattern accuracy")
+
         told = clamped["verdict"].replace("; ", "\n")
         figure.suptitle(f"With and without what induction needs\n{told}", fontsize=11.5)
         note(
@@ -79,60 +96,126 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
         )
 
 
+def _single(axes: Axes, runs: Sequence[RunDirectory], found: Report) -> None:
+    """Conditions of one training: a line each, named in the free place beside the panel."""
+    for run, look in zip(runs, model_styles([run.condition for run in runs]).values(), strict=True):
+        verdict = found[run.name]["verdict"]
+        axes.plot(
+            *run.series("pattern_accuracy"),
+            color=look.color,
+            linewidth=1.8,
+            label=f"{run.condition}: {verdict}",
+        )
+
+        if "own_accuracy" in run.history and run.history["own_accuracy"][-1] > 0.1:
+            axes.plot(
+                *run.series("own_accuracy"),
+                color=look.color,
+                linestyle="--",
+                linewidth=1.3,
+                label=f"{run.condition}, all targets of its own data",
+            )
+
+    axes.set_title("one training each", loc="left", fontsize=10.5)
+    # The other column's place is free: nothing is to shrink for the names.
+    names = axes.legend(fontsize=10.5, loc="center left", bbox_to_anchor=(1.03, 0.5))
+    names.set_in_layout(False)
+
+
 def _verdicts(found: Report, runs: Sequence[RunDirectory]) -> str:
     words = [found[run.name]["verdict"] for run in runs]
     return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
 
 
 def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path: Path) -> None:
-    """Change of pattern accuracy without each head, over the training; and without sets of heads at
-    its end.
+    """Change of pattern accuracy without each head, over the training; beside it, without pairs of
+    heads at its end.
     """
     columns = 2
     rows = -(-len(arrays) // columns)
-    with drawing(path, width=10.5, height=1.8 + 2.6 * rows) as figure:
-        grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-        for axes in grid[len(arrays) :]:
+
+    with drawing(path, width=12.0, height=2.0 + 2.5 * rows) as figure:
+        grid = figure.subplots(
+            rows, 2 * columns, sharey=True, squeeze=False, width_ratios=[3.2, 1] * columns
+        ).reshape(-1, 2)
+        for axes in grid[len(arrays) :].ravel():
             axes.set_axis_off()
-        for axes, (name, found) in zip(grid, arrays.items(), strict=False):
-            _, layers, heads = found["effect"].shape
-            weakest_named = np.sort(found["effect"][-1], axis=None)[
-                min(2, layers * heads - 1)
-            ]  # three are named
-            named: list[tuple[float, int, int]] = []
-            for layer in range(layers):
-                for head in range(heads):
-                    strong = found["effect"][-1, layer, head] <= weakest_named
-                    colour = ABLATED if strong else NULL
-                    axes.plot(
-                        found["step"], found["effect"][:, layer, head], color=colour, linewidth=1.4
-                    )
-                    low, high = (
-                        found["effect_low"][:, layer, head],
-                        found["effect_high"][:, layer, head],
-                    )
-                    band(axes, found["step"].astype(float), low, high, colour=colour)
-                    if strong:
-                        named.append((float(found["effect"][-1, layer, head]), layer, head))
-            _names(axes, float(found["step"][-1]), named)
-            joint = reports[name]["induction"]
-            axes.axhline(0, color=INK, linewidth=0.8)
-            together, others = joint["change"]["value"], joint["others"]["random"]["value"]
-            title = f"{name}: without {' and '.join(joint['heads'])} {together:+.2f}"
-            if others is not None:
-                title += f", others {others:+.2f}"
-            axes.set_title(title, loc="left", fontsize=10.5)
-            axes.set_xlabel("training step")
-        for axes in grid[::columns]:
-            axes.set_ylabel("change of\npattern accuracy")
-        figure.suptitle("Each head alone replaced by its mean, over the training")
-        n = next(iter(reports.values()))["induction"]["change"]["n"]
+
+        for (left, right), (name, found) in zip(grid, arrays.items(), strict=False):
+            _each_head(left, found)
+            left.set_title(name, loc="left", fontsize=11.5)
+            left.set_xlabel("training step")
+            _pairs(right, reports[name])
+
+        for left, _ in grid[::columns]:
+            left.set_ylabel("change of\npattern accuracy")
+
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        more, named = grid[0, 1].get_legend_handles_labels()
+        figure.legend(
+            [*handles, *more],
+            [*labels, *named],
+            loc="outside upper center",
+            ncols=3,
+            title="Pattern accuracy without heads, each replaced by its mean",
+        ).get_title().set(fontsize=13.5)
+
+        report = next(iter(reports.values()))["induction"]
         note(
             figure,
-            f"a line a head, 95 % intervals over {n} held-out rows · coloured and named: the three"
-            " that cost most at the end\ntitle: the best induction heads of the final model"
-            " together, and as many other heads of their layers, on average",
+            f"left: a head alone, over the training · right: a pair, at its end · bands and bars: "
+            f"95 % over {report['change']['n']} held-out rows\n"
+            "grey bars: central 95 % of all other pairs of that layer, which are too few for a "
+            "test",
         )
+
+
+def _each_head(axes: Axes, found: Arrays) -> None:
+    """A line for each head; the three that cost most at the end are coloured and named."""
+    steps, last = found["step"].astype(float), found["effect"][-1]
+    limit = np.sort(last, axis=None)[min(2, last.size - 1)]
+    named: list[tuple[float, int, int]] = []
+
+    for layer, head in np.ndindex(*last.shape):
+        strong = bool(last[layer, head] <= limit)
+        colour = ABLATED if strong else NULL
+        low, high = (found[f"effect_{end}"][:, layer, head] for end in ("low", "high"))
+        axes.plot(steps, found["effect"][:, layer, head], color=colour, linewidth=1.4)
+        band(axes, steps, low, high, colour=colour)
+        if strong:
+            named.append((float(last[layer, head]), layer, head))
+
+    axes.plot([], [], color=ABLATED, label="the three heads that cost most at the end")
+    axes.plot([], [], color=NULL, label="the other heads")
+    _names(axes, float(steps[-1]), named)
+    axes.axhline(0, color=INK, linewidth=0.8)
+
+
+def _pairs(axes: Axes, report: Report) -> None:
+    """The best pair of either kind, and all other pairs of the same layer."""
+    kinds = {
+        "induction": (INDUCTION, "best two induction heads"),
+        "previous_token": (PREVIOUS_TOKEN, "best two previous-token heads"),
+    }
+    axes.axhline(0, color=INK, linewidth=0.8)
+
+    for x, (kind, (colour, label)) in enumerate(kinds.items()):
+        change, others = report[kind]["change"], report[kind]["others"]["random"]
+        _upright(axes, x - 0.15, change, colour=colour, marker="o", label=label)
+        if others["value"] is not None:
+            told = "other pairs of their layer" if x == 0 else None
+            _upright(axes, x + 0.15, others, colour=NULL, marker="s", label=told)
+
+    pairs = ["\n".join(report[kind]["heads"]) for kind in kinds]
+    axes.set_xticks(range(len(kinds)), pairs, fontsize=10)
+    axes.set_xlim(-0.6, len(kinds) - 0.4)
+
+
+def _upright(
+    axes: Axes, x: float, entry: Report, *, colour: str, marker: str, label: str | None
+) -> None:
+    axes.plot([x, x], [entry["low"], entry["high"]], color=colour, linewidth=3, alpha=0.55)
+    axes.plot(x, entry["value"], marker, color=colour, label=label)
 
 
 def _names(axes: Axes, step: float, named: list[tuple[float, int, int]]) -> None:
@@ -148,42 +231,26 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
     it do.
     """
     example = next((run for run in runs if run.name in arms), runs[0])
-    with drawing(path, width=12.5, height=4.2 + 3.0 * len(arms)) as figure:
-        panels = figure.subplots(1 + len(arms), 2, squeeze=False)
-        top, key_axes = panels[0], None
-        alignment_lines(top[0], example)
-        top[0].set_title(f"{example.name}: share inside the subspace", loc="left", fontsize=11.5)
-        top[0].set_xlabel("training step")
-        top[0].set_ylim(1e-7, 2.0)
-        top[0].legend(fontsize=9, loc="lower left")
-        _over_seeds(top[1], runs)
-        for row, (name, found) in zip(panels[1:], arms.items(), strict=True):
-            for axes, key, title in zip(
-                row,
-                ("pattern_loss", "accuracy"),
-                ("loss on predictable targets (nats)", "pattern accuracy"),
-                strict=True,
-            ):
-                for arm, (colour, line, label) in ARM_LOOKS.items():
-                    axes.plot(
-                        found["refresh_step"],
-                        found[f"{arm}_{key}"],
-                        marker="o",
-                        linestyle=line,
-                        color=colour,
-                        label=label,
-                        markersize=3,
-                    )
-                axes.set_title(f"{name}: {title}", loc="left", fontsize=11.5)
-                axes.set_xlabel("training step")
-                if key == "pattern_loss":
-                    axes.set_yscale("log")  # steps at full length inside leave all others far below
-            if key_axes is None:
-                key_axes = row[1]
-                row[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="steps")
-        figure.suptitle(
-            "Gradients and steps in the top subspace, and steps inside and outside it alone"
+
+    with drawing(path, width=12.0, height=4.6 + 3.1 * len(arms)) as figure:
+        panels = figure.subplots(
+            1 + len(arms), 2, squeeze=False, height_ratios=[1.15, *[1.0] * len(arms)]
         )
+        alignment_lines(panels[0, 0], example)
+        panels[0, 0].set_title(f"{example.name}: share inside the subspace", loc="left")
+        panels[0, 0].set_xlabel("training step")
+        panels[0, 0].set_ylim(1e-6, 2.0)
+        panels[0, 0].legend(fontsize=9.5, loc="lower left", ncols=2)
+        _over_seeds(panels[0, 1], runs)
+
+        for row, (name, found) in zip(panels[1:], arms.items(), strict=True):
+            for axes, (against, looks) in zip(row, ARMS.items(), strict=True):
+                _arms(axes, found, looks)
+                axes.set_title(f"{name}: {against}", loc="left")
+                axes.set_xlabel("training step")
+            row[0].set_ylabel("pattern accuracy")
+
+        figure.suptitle("Gradients and steps in the top subspace, and steps inside and outside it")
         note(
             figure,
             "below: the run continued with AdamW's steps whole (free) or changed; same batches and"
@@ -191,20 +258,37 @@ def alignment(runs: Sequence[RunDirectory], arms: Mapping[str, Arrays], path: Pa
         )
 
 
-def _over_seeds(axes: Any, runs: Sequence[RunDirectory]) -> None:
-    """Mean share over the training, a point for each run."""
-    keys = (
-        "alignment_mass",
-        "alignment_independent",
-        "alignment_training",
-        "alignment_update",
-        "alignment_null",
-    )
-    labels = ("same\nbatch", "independent\nbatch", "training\nbatch", "update", "random\nK/p")
-    colours = colormaps["viridis"](np.linspace(0, 0.85, len(runs)))
-    for run, colour in zip(runs, colours, strict=True):
-        values = [np.nanmean(run.history[key]) for key in keys]
-        axes.semilogy(range(len(keys)), values, "o", color=colour, alpha=0.8, label=run.name)
-    axes.set_xticks(range(len(keys)), labels, fontsize=9.5)
+def _arms(axes: Axes, found: Arrays, looks: Mapping[str, tuple[str, str, float, str]]) -> None:
+    """Accuracy after changed steps, over the free ones as a broad line: arms that follow it lie in
+    it.
+    """
+    steps = found["refresh_step"]
+    axes.plot(steps, found[f"{FREE}_accuracy"], color=GRID, linewidth=7, label="free")
+
+    for arm, (colour, line, width, label) in looks.items():
+        values = found[f"{arm}_accuracy"]
+        axes.plot(steps, values, linestyle=line, color=colour, label=label, linewidth=width)
+
+    axes.set_ylim(-0.03, 1.03)
+    axes.legend(fontsize=9.5, loc="upper left")
+
+
+def _over_seeds(axes: Axes, runs: Sequence[RunDirectory]) -> None:
+    """Mean share over the training, a point for each run, in the colours of the curves."""
+    kinds = {
+        "alignment_mass": ("same\nbatch", CURVATURE),
+        "alignment_independent": ("independent\nbatch", DUPLICATE_TOKEN),
+        "alignment_training": ("training\nbatch", PREVIOUS_TOKEN),
+        "alignment_update": ("update", ABLATED),
+        "alignment_null": ("random\nK/p", NULL),
+    }
+    spread = np.linspace(-0.2, 0.2, len(runs)) if len(runs) > 1 else np.zeros(1)
+
+    for x, (key, (_, colour)) in enumerate(kinds.items()):
+        values = [np.nanmean(run.history[key]) for run in runs]
+        axes.semilogy(x + spread, values, "o", color=colour, alpha=0.8, markersize=5)
+
+    axes.set_xticks(range(len(kinds)), [label for label, _ in kinds.values()], fontsize=10)
+    axes.set_ylim(1e-5, 1)
     axes.yaxis.set_major_formatter(plain)
-    axes.set_title("mean over the training, a point for each run", loc="left", fontsize=11.5)
+    axes.set_title("mean over the training, a point for each run", loc="left")

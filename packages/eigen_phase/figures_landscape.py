@@ -14,53 +14,48 @@ Arrays = Mapping[str, np.ndarray]
 FLOOR = 1e-6  # densities below it are not drawn
 
 
-def densities(landscapes: Mapping[str, Arrays], path: Path) -> None:
-    """Density of eigenvalues at a few steps of each run."""
-    with drawing(path, width=9.5, height=1.2 + 3.0 * len(landscapes)) as figure:
-        panels = figure.subplots(len(landscapes), 1, squeeze=False)[:, 0]
-        for axes, (name, arrays) in zip(panels, landscapes.items(), strict=True):
-            colours = colormaps["viridis"](np.linspace(0.85, 0.0, len(arrays["step"])))
-            for step, curve, colour in zip(arrays["step"], arrays["density"], colours, strict=True):
-                axes.semilogy(
-                    arrays["grid"], np.maximum(curve, FLOOR), color=colour, label=f"step {step}"
-                )
-            axes.axvline(0, color=INK, linewidth=0.8)
-            axes.set_ylim(FLOOR, None)
-            axes.set_ylabel("density")
-            axes.yaxis.set_major_formatter(plain)
-            axes.set_title(name, loc="left", fontsize=11.5)
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
-        panels[-1].set_xlabel("eigenvalue of the Hessian")
-        figure.suptitle("Density of the Hessian's eigenvalues over the training")
+def density(name: str, arrays: Arrays, path: Path) -> None:
+    """Density of a run's eigenvalues at a few steps."""
+    with drawing(path, width=9.5, height=4.2) as figure:
+        axes = figure.subplots()
+        colours = colormaps["viridis"](np.linspace(0.85, 0.0, len(arrays["step"])))
+
+        for step, curve, colour in zip(arrays["step"], arrays["density"], colours, strict=True):
+            shown = np.maximum(curve, FLOOR)
+            axes.semilogy(arrays["grid"], shown, color=colour, label=f"step {step}")
+
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.set_ylim(FLOOR, None)
+        axes.set(xlabel="eigenvalue of the Hessian", ylabel="density")
+        axes.yaxis.set_major_formatter(plain)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=10)
+        figure.suptitle(f"{name}: density of the Hessian's eigenvalues over the training")
         note(
             figure,
-            "stochastic Lanczos quadrature, smoothed by a hundredth of the axis · one seed a panel",
+            "stochastic Lanczos quadrature, smoothed by a hundredth of the axis · one training",
         )
 
 
-def blocks(landscapes: Mapping[str, Arrays], path: Path) -> None:
-    """Where the first eigenvector's mass lies, over the training."""
-    height = sum(0.9 + 0.2 * len(arrays["blocks"]) for arrays in landscapes.values())
-    with drawing(path, width=9.5, height=1.2 + height) as figure:
-        ratios = [len(arrays["blocks"]) for arrays in landscapes.values()]
-        panels = figure.subplots(len(landscapes), 1, squeeze=False, height_ratios=ratios)[:, 0]
-        for axes, (name, arrays) in zip(panels, landscapes.items(), strict=True):
-            steps = arrays["block_step"].astype(float)
-            edges = np.concatenate([[steps[0]], (steps[1:] + steps[:-1]) / 2, [steps[-1]]])
-            names = arrays["blocks"]
-            first = arrays["mass_by_block"][:, 0].T
-            image = axes.pcolormesh(
-                edges, np.arange(len(names) + 1), first, cmap=shades(CURVATURE), vmin=0, vmax=1
-            )
-            axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=9)
-            axes.invert_yaxis()
-            axes.set_title(name, loc="left", fontsize=11.5)
-            figure.colorbar(image, ax=axes, pad=0.01, label="share of squared length")
-        panels[-1].set_xlabel("training step")
-        figure.suptitle("Where the eigenvector of the largest eigenvalue lives")
+def blocks(name: str, arrays: Arrays, path: Path) -> None:
+    """Where the first eigenvector's mass lies, over a run's training."""
+    names = arrays["blocks"]
+    steps = arrays["block_step"].astype(float)
+    edges = np.concatenate([[steps[0]], (steps[1:] + steps[:-1]) / 2, [steps[-1]]])
+    first = arrays["mass_by_block"][:, 0].T
+
+    with drawing(path, width=9.5, height=2.1 + 0.2 * len(names)) as figure:
+        axes = figure.subplots()
+        image = axes.pcolormesh(
+            edges, np.arange(len(names) + 1), first, cmap=shades(CURVATURE), vmin=0, vmax=1
+        )
+        axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=9)
+        axes.invert_yaxis()
+        axes.set_xlabel("training step")
+        figure.colorbar(image, ax=axes, pad=0.01, label="share of squared length")
+        figure.suptitle(f"{name}: where the eigenvector of the largest eigenvalue lives")
         note(
             figure,
-            "QK: query and key weights of a head · OV: value and output weights · one seed a panel",
+            "QK: query and key weights of a head · OV: value and output weights · one training",
         )
 
 

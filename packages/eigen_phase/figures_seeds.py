@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from interp_core.plotting import (
 )
 
 Report = Mapping[str, Any]
+_LONGEST = 95  # characters of a line below the figure
+_NEAR, _FAR = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7), (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def aligned(
@@ -121,7 +124,8 @@ def lags(condition: str, report: Report, path: Path) -> None:
         if lag["ratio"] is None
     ]
     lines = [f"dated in fewer than all {report['runs']} trainings (in how many):"]
-    lines += [", ".join(undated[i : i + 4]) for i in range(0, len(undated), 4)]
+    # A name stays on the line of its number.
+    lines += wrap(", ".join(name.replace(" ", "\u00a0") for name in undated), _LONGEST)
 
     with drawing(path, width=9.5, height=2.6 + 0.36 * max(len(order), 3)) as figure:
         axes = figure.subplots()
@@ -131,8 +135,11 @@ def lags(condition: str, report: Report, path: Path) -> None:
         axes.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
         axes.set_ylim(-0.6, len(order) - 0.4)
         axes.set_xscale("log", base=2)
-        axes.set_xlim(*_range(dated))
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        low, high = _range(dated)
+        ticks = _NEAR if high < 2 else _FAR
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(low, high)
         axes.set_xlabel("step of its event / step of the accuracy's transition (left: leads)")
         axes.grid(axis="x", color=GRID)
         figure.suptitle(f"{condition}: what turns before and what after pattern accuracy")

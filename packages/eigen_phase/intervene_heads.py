@@ -1,6 +1,7 @@
 """What pattern accuracy loses without a head, at several moments of a training."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from eigen_phase.measure_heads import attention_scores, per_target
 from eigen_phase.model import Transformer
 from eigen_phase.params import Controls
 from eigen_phase.run_directory import RunDirectory
+from interp_core.measures.ablation import ablated
+from interp_core.models.sites import Site
 from interp_core.statistics.against_random import against_random
 from interp_core.statistics.heads import Head
 from interp_core.statistics.interval import bootstrap
@@ -87,6 +90,14 @@ def mean_outputs(model: Transformer, rows: Sequences) -> dict[Head, Float[Tensor
     }
 
 
+def constant(
+    model: Transformer, values: Mapping[Head, Float[Tensor, " d_head"]]
+) -> AbstractContextManager[None]:
+    """Inside the block these heads write a constant (zero, or a mean) at every position."""
+    places = {(Site(head.layer, "attn.z"), head.head): value for head, value in values.items()}
+    return ablated(model, places)
+
+
 def _single(
     model: Transformer, rows: Sequences, settings: Controls, rng: np.random.Generator
 ) -> Arrays:
@@ -97,7 +108,7 @@ def _single(
     }
     clean = _by_row(model, rows)
     for head, mean in means.items():
-        with model.replacing_heads({head: mean}):
+        with constant(model, {head: mean}):
             change = _by_row(model, rows) - clean
 
         interval = bootstrap(change[0], rng, resamples=settings.draws, unit="rows")
@@ -138,7 +149,7 @@ def _joint(
     clean = _by_row(model, rows)[0]
 
     def change(heads: Collection[Head]) -> Float[np.ndarray, " row"]:
-        with model.replacing_heads({head: means[head] for head in heads}):
+        with constant(model, {head: means[head] for head in heads}):
             return _by_row(model, rows)[0] - clean
 
     of_chosen = bootstrap(change(chosen), rng, resamples=settings.draws, unit="rows")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eigen_phase.measure_curvature import Operator
 from interp_core.errors import InputError
+from interp_core.statistics.heads import Head
 
 # an eigenvalue below this share of the spectral norm need not be known more finely than the share
 SMALL = 0.01
@@ -312,15 +313,6 @@ class Density:
     nodes: Float[np.ndarray, " node"]
     weights: Float[np.ndarray, " node"]
 
-    def on_grid(
-        self, grid: Float[np.ndarray, " point"], *, width: float
-    ) -> Float[np.ndarray, " point"]:
-        """Density per unit of eigenvalue, each mass a Gaussian of standard deviation `width`."""
-        bells = np.exp(-0.5 * ((grid[:, None] - self.nodes) / width) ** 2) / (
-            width * np.sqrt(2 * np.pi)
-        )
-        return bells @ self.weights
-
 
 @torch.no_grad()
 def density(operator: Operator, *, probes: int, steps: int, generator: torch.Generator) -> Density:
@@ -399,10 +391,12 @@ def _blocks_of(
 ) -> Sequence[tuple[str, Float[np.ndarray, " k"]]]:
     words = name.split(".")
     if "attention" in words:
-        layer, kind = words[1], words[3]
-        heads = np.split(part, n_heads, axis=2 if kind == "o" else 1)
+        layer, kind = int(words[1]), words[3]
+        parts = np.split(part, n_heads, axis=2 if kind == "o" else 1)
         circuit = "QK" if kind in ("q", "k") else "OV"
-        return [(f"L{layer}H{h} {circuit}", head.sum(axis=(1, 2))) for h, head in enumerate(heads)]
+        heads = [f"{Head(layer, number)} {circuit}" for number in range(n_heads)]
+        return [(head, share.sum(axis=(1, 2))) for head, share in zip(heads, parts, strict=True)]
+
     total = part.reshape(len(part), -1).sum(axis=1)
     if "norm" in words:
         return [("norms", total)]

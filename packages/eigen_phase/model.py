@@ -5,8 +5,8 @@ Small enough to differentiate twice. Attention is fused while it trains and expl
 curvature is measured: fused kernels have no second derivative.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from eigen_phase.model_attention import causal_attention, causal_pattern
 from eigen_phase.model_shape import Shape
+from interp_core.errors import InputError
+from interp_core.models.hooks import hooked, per_head
+from interp_core.models.sites import Site
 from interp_core.models.subject import HeadWeights
-from interp_core.statistics.heads import Head
 
 
 class Output(NamedTuple):
@@ -40,7 +42,6 @@ class Attention(nn.Module):
         )
         self.clamp_to = shape.clamp_to if layer == 0 else None  # of head 0
         self.explicit = False
-        self.replaced: dict[int, Tensor] = {}  # head -> what it writes instead of z, [d_head]
         self.seen: list[tuple[Tensor, Tensor]] | None = (
             None  # (pattern, z) of each call, when wanted
         )
@@ -64,8 +65,7 @@ class Attention(nn.Module):
 
         if self.seen is not None:
             self.seen.append((self._clamp(causal_pattern(query, key)), z))
-        for head, instead in self.replaced.items():
-            z = torch.cat([z[:, :head], instead.expand_as(z[:, :1]), z[:, head + 1 :]], dim=1)
+
         return self.o(rearrange(z, "row head position e -> row position (head e)"))
 
     def _clamp(
@@ -113,8 +113,10 @@ class Mlp(nn.Module):
 class Transformer(nn.Module):
     """Embedding, blocks, norm, unembedding (not tied).
 
-    Also the face that interp_core.measures.circuits reads.
+    Also the face that interp_core.measures reads: weights of heads, and activations by name.
     """
+
+    pattern_is_editable = False
 
     def __init__(self, shape: Shape, *, seed: int) -> None:
         super().__init__()
@@ -173,23 +175,17 @@ class Transformer(nn.Module):
             for attention, was in zip(self.attentions, before, strict=True):
                 attention.explicit = was
 
-    @contextmanager
-    def replacing_heads(self, values: Mapping[Head, Float[Tensor, " d_head"]]) -> Iterator[None]:
-        """Inside the block these heads write a constant z (zero, or a mean) at every position.
+    def attach(
+        self, site: Site, function: Callable[[Tensor], Tensor | None]
+    ) -> AbstractContextManager[None]:
+        """Call `function` with what heads collect (`attn.z`); what it returns takes its place.
 
-        KeyError for a head the model does not have.
+        InputError for another site, and for a layer that the model does not have.
         """
-        for layer, head in values:
-            if not (0 <= layer < self.n_layers and 0 <= head < self.n_heads):
-                raise KeyError(f"no head L{layer}H{head}")
-        before = [dict(attention.replaced) for attention in self.attentions]
-        for (layer, head), value in values.items():
-            self.attentions[layer].replaced[head] = value
-        try:
-            yield
-        finally:
-            for attention, was in zip(self.attentions, before, strict=True):
-                attention.replaced = was
+        if site.name != "attn.z" or not 0 <= site.layer < self.n_layers:
+            raise InputError(f"{site}: this model has attn.z of {self.n_layers} layers, from 0")
+
+        return hooked(self.attentions[site.layer].o, "input", per_head(function, self.n_heads))
 
     @torch.no_grad()
     def patterns(

@@ -37,26 +37,18 @@ WORDS = Words(
     ),
     captions={
         "ablation.png": Caption(
-            "Change of pattern accuracy without each head over the training, and without sets of "
-            "heads at its end.",
-            "The other tokens of the same rows, and random heads.",
+            "Change of pattern accuracy without each head over the training, and without the best "
+            "pairs at its end.",
+            "The other heads, and all other pairs of the same layer.",
         ),
         "alignment.png": Caption(
             "Share of gradients and steps in the top subspace, and what steps inside and outside "
             "it do.",
             "What a random direction would have.",
         ),
-        "blocks.png": Caption(
-            "Where the first eigenvector's mass lies, over the training.",
-            "A block's share of all parameters is what chance gives.",
-        ),
         "controls.png": Caption(
             "Pattern accuracy of every run, with the oracle's ceiling.",
             "Runs in which induction cannot form, or cannot help.",
-        ),
-        "density.png": Caption(
-            "Density of the Hessian's eigenvalues at a few steps.",
-            "The first step, before anything was learnt.",
         ),
         "lags_*.png": Caption(
             "When each metric turns, as a share of the step at which accuracy does.",
@@ -66,10 +58,6 @@ WORDS = Words(
             "Trace, Gauss-Newton, Adam's sharpness, and the top eigenvalue on probe batches of "
             "several sizes.",
             "Probe batches of other sizes.",
-        ),
-        "patterns_*.png": Caption(
-            "Attention of the two heads that end as the best of their kind, on one held-out row.",
-            "The same heads before the transition.",
         ),
         "phase_*.png": Caption(
             "Every quantity of one training over the same steps.",
@@ -116,7 +104,9 @@ def clock(run: RunDirectory, found: Report | None) -> View:
             ),
             views.panel("Gradient in the top subspace", "share", [
                 views.line("the gradient", history["alignment_mass"], colour="induction"),
-                views.line("a random direction (control)", history["alignment_null"], colour="null"),
+                views.line(
+                    "a random direction (control)", history["alignment_null"], colour="null"
+                ),
             ]),
         ]  # fmt: skip
 

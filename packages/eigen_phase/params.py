@@ -17,7 +17,7 @@ from pydantic import (
 from eigen_phase.data import Data, Kind
 from eigen_phase.model_shape import Shape
 from interp_core.files.params import FileName, Params, check
-from interp_core.training.recipe import Recipe
+from interp_core.training.recipe import Beta, Recipe
 
 Pair = tuple[PositiveInt, PositiveInt]
 
@@ -25,68 +25,69 @@ Pair = tuple[PositiveInt, PositiveInt]
 class Training(Params):
     """One training run, whole: what config.json of its directory holds."""
 
-    seed: NonNegativeInt
+    seed: NonNegativeInt  # of weights and data
 
     # Data
-    data: Kind
-    test_data: Literal[
-        "tiled", "placed", "fixed_distance"
-    ]  # what accuracy and heads are measured on, controls too
-    vocab_size: PositiveInt = Field(ge=2)
-    seq_length: PositiveInt = Field(ge=4)  # tokens a row
+
+    data: Kind  # what the rows repeat, and where
+    # what accuracy and heads are measured on, controls too
+    test_data: Literal["tiled", "placed", "fixed_distance"]
+    vocab_size: PositiveInt = Field(ge=2)  # tokens in the vocabulary
+    seq_length: PositiveInt = Field(ge=4)  # tokens in a row
     pattern_length: Pair  # placed: shortest and longest pattern, tokens
     patterns: PositiveInt  # placed: different patterns in a row, or as many as fit
     placements: Pair  # placed: fewest and most copies of a pattern in a row
     period: Pair  # tiled: shortest and longest segment, tokens
     fixed_distance: PositiveInt  # the one distance of fixed_distance, tokens
-    leave_out_predictable: (
-        bool  # the loss leaves out what induction could predict (arXiv 2511.05743)
-    )
+    # the loss leaves out what induction could predict (arXiv 2511.05743)
+    leave_out_predictable: bool
 
     # Model
-    n_layers: PositiveInt
-    n_heads: PositiveInt
-    d_model: PositiveInt
-    mlp_ratio: NonNegativeInt  # 0: attention only
-    rotary_base: PositiveFloat
-    initializer_range: PositiveFloat
-    clamp_to: NonNegativeInt | None  # as in model_shape
+
+    n_layers: PositiveInt  # layers
+    n_heads: PositiveInt  # attention heads a layer
+    d_model: PositiveInt  # width of the residual stream
+    mlp_ratio: NonNegativeInt  # hidden units of the MLP per unit of width; 0: attention only
+    rotary_base: PositiveFloat  # base of the rotary wavelengths
+    initializer_range: PositiveFloat  # standard deviation of the weights at step 0
+    # tokens back that L0H0 looks from step 0 (1: the previous token)
+    clamp_to: NonNegativeInt | None
 
     # Optimisation
-    num_steps: PositiveInt
-    batch_size: PositiveInt  # rows
-    learning_rate: PositiveFloat  # AdamW
-    final_share: float = Field(ge=0, le=1)
-    warmup: NonNegativeInt  # steps
-    betas: tuple[float, float]
-    weight_decay: NonNegativeFloat
-    clip: PositiveFloat  # norm of the gradient
-    device: Literal["cpu", "auto"]
-    threads: PositiveInt
+
+    num_steps: PositiveInt  # updates
+    batch_size: PositiveInt  # rows of a batch
+    learning_rate: PositiveFloat  # of AdamW, after the warm-up
+    final_share: float = Field(ge=0, le=1)  # share of the learning rate at the end of the cosine
+    warmup: NonNegativeInt  # steps of linear rise of the learning rate
+    betas: tuple[Beta, Beta]  # of AdamW
+    weight_decay: NonNegativeFloat  # of matrices
+    clip: PositiveFloat  # largest norm of the gradient
+    device: Literal["cpu", "auto"]  # where it runs: cpu, or auto (CUDA where there is one)
+    threads: PositiveInt  # CPU threads
     save_seconds: NonNegativeFloat  # between two saves of the state to resume from
 
     # What is watched
+
     eval_interval: PositiveInt  # steps between two rows of the history
     held_out_sequences: PositiveInt  # rows that accuracy and head scores are measured on
     # copies after the first with an accuracy of their own; the last takes all later ones in
     copies: PositiveInt
-    composition_distances: tuple[PositiveInt, ...] = Field(
-        min_length=1
-    )  # rotary distances of K-composition, tokens
+    # rotary distances of K-composition, tokens
+    composition_distances: tuple[PositiveInt, ...] = Field(min_length=1)
     # rotary distances of qk_matching, tokens: those at which the data repeats
     matching_distances: tuple[PositiveInt, ...] = Field(min_length=1)
-    composition_draws: PositiveInt = Field(ge=2)  # random orientations of its z
+    composition_draws: PositiveInt = Field(ge=2)  # random orientations of the z of K-composition
     checkpoint_interval: PositiveInt  # steps between kept weights
-    checkpoint_change: float = Field(
-        gt=0, le=1
-    )  # weights are kept too when pattern accuracy has moved this far
+    # weights are kept too when pattern accuracy has moved this far
+    checkpoint_change: float = Field(gt=0, le=1)
     eigen_interval: PositiveInt  # steps between two looks at the Hessian
-    track_top_k_eigenvalues: NonNegativeInt  # largest by magnitude; 0: the Hessian is not looked at
+    # eigenvalues largest by magnitude that are followed; 0: none
+    track_top_k_eigenvalues: NonNegativeInt
     probe_sequences: PositiveInt  # rows that the Hessian is of; fixed, held out
     micro_batch: PositiveInt  # rows whose graph is in memory at once
-    lanczos_tolerance: (
-        PositiveFloat  # relative residual |Hv - lambda v| / |lambda| of every eigenpair
-    )
+    # relative residual |Hv - lambda v| / |lambda| of every eigenpair
+    lanczos_tolerance: PositiveFloat
     max_products: PositiveInt  # Hessian-vector products that one evaluation may spend
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.folders import replacing_folder
 from interp_core.files.params import check, file_name
+from interp_core.files.sums import check_sum
 from interp_core.training.checkpoints import checkpoint_name
 from interp_core.training.history import History
 
@@ -78,6 +79,8 @@ class RunDirectory:
         ]
         if missing:
             raise InputError(f"{folder} is half-written: {missing[0]} is missing; train it again")
+        for name in (LINES, FINAL):
+            check_sum(folder / name, again="train it again")
         return cls(
             folder, config, check(Training, config.get("training", {}), where=str(folder / CONFIG))
         )

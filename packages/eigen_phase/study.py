@@ -33,7 +33,7 @@ def prepare(profile: str | None, out: Path | None, runs: Sequence[Path] = ()) ->
     )
 
 
-def one_training(study: Eigen, condition: str | None, **overrides: Any) -> tuple[str, Training]:
+def one_training(study: Eigen, condition: str | None, **given: Any) -> tuple[str, Training]:
     """A single run's name and settings: a condition of the profile (the first one unless named)
     with some options.
     """
@@ -41,7 +41,6 @@ def one_training(study: Eigen, condition: str | None, **overrides: Any) -> tuple
     chosen = condition or next(iter(study.params.conditions))
     if chosen not in known:
         raise InputError(f"--condition: no condition {chosen}; known here: {', '.join(known)}")
-    given = {key: value for key, value in overrides.items() if value is not None}
     base = (
         study.params.training.model_dump()
         | known[chosen].changes

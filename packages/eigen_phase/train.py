@@ -27,14 +27,14 @@ from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, write_run
-from interp_core.files.artifacts import load_weights, save_weights
+from interp_core.files.artifacts import load_weights
 from interp_core.files.folders import check_replaceable
 from interp_core.pipeline.import_closure import code_of
 from interp_core.training.batches import BatchSource
-from interp_core.training.checkpoints import checkpoint_name, fingerprint, scratch
+from interp_core.training.checkpoints import Scratch, checkpoint_name, fingerprint, scratch
 from interp_core.training.history import History
 from interp_core.training.loop import Diverged, Moment, train
-from interp_core.training.tracking import tracked_run
+from interp_core.training.tracking import About, tracked_run
 
 STAGE = "eigen_phase"
 
@@ -52,7 +52,6 @@ def train_run(
     training: Training,
     place: Path,
     *,
-    group: str = STAGE,
     job_type: str = "train",
     position: int = 0,
 ) -> None:
@@ -71,13 +70,21 @@ def train_run(
     transformer = Transformer(training.shape, seed=training.seed)
     source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
 
+    about = About(
+        STAGE,
+        name,
+        job=job_type,
+        seed=training.seed,
+        architecture="transformer" if training.mlp_ratio else "attention_only",
+        condition=training.data,
+        settings=settings,
+    )
+
     with (
         scratch(STAGE, f"{name}-{mark}") as held,
-        tracked_run(
-            name, group=group, job_type=job_type, tags=[training.data], config=settings
-        ) as run,
+        tracked_run(about, held.folder) as run,
     ):
-        watch = Watch.of(training, source, held.folder / "eigenvectors")
+        watch = Watch.of(training, source, held)
         try:
             history = train(
                 transformer,
@@ -91,6 +98,7 @@ def train_run(
                 keep=keeping(training),
             )
         except Diverged as problem:
+            held.check()
             write_run(
                 place,
                 name,
@@ -104,6 +112,7 @@ def train_run(
             raise Diverged(
                 f"{problem}; the history up to there is in {place}", problem.history
             ) from None
+        held.check()
         write_run(
             place,
             name,
@@ -172,10 +181,10 @@ class Watch:
     own: Sequences | None  # held out too, of the kind that is trained on, where that is another
     probe: Sequences  # the Hessian is of the loss on these
     independent: Sequences
-    folder: Path  # of the eigenvectors
+    scratch: Scratch  # keeps the eigenvectors
 
     @classmethod
-    def of(cls, training: Training, source: BatchSource, folder: Path) -> "Watch":
+    def of(cls, training: Training, source: BatchSource, scratch: Scratch) -> "Watch":
         """Draw the rows."""
 
         own = (
@@ -191,7 +200,7 @@ class Watch:
             own,
             probe,
             independent,
-            folder,
+            scratch,
         )
 
     def __call__(self, moment: Moment) -> Mapping[str, float]:
@@ -238,7 +247,7 @@ class Watch:
             "values": pairs.values,
             **adam_memory(moment.optimizer, model),
         }
-        save_weights(self.folder / checkpoint_name(moment.step), kept)
+        self.scratch.save_weights(self._file(moment.step), kept)
 
         return curvature_row(pairs.values, pairs.residuals, k=k) | {
             "products": float(pairs.products),
@@ -263,8 +272,11 @@ class Watch:
         """Eigenvectors of the evaluation before, from its file, so that a resumed run continues as
         one that went on.
         """
-        file = self.folder / checkpoint_name(step - self.training.eigen_interval)
+        file = self._file(step - self.training.eigen_interval)
         return load_weights(file)["vectors"] if file.exists() else None
+
+    def _file(self, step: int) -> Path:
+        return self.scratch.folder / "eigenvectors" / checkpoint_name(step)
 
 
 def curvature_row(

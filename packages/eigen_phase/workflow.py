@@ -23,6 +23,7 @@ from interp_core.files.artifacts import (
     save_json,
 )
 from interp_core.files.folders import adding_to, check_replaceable
+from interp_core.files.vouching import vouching
 from interp_core.training.threads import use_threads
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def course_in(study: Eigen, name: str, *, position: int = 0) -> None:
     del position
     use_threads(study.params.training.threads)
     arrays = largest_course(_run(study, name), study.params.spectrum)
-    save_arrays(_course_file(study, name), arrays)
+    study.save_arrays(_course_file(study, name), arrays)
 
 
 def _course_file(study: Eigen, name: str) -> Path:
@@ -217,7 +218,9 @@ def transition_to_file(runs: Sequence[RunDirectory], study: Eigen) -> Path:
     study.check_names({run.name: study.place_of(run.folder) for run in runs})
 
     path = study.folder / "transition.json"
-    save_json(path, transition_of(runs, study) | {MADE_FROM: _made(study, runs)})
+    report = transition_of(runs, study) | {MADE_FROM: _made(study, runs)}
+    with vouching(path):
+        save_json(path, report)
     return path
 
 

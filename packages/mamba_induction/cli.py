@@ -12,53 +12,41 @@ from interp_core.console.options import (
     option,
     out_option,
     profile_option,
+    settings,
     study_option,
     trainings_option,
-    with_call,
 )
 
-_OPTIONS: tuple[Decorator, ...] = (
-    option("--model", metavar="M", help="The Mamba: a name of the profile, a directory, a hub id."),
-    option(
-        "--twin",
-        metavar="M",
-        help="A transformer to ask the same; none unless named when --model is given.",
-    ),
+_MORE: tuple[Decorator, ...] = (
     out_option,
     profile_option,
     option(
         "--dataset",
         help="Text: a file or folder, an installed package, the profile's hub data set.",
     ),
-    option("--texts", type=int, help="Documents to fine-tune on."),
-    option("--epochs", type=int, help="Passes over them."),
-    option("--batch-size", type=int, help="Documents computed together in fine-tuning."),
-    option("--grad-accum", type=int, help="Batches in one update."),
-    option("--max-length", type=int, help="Tokens of a document; what is longer is cut."),
-    option("--lr", type=float, help="Learning rate of AdamW."),
-    option("--clip", type=float, help="Largest norm of the gradient."),
-    option("--device", help="cpu, cuda, cuda:N or mps."),
-    option("--dtype", help="float32, bfloat16 or float64, of analysed models."),
-    option("--threads", type=int, help="CPU threads."),
-    option("--seed", type=int, help="Seed of every random choice."),
-    option("--n-prompts", type=int, help="Prompts of each family."),
-    option("--period", type=int, help="Tokens in one copy of the repeated random tokens."),
-    option("--causal-draws", type=int, help="Random controls of each intervention."),
 )
 
 
-def _start(command: str, **given: Any) -> Any:
+def _start(
+    command: str,
+    *,
+    settings: dict[str, Any],
+    profile: str | None,
+    out: Path | None,
+    dataset: str | None,
+    text: str | None = None,
+) -> Any:
     """The call of a command; a fine-tuned model is that of the model."""
     from mamba_induction import study
 
-    given.pop("text", None)  # of the page alone, and no other result
-    run = study.prepare(given.pop("profile"), given.pop("out"), **given)
+    del text  # what a page shows, and no other result
+    run = study.prepare(profile, out, dataset=dataset, **settings)
     if command not in ("fine_tune", "run_all"):
         study.check_tuned(run)
     return run
 
 
-_with_call = with_call(_start, _OPTIONS)
+_settings = settings(__file__, _start, more=_MORE)
 
 
 @click.group(
@@ -73,7 +61,7 @@ def main() -> None:
 
 
 @main.command("fine-tune")
-@_with_call
+@_settings()
 def fine_tune(run: Any) -> None:
     """Fine-tune on text: M-tuned/, fine_tune.csv, fine_tune.json."""
     from mamba_induction import workflow
@@ -82,7 +70,7 @@ def fine_tune(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def analyse(run: Any) -> None:
     """Offset profiles, copying, behaviour, hidden similarity, fine-tuning's effect: scores_M.npz,
     analysis_M.json.
@@ -95,7 +83,7 @@ def analyse(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def gap(run: Any) -> None:
     """Recognised but not predicted: logit lens, rivals, paths: gap_M.json."""
     from mamba_induction import workflow
@@ -106,7 +94,7 @@ def gap(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def causal(run: Any) -> None:
     """Layers, convolution taps, single reads and states changed, with random controls:
     causal_M.json.
@@ -119,7 +107,7 @@ def causal(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def figures(run: Any) -> None:
     """Every figure of what has run, from its files."""
     from mamba_induction import workflow
@@ -128,7 +116,7 @@ def figures(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def summary(run: Any) -> None:
     """analysis_summary.txt: every number, in sections."""
     from mamba_induction import workflow
@@ -137,7 +125,7 @@ def summary(run: Any) -> None:
 
 
 @main.command("run")
-@_with_call
+@_settings()
 def run_all(run: Any) -> None:
     """Everything: fine-tune, analyse, gap, causal, figures, summary."""
     from mamba_induction import workflow
@@ -147,7 +135,7 @@ def run_all(run: Any) -> None:
 
 @main.command()
 @option("--text", help="Text to show hidden attention on, at most 128 tokens with its repeat.")
-@_with_call
+@_settings()
 def page(run: Any, *, text: str | None) -> None:
     """A Mamba of yours to look at, in one self-contained file: page_M.html.
 

@@ -21,8 +21,8 @@ Place = Callable[[str, str], Path]
 
 
 def draw_all(models: Sequence[str], main: str, place: Place) -> list[Path]:
-    """Every figure of the commands that have run, for the named models, into place("figures", "");
-    returns the files.
+    """The figures of the commands that have run, for the named models, into place("figures", "");
+    returns the files. Of `main` an experiment has single sequences too.
 
     `place` gives the folder of a kind of files and a command. A command of which no file is there
     has not run; otherwise every model's must be there. InputError names what is missing or damaged.
@@ -35,8 +35,11 @@ def draw_all(models: Sequence[str], main: str, place: Place) -> list[Path]:
         figures_layers.behaviour(analyses, out / "behaviour.png")
         written += [out / "layer_wise_induction.png", out / "behaviour.png"]
 
-        sequences = load_arrays(place("scores", "analyse") / f"sequences_{main}.npz")
-        written += figures_sequences.draw_sequences(sequences, main, out)
+        # Single sequences are examples, no answers. An experiment has them, all its files being in
+        # one folder; the pipeline keeps figures of whole sets of prompts alone.
+        if out == place("scores", "analyse"):
+            sequences = load_arrays(out / f"sequences_{main}.npz")
+            written += figures_sequences.draw_sequences(sequences, main, out)
 
     if gaps := reports(place, "gap", "gap", models):
         figures_gap.prediction_gap(gaps, out / "prediction_gap.png")

@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from interp_core.plotting import (
-    DIVERGING,
+    INK,
     NULL,
     LineStyle,
     band,
-    centred,
     drawing,
     model_styles,
     note,
@@ -21,63 +20,106 @@ from interp_core.plotting import (
 )
 
 Report = Mapping[str, Any]
-_NOISE = 0.05  # excess below which a map stays pale
+_BY_LAYER = {
+    "excess_prefix_matching": "prefix matching above the control\n(share of effective attention)",
+    "copying": "copying: share of raised logits\nthat goes to the right token",
+    "hidden_similarity": "hidden similarity (cosine)",
+}
+_NOISE = 0.05  # excess that an axis shows in any case
+_MOST_LAYERS = 4  # whose offsets are drawn
+_FEWEST_LAYERS = 3  # that make a curve
+_SIDE = 0.2  # between models that stand side by side, of the distance of two places
 
 
 def layer_wise(analyses: Mapping[str, Report], path: Path) -> None:
-    """Above: excess of the offset profile by layer, one map a model.
+    """Above: excess of the offset profile, a panel for each of the layers that have most.
 
     Below: prefix matching, copying and hidden similarity by layer, each with what chance gives.
     """
+    styles = model_styles(list(analyses))
+    shown = shown_layers(analyses)
+
     with drawing(path, width=13.0, height=9.4) as figure:
-        upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.25], squeeze=False)[:, 0]
-        maps = np.atleast_1d(upper.subplots(1, len(analyses)))
-        values = [
-            np.array(report["scores"]["offset_profile_excess"]["value"])
-            for report in analyses.values()
-        ]
-        scale = centred(np.concatenate([value.ravel() for value in values]), least=_NOISE)
-        for axes, (name, report), value in zip(maps, analyses.items(), values, strict=True):
-            axes.imshow(value, origin="lower", aspect="auto", cmap=DIVERGING, norm=scale)
-            _cells(axes, value, float(scale.vmax or 1))
-            axes.set(title=name, xlabel="key, tokens after the earlier occurrence")
-            axes.set_xticks(
-                range(len(report["offsets"])), [f"{offset:+d}" for offset in report["offsets"]]
-            )
-            axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
-        maps[0].set_ylabel("layer")
-        upper.colorbar(
-            maps[0].images[0],
-            ax=maps.tolist(),
-            label="effective attention\nabove the control",
-            fraction=0.05,
-        )
+        upper, lower = figure.subfigures(2, 1, height_ratios=[1, 1.15], squeeze=False)[:, 0]
+        above = np.atleast_1d(upper.subplots(1, len(shown), sharey=True))
+
+        for axes, layer in zip(above, shown, strict=True):
+            plot_offsets(axes, analyses, styles, layer)
+            axes.set(title=f"layer {layer}", xlabel="key, tokens after the earlier occurrence")
+        above[0].set_ylabel("effective attention above the control\n(share)")
+        low, high = above[0].get_ylim()
+        above[0].set_ylim(min(low, -_NOISE), max(high, _NOISE))
+
         panels = lower.subplots(1, 3)
-        styles = model_styles(list(analyses))
-        for name, report in analyses.items():
-            plot_by_layer(panels[0], report, "excess_prefix_matching", styles[name], name)
-            plot_by_layer(panels[1], report, "copying", styles[name], name)
+        for place, (name, report) in enumerate(analyses.items()):
+            shift = _SIDE * (place - (len(analyses) - 1) / 2)
+            style = styles[name]
+            for axes, score in zip(panels, _BY_LAYER, strict=True):
+                plot_by_layer(axes, report, f"untrained/{score}", style, shift, colour=NULL)
+                plot_by_layer(axes, report, score, style, shift, colour=style.color)
             plot_by_layer(
-                panels[2], report, "hidden_similarity", styles[name], name, untrained=True
+                panels[2],
+                report,
+                "hidden_similarity_excess",
+                style,
+                shift,
+                colour=style.color,
+                hollow=True,
             )
-            plot_by_layer(
-                panels[2], report, "hidden_similarity_excess", styles[name], None, faint=True
-            )
-        for axes in panels[:2]:
-            _chance(axes, analyses, "excess_prefix_matching" if axes is panels[0] else "copying")
-        panels[0].set(ylabel="prefix matching above the control\n(share of effective attention)")
-        panels[1].set(ylabel="copying: share of raised logits\nthat goes to the right token")
-        panels[2].set(ylabel="hidden similarity (cosine)", ylim=(None, 1.02))
-        panels[2].set_title("faint: above different tokens;\ngrey: untrained", fontsize=12)
-        for axes in panels:
-            axes.set_xlabel("layer")
+
+        for axes, label in zip(panels, _BY_LAYER.values(), strict=True):
+            axes.set(xlabel="layer", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        lower.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        figure.suptitle("Where repeats are recognised, layer by layer")
+            axes.margins(x=0.15)
+        panels[2].set_ylim(0, 1.02)
+        panels[2].set_title("hollow: above that of different tokens", fontsize=12)
+
+        handles, labels = above[0].get_legend_handles_labels()
+        handles += above[0].plot([], [], "o", color=NULL)
+        figure.legend(handles, [*labels, "random weights"], loc="outside upper center", ncols=4)
         note(
             figure,
-            f"n = {_n(analyses)} prompts of repeated random tokens · bands: 95 % over prompts",
+            f"n = {_n(analyses)} prompts of repeated random tokens · bars: 95 % over prompts",
         )
+
+
+def shown_layers(analyses: Mapping[str, Report]) -> list[int]:
+    """The layers in which some model has the largest excess at some offset, from the first on."""
+    largest: dict[int, float] = {}
+
+    for report in analyses.values():
+        excess = np.array(report["scores"]["offset_profile_excess"]["value"])
+        for layer, reached in enumerate(excess.max(axis=1)):
+            largest[layer] = max(float(reached), largest.get(layer, 0.0))
+
+    return sorted(sorted(largest, key=lambda layer: -largest[layer])[:_MOST_LAYERS])
+
+
+def plot_offsets(
+    axes: Axes, analyses: Mapping[str, Report], styles: Mapping[str, LineStyle], layer: int
+) -> None:
+    """One layer's excess at every offset, with intervals; models side by side."""
+    axes.axhline(0, color=INK, linewidth=0.8)
+
+    for place, (name, report) in enumerate(analyses.items()):
+        if layer >= report["layers"]:
+            continue
+
+        found = report["scores"]["offset_profile_excess"]
+        x = np.array(report["offsets"]) + _SIDE * (place - (len(analyses) - 1) / 2)
+        value, low, high = (np.array(found[end])[layer] for end in ("value", "low", "high"))
+        style = styles[name]
+        axes.errorbar(
+            x,
+            value,
+            yerr=np.stack([value - low, high - value]).clip(min=0),
+            fmt=style.marker,
+            color=style.color,
+            label=name,
+        )
+
+    offsets = next(iter(analyses.values()))["offsets"]
+    axes.set_xticks(offsets, [f"{offset:+d}" for offset in offsets])
 
 
 def behaviour(analyses: Mapping[str, Report], path: Path) -> None:
@@ -136,27 +178,26 @@ def plot_by_layer(
     report: Report,
     score: str,
     style: LineStyle,
-    label: str | None,
+    shift: float,
     *,
-    untrained: bool = False,
-    faint: bool = False,
+    colour: str,
+    hollow: bool = False,
 ) -> None:
-    """A score by layer with its band; untrained adds the same of random weights in grey."""
-    layers = np.arange(float(report["layers"]))
+    """A score by layer: points with their intervals, joined where there are enough for a curve."""
     found = report["scores"][score]
-    band(axes, layers, found["low"], found["high"], colour=style.color)
-    axes.plot(
+    value, low, high = (np.array(found[end]) for end in ("value", "low", "high"))
+    layers = np.arange(len(value)) + shift
+
+    axes.errorbar(
         layers,
-        found["value"],
-        color=style.color,
-        marker=style.marker,
-        linestyle=style.linestyle,
-        label=label,
-        alpha=0.35 if faint else 1,
+        value,
+        yerr=np.stack([value - low, high - value]).clip(min=0),
+        fmt=style.marker,
+        color=colour,
+        markerfacecolor="white" if hollow else colour,
     )
-    if untrained:
-        null = report["scores"][f"untrained/{score}"]
-        axes.plot(layers, null["value"], color=NULL, marker=style.marker, linestyle=":")
+    if len(value) >= _FEWEST_LAYERS:
+        axes.plot(layers, value, color=colour, linestyle=style.linestyle, linewidth=1.2)
 
 
 def curve(
@@ -179,15 +220,6 @@ def plain_decades(axes: Axes) -> None:
     """A logarithmic y axis with numbers written out at the decades."""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _chance(axes: Axes, analyses: Mapping[str, Report], score: str) -> None:
-    for report in analyses.values():
-        null = report["scores"][f"untrained/{score}"]
-        layers = np.arange(report["layers"])
-        axes.fill_between(layers, null["low"], null["high"], color=NULL, alpha=0.3, linewidth=0)
-        axes.plot(layers, null["value"], color=NULL, linestyle=":")
-    axes.plot([], [], color=NULL, linestyle=":", label="untrained")
 
 
 def _families(axes: Axes, analyses: Mapping[str, Report], styles: Mapping[str, LineStyle]) -> None:
@@ -219,15 +251,6 @@ def _families(axes: Axes, analyses: Mapping[str, Report], styles: Mapping[str, L
             )
     axes.set_yticks(range(len(present)), [rows[name] for name in reversed(present)])
     axes.set(xlabel="accuracy", xlim=(-0.03, 1.03))
-
-
-def _cells(axes: Axes, values: np.ndarray, limit: float) -> None:
-    """Numbers in the cells of a small map."""
-    if values.size > 48:
-        return
-    for (row, column), value in np.ndenumerate(values):
-        colour = "white" if abs(value) > 0.6 * limit else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=11)
 
 
 def _n(analyses: Mapping[str, Report], score: str = "prefix_matching") -> str:

@@ -52,13 +52,20 @@ def fine_tuning(
     """Above: perplexity and induction numbers at every evaluation; paired differences, after less
     before. Below: what other rates, and repeats mixed in, leave.
     """
-    with drawing(path, width=14.0, height=12.0) as figure:
-        upper, lower = figure.subfigures(2, 1, height_ratios=[1.1, 1], squeeze=False)[:, 0]
-        curves, changes = upper.subplots(1, 2, width_ratios=[1.25, 1])
+    with drawing(path, width=14.0, height=12.6) as figure:
+        upper, lower = figure.subfigures(2, 1, height_ratios=[1.25, 1], squeeze=False)[:, 0]
+        panels = upper.subplot_mosaic(
+            [["curves", "changes"], ["perplexity", "changes"]],
+            width_ratios=[1.25, 1],
+            height_ratios=[2.2, 1],
+        )
+        panels["perplexity"].sharex(panels["curves"])
 
-        plot_curves(curves, history)
-        plot_changes(changes, change)
-        upper.legend(*curves.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        plot_curves(panels["curves"], history)
+        plot_perplexity(panels["perplexity"], history)
+        plot_changes(panels["changes"], change)
+        handles, labels = panels["curves"].get_legend_handles_labels()
+        upper.legend(handles, labels, loc="outside upper center", ncols=3)
 
         plot_arms(lower.subplots(), arms)
         note(figure, _words(history, change, arms))
@@ -67,32 +74,29 @@ def fine_tuning(
 def _words(
     history: Mapping[str, np.ndarray], change: Mapping[str, Any], arms: Mapping[str, Any]
 ) -> str:
-    # Two perplexities, of two things: the caption says of what each is.
     watched = history["held_out_perplexity"]
-    windows = [change["perplexity"][when] for when in ("before", "after")]
     n, unpredicted = (change[name]["n"] for name in ("repeat_accuracy", "unpredicted_accuracy"))
 
     return (
-        f"perplexity of {arms['watched_documents']} held-out documents (curve, and below) "
-        f"{watched[0]:.1f} -> {watched[-1]:.1f}, of {change['text_loss']['n']} windows of "
-        f"held-out text {windows[0]:.1f} -> {windows[1]:.1f}\n"
+        f"perplexity of {arms['watched_documents']} held-out documents: {watched[0]:.1f} -> "
+        f"{watched[-1]:.1f}\n"
         f"n = {n} prompts, {unpredicted} where no bigram predicts · bars: 95 %, above of paired "
         "differences, below of each rate"
     )
 
 
 def plot_curves(axes: Axes, history: Mapping[str, np.ndarray]) -> None:
-    """Accuracies and prefix matching by update, and perplexity on an axis of its own."""
+    """Accuracies and prefix matching by update."""
     for name, (label, colour, dashes) in CURVES.items():
         axes.plot(history["step"], history[name], color=colour, linestyle=dashes, label=label)
 
-    other = axes.twinx()
-    other.plot(history["step"], history["held_out_perplexity"], color=NULL, linewidth=3)
-    other.set(ylabel="perplexity of held-out documents", ylim=(0, None))
-    other.spines["right"].set_visible(True)
+    axes.set(ylabel="accuracy, or share of attention", ylim=(-0.03, 1.03))
 
-    axes.plot([], [], color=NULL, linewidth=3, label="perplexity (right)")
-    axes.set(xlabel="updates", ylabel="accuracy, or share of attention", ylim=(-0.03, 1.03))
+
+def plot_perplexity(axes: Axes, history: Mapping[str, np.ndarray]) -> None:
+    """What is learnt meanwhile."""
+    axes.plot(history["step"], history["held_out_perplexity"], color=NULL)
+    axes.set(xlabel="updates", ylabel="perplexity of\nheld-out documents", ylim=(0, None))
 
 
 def plot_changes(axes: Axes, change: Mapping[str, Any]) -> None:

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp_core.mamba.head_attention import HeadCall
 from interp_core.mamba.hidden_attention import (
-    MixerCall,
+    Call,
     attention_entries,
     observing_mixers,
     state_after,
@@ -69,7 +70,7 @@ def without_taps(
     subject: MambaSubject, layers: Sequence[int], removed: Bool[Tensor, "channel lag"]
 ) -> Iterator[None]:
     """These layers' convolutions without some of their weights; lag 0 is the position itself, lag k
-    the k-th before.
+    the k-th before. A Mamba-2's convolves x, B and C.
 
     HF's Mamba reads the convolution's weights and never calls it: a hook would do nothing, so the
     weights are changed and put back.
@@ -108,7 +109,10 @@ def without_reads(
     def take(given: Tensor, read: Tensor, _skip: Tensor) -> Tensor:
         return given.index_put((batch, query), -read.to(given.dtype), accumulate=True)
 
-    with _with_reads(subject, layers, (batch, query, key), take):
+    def of_heads(call: HeadCall) -> Tensor:
+        return call.y_without(batch, query, key)
+
+    with _with_reads(subject, layers, (batch, query, key), take, of_heads):
         yield
 
 
@@ -131,7 +135,11 @@ def only_reads(
         emptied = given.index_put((batch, query), skip.to(given.dtype))
         return emptied.index_put((batch, query), read.to(given.dtype), accumulate=True)
 
-    with _with_reads(subject, layers, (batch, query, key), keep):
+    def of_heads(call: HeadCall) -> Tensor:
+        read = attention_entries(call, batch, query, key) * call.x[batch, key]
+        return keep(call.y, read, call.D * call.x[batch, query])
+
+    with _with_reads(subject, layers, (batch, query, key), keep, of_heads):
         yield
 
 
@@ -159,18 +167,27 @@ def _with_reads(
     layers: Sequence[int],
     places: tuple[Int[Tensor, " read"], Int[Tensor, " read"], Int[Tensor, " read"]],
     change: Reading,
+    of_heads: Callable[[HeadCall], Tensor],
 ) -> Iterator[None]:
-    """Change what these layers' mixing gives, knowing each read and what is no read."""
+    """Change what these layers' mixing gives, knowing each read and what is no read.
+
+    `of_heads` is what a Mamba-2's scan gives then: a norm follows, so it must be right to the last
+    digit.
+    """
     batch, query, key = places
 
     if isinstance(subject, MambaSubject):
-        calls: dict[int, MixerCall] = {}
+        calls: dict[int, Call] = {}
 
         def edit_of(layer: int) -> Edit:
             def edit(gated_y: Tensor) -> Tensor:
                 call = calls[layer]
-                gate = call.gate[batch, query]
 
+                if isinstance(call, HeadCall):
+                    # Before the norm, which divides by what is left.
+                    return call.through_norm(of_heads(call))
+
+                gate = call.gate[batch, query]
                 read = gate * attention_entries(call, batch, query, key) * call.x[batch, key]
                 skip = gate * call.D * call.x[batch, query]
                 return change(gated_y, read, skip)
@@ -205,12 +222,17 @@ def with_state(
     y_i gains C_i exp(A (S_i - S_t)) times it at every later i, which is exact because the scan is
     linear in its state. The convolution's last inputs stay as they are.
     """
-    calls: dict[int, MixerCall] = {}
+    calls: dict[int, Call] = {}
 
     def edit_of(layer: int) -> Edit:
         def edit(gated_y: Tensor) -> Tensor:
             call = calls[layer]
             later = slice(position + 1, None)
+
+            if isinstance(call, HeadCall):
+                state = call.state_after(position) + added[layer]
+                return call.through_norm(call.y_from_state(state, position))
+
             since = (call.S[:, later] - call.S[:, position : position + 1]).to(gated_y.dtype)
             gained = torch.zeros_like(since)
 
@@ -237,7 +259,7 @@ def states(
     """Every layer's scan state after a position."""
     found: dict[int, Tensor] = {}
 
-    def note(layer: int, call: MixerCall) -> None:
+    def note(layer: int, call: Call) -> None:
         found[layer] = state_after(call, position)
 
     with observing_mixers(subject, note):
@@ -258,7 +280,8 @@ def random_direction(
 
 def taps_at(subject: MambaSubject, lags: Iterable[int]) -> Bool[Tensor, "channel lag"]:
     """The taps of these lags, all channels."""
-    chosen = torch.zeros(subject.d_inner, subject.d_conv, dtype=torch.bool, device=subject.device)
+    shape = (subject.conv_channels, subject.d_conv)
+    chosen = torch.zeros(shape, dtype=torch.bool, device=subject.device)
     chosen[:, list(lags)] = True
 
     return chosen

@@ -130,10 +130,11 @@ def _taps(bench: Bench, subject: MambaSubject, params: MambaInduction, arrays: A
 
 def random_taps(subject: MambaSubject, generator: torch.Generator) -> torch.Tensor:
     """As many weights of the convolution as one lag has, anywhere among all of them."""
-    removed = torch.zeros(subject.d_inner * subject.d_conv, dtype=torch.bool)
-    removed[torch.randperm(len(removed), generator=generator)[: subject.d_inner]] = True
+    channels, taps = subject.conv_channels, subject.d_conv
+    removed = torch.zeros(channels * taps, dtype=torch.bool)
+    removed[torch.randperm(len(removed), generator=generator)[:channels]] = True
 
-    return removed.reshape(subject.d_inner, subject.d_conv).to(subject.device)
+    return removed.reshape(channels, taps).to(subject.device)
 
 
 def swapped_states(

@@ -20,13 +20,13 @@ from interp_core.statistics.resampling import (
 )
 from mamba_induction.data import Stimuli, sampled
 from mamba_induction.measure_attention import (
-    channel_prefix_matching,
     copying_shares,
     head_prefix_matching,
     hidden_similarity,
     offset_profiles,
     prefix_matching,
     prompt_means,
+    unit_prefix_matching,
 )
 from mamba_induction.measure_behaviour import behaviour_arrays
 from mamba_induction.params import OFFSETS, MambaInduction
@@ -53,7 +53,8 @@ def analyse(subject: Subject, stimuli: Stimuli, params: MambaInduction) -> tuple
         error = float(arrays["reconstruction_error"].max())
 
         asked = sampled(stimuli.repeated, params)
-        arrays["channel_prefix_matching"] = channel_prefix_matching(subject, asked, params)
+        matching = unit_prefix_matching(subject, asked, params)
+        arrays[f"{subject.unit}_prefix_matching"] = matching
     else:
         arrays["head_prefix_matching"] = head_prefix_matching(subject, stimuli.repeated, params)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.mamba.hidden_attention import (
-    MixerCall,
+    Call,
     attention_entries,
     observing_mixers,
     stream_attention,
@@ -106,13 +106,13 @@ def copying_shares(
 
 
 @torch.no_grad()
-def channel_prefix_matching(
+def unit_prefix_matching(
     subject: MambaSubject, prompts: Prompts, params: MambaInduction
-) -> Float[np.ndarray, "layer channel"]:
-    """Share of each channel's |alpha| on offsets 1 to 3, averaged over the copy operations, in [0,
-    1].
+) -> Float[np.ndarray, "layer unit"]:
+    """Share of |alpha| on offsets 1 to 3 by channel, or by head in a Mamba-2, averaged over the
+    copy operations, in [0, 1].
     """
-    sums: Any = np.zeros((subject.n_layers, subject.d_inner))
+    sums: Any = np.zeros((subject.n_layers, subject.n_scans))
 
     for batch in _batches(subject, prompts, params, control=False):
         where, query = (
@@ -121,7 +121,7 @@ def channel_prefix_matching(
         key = np.concatenate([batch.key.cpu().numpy() - 1 + offset for offset in PREFIX])
 
         def add(
-            layer: int, call: MixerCall, wanted: tuple[np.ndarray, ...] = (where, query, key)
+            layer: int, call: Call, wanted: tuple[np.ndarray, ...] = (where, query, key)
         ) -> None:
             places = dict(zip(("batch", "query", "key"), wanted, strict=True))
             streamed = stream_attention(call, **places, group=np.zeros_like(wanted[0]), groups=1)
@@ -207,7 +207,7 @@ def _written_by_prefix(
     found: dict[int, Tensor] = {}
     if isinstance(subject, MambaSubject):
 
-        def of_mixer(layer: int, call: MixerCall) -> None:
+        def of_mixer(layer: int, call: Call) -> None:
             inner = torch.zeros_like(call.x[batch.where, batch.query])
             for key in keys:
                 inner += (

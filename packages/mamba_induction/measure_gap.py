@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.mamba.hidden_attention import MixerCall, attention_entries, observing_mixers
+from interp_core.mamba.hidden_attention import Call, attention_entries, observing_mixers
 from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.scores import CopyBatch, copy_batches
 from interp_core.models.hooks import capture
@@ -152,7 +152,7 @@ def _written(subject: Subject, batch: CopyBatch) -> dict[str, Float[Tensor, "pai
 
     found: dict[str, Tensor] = {}
 
-    def split(layer: int, call: MixerCall) -> None:
+    def split(layer: int, call: Call) -> None:
         x, gate = call.x[batch.where, batch.query], call.gate[batch.where, batch.query]
 
         own = gate * x * attention_entries(call, batch.where, batch.query, batch.query)

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.loading import load_model
-from interp_core.mamba.hidden_attention import MixerCall, effective_attention, observing_mixers
+from interp_core.mamba.families import recurrence_of, refusal
+from interp_core.mamba.hidden_attention import Call, effective_attention, observing_mixers
 from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.models.native import NativeSubject
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 from interp_core.models.subject import AttentionRows, Subject, Transformer, as_transformer
+from interp_core.stimuli.opening import check_begun
 from interp_core.training.threads import use_threads
 from mamba_induction.params import MambaInduction
 
@@ -22,14 +24,22 @@ from mamba_induction.params import MambaInduction
 def load(name: str, known: Mapping[str, ModelSpec], params: MambaInduction) -> Subject:
     """The model of this name, checked, on the device and in the type that params say.
 
-    InputError for one that is neither a Mamba nor a transformer that the core runs natively.
+    InputError for one that is neither a Mamba nor a transformer that the core runs natively, and
+    for a hybrid: what its other half reads and writes is not known here.
     """
     use_threads(params.threads)
+    check_begun(params.bos)
     subject = load_model(
-        spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype
+        spec_of(name, known),
+        name=short_name(name),
+        device=params.device,
+        dtype=params.dtype,
+        bos=params.bos,
     )
     if not isinstance(subject, NativeSubject):
         as_mamba(subject)
+    elif words := recurrence_of(subject.model):
+        raise InputError(refusal(subject.name, subject.model, words))
     return subject
 
 
@@ -75,7 +85,7 @@ def effective_rows(
     found: dict[int, Tensor] = {}
     if isinstance(subject, MambaSubject):
 
-        def of_mixer(layer: int, call: MixerCall) -> None:
+        def of_mixer(layer: int, call: Call) -> None:
             out: Any = subject.mixer(layer).out_proj.weight
             found[layer] = effective_attention(call, out, batch, query)
 

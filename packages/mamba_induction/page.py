@@ -69,15 +69,10 @@ WORDS = Words(
             "Perplexity and induction over the updates, and paired differences after less before.",
             "The same model before the first update.",
         ),
-        "induction_analysis_seq*.png": Caption(
-            "One sequence: state similarity, effective attention, activations, and every repeated "
-            "position.",
-            "Positions that repeat nothing, in the same sequence.",
-        ),
         "layer_wise_induction.png": Caption(
-            "Excess of the offset profile by layer, and prefix matching, copying and hidden "
-            "similarity.",
-            "The control is subtracted; dashed lines show what chance gives.",
+            "Excess of the offset profile, and prefix matching, copying and hidden similarity by "
+            "layer.",
+            "The control is subtracted; random weights are grey.",
         ),
         "sufficient.png": Caption(
             "Accuracy on second copies when the queries keep a single read, some taps, or both.",
@@ -86,11 +81,6 @@ WORDS = Words(
         "prediction_gap.png": Caption(
             "Probability and rank of the target by depth, parts of its logit, and what is missed.",
             "First occurrences, and prompts whose antecedent was replaced.",
-        ),
-        "prediction_gap_seq*.png": Caption(
-            "One sequence: rank of the next token by depth and place, its probability, and "
-            "entropy.",
-            "A place whose next token nothing foretells, beside one that is foretold.",
         ),
     },
 )
@@ -194,7 +184,9 @@ def _training(history: Arrays, periods: list[str]) -> list[View]:
             views.line("held-out text", history["validation_loss"], colour="ink"),
         ]),
         views.panel("Copying", "accuracy", [
-            views.line(column.removeprefix("accuracy_").replace("_", " "), history[column], colour=colour)
+            views.line(
+                column.removeprefix("accuracy_").replace("_", " "), history[column], colour=colour
+            )
             for column, colour in zip(periods, colours, strict=False)
         ]),
     ]  # fmt: skip

@@ -18,10 +18,9 @@ Induction = Call[MambaInduction]
 
 
 def prepare(
-    profile: str | None, out: Path | None, *, dataset: str | None = None, **overrides: Any
+    profile: str | None, out: Path | None, *, dataset: str | None = None, **given: Any
 ) -> Induction:
     """Settings from the profile and the options given; any option makes it an experiment."""
-    given = {key: value for key, value in overrides.items() if value is not None}
     params = read_section("mamba_induction", MambaInduction, profile)
     if dataset is not None:
         given["dataset"] = dataset_of(dataset, params.dataset)

@@ -22,7 +22,6 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.loading import subject_of
-from interp_core.mamba.selective_scan import fast_scan
 from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.measures.scores import copy_behaviour
 from interp_core.pipeline.import_closure import code_of
@@ -31,7 +30,7 @@ from interp_core.training.checkpoints import fingerprint, scratch
 from interp_core.training.history import History, history_csv
 from interp_core.training.loop import Moment, train
 from interp_core.training.recipe import Recipe
-from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.tracking import About, announce, tracked_run
 from mamba_induction.data import Row, Stimuli, Texts
 from mamba_induction.measure_attention import offset_profiles, prefix_matching
 from mamba_induction.model import no_tokenizer
@@ -202,11 +201,19 @@ def fine_tune(
         "settings": params.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
     }
 
+    about = About(
+        KIND,
+        place.name,
+        job="fine-tune",
+        seed=params.seed,
+        architecture=subject.model.config.model_type,
+        settings=settings,
+    )
     announce()
     with (
         scratch(KIND, f"{place.name}-{fingerprint(settings, code=code_of(__name__))}") as held,
-        tracked_run(place.name, group=KIND, job_type="fine-tune", config=settings) as run,
-        fast_scan(model),
+        tracked_run(about, held.folder) as run,
+        subject.fast(),
     ):
         watch = Watch.of(stimuli, texts, params)
 

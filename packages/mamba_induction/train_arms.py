@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
-from interp_core.mamba.selective_scan import fast_scan
 from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.scores import copy_behaviour
 from interp_core.pipeline.import_closure import code_of
@@ -23,7 +22,7 @@ from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from interp_core.training.batches import Batch
 from interp_core.training.checkpoints import fingerprint, scratch
 from interp_core.training.loop import Moment, train
-from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.tracking import About, announce, tracked_run
 from mamba_induction.data import Row, Stimuli, Texts, sampled, vocabulary_of
 from mamba_induction.measure_gap import recognition_by_attention
 from mamba_induction.params import MambaInduction
@@ -99,11 +98,20 @@ def tune_arm(subject: MambaSubject, texts: Texts, params: MambaInduction, arm: A
     def unwatched(_: Moment) -> Mapping[str, float]:
         return {}
 
+    about = About(
+        KIND,
+        label,
+        job="arm",
+        seed=params.seed,
+        architecture=subject.model.config.model_type,
+        condition=arm.name,
+        settings=settings,
+    )
     announce()
     with (
         scratch(KIND, f"arm-{mark}") as held,
-        tracked_run(label, group=KIND, job_type="arm", config=settings) as run,
-        fast_scan(model),
+        tracked_run(about, held.folder) as run,
+        subject.fast(),
     ):
         train(
             model,

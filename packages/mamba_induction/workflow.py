@@ -10,7 +10,6 @@ import click
 import numpy as np
 
 from interp_core.console.call import Arrays, Report
-from interp_core.files.artifacts import save_arrays
 from interp_core.models.spec import short_name
 from mamba_induction.study import Induction, main_model, models, names, tuned
 
@@ -35,6 +34,7 @@ def fine_tune(run: Induction) -> Report:
     subject = load_mamba(params.model, run.known, params)
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
+    _say_opening(subject)
 
     texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
     history = tune(subject, build_stimuli(subject, params, texts), texts, params, tuned(run))
@@ -47,6 +47,7 @@ def fine_tune(run: Induction) -> Report:
         "updates": int(history[-1]["step"]),
         "before": history[0],
         "after": history[-1],
+        **_begun(run, subject),
     }
 
     made = _made(run, run.params.model)
@@ -104,6 +105,7 @@ def analyse(run: Induction) -> None:
     for model, (subject, stimuli, _) in zip(models(run), _asked(run), strict=True):
         arrays[model], report = measure(subject, stimuli, run.params)
         name = subject.name
+        report |= _begun(run, subject)
         run.save(
             "analyse",
             f"analysis_{name}",
@@ -115,7 +117,8 @@ def analyse(run: Induction) -> None:
         click.echo(_sentence(report))
         if model == main_model(run):
             sequences = sequence_arrays(subject, stimuli, run.params)
-            save_arrays(run.place("scores", "analyse") / f"sequences_{subject.name}.npz", sequences)
+            place = run.place("scores", "analyse") / f"sequences_{subject.name}.npz"
+            run.save_arrays(place, sequences)
     if main_model(run) != models(run)[0]:
         report = {"before": short_name(models(run)[0]), "after": short_name(main_model(run))}
         report |= change(arrays[models(run)[0]], arrays[main_model(run)], run.params)
@@ -133,6 +136,7 @@ def gap(run: Induction) -> None:
         bigrams = None if texts is None else Bigrams.of(texts.train, subject.vocab_size)
         saved: Arrays = {}
         report: Report = {"name": subject.name, "quantile": run.params.recognised_quantile}
+        report |= _begun(run, subject)
 
         for family, prompts in stimuli.families.items():
             found, described_as = gap_of_family(subject, prompts, bigrams, run.params)
@@ -163,6 +167,7 @@ def causal(run: Induction) -> None:
 
     for model, (subject, stimuli, _) in zip(models(run), _asked(run), strict=True):
         report, arrays = cause(subject, stimuli, run.params)
+        report |= _begun(run, subject)
         run.save("causal", f"causal_{subject.name}", report, arrays, made=_made(run, model))
         click.echo(f"{subject.name}: {report['verdict']['says']}")
 
@@ -194,6 +199,19 @@ def run_all(run: Induction) -> None:
     summary(run)
 
 
+def _say_opening(subject: "Subject") -> None:
+    from interp_core.loading import begins_with
+
+    click.echo(f"{subject.name}: prompts begin with {begins_with(subject)}")
+
+
+def _begun(run: Induction, subject: "Subject") -> Report:
+    """What prompts began with; a stage's models are the project's own, and begin with their BOS."""
+    from interp_core.loading import begun_with
+
+    return {} if run.is_stage else begun_with(subject)
+
+
 def _made(run: Induction, *about: str) -> Report:
     """What a record of these models is made from."""
     return run.made_from(run.sources(about), unread={"model", "twin"})
@@ -208,6 +226,7 @@ def _asked(run: Induction) -> "Iterator[tuple[Subject, Stimuli, Texts | None]]":
     documents = None  # read once, when a model can read them
     for model in models(run):
         subject = load(model, run.known, run.params)
+        _say_opening(subject)
         texts = None
         if subject.tokenizer is not None:
             documents = documents or read_documents(run.params.dataset)

@@ -12,83 +12,39 @@ from interp_core.console.options import (
     option,
     out_option,
     profile_option,
+    settings,
     study_option,
     trainings_option,
-    with_call,
 )
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-_OPTIONS: tuple[Decorator, ...] = (
-    option("--model", metavar="M", help="A Mamba: a name of the profile, a directory, a hub id."),
-    option("--transformer", metavar="M", help="What it is compared with; another Mamba will do."),
-    option(
-        "--own-tokens",
-        is_flag=True,
-        default=None,
-        help="Compare models with different tokenizers all the same.",
-    ),
-    option(
-        "--layer", type=int, help="The layer whose channels are all ablated exactly, in three ways."
-    ),
-    option("--top-k", type=int, help="Units of a ranking that are named."),
-    option("--text-limit", type=int, help="Texts that are read."),
-    option("--text-length", type=int, help="Tokens of a text; longer ones are cut."),
-    option(
-        "--texts",
-        type=click.Path(path_type=Path),
-        help="A UTF-8 file (texts between blank lines) or a folder.",
-    ),
-    option("--repeats", type=int, help="Rows of repeated random tokens beside the texts."),
-    option(
-        "--enable-attention",
-        is_flag=True,
-        default=None,
-        help="`run` includes the attention neurons.",
-    ),
-    option(
-        "--attention-methods",
-        multiple=True,
-        metavar="A...",
-        help="attention_weighted, gradient_guided, rollout.",
-    ),
-    option(
-        "--sparsity-layers",
-        type=int,
-        multiple=True,
-        metavar="L...",
-        help="Layers whose sparsity is measured.",
-    ),
-    option("--label-draws", type=int, help="Labels drawn for the Fisher estimate of KL."),
-    option(
-        "--least-agreement",
-        type=float,
-        help="Rank agreement below which a layer is computed exactly.",
-    ),
-    option("--bootstrap-resamples", type=int, help="Bootstrap draws."),
-    option("--permutation-draws", type=int, help="Draws of randomisation tests."),
-    option("--batch-size", type=int, help="Texts in one forward pass."),
-    option("--seed", type=int, help="Seed of every random choice."),
-    option("--device", help="cpu, cuda, cuda:N or mps."),
-    option("--dtype", help="float32, bfloat16 or float64."),
-    option("--threads", type=int, help="CPU threads."),
+_MORE: tuple[Decorator, ...] = (
     out_option,
     option("--plots-dir", "plots", type=_FOLDER, help="Folder for figures (default: OUT/plots)."),
     profile_option,
 )
 
-
 _PROGRAM = {"whole": "run", "all_figures": "figures"}
 
 
-def _start(command: str, *, profile: str | None, out: Path | None, **given: Any) -> Any:
+def _start(
+    command: str,
+    *,
+    settings: dict[str, Any],
+    profile: str | None,
+    out: Path | None,
+    plots: Path | None,
+    save_results: bool = False,
+) -> Any:
     """The call of a command."""
     from mamba_neurons import study
 
-    given.pop("save_results", None)
-    return study.prepare(profile, out, command=_PROGRAM.get(command, command), **given)
+    del save_results  # where a report is written, and no other result
+    program = _PROGRAM.get(command, command)
+    return study.prepare(profile, out, command=program, plots=plots, **settings)
 
 
-_with_call = with_call(_start, _OPTIONS)
+_settings = settings(__file__, _start, more=_MORE)
 
 
 @click.group(
@@ -104,7 +60,7 @@ def main() -> None:
 
 @main.command("run")
 @option("--save-results", is_flag=True, help="Write all reports into one file, results_M.json.")
-@_with_call
+@_settings()
 def whole(run: Any, *, save_results: bool) -> None:
     """The whole analysis: delta, causal, inter-layer, cross-layer, attention (--enable-attention),
     sparsity, efficiency, compare, and their figures.
@@ -115,7 +71,7 @@ def whole(run: Any, *, save_results: bool) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def delta(run: Any) -> None:
     """Delta-sensitive neurons: between- and within-text variance of dt, half-lives, selectivity:
     delta_M.json.
@@ -127,7 +83,7 @@ def delta(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def causal(run: Any) -> None:
     """Causal neurons: a layer exactly, the model by calibrated estimates: causal_M.json."""
     from mamba_neurons import workflow
@@ -137,7 +93,7 @@ def causal(run: Any) -> None:
 
 
 @main.command("inter-layer")
-@_with_call
+@_settings()
 def inter_layer(run: Any) -> None:
     """KL of the same residual dimension by layer: inter_layer_M.json."""
     from mamba_neurons import workflow
@@ -147,7 +103,7 @@ def inter_layer(run: Any) -> None:
 
 
 @main.command("cross-layer")
-@_with_call
+@_settings()
 def cross_layer(run: Any) -> None:
     """What the best channels do to later ones, against random channels: cross_layer_M.json."""
     from mamba_neurons import workflow
@@ -157,7 +113,7 @@ def cross_layer(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def attention(run: Any) -> None:
     """Attention neurons by three methods, with deletion and insertion curves: attention_M.json."""
     from mamba_neurons import workflow
@@ -167,7 +123,7 @@ def attention(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def sparsity(run: Any) -> None:
     """Population and lifetime sparsity, the seed's measures with their thresholds, kinds of neuron:
     sparsity_M.json.
@@ -179,7 +135,7 @@ def sparsity(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def efficiency(run: Any) -> None:
     """Active neurons, and how few keep the loss: efficiency_M.json."""
     from mamba_neurons import workflow
@@ -189,7 +145,7 @@ def efficiency(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def compare(run: Any) -> None:
     """The Mamba beside the transformer on the same tokens: compare_M_T.json."""
     from mamba_neurons import workflow
@@ -199,7 +155,7 @@ def compare(run: Any) -> None:
 
 
 @main.command("figures")
-@_with_call
+@_settings()
 def all_figures(run: Any) -> None:
     """All figures from files alone: the pipeline's, or with --out those of the commands that ran
     there.
@@ -210,7 +166,7 @@ def all_figures(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def page(run: Any) -> None:
     """A Mamba's channels to look at, in one self-contained file: page_M.html.
 

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import array_sha256, load_arrays
+from interp_core.files.artifacts import array_sha256
 from interp_core.models.subject import Subject
-from interp_core.stimuli.corpus import corpus_folder
+from interp_core.stimuli.corpus import Corpus, corpus_folder
 from interp_core.stimuli.prompts import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
 
@@ -215,8 +215,8 @@ def _corpus_documents() -> list[str]:
     folder = corpus_folder()
     if folder is None:
         raise InputError("no corpus here, and the profile has no section `corpus` to make one of")
-    stream = load_arrays(folder / "tokens.npz")["validation"]
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    corpus = Corpus.load(folder)
+    stream, tokenizer = corpus.validation, Tokenizer.from_file(str(corpus.tokenizer_file))
     pieces = np.split(stream, np.flatnonzero(stream == 0))
     return [tokenizer.decode(piece[1:].tolist()) for piece in pieces if len(piece) > 1]
 

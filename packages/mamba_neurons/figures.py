@@ -8,6 +8,7 @@ import numpy as np
 
 from interp_core.files.artifacts import load_arrays, load_json
 from mamba_neurons import figures_activity, figures_causal, figures_sets
+from mamba_neurons.figures_causal import FEWEST_LAYERS
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -24,12 +25,16 @@ COMMANDS = (
     "compare",
 )
 _OF_THE_MAMBA = {
-    "delta": (figures_activity.delta, figures_activity.half_lives),
+    "delta": (figures_activity.delta,),
     "causal": (figures_causal.ranked_effects, figures_causal.estimates),
     "inter_layer": (figures_causal.inter_layer,),
     "cross_layer": (figures_causal.influence,),
     "attention": (figures_sets.faithfulness,),
 }
+
+
+# What they draw goes from layer to layer.
+_OVER_LAYERS = ("inter_layer", "cross_layer")
 
 
 def draw_all(names: Sequence[str], place: Place) -> list[Path]:
@@ -55,6 +60,10 @@ def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
         arrays, report = _read(command, names[0], place)
         paths = []
 
+        # Between two layers there is one number, which is no figure.
+        if command in _OVER_LAYERS and len(report["layers"]) < FEWEST_LAYERS:
+            return []
+
         for function in _OF_THE_MAMBA[command]:
             paths.append(folder / f"{function.__name__}_{names[0]}.png")
             function(arrays, report, names[0], paths[-1])
@@ -74,10 +83,9 @@ def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
         figures_sets.functional_curves(reports, path)
         return [path]
 
-    paths = [folder / "sparsity.png", folder / "lorenz.png"]
-    figures_activity.sparsity(reports, paths[0])
-    figures_activity.lorenz(found, paths[1])
-    return paths
+    path = folder / "sparsity.png"
+    figures_activity.sparsity(reports, path)
+    return [path]
 
 
 def _read(command: str, name: str, place: Place) -> tuple[Arrays, Report]:

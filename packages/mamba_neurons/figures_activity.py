@@ -1,4 +1,4 @@
-"""Figures of activity: step sizes and half-lives, sparsity, the comparison of two models."""
+"""Figures of activity: step sizes, sparsity, the comparison of two models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from interp_core.plotting import (
     GRID,
@@ -33,13 +31,6 @@ _MEASURES = {
     "entropy": "1 - entropy",
     "near_zero": "near zero",
 }
-_KINDS = {
-    "inner": "channels (gated y)",
-    "gate": "gates",
-    "state": "states",
-    "mlp": "MLP neurons",
-    "resid": "residual stream",
-}
 
 
 def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
@@ -58,7 +49,7 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         for axes, (key, title) in zip(panels, titles.items(), strict=True):
             for index, (label, style) in enumerate(styles.items()):
                 plot_ranked(axes, arrays, key, index, label, style)
-            axes.set(xlabel="rank of the channel", title=title)
+            axes.set(xlabel=f"rank of the {_unit(report)}", title=title)
             axes.set_ylabel("share of the variance of dt")
 
         title = f"{name}: what the step size dt of a channel follows"
@@ -67,11 +58,16 @@ def delta(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         blocks = sorted({found["share_null_block"] for found in report["layers"].values()})
         note(
             figure,
-            f"{report['texts']} texts; band: 95 % over texts; horizontal lines: largest share of any "
-            "channel in 95 % of draws\n"
+            f"{report['texts']} texts; band: 95 % over texts; horizontal lines: largest share of "
+            f"any {_unit(report)} in 95 % of draws\n"
             f"left: blocks of {' or '.join(map(str, blocks))} tokens dealt to texts at random\n"
             "right: kinds dealt to token types at random",
         )
+
+
+def _unit(report: Report) -> str:
+    """What has a step size of its own: a channel, or a Mamba-2's head."""
+    return str(report.get("unit", "channel"))
 
 
 def plot_ranked(
@@ -92,39 +88,6 @@ def plot_ranked(
     threshold = float(arrays[f"{key}_null_threshold"][layer])
     chance = f"chance, {label}"
     axes.axhline(threshold, color=NULL, linestyle=line, linewidth=1.4, label=chance)
-
-
-def half_lives(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """Memory half-life of every state of every channel, channels sorted by their longest one."""
-    tau = arrays["half_life"]
-    shown = np.unique(np.linspace(0, len(tau) - 1, min(len(tau), 4)).astype(int))
-    scale = LogNorm(float(tau.min()), float(tau.max()))
-
-    with drawing(path, width=2.4 + 3.8 * len(shown), height=5.0) as figure:
-        panels, image = figure.subplots(1, len(shown), squeeze=False)[0], None
-
-        for axes, layer in zip(panels, shown, strict=True):
-            by_longest = np.argsort(tau[layer].max(axis=1), kind="stable")
-            by_length = np.sort(tau[layer], axis=1)[by_longest]
-            style = {"cmap": "viridis", "norm": scale, "interpolation": "nearest"}
-            image = axes.imshow(by_length, origin="lower", aspect="auto", **style)
-
-            axes.set_title(f"layer {layer}", loc="left")
-            axes.set_xlabel("state, by half-life")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-
-        panels[0].set_ylabel("channel, by its longest half-life")
-        assert image is not None
-        bar = figure.colorbar(image, ax=panels, label="half-life (tokens)")
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        bar.ax.yaxis.set_minor_formatter(NullFormatter())
-
-        figure.suptitle(f"{name}: how long states remember")
-        note(
-            figure,
-            "ln 2 / (mean dt |A|): tokens until half of what was written is left, at the channel's "
-            "mean step",
-        )
 
 
 def sparsity(reports: Mapping[str, Report], path: Path) -> None:
@@ -198,39 +161,6 @@ def _drawn(found: Report, measure: str) -> tuple[float, list[float]]:
         return 1 - value, [1 - ends[1], 1 - ends[0]]
 
     return value, ends
-
-
-def lorenz(found: Mapping[str, tuple[Arrays, Report]], path: Path) -> None:
-    """Lorenz curves of |activation| over units at a token: the share that the lowest x of the units
-    hold.
-    """
-    with drawing(path, width=4.9 * len(found) + 0.4, height=5.2) as figure:
-        panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-
-        for axes, (name, (arrays, report)) in zip(panels, found.items(), strict=True):
-            last = list(report["layers"])[-1]
-            plot_lorenz(axes, arrays, report["layers"], last)
-            axes.set(xlabel="share of the units, smallest first", xlim=(0, 1), ylim=(0, 1))
-            axes.set_title(f"{name}, layer {last}", loc="left")
-            axes.legend(loc="upper left")
-
-        panels[0].set_ylabel("share of |activation| that they hold")
-        figure.suptitle("Lorenz curves at a token")
-
-
-def plot_lorenz(axes: Axes, arrays: Arrays, layers: Report, layer: str) -> None:
-    """One layer's curve of every kind of unit."""
-    kinds = [kind for kind in _KINDS if any(kind in found for found in layers.values())]
-
-    for kind, style in model_styles(kinds).items():
-        curve = arrays[f"{kind}/{layer}/lorenz"]
-        gini = layers[layer][kind]["population"]["gini"]["value"]
-        label = f"{_KINDS[kind]}: Gini {gini:.2f}"
-
-        x = np.linspace(0, 1, len(curve))
-        axes.plot(x, curve, color=style.color, linestyle=style.linestyle, label=label)
-
-    axes.plot([0, 1], [0, 1], color=NULL, linewidth=1.2, label="all alike: Gini 0")
 
 
 def compare(arrays: Arrays, report: Report, path: Path) -> None:

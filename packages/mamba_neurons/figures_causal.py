@@ -28,7 +28,7 @@ from mamba_neurons.figures_scales import logarithmic
 Arrays = Mapping[str, np.ndarray]
 Report = Mapping[str, Any]
 
-# Fewer layers than this are points, not curves or maps.
+# Fewer layers than this make no curve and no map.
 FEWEST_LAYERS = 3
 
 
@@ -155,8 +155,8 @@ def plot_estimate(axes: Axes, arrays: Arrays, found: Report, measure: str) -> No
 
 
 def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
-    """KL when the same residual dimension is ablated after each layer: layer against layer where
-    there are two, else curves of the largest ones.
+    """KL when the same residual dimension is ablated after each layer: curves of the largest
+    ones.
     """
     kl = arrays["kl"]
     title = f"{name}: one dimension of the residual stream, layer by layer"
@@ -164,48 +164,13 @@ def inter_layer(arrays: Arrays, report: Report, name: str, path: Path) -> None:
 
     with drawing(path, width=7.6, height=5.6) as figure:
         axes = figure.subplots()
-
-        if len(kl) < FEWEST_LAYERS:
-            plot_two_layers(axes, arrays, report)
-            said = "whiskers: 95 % over texts; line: equal effects"
-        else:
-            plot_dimensions(axes, kl, report)
-            said = "grey: central 95 % of all dimensions"
-
+        plot_dimensions(axes, kl, report)
         heading(figure, axes, title, columns=2)
-        note(figure, f"mean ablation of each of {kl.shape[1]} dimensions, {texts}\n{said}")
-
-
-def plot_two_layers(axes: Axes, arrays: Arrays, report: Report) -> None:
-    """Each dimension's KL after the first layer across, after the last one upwards."""
-    first, last = arrays["kl"][0], arrays["kl"][-1]
-    named = [top["dimension"] for top in report["top"]]
-    rank = report["rank_correlation"][0][-1]
-
-    ends = [0.0, 1.2 * float(max(first.max(), last.max()))]
-    axes.plot(ends, ends, color=GRID, linewidth=1.5, zorder=1)
-    axes.plot(first, last, "o", color=NULL, markersize=5, alpha=0.6, label="a dimension")
-
-    low, high = arrays["kl_low"], arrays["kl_high"]
-    axes.errorbar(
-        first[named],
-        last[named],
-        xerr=[first[named] - low[0, named], high[0, named] - first[named]],
-        yerr=[last[named] - low[-1, named], high[-1, named] - last[named]],
-        fmt="o",
-        color=ABLATED,
-        markersize=5,
-        linewidth=1.2,
-        label=f"the {len(named)} largest on average",
-    )
-
-    axes.set(
-        xlabel="KL, ablated after layer 0 (nats)",
-        ylabel=f"KL, ablated after layer {len(arrays['kl']) - 1} (nats)",
-        xlim=ends,
-        ylim=ends,
-    )
-    axes.set_title(f"ranks correlate at {rank:.2f}", loc="left")
+        note(
+            figure,
+            f"mean ablation of each of {kl.shape[1]} dimensions, {texts}\n"
+            "grey: central 95 % of all dimensions",
+        )
 
 
 def plot_dimensions(axes: Axes, kl: np.ndarray, report: Report) -> None:
@@ -230,18 +195,9 @@ def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
     """How far the best channels of a layer move later channels, beside random channels; and how
     much of what they do to the predictions goes through later layers.
     """
-    few = len(report["layers"]) < FEWEST_LAYERS
-
-    with drawing(path, width=9.8 if few else 12.4, height=5.2) as figure:
-        if few:
-            left, right = figure.subplots(1, 2)
-            plot_sources(left, arrays, report)
-            said = "band: central 95 % of random sets of as many"
-        else:
-            *maps, right = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.35])
-            plot_maps(figure, maps, arrays, report)
-            said = "grey: no later layer; directly: layers between kept as they were"
-
+    with drawing(path, width=12.4, height=5.2) as figure:
+        *maps, right = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.35])
+        plot_maps(figure, maps, arrays, report)
         plot_direct(right, report["layers"])
         right.set_title("on the predictions", loc="left")
         figure.suptitle(f"{name}: influence of ablating one channel")
@@ -250,28 +206,9 @@ def influence(arrays: Arrays, report: Report, name: str, path: Path) -> None:
         note(
             figure,
             f"mean ablation of the best {top} channels of each layer by KL, mean over tokens and "
-            f"later channels\nrandom: {others} other channels of the layer; {said}",
+            f"later channels\nrandom: {others} other channels of the layer; grey: no later layer; "
+            "directly: layers between kept as they were",
         )
-
-
-def plot_sources(axes: Axes, arrays: Arrays, report: Report) -> None:
-    """Each ablated channel of the first layer: its KL across, how far it moves the next upwards."""
-    kl, moved = arrays["0/source_kl"], arrays["0/source_total"][:, 0]
-    k = len(report["layers"][0]["top"])
-    against = report["influence"]["pairs"][0]["against_random"]
-    random = against["random"]
-
-    if random["n"] > 0:
-        axes.axhspan(random["low"], random["high"], color=NULL, alpha=0.22, linewidth=0)
-    axes.plot(kl[k:], moved[k:], "s", color=NULL, markersize=5, alpha=0.7, label="random channels")
-    axes.plot(kl[:k], moved[:k], "o", color=ABLATED, label="best channels")
-    axes.axhline(against["observed"], color=ABLATED, linewidth=1.4, label="their mean")
-
-    logarithmic(axes, "x")
-    axes.set(xlabel="KL in all (nats)", ylabel="mean |change| of layer 1 (standard deviations)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"layer 0 on layer 1: {against['says'].split(',')[0]}", loc="left")
-    axes.legend(loc="upper left")
 
 
 def plot_maps(figure: Figure, maps: Sequence[Axes], arrays: Arrays, report: Report) -> None:
@@ -301,7 +238,7 @@ def plot_maps(figure: Figure, maps: Sequence[Axes], arrays: Arrays, report: Repo
 
 def plot_influence(axes: Axes, values: np.ndarray, largest: float) -> AxesImage:
     """A cell for each pair of layers; the numbers are written in where there are few."""
-    image = axes.imshow(values, origin="lower", cmap="Oranges", vmin=0, vmax=largest)
+    image = axes.imshow(values, cmap="Oranges", vmin=0, vmax=largest)
     axes.set_facecolor(GRID)
     axes.set_xlabel("layer that is moved")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -1,16 +1,13 @@
 """Causal neurons: every channel of one layer exactly, in three ways; every channel of the model by
-calibrated estimates; the best ones together against random sets.
+calibrated estimates; the best ones together against random sets; in a Mamba-2 every head too.
 """
 
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from interp_core.mamba.hidden_attention import mixer_calls
-from interp_core.mamba.subject import MambaSubject
+from interp_core.mamba.mamba2 import Mamba2Subject
+from interp_core.mamba.subject import as_mamba
 from interp_core.statistics.against_random import against_random
 from interp_core.statistics.heads import Channel
 from interp_core.statistics.interval import Interval, bootstrap
@@ -24,17 +21,9 @@ from interp_core.statistics.resampling import (
     split_half_rank,
 )
 from mamba_neurons.data import Texts, halves
-from mamba_neurons.intervene import (
-    ABLATIONS,
-    Change,
-    Effects,
-    Scored,
-    effects,
-    neuron_effects,
-    set_effects,
-)
+from mamba_neurons.intervene import ABLATIONS, Effects, neuron_effects, set_effects
 from mamba_neurons.intervene_estimates import WholeModel, rank_agreement, whole_model
-from mamba_neurons.measure_activity import states
+from mamba_neurons.intervene_states import head_effects, state_effects
 from mamba_neurons.model import Model, neuron_means
 from mamba_neurons.params import MambaNeurons
 
@@ -60,8 +49,9 @@ def causal(
 
     sets, together = joint_effects(model, texts, by_kind["mean"], params, rng)
     best = _best(by_kind["mean"], params.top_k)
+    subject = as_mamba(model.subject)
     of_states = state_effects(model, texts, params.layer, best, params)
-    state_kl = of_states.mean_kl.reshape(-1, _n_states(model))
+    state_kl = of_states.mean_kl.reshape(-1, subject.d_state)
 
     arrays = _layer_arrays(by_kind, params, rng) | _whole_arrays(whole) | sets
     arrays |= {"state_kl": state_kl}
@@ -76,6 +66,11 @@ def causal(
         },
         **texts.described(),
     }
+
+    if isinstance(subject, Mamba2Subject):
+        of_heads, report["heads"] = head_effects(model, texts, params, rng)
+        arrays |= of_heads
+
     return arrays, report
 
 
@@ -123,42 +118,6 @@ def joint_effects(
         )
 
     return arrays, report
-
-
-def state_effects(
-    model: Model, texts: Texts, layer: int, channels: np.ndarray, params: MambaNeurons
-) -> Effects:
-    """Exact effects of mean-ablating what each state n of these channels gives to y: C_i[n] h_i[c,
-    n] SiLU(z_i[c]).
-    """
-    subject = model.subject
-    assert isinstance(subject, MambaSubject)
-
-    @torch.no_grad()
-    def given(batch: Texts) -> Float[Tensor, "text position unit"]:
-        call = mixer_calls(subject, subject.ids(batch.tokens))[layer]
-        h = states(call)[:, :, channels]
-        return (h * call.C[:, :, None, :] * call.gate[..., channels, None]).flatten(2)
-
-    parts = [
-        given(batch)[batch.real].double().sum(dim=0) for batch in texts.batches(params.batch_size)
-    ]
-    mean = (torch.stack(parts).sum(dim=0) / int(texts.lengths.sum())).to(model.precision)
-
-    directions = model.write_directions(layer).to(model.precision)[channels]
-    by_state = directions.repeat_interleave(_n_states(model), dim=0)
-
-    def changes(scored: Scored, batch: Texts) -> Change:
-        away = (mean - given(batch)).to(mean.dtype)
-        return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], by_state[units])
-
-    label = f"{model.name}: states of layer {layer}"
-    return effects(model, texts, layer, len(mean), changes, params, label=label)
-
-
-def _n_states(model: Model) -> int:
-    assert isinstance(model.subject, MambaSubject)
-    return model.subject.d_state
 
 
 def _best(single: Effects, k: int) -> np.ndarray:

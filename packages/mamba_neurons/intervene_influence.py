@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.mamba.selective_scan import fast_scan
+from interp_core.mamba.subject import as_mamba
 from interp_core.statistics.against_random import against_random
 from interp_core.statistics.heads import Channel
 from interp_core.statistics.interval import Interval
@@ -156,7 +156,7 @@ def block_neurons(
     """A Mamba layer's neurons when this is the residual stream before it."""
     model = clean.model
     seen: list[Tensor] = []
-    with fast_scan(model.subject.model), model.attach(layer, seen.append):
+    with as_mamba(model.subject).fast(), model.attach(layer, seen.append):
         model.subject.model.get_submodule(f"backbone.layers.{layer}")(residual)
     return seen[0]
 

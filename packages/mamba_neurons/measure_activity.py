@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import silu
 
 from interp_core.errors import InputError
-from interp_core.mamba.hidden_attention import MixerCall, mixer_calls
+from interp_core.mamba.head_attention import HeadCall
+from interp_core.mamba.hidden_attention import Call, mixer_calls
 from interp_core.mamba.subject import MambaSubject
 from interp_core.progress import progress
 from mamba_neurons.data import Texts
@@ -52,7 +54,7 @@ def activations(
 
     for batch in progress(texts.batches(batch_size), label, unit="batch"):
         clean = clean_run(model, batch)
-        calls: list[MixerCall] = []
+        calls: list[Call] = []
         if needs_calls and isinstance(model.subject, MambaSubject):
             calls = mixer_calls(model.subject, clean.ids)
 
@@ -66,7 +68,7 @@ def activations(
                     a = clean.residual[layer + 1][index]
                 else:
                     call = calls[layer].row(index)
-                    a = call.gate[0] if kind == "gate" else states(call)[0].flatten(1)
+                    a = silu(call.z[0]) if kind == "gate" else states(call)[0].flatten(1)
 
                 found[kind, layer] = a[: int(length)].double().cpu().numpy()
 
@@ -74,8 +76,11 @@ def activations(
             row += 1
 
 
-def states(call: MixerCall) -> Float[Tensor, "batch position channel state"]:
+def states(call: Call) -> Float[Tensor, "batch position channel state"]:
     """h after every position, by the recurrence itself."""
+    if isinstance(call, HeadCall):
+        return call.states()
+
     h = torch.zeros(len(call.x), *call.A.shape, dtype=call.dt.dtype, device=call.dt.device)
     found = []
 

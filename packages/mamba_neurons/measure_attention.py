@@ -10,7 +10,8 @@ al. 2024).
 
 With dL/dalpha[c, i, j] = dL/dy_i[c] x_j[c] and y's gradient the gated one times the gate, the
 second is the first with |gate_i| replaced by |gate_i dL/d(gated y)_i|: both need the row sums of
-|alpha x| alone.
+|alpha x| alone. In a Mamba-2 the channels of a head share its alpha; its gate has the norm's
+divisor in it, and y's gradient the norm's derivative.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.mamba.hidden_attention import MixerCall, attention_matrices, mixer_calls
+from interp_core.mamba.head_attention import HeadCall
+from interp_core.mamba.hidden_attention import Call, attention_matrices, mixer_calls
 from interp_core.mamba.subject import MambaSubject
 from interp_core.progress import progress
 from interp_core.statistics.interval import array_json
@@ -47,9 +49,10 @@ class LayerAttention:
     gate: Float[Tensor, "query channel"]
 
     @classmethod
-    def of(cls, call: MixerCall, length: int) -> "LayerAttention":
+    def of(cls, call: Call, length: int) -> "LayerAttention":
         """Of a call with one text, its padding cut off."""
         alpha = attention_matrices(call)[0, :, :length, :length]
+        alpha = alpha.repeat_interleave(call.x.shape[-1] // len(alpha), dim=0)  # of heads
         reach = torch.einsum("cij,jc->ic", alpha.abs(), call.x[0, :length].abs().to(alpha.dtype))
         return cls(alpha, reach, call.gate[0, :length])
 
@@ -140,6 +143,10 @@ def importances(
                     scored = int(batch.counted[index].sum())
                     slope = slopes[layer][index, :size].double().abs() / scored
                     of_row["gradient_guided"] = reach * gate * slope
+
+                    if isinstance(call := calls[layer], HeadCall):
+                        of_y = call.slope_of_y(slopes[layer])[index, :size]
+                        of_row["gradient_guided"] = reach * of_y.double().abs() / scored
 
                 for name, by_position in of_row.items():
                     found[name][row, layer] = by_position.mean(dim=0).cpu().numpy()

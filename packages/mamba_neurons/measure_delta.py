@@ -1,11 +1,14 @@
 """Delta: how each inner channel's step size varies between and within texts, with kinds of token,
-and how long its states remember.
+and how long its states remember. In a Mamba-2 a head has one step size, and all its states one
+half-life: `channel` is a head then.
 
 dt (after softplus) decides how much of a token a channel writes and how fast its states forget (Gu
 & Dao 2023). BOS is left out: it is the same token at the same place of every text.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from scipy.stats import rankdata
 from interp_core.mamba.hidden_attention import mixer_calls
 from interp_core.mamba.subject import MambaSubject
 from interp_core.statistics.block_permutation import block_length, block_order, texts_differ
-from interp_core.statistics.heads import Channel
+from interp_core.statistics.heads import Channel, Head
 from interp_core.statistics.interval import Interval
 from interp_core.statistics.resampling import (
     max_test,
@@ -81,7 +84,7 @@ def shares(
     """Between-text variance over all variance, every token weighing the same, in [0, 1]; 0 for a
     channel that does not vary.
 
-    From each text's mean and variance: the core's `between_share`, for texts that were resampled.
+    From each text's mean and variance, because texts are resampled.
     """
     weight = (sizes / sizes.sum(axis=-1, keepdims=True))[..., None]
     grand = (weight * mean).sum(axis=-2, keepdims=True)
@@ -270,10 +273,13 @@ def delta(
         found["class_mean_dt"] = _by_class(of_layer.dt, classes, len(names))
 
         layers.append(found)
-        summary[str(layer)] = _summary(layer, found, names, of_layer.sizes, params, rng)
+        name_of = partial(Head if subject.unit == "head" else Channel, layer)
+        summary[str(layer)] = _summary(name_of, found, names, of_layer.sizes, params, rng)
 
     arrays = {name: np.stack([found[name] for found in layers]) for name in layers[0]}
-    return arrays, {"token_classes": names, "layers": summary, **people.described()}
+    # Said only where it is not a channel, as reports always had it.
+    said = {} if subject.unit == "channel" else {"unit": subject.unit}
+    return arrays, {"token_classes": names, "layers": summary, **said, **people.described()}
 
 
 def _by_class(
@@ -289,7 +295,7 @@ def _by_class(
 
 
 def _summary(
-    layer: int,
+    name_of: Callable[[int], Channel | Head],
     found: dict[str, np.ndarray],
     names: list[str],
     sizes: Int[np.ndarray, " text"],
@@ -326,14 +332,14 @@ def _summary(
         "half_life_quartiles": np.quantile(tau, [0.25, 0.5, 0.75]),
         "longest_half_life_quartiles": np.quantile(tau.max(axis=1), [0.25, 0.5, 0.75]),
         "split_half": stable,
-        "top": [_channel(Channel(layer, int(c)), found, names, n) for c in order[: params.top_k]],
+        "top": [_channel(name_of(int(c)), found, names, n) for c in order[: params.top_k]],
     }
 
 
 def _channel(
-    channel: Channel, found: dict[str, np.ndarray], names: list[str], n: int
+    channel: Channel | Head, found: dict[str, np.ndarray], names: list[str], n: int
 ) -> dict[str, Any]:
-    c = channel.channel
+    c = channel[1]
     ends = (float(found[f"share{end}"][c]) for end in ("", "_low", "_high"))
     widest = int(np.nanargmax(found["class_mean_dt"][:, c]))
 

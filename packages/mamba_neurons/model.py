@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.loading import load_model
+from interp_core.mamba.families import KNOWN
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import hooked
 from interp_core.models.native import NativeSubject
@@ -20,6 +21,7 @@ from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 from interp_core.models.subject import Subject, Transformer
+from interp_core.stimuli.opening import check_begun
 from interp_core.training.threads import use_threads
 from mamba_neurons.data import Texts
 from mamba_neurons.params import MambaNeurons
@@ -37,9 +39,9 @@ MLP_OUT = {
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A subject with its neurons: in a Mamba the gated inner channels (gated y), in a transformer
-    the activations of the MLP. Both are what the layer's last projection reads, so that each writes
-    along one direction.
+    """A subject with its neurons: in a Mamba the gated inner channels (gated y, normed too in a
+    Mamba-2), in a transformer the activations of the MLP. Both are what the layer's last projection
+    reads, so that each writes along one direction.
     """
 
     subject: Subject
@@ -50,7 +52,7 @@ class Model:
         ):
             raise InputError(
                 f"{self.subject.name} is a {self._kind}: neurons are known in "
-                f"{', '.join(MLP_OUT)}, mamba"
+                f"{', '.join((*MLP_OUT, *KNOWN))}"
             )
 
     @property
@@ -79,7 +81,7 @@ class Model:
 
     @property
     def n_heads(self) -> int:
-        """Attention heads of a layer; 0 in a Mamba."""
+        """Attention heads of a layer; 0 in a Mamba, of either kind."""
         return self.subject.n_heads if isinstance(self.subject, Transformer) else 0
 
     def write_directions(self, layer: int) -> Float[Tensor, "neuron d_model"]:
@@ -222,7 +224,10 @@ def load(name: str, known: Mapping[str, ModelSpec], params: MambaNeurons) -> Mod
     """The model of this name, checked, on the device and in the type that params say."""
     use_threads(params.threads)
     spec, kept_name = spec_of(name, known), short_name(name)
-    subject = load_model(spec, name=kept_name, device=params.device, dtype=params.dtype)
+    check_begun(params.bos)
+    subject = load_model(
+        spec, name=kept_name, device=params.device, dtype=params.dtype, bos=params.bos
+    )
     return Model(subject)
 
 

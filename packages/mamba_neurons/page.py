@@ -30,7 +30,9 @@ KL, HALF_LIFE = 1, 3
 
 WORDS = Words(
     place=3,
-    question="Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?",
+    question=(
+        "Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?"
+    ),
     verdict=(
         "Spread thin: the best channel moves predictions {kl_of_best_channel} nats; "
         "{share_needed_together} of channels must stay."
@@ -40,11 +42,13 @@ WORDS = Words(
         "Channels whose step size marks a text: none differs between texts beyond chance.",
         "A use for attention rollout as a ranking of channels.",
         "A joint ranking that needs fewer units than ranking them one by one, at 1 % of the loss.",
-        "One answer to “sparser than the transformer?”: it depends on the measure and on the layer.",
+        "One answer to “sparser than the transformer?”: it depends on the measure and on the "
+        "layer.",
     ),
     captions={
         "compare.png": Caption(
-            "Both models over relative depth: how the residual stream moves, and how sparse neurons are.",
+            "Both models over relative depth: how the residual stream moves, and how sparse "
+            "neurons are.",
             "The transformer twin, trained on the same batches.",
         ),
         "delta_*.png": Caption(
@@ -63,10 +67,6 @@ WORDS = Words(
             "Deletion and insertion curves of each method's ranking.",
             "Random orders of the channels.",
         ),
-        "half_lives_*.png": Caption(
-            "Memory half-life of every state of every channel, sorted by the longest.",
-            "The other layer: half-lives are read from weights and text, nothing is ablated.",
-        ),
         "influence_*.png": Caption(
             "How far the best channels of a layer move later ones, directly and in all.",
             "Random channels of the same layer.",
@@ -74,10 +74,6 @@ WORDS = Words(
         "inter_layer_*.png": Caption(
             "KL when the same residual dimension is ablated after each layer.",
             "The other dimensions of the same layer.",
-        ),
-        "lorenz.png": Caption(
-            "Share of the activation that the lowest units of a token hold.",
-            "The transformer twin; the diagonal is equal shares.",
         ),
         "ranked_effects_*.png": Caption(
             "Every channel ranked by KL in three ways of ablating, and the best ones together.",
@@ -105,8 +101,10 @@ def channels(name: str, causal: Report, effects: Arrays, delta: Arrays) -> View:
         "kind": "channels",
         "title": f"Channels of {name}",
         "says": (
-            "Mean ablation of one channel at a time, and how long its states remember. Tap a heading to sort."
-            f" {causal['whole_model']['exact_channels']} of {causal['whole_model']['channels']} effects are exact,"
+            "Mean ablation of one channel at a time, and how long its states remember. Tap a "
+            "heading to sort."
+            f" {causal['whole_model']['exact_channels']} of {causal['whole_model']['channels']} "
+            "effects are exact,"
             " the others are calibrated estimates."
         ),
         "columns": list(COLUMNS),

@@ -19,68 +19,78 @@ class MambaNeurons(Params):
 
     model: str  # a Mamba: a name of the profile's `models`, a directory, or a hub id
     transformer: str  # what compare sets beside it, named in the same ways; another Mamba will do
-    own_tokens: bool = False  # compare reads each model's own tokens when the tokenizers differ
-    device: str = "cpu"
-    dtype: Dtype = "float32"
+    # compare models with different tokenizers all the same, each on its own tokens
+    own_tokens: bool = False
+    device: str = "cpu"  # where it runs: cpu, cuda, cuda:N or mps
+    bos: str | int = "own"  # what prompts begin with: own, a token, or its id
+    dtype: Dtype = "float32"  # of the model's numbers
     threads: PositiveInt  # CPU threads of torch
 
     # texts in one forward pass; resampling takes from another text of the batch
     batch_size: int = Field(ge=2)
     stack: PositiveInt  # ablated units in one re-run of a suffix
-    seed: NonNegativeInt
+    seed: NonNegativeInt  # of every random choice
 
     # Texts
-    # a UTF-8 file or folder of the user's; null: held-out documents of data/corpus
+
+    # a UTF-8 file (texts between blank lines) or a folder; null: held-out documents of data/corpus
     texts: Path | None = None
     text_limit: PositiveInt  # texts that are read
     text_length: PositiveInt = Field(ge=8)  # tokens of a text, BOS included; longer ones are cut
-    repeats: NonNegativeInt  # rows of repeated random tokens beside them
+    repeats: NonNegativeInt  # rows of repeated random tokens beside the texts
     period: PositiveInt = Field(ge=2)  # tokens in one copy of the repeated random tokens
 
     # What is looked at
+
     layer: NonNegativeInt  # the layer whose channels are all ablated exactly, in three ways
     top_k: PositiveInt  # units of a ranking that are named
     enable_attention: bool  # `run` includes the attention neurons
-    attention_methods: tuple[Method, ...] = Field(min_length=1)
+    attention_methods: tuple[Method, ...] = Field(min_length=1)  # how attention neurons are found
 
     # Causal effects
+
     # random channels of a layer that estimates are compared with exactly
     calibration_channels: int = Field(ge=8)
     # rank correlation below which a layer is computed exactly
     least_agreement: float = Field(ge=0, le=1)
     label_draws: PositiveInt  # labels drawn from the model's predictions for the Fisher estimate
-    # times top_k: channels of the best estimates whose effects are exact
+    # channels of the best estimates whose effects are exact, times top_k
     candidates: PositiveFloat = Field(ge=1)
     dose_k: tuple[PositiveInt, ...] = Field(min_length=1)  # best channels ablated together
     random_sets: PositiveInt  # distinct random sets of as many channels of the layer
     null_units: PositiveInt  # random channels a layer whose influence is the null of the top_k's
 
     # Sparsity
+
+    # layers whose sparsity is measured
     sparsity_layers: tuple[NonNegativeInt, ...] = Field(min_length=1)
     # share of a layer's root mean square below which an activation counts as near zero
     near_zero: PositiveFloat
     mamba_threshold: PositiveFloat  # the seed's fixed threshold on |activation|
-    transformer_threshold: PositiveFloat
-    percentiles: tuple[float, ...] = Field(min_length=1)  # of the neurons' variances
+    transformer_threshold: PositiveFloat  # the same of the transformer's
+    percentiles: tuple[float, ...] = Field(min_length=1)  # percentiles of the neurons' variances
     target_sparsity: float = Field(gt=0, lt=1)  # what the optimal threshold aims at
     text_groups: int = Field(ge=4)  # blocks of texts that lifetime measures are resampled by
     lifetime_draws: PositiveInt = Field(ge=20)  # bootstrap draws of these blocks, each costly
     # share of the layer's median root mean square below which a neuron is dead
     dead_share: PositiveFloat
-    # of variance: a token detector's by the token, a positional's by place
+    # share of variance: a token detector's by the token, a positional's by place
     explained_share: float = Field(gt=0, lt=1)
 
     # Curves
-    # of every layer's channels, deleted or inserted
+
+    # shares of every layer's channels that are deleted or inserted
     fractions: tuple[float, ...] = Field(min_length=2)
     random_orders: PositiveInt  # random orders of the units; a test needs 20
     loss_tolerance: PositiveFloat  # relative rise of the loss that a kept set of units may cost
     joint_rounds: PositiveInt  # rounds of backward elimination, as many units leaving in each
-    loss_halvings: PositiveInt  # of the number of units: 3 draws the curve at eighths of it
+    # halvings of the number of units: 3 draws the curve at eighths of it
+    loss_halvings: PositiveInt
 
     # Statistics
-    bootstrap_resamples: PositiveInt = Field(ge=100)
-    permutation_draws: PositiveInt = Field(ge=19)
+
+    bootstrap_resamples: PositiveInt = Field(ge=100)  # bootstrap draws
+    permutation_draws: PositiveInt = Field(ge=19)  # draws of randomisation tests
     # share of the variance of a mean that cutting a series into blocks may take
     block_left_out: float = Field(gt=0, lt=1)
     splits: PositiveInt  # random halves of the texts

@@ -35,12 +35,11 @@ def prepare(
     *,
     command: str = "",
     plots: Path | None = None,
-    **overrides: Any,
+    **given: Any,
 ) -> Neurons:
     """Settings from the profile and the options given; any option makes it an experiment, and `run`
     always is one.
     """
-    given = {key: value for key, value in overrides.items() if value not in (None, ())}
     of_profile = read_section("mamba_neurons", MambaNeurons, profile)
     params = read_section("mamba_neurons", MambaNeurons, profile, **given)
 

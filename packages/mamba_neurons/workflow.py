@@ -12,6 +12,7 @@ import numpy as np
 from interp_core.console.call import Arrays, Report
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, save_json
+from interp_core.files.vouching import vouching
 from interp_core.models.spec import short_name
 from mamba_neurons.study import Neurons
 
@@ -26,14 +27,15 @@ def delta(run: Neurons) -> tuple[Arrays, Report]:
     from mamba_neurons.measure_delta import delta as measure
 
     model, texts = _model_and_texts(run, run.params.model)
-    arrays, report = measure(as_mamba(model.subject), texts, run.params, run.rng("delta"))
+    subject = as_mamba(model.subject)
+    arrays, report = measure(subject, texts, run.params, run.rng("delta"))
     _save(run, "delta", model, texts, report, arrays)
     for layer, found in report["layers"].items():
         slowest = found["longest_half_life_quartiles"][1]
         click.echo(
-            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {model.n_neurons} "
-            f"channels differ between texts, median of their longest half-lives {slowest:.3g} "
-            "tokens"
+            f"{model.name} layer {layer}: {found['n_delta_sensitive']} of {subject.n_scans} "
+            f"{subject.unit}s differ between texts, median of their longest half-lives "
+            f"{slowest:.3g} tokens"
         )
 
     return arrays, report
@@ -47,7 +49,7 @@ def causal(run: Neurons) -> tuple[Arrays, Report]:
     model, texts = _model_and_texts(run, run.params.model)
     as_mamba(model.subject)
     arrays, report = measure(model, texts, run.params, run.rng("causal"))
-    named = {"model_hash": model.subject.hash, **report}
+    named = {"model_hash": model.subject.hash, **_begun(run, model), **report}
     run.save("causal", f"causal_{model.name}", named, arrays, made=_made_causal(run, texts))
     whole = report["whole_model"]
     for found in whole["agreement"]:
@@ -59,7 +61,21 @@ def causal(run: Neurons) -> tuple[Arrays, Report]:
 
     best = ", ".join(f"{top['neuron']} {top['kl']['value']:.3g}" for top in whole["top"][:5])
     click.echo(f"{model.name}: largest KL (nats, all exact): {best}")
+    if "heads" in report:
+        click.echo(_of_heads(model.name, report["heads"], arrays))
     return arrays, report
+
+
+def _of_heads(name: str, report: Report, arrays: Arrays) -> str:
+    """Each head of a Mamba-2's layer beside what random channels give."""
+    ordered = sorted(report["heads"], key=lambda found: -found["kl"]["value"])
+    said = ", ".join(f"{found['head']} {found['kl']['value']:.3g}" for found in ordered[:8])
+
+    low, high = np.quantile(arrays["head_random_kl"], [0.025, 0.975])
+    return (
+        f"{name}: KL of whole heads (nats): {said}; as many random channels of the layer: "
+        f"{low:.3g} to {high:.3g}"
+    )
 
 
 def inter_layer(run: Neurons) -> tuple[Arrays, Report]:
@@ -273,7 +289,8 @@ def compare(run: Neurons) -> tuple[Arrays, Report]:
 
     made = _made(run, (params.model, params.transformer), ours)
     stem = f"compare_{first.name}_{second.name}"
-    run.save("compare", stem, {"model_hash": first.subject.hash, **report}, arrays, made=made)
+    named = {"model_hash": first.subject.hash, **_begun(run, first), **report}
+    run.save("compare", stem, named, arrays, made=made)
 
     gini, loss = report["sparsity"]["gini"]["difference"], report["loss"]["difference"]
     click.echo(
@@ -334,7 +351,8 @@ def whole_run(run: Neurons, *, save_results: bool) -> None:
 
     if save_results:
         path = run.file("metrics", "run", f"results_{results['model']}")
-        save_json(path, results)
+        with vouching(path):
+            save_json(path, results)
         click.echo(f"results: {path}")
 
 
@@ -350,10 +368,12 @@ def _models_and_texts(run: Neurons) -> "Iterator[tuple[Model, Texts]]":
 
 def _model_and_texts(run: Neurons, name: str) -> "tuple[Model, Texts]":
     """A loaded model and what it reads. InputError for a layer or a top_k that it does not have."""
+    from interp_core.loading import begins_with
     from mamba_neurons.data import load_texts
     from mamba_neurons.model import load
 
     model = load(name, run.known, run.params)
+    click.echo(f"{model.name}: texts begin with {begins_with(model.subject)}")
     if name == run.params.model:
         model.check_layer(run.params.layer)
         model.check_top_k(run.params.top_k)
@@ -376,6 +396,13 @@ def _causal_of(run: Neurons, model: "Model", texts: "Texts") -> Arrays:
     return load_arrays(run.file("scores", "causal", stem))
 
 
+def _begun(run: Neurons, model: "Model") -> Report:
+    """What texts began with; a stage's models are the project's own, and begin with their BOS."""
+    from interp_core.loading import begun_with
+
+    return {} if run.is_stage else begun_with(model.subject)
+
+
 def _made(
     run: Neurons, models: Sequence[str], texts: "Texts", unread: Collection[str] = ()
 ) -> Report:
@@ -393,5 +420,5 @@ def _save(
     run: Neurons, command: str, model: "Model", texts: "Texts", report: Report, arrays: Arrays
 ) -> None:
     (name,) = [name for name in run.models if short_name(name) == model.name]
-    named = {"model_hash": model.subject.hash, **report}
+    named = {"model_hash": model.subject.hash, **_begun(run, model), **report}
     run.save(command, f"{command}_{model.name}", named, arrays, made=_made(run, [name], texts))

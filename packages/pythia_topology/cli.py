@@ -12,70 +12,15 @@ from interp_core.console.options import (
     option,
     out_option,
     profile_option,
+    settings,
     study_option,
     trainings_option,
-    with_call,
 )
 
-_OPTIONS: tuple[Decorator, ...] = (
-    option(
-        "--models",
-        "models",
-        multiple=True,
-        metavar="M...",
-        help="Models: names of the profile, directories, hub ids.",
-    ),
-    option("--model", "model", metavar="M", help="One model."),
+_MORE: tuple[Decorator, ...] = (
+    option("--model", metavar="M", help="One model more."),
     out_option,
     profile_option,
-    option("--device", help="cpu, cuda, cuda:N or mps."),
-    option("--dtype", help="float32, bfloat16 or float64."),
-    option("--threads", type=int, help="CPU threads."),
-    option("--batch-size", type=int, help="Prompts in one forward pass."),
-    option("--seed", type=int, help="Seed of every random choice."),
-    option(
-        "--seq-len", type=int, help="Tokens in a prompt of spaced pairs, names and natural repeats."
-    ),
-    option("--n-sequences", type=int, help="Prompts of each family."),
-    option("--period", type=int, help="Tokens in one copy of the repeated random tokens."),
-    option(
-        "--lag-values",
-        type=int,
-        multiple=True,
-        metavar="L...",
-        help="Lags of spaced pairs, in tokens.",
-    ),
-    option("--split-lag", type=int, help="Lags up to this one are short."),
-    option(
-        "--task-types",
-        multiple=True,
-        metavar="T...",
-        help="Families: spaced_pairs (ABAB), names, natural_repeats.",
-    ),
-    option("--profile-mode", help="mean, top_quantile or count."),
-    option(
-        "--high-score-quantile",
-        type=float,
-        help="Quantile of a layer's heads for mode top_quantile.",
-    ),
-    option("--bootstrap-resamples", type=int, help="Bootstrap draws."),
-    option("--permutation-draws", type=int, help="Draws of randomisation tests."),
-    option(
-        "--equivalence-margin",
-        type=float,
-        help="Relative depth within which two sizes count as the same.",
-    ),
-    option("--causal-top-k", type=int, help="Best heads ablated together."),
-    option("--topk", "causal_top_k", type=int, help="The same as --causal-top-k."),
-    option("--causal-random-k", type=int, help="Heads in a random control set."),
-    option("--causal-draws", type=int, help="Layer-matched random sets."),
-    option("--causal-sequences", type=int, help="Prompts in interventions and emergence."),
-    option(
-        "--revisions",
-        multiple=True,
-        metavar="R...",
-        help="Hub branches of training checkpoints, such as step1000.",
-    ),
     option(
         "--memory-saver", is_flag=True, help="Accepted: one layer at a time is what always happens."
     ),
@@ -83,33 +28,35 @@ _OPTIONS: tuple[Decorator, ...] = (
 )
 
 
-_READS_SCORES = ("crosssize", "multisize", "nulls", "lagbuckets", "causal", "composition", "page")
-
-
 def _start(
-    command: str, *, model: str | None, memory_saver: bool, print_prompts: bool, **given: Any
+    command: str,
+    *,
+    settings: dict[str, Any],
+    profile: str | None,
+    out: Path | None,
+    model: str | None,
+    memory_saver: bool,
+    print_prompts: bool,
+    text: str | None = None,
 ) -> Any:
-    """The call of a command; in an experiment what it reads is there first."""
+    """The call of a command, what it is asked checked."""
     from pythia_topology import study, workflow
 
-    del memory_saver  # one layer at a time is what always happens
-    given.pop("text", None)  # of the page alone, and no other result
-    models = (*given.pop("models"), *([] if model is None else [model]))
-    draws = command == "all_figures"
-    run = study.prepare(given.pop("profile"), given.pop("out"), draws=draws, models=models, **given)
+    # one layer at a time is what always happens; a page's text is no other result
+    del memory_saver, text
+    if model is not None:
+        settings["models"] = (*settings.get("models", ()), model)
+    run = study.prepare(profile, out, draws=command == "all_figures", **settings)
 
     if print_prompts:
         workflow.print_prompts(run)
         raise click.exceptions.Exit
 
     workflow.check_request(run, command)
-    if not run.is_stage and command in _READS_SCORES:
-        workflow.ensure_scores(run)
-
     return run
 
 
-_with_call = with_call(_start, _OPTIONS)
+_settings = settings(__file__, _start, more=_MORE, spellings={"causal_top_k": "--topk"})
 
 
 @click.group(
@@ -124,7 +71,7 @@ def main() -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def profile(run: Any) -> None:
     """Scores of all heads and the layer profile: scores_M.npz, profile_M.json and figures."""
     from pythia_topology import workflow
@@ -137,11 +84,12 @@ def profile(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def crosssize(run: Any) -> None:
     """Two sizes on relative depth: cross_size.json, cross_size_overlay.png."""
     from pythia_topology import workflow
 
+    workflow.ensure_scores(run)
     report = workflow.crosssize(run)
     if not run.is_stage:
         from pythia_topology import figures
@@ -150,11 +98,12 @@ def crosssize(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def multisize(run: Any) -> None:
     """Any number of sizes, all pairs: multi_size.json, multi_size_overlay.png."""
     from pythia_topology import workflow
 
+    workflow.ensure_scores(run)
     report = workflow.multisize(run)
     if not run.is_stage:
         from pythia_topology import figures
@@ -163,11 +112,12 @@ def multisize(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def nulls(run: Any) -> None:
     """Permuted heads, shuffled antecedents, untrained model: nulls_M.json, nulls_M.png."""
     from pythia_topology import workflow
 
+    workflow.ensure_scores(run)
     for name, (arrays, report) in workflow.nulls(run).items():
         if not run.is_stage:
             from pythia_topology import figures
@@ -176,11 +126,12 @@ def nulls(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def lagbuckets(run: Any) -> None:
     """Short against long lags: lags_M.json, lag_profiles.png."""
     from pythia_topology import workflow
 
+    workflow.ensure_scores(run)
     reports = workflow.lagbuckets(run)
     if not run.is_stage:
         from pythia_topology import figures
@@ -189,27 +140,26 @@ def lagbuckets(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def causal(run: Any) -> None:
-    """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose_M.png."""
+    """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose.png."""
     from pythia_topology import workflow
 
+    workflow.ensure_scores(run)
     found = workflow.causal(run)
     if not run.is_stage:
         from pythia_topology import figures
 
         figures.draw_causal({name: report for name, (_, report) in found.items()}, run.folder)
-        for name, (arrays, report) in found.items():
-            figures.draw_dose(report, name, run.folder)
-            figures.draw_single_heads(report, arrays, name, run.folder)
 
 
 @main.command()
-@_with_call
+@_settings()
 def composition(run: Any) -> None:
     """K-composition z-scores and path patching: composition_M.json, composition_M.png."""
     from pythia_topology import workflow
 
+    workflow.ensure_scores(run)
     for name, (arrays, report, scores) in workflow.composition(run).items():
         if not run.is_stage:
             from pythia_topology import figures
@@ -218,7 +168,7 @@ def composition(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def emergence(run: Any) -> None:
     """The same scores over training checkpoints: emergence_M.json, emergence.png."""
     from pythia_topology import workflow
@@ -233,7 +183,7 @@ def emergence(run: Any) -> None:
 
 
 @main.command("figures")
-@_with_call
+@_settings()
 def all_figures(run: Any) -> None:
     """All figures from files alone: the pipeline's, or with --out those of its models."""
     from pythia_topology import workflow
@@ -245,14 +195,16 @@ def all_figures(run: Any) -> None:
 @option(
     "--text", help="Text to show attention and predictions on, at most 128 tokens with its repeat."
 )
-@_with_call
+@_settings()
 def page(run: Any, *, text: str | None) -> None:
     """A model of yours to look at, in one self-contained file: page_M.html."""
     if run.is_stage:
         fail("name a model of yours (--model M); `make report` has the page of the run")
 
+    from pythia_topology import workflow
     from pythia_topology.page import page as build
 
+    workflow.ensure_scores(run)
     build(run, text)
 
 

@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Integer
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256, load_arrays
+from interp_core.files.artifacts import file_sha256
 from interp_core.models.subject import Subject
+from interp_core.stimuli.corpus import Corpus as StoredCorpus
 from interp_core.stimuli.corpus import corpus_folder
+from interp_core.stimuli.opening import NO_BOS, begun, padding, without_opening
 from interp_core.stimuli.prompts import (
     Pairs,
     Prompts,
@@ -31,11 +33,11 @@ from pythia_topology.params import PythiaTopology
 class Corpus:
     """Real text as the model's token ids, and how often each id occurs.
 
-    Counts are None for another tokenizer's corpus.
+    For another tokenizer than the corpus's that is counted in what was encoded again.
     """
 
     validation: Integer[np.ndarray, " token"]
-    counts: Integer[np.ndarray, " vocab"] | None
+    counts: Integer[np.ndarray, " vocab"]
 
 
 def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
@@ -83,6 +85,8 @@ def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
                 max_pairs=params.max_pairs,
             )
 
+    if subject.bos == NO_BOS:
+        return {family: without_opening(prompts) for family, prompts in built.items()}
     return built
 
 
@@ -116,11 +120,11 @@ def vocabulary_of(subject: Subject, params: PythiaTopology, corpus: Corpus | Non
         size = min(len(tokenizer), size)
         special = special_ids(tokenizer, size)
 
-    counts = None if corpus is None or corpus.counts is None else corpus.counts[:size]
+    counts = None if corpus is None else corpus.counts[:size]
     return Vocabulary.of(
         size,
         bos=subject.bos,
-        pad=subject.bos,
+        pad=padding(subject.bos, special),
         special=special,
         counts=counts,
         excluded_share=params.excluded_share,
@@ -151,7 +155,7 @@ def text_windows(
         )
 
     drawn = windows[_rng(params, "text").permutation(len(windows))[:n]]
-    return np.pad(drawn, ((0, 0), (1, 0)), constant_values=subject.bos)
+    return begun(drawn, subject.bos)
 
 
 def load_corpus(subject: Subject, params: PythiaTopology) -> Corpus | None:
@@ -163,13 +167,14 @@ def load_corpus(subject: Subject, params: PythiaTopology) -> Corpus | None:
     if subject.tokenizer is None or (folder := corpus_folder()) is None:
         return None
 
-    arrays = load_arrays(folder / "tokens.npz")
-    stream, own = arrays["validation"], folder / "tokenizer.json"
+    built = StoredCorpus.load(folder)
+    stream, own = built.validation, built.tokenizer_file
 
     if _same_tokenizer(subject.tokenizer, own):
-        return Corpus(stream, arrays["counts"])
+        return Corpus(stream, built.counts)
 
-    return Corpus(_encode_again(stream, own, subject.tokenizer, params), None)
+    again = _encode_again(stream, own, subject.tokenizer, params)
+    return Corpus(again, np.bincount(again, minlength=subject.vocab_size))
 
 
 def _encode_again(

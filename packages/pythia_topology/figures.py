@@ -21,7 +21,9 @@ Place = Callable[[str, str], Path]  # ("scores", "metrics" or "figures", command
 
 
 def draw_all(models: Sequence[str], place: Place) -> list[Path]:
-    """Every figure of the commands that have run, for the named models; returns the files written.
+    """The figures of the commands that have run, for the named models; returns the files written.
+
+    What is of one model alone, its layer profile and its nulls, is drawn by those commands.
 
     `place` gives the folder of a kind of files and a command. A command of which no model has a
     file has not run; otherwise every model's must be there. InputError names what is missing or
@@ -37,24 +39,16 @@ def draw_all(models: Sequence[str], place: Place) -> list[Path]:
     written: list[Path] = []
 
     for name, profile in profiles.items():
-        written += draw_profile(scores[name], profile, name, out)
+        written += draw_heatmap(scores[name], profile, name, out)
 
-    for command, stem in (("crosssize", "cross_size"), ("multisize", "multi_size")):
-        if (compared := place("metrics", command) / f"{stem}.json").is_file():
-            written += draw_crosssize(load_json(compared), out / f"{stem}_overlay.png")
-
-    for name, report in _reports(place, "nulls", models, stem="nulls").items():
-        written += draw_nulls(report, scores[name], name, out)
+    if (compared := place("metrics", "multisize") / "multi_size.json").is_file():
+        written += draw_crosssize(load_json(compared), out / "multi_size_overlay.png")
 
     if lags := _reports(place, "lagbuckets", models, stem="lags"):
         written += draw_lags(lags, out)
 
     if causal := _reports(place, "causal", models, stem="causal"):
         written += draw_causal(causal, out)
-
-        for name, report in causal.items():
-            written += draw_dose(report, name, out)
-            written += draw_single_heads(report, _arrays(place, "causal", name), name, out)
 
     for name, report in _reports(place, "composition", models, stem="composition").items():
         arrays = _arrays(place, "composition", name)
@@ -82,15 +76,18 @@ def _arrays(place: Place, command: str, name: str) -> Arrays:
     return load_arrays(place("scores", command) / f"{command}_{name}.npz")
 
 
+def draw_heatmap(scores: Arrays, profile: Report, name: str, folder: Path) -> list[Path]:
+    """heatmap_<name>.png."""
+    path = folder / f"heatmap_{name}.png"
+    figures_heads.heatmap(scores, profile, name, path)
+    return [path]
+
+
 def draw_profile(scores: Arrays, profile: Report, name: str, folder: Path) -> list[Path]:
-    """heatmap_<name>.png, profile_<name>.png and scores_<name>.png."""
-    heatmap, profiled, table = (
-        folder / f"{kind}_{name}.png" for kind in ("heatmap", "profile", "scores")
-    )
-    figures_heads.heatmap(scores, profile, name, heatmap)
-    figures_depth.layer_profile(scores, profile, name, profiled)
-    figures_heads.score_table(scores, profile, name, table)
-    return [heatmap, profiled, table]
+    """heatmap_<name>.png and profile_<name>.png, of a model alone."""
+    path = folder / f"profile_{name}.png"
+    figures_depth.layer_profile(scores, profile, name, path)
+    return [*draw_heatmap(scores, profile, name, folder), path]
 
 
 def draw_crosssize(crosssize: Report, path: Path) -> list[Path]:
@@ -107,24 +104,11 @@ def draw_nulls(nulls: Report, scores: Arrays, name: str, folder: Path) -> list[P
 
 
 def draw_causal(causal_by_model: Mapping[str, Report], folder: Path) -> list[Path]:
-    """causal_delta.png, all models."""
-    path = folder / "causal_delta.png"
-    figures_causal.causal_delta(causal_by_model, path)
-    return [path]
-
-
-def draw_dose(causal: Report, name: str, folder: Path) -> list[Path]:
-    """dose_<name>.png, from causal_<name>.json."""
-    path = folder / f"dose_{name}.png"
-    figures_causal.dose(causal, name, path)
-    return [path]
-
-
-def draw_single_heads(causal: Report, arrays: Arrays, name: str, folder: Path) -> list[Path]:
-    """single_heads_<name>.png, from causal_<name>.json and .npz."""
-    path = folder / f"single_heads_{name}.png"
-    figures_heads.single_heads(causal, arrays, name, path)
-    return [path]
+    """causal_delta.png and dose.png, all models."""
+    delta, dose = folder / "causal_delta.png", folder / "dose.png"
+    figures_causal.causal_delta(causal_by_model, delta)
+    figures_causal.dose(causal_by_model, dose)
+    return [delta, dose]
 
 
 def draw_lags(lags_by_model: Mapping[str, Report], folder: Path) -> list[Path]:

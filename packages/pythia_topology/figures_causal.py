@@ -132,27 +132,34 @@ def _loss_only(axes: Axes, y: int) -> None:
     )
 
 
-def dose(report: Mapping[str, Any], name: str, path: Path) -> None:
-    """Change of accuracy and loss against the number of heads ablated.
+def dose(reports: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Change of accuracy and loss against the number of heads ablated, a row for each model.
 
     Beside heads outside the circuit, and a whole layer.
     """
-    with drawing(path, width=9.6, height=5.3) as figure:
-        panels = figure.subplots(1, 2)
+    with drawing(path, width=9.6, height=2.0 + 2.6 * len(reports)) as figure:
+        rows = figure.subplots(len(reports), 2, sharex=True, sharey="col", squeeze=False)
 
-        for axes, measure, unit in (
-            (panels[0], "accuracy", "change of second-copy accuracy\n(percentage points)"),
-            (panels[1], "loss", "change of loss (nats)"),
-        ):
-            plot_dose(axes, report["dose"], measure)
-            axes.set(xlabel="heads ablated (mean ablation)", ylabel=unit)
+        for (left, right), (name, report) in zip(rows, reports.items(), strict=True):
+            plot_dose(left, report["dose"], "accuracy")
+            plot_dose(right, report["dose"], "loss")
 
-        heading(figure, panels[0], f"{name}: how many heads does copying need?", columns=3)
-        note(
-            figure,
-            f"n = {report['n']} prompts · orange band: 95 % interval over prompts · grey: mean and "
-            f"central 95 %\nof distinct sets outside the circuit, {_set_counts(report['dose'])}",
+            layer = report["dose"]["whole_layer"]["layer"]
+            left.set_title(f"{name} (dotted: layer {layer})", loc="left")
+            left.set_ylabel("change of accuracy\n(percentage points)")
+            right.set_ylabel("change of loss (nats)")
+
+        for axes in rows[-1]:
+            axes.set_xlabel("heads ablated (mean ablation)")
+
+        heading(figure, rows[0][0], "How many heads does copying need?", columns=3)
+        counts = [f"{name}: {_set_counts(report['dose'])}" for name, report in reports.items()]
+        n = " or ".join(str(n) for n in sorted({report["n"] for report in reports.values()}))
+        explained = (
+            f"n = {n} prompts · orange band: 95 % interval over prompts · grey: mean and central "
+            "95 %\nof distinct sets outside the circuit, which are so many sets of so many heads:"
         )
+        note(figure, "\n".join([explained, *counts]))
 
 
 def _set_counts(doses: Mapping[str, Any]) -> str:
@@ -181,7 +188,7 @@ def plot_dose(axes: Axes, doses: Mapping[str, Any], measure: str) -> None:
     axes.plot(k, curve["top"], "o-", color=ABLATED, label="top heads")
 
     bound = factor * whole[measure]
-    axes.axhline(bound, color=INK, linestyle=":", label=f"all of layer {whole['layer']}")
+    axes.axhline(bound, color=INK, linestyle=":", label="a whole layer")
     axes.set_xticks(k, [str(number) for number in doses["k"]])
 
 

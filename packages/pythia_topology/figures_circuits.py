@@ -39,7 +39,7 @@ def composition(
     Right: change of the reader's prefix matching when the writer is removed from its keys only, for
     the strongest pairs and for control pairs.
     """
-    with drawing(path, width=12.0, height=6.8) as figure:
+    with drawing(path, width=12.0, height=7.0) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
         image = plot_z(
             left,
@@ -47,9 +47,10 @@ def composition(
             writers=scores["previous_token"] > 0.5,
             readers=scores["excess_prefix_matching"] > 0.5,
         )
+        # Named above: beside the bar, its label would read as the right panel's axis.
         bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.85)
-        bar.set_label("z against random orientations (sd)")
-        left.set_title(f"K-composition{_strength(report)}")
+        bar.ax.set_title("z", fontsize=12)
+        left.set_title(f"K-composition, z against random orientations (sd){_strength(report)}")
 
         plot_paths(right, report["pairs"], report["random_pairs"])
         figure.suptitle("\n".join(wrap(f"{name}: {report['verdict']}", 95)), fontsize=12.5)
@@ -66,7 +67,7 @@ def _strength(report: Mapping[str, Any]) -> str:
     if report["z_max"] is None:
         return ""
 
-    return f": largest z {report['z_max']:.1f}, {report['share_above_2']:.0%} above 2"
+    return f"\nlargest {report['z_max']:.1f}, {report['share_above_2']:.0%} above 2"
 
 
 def plot_z(
@@ -76,7 +77,7 @@ def plot_z(
     writers: Bool[np.ndarray, "writer_layer writer"],
     readers: Bool[np.ndarray, "reader_layer reader"],
 ) -> AxesImage:
-    """Writers upwards, readers to the right, by layer; arrows point at the chosen ones.
+    """Writers downwards, readers to the right, by layer; arrows point at the chosen ones.
 
     A pair whose writer is in no earlier layer is grey.
     """
@@ -86,9 +87,7 @@ def plot_z(
         layer[:, None] < layer[None, :], z.reshape(layers * heads, layers * heads), np.nan
     )
     colours = colormaps[DIVERGING].with_extremes(bad=GRID)
-    image = axes.imshow(
-        flat, origin="lower", cmap=colours, norm=centred(flat, least=4.0), interpolation="nearest"
-    )
+    image = axes.imshow(flat, cmap=colours, norm=centred(flat, least=4.0), interpolation="nearest")
     middles = np.arange(layers) * heads + (heads - 1) / 2
     named = range(0, layers, max(1, layers // 8))
     for ticks, labels in (
@@ -109,7 +108,7 @@ def plot_z(
         columns, np.full(len(columns), -0.014), "^", color=INDUCTION, transform=under, clip_on=False
     )
     axes.tick_params(length=0, pad=9)
-    axes.set(xlabel="reader: layer (heads in order)", ylabel="writer: layer (heads in order)")
+    axes.set(xlabel="reader, by layer", ylabel="writer, by layer")
     return image
 
 

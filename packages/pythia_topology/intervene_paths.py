@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_core.measures.circuits import Composition, k_composition
-from interp_core.models.hooks import capture, intervene
+from interp_core.measures.paths import Cut, without
+from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
 from interp_core.models.subject import AttentionRows, Transformer
 from interp_core.progress import progress
@@ -182,22 +183,9 @@ class _Entries:
     ) -> Float[Tensor, " prompt"]:
         """The same when the reader's keys come from a residual stream without `written`."""
         layer, head = reader
-        site = Site(layer, "attn.rot_k")
-        without = {Site(layer, "resid_pre"): lambda residual: residual - written.to(residual.dtype)}
+        cut = Cut(layer, "k", (head,), written)
 
-        with intervene(subject, without), capture(subject, [site]) as patched:
-            subject.trunk(ids)
-
-        # Heads may share keys: only the group that the reader reads is replaced.
-        keys = patched[site]
-        own = head // (subject.n_heads // keys.shape[2])
-
-        def only_own(key: Tensor) -> Tensor:
-            edited = key.clone()
-            edited[:, :, own] = keys[:, :, own]
-            return edited
-
-        with intervene(subject, {site: only_own}):
+        with without(subject, [cut], lambda: subject.trunk(ids)):
             return self.attention(subject, ids, reader)
 
 

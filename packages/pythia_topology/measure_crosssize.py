@@ -18,7 +18,14 @@ from interp_core.errors import InputError
 from interp_core.statistics.interval import Errors, Interval
 from interp_core.statistics.resampling import equivalence_normal, wasserstein_1
 from pythia_topology.measure_layer_profile import HeadEvidence, Verdict, find_induction_heads
-from pythia_topology.measure_shape import UNIT, Described, check_mode, describe, relative_depth
+from pythia_topology.measure_shape import (
+    UNIT,
+    Described,
+    above_noise,
+    check_mode,
+    describe,
+    relative_depth,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class _Model:
 
     name: str
     verdict: Verdict
-    mass: Float[np.ndarray, " layer"]  # excess prefix matching of a layer, above zero
+    mass: Float[np.ndarray, " layer"]  # excess prefix matching of a layer, above the noise
     described: Described
 
     @property
@@ -76,7 +83,7 @@ def crosssize_summary(
             resamples=resamples,
             shaped=verdict.n > 0,
         )
-        mass = np.clip(heads.excess.mean(axis=(0, 2)), 0, None)
+        mass = above_noise(heads.excess.mean(axis=0), verdict.above).mean(axis=1)
         measured.append(_Model(name, verdict, mass, described))
 
     pairs = [

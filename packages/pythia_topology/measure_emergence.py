@@ -18,7 +18,7 @@ from interp_core.progress import progress
 from interp_core.statistics.interval import Interval
 from interp_core.statistics.transitions import logistic_fit
 from interp_core.stimuli.prompts import Prompts
-from pythia_topology.measure_shape import profile_shape
+from pythia_topology.measure_shape import above_noise, profile_shape
 from pythia_topology.params import PythiaTopology
 
 
@@ -133,7 +133,11 @@ def _subjects(
         else:
             revision = spec.model_copy(update={"revision": checkpoint.weights})
             found = load_model(
-                revision, name=subject.name, device=params.device, dtype=params.dtype
+                revision,
+                name=subject.name,
+                device=params.device,
+                dtype=params.dtype,
+                bos=params.bos,
             )
             at_step = as_transformer(found)
             digest = at_step.hash
@@ -216,7 +220,7 @@ def _centre(excess: Float[np.ndarray, "layer head"], params: PythiaTopology) -> 
 
     None without such heads.
     """
-    mass = np.where(excess > params.smallest_excess, excess, 0.0).sum(axis=1)
+    mass = above_noise(excess, params.smallest_excess).sum(axis=1)
     return float(profile_shape(mass).centre_of_mass) if mass.any() else None
 
 

@@ -15,6 +15,8 @@ from interp_core.statistics.interval import Interval, bootstrap
 from interp_core.statistics.resampling import percentile_interval, resampled_means
 from pythia_topology.measure_layer_profile import HeadEvidence, find_induction_heads
 from pythia_topology.measure_shape import (
+    Shape,
+    above_noise,
     check_mode,
     layer_profile,
     profile_shape,
@@ -22,6 +24,7 @@ from pythia_topology.measure_shape import (
 )
 
 Profile = Callable[[Float[np.ndarray, "*draw layer head"]], Float[np.ndarray, "*draw layer"]]
+ShapeOf = Callable[[Float[np.ndarray, "*draw layer head"]], Shape]
 UNIT = "prompts"
 
 
@@ -62,16 +65,19 @@ def lags_summary(
     def profile(means: Float[np.ndarray, "*draw layer head"]) -> Float[np.ndarray, "*draw layer"]:
         return layer_profile(means, mode=mode, q=q, threshold=verdict.above)
 
+    def shape(means: Float[np.ndarray, "*draw layer head"]) -> Shape:
+        return profile_shape(profile(means), profile(above_noise(means, verdict.above)))
+
     peak = int(profile(excess.mean(axis=0)).argmax())
 
     def entries(chosen: Bool[np.ndarray, " prompt"]) -> dict[str, Any]:
-        found = _entries(excess[chosen], profile, rng, resamples=resamples, known=known)
+        found = _entries(excess[chosen], profile, shape, rng, resamples=resamples, known=known)
         at_peak = excess[chosen, peak].mean(axis=1)
         mean = bootstrap(at_peak, rng, resamples=resamples, unit=UNIT)
         return found | {"at_peak": {"layer": peak, **mean.to_json()}}
 
     buckets = {"short": ~long, "long": long}
-    shift = _shift(excess, long, profile, rng, draws=draws, resamples=resamples)
+    shift = _shift(excess, long, shape, rng, draws=draws, resamples=resamples)
 
     return {
         "mode": mode,
@@ -100,17 +106,17 @@ def lags_summary(
 def _entries(
     excess: Float[np.ndarray, "prompt layer head"],
     profile: Profile,
+    shape_of: ShapeOf,
     rng: np.random.Generator,
     *,
     resamples: int,
     known: bool,
 ) -> dict[str, Any]:
     """A bucket's profile with its band, its peak and its centre, all over prompts."""
-    per_layer = profile(excess.mean(axis=0))
-    drawn = profile(resampled_means(excess, rng, resamples=resamples))
-    band = percentile_interval(per_layer, drawn)
+    mean, drawn = excess.mean(axis=0), resampled_means(excess, rng, resamples=resamples)
+    band = percentile_interval(profile(mean), profile(drawn))
 
-    shape, draws = profile_shape(per_layer), profile_shape(drawn)
+    shape, draws = shape_of(mean), shape_of(drawn)
     known = known and bool(np.isfinite(shape.centre_of_mass))
     centre = None
 
@@ -131,7 +137,7 @@ def _entries(
 def _shift(
     excess: Float[np.ndarray, "prompt layer head"],
     long: Bool[np.ndarray, " prompt"],
-    profile: Profile,
+    shape_of: ShapeOf,
     rng: np.random.Generator,
     *,
     draws: int,
@@ -140,7 +146,7 @@ def _shift(
     """Long minus short centre of mass; None where a bucket's profile has no mass."""
 
     def centre(means: Float[np.ndarray, "*draw layer head"]) -> Float[np.ndarray, "*draw"]:
-        return profile_shape(profile(means)).centre_of_mass
+        return shape_of(means).centre_of_mass
 
     sides = [excess[~long], excess[long]]
     short_centre, long_centre = (float(centre(side.mean(axis=0))) for side in sides)

@@ -1,7 +1,8 @@
 """The layer profile of a model's scores, and its peak, centre and width in relative depth.
 
-profile = layer_profile(scores, mode="mean", q=0.9)      # [layer]
-profile_shape(profile).centre_of_mass                    # in (0, 1)
+profile = layer_profile(scores, mode="mean", q=0.9)                     # [layer]
+mass = layer_profile(above_noise(scores, 0.05), mode="mean", q=0.9)      # [layer]
+profile_shape(profile, mass).centre_of_mass                             # in (0, 1)
 described = describe(excess, rng, mode="mean", q=0.9, threshold=0.05, resamples=2000)
 described.interval("centre_of_mass").to_json()           # over prompts and heads
 """
@@ -114,13 +115,17 @@ def describe(
 ) -> Described:
     """The profile of per-prompt scores and its shape, prompts and heads resampled in turn.
 
-    `shaped`: whether there are induction heads, and so a shape to describe.
+    `threshold`: the null's; the shape is of the heads above it (above_noise). `shaped`: whether
+    there are induction heads, and so a shape to describe.
     """
     n_layers, names = excess.shape[1], SHAPE if shaped else ()
 
     def columns(means: Float[np.ndarray, "draw layer head"]) -> Float[np.ndarray, "draw column"]:
-        profile = layer_profile(means, mode=mode, q=q, threshold=threshold)
-        shape = profile_shape(profile)
+        profile, mass = (
+            layer_profile(scores, mode=mode, q=q, threshold=threshold)
+            for scores in (means, above_noise(means, threshold))
+        )
+        shape = profile_shape(profile, mass)
         return np.concatenate([profile, *(getattr(shape, name)[:, None] for name in names)], axis=1)
 
     with np.errstate(invalid="ignore"):
@@ -162,6 +167,17 @@ def layer_profile(
     return (scores * high).sum(axis=-1) / high.sum(axis=-1)
 
 
+def above_noise(
+    scores: Float[np.ndarray, "*draw layer head"], threshold: float
+) -> Float[np.ndarray, "*draw layer head"]:
+    """The scores of heads above the null's threshold, 0 for the others: what a layer's mass is of.
+
+    Noise alone is above zero in half of the heads. Many layers of it, each with little, would pull
+    the centre of a deep model to the middle.
+    """
+    return np.where(scores > threshold, scores, 0.0)
+
+
 def check_mode(mode: str, q: float) -> None:
     """InputError for an unknown mode or a quantile outside (0, 1)."""
     if mode not in get_args(Mode):
@@ -171,13 +187,15 @@ def check_mode(mode: str, q: float) -> None:
         raise InputError(f"the quantile of high scores must lie inside (0, 1), got {q}")
 
 
-def profile_shape(profile: Float[np.ndarray, "*draw layer"]) -> Shape:
-    """Peak, centre and width of profiles whose null was already subtracted.
-
-    What lies below zero has no mass.
+def profile_shape(
+    profile: Float[np.ndarray, "*draw layer"],
+    mass: Float[np.ndarray, "*draw layer"] | None = None,
+) -> Shape:
+    """Peak of profiles whose null was already subtracted; centre and width of their mass: the same
+    profile of what stands above the noise (above_noise), or else all that is above zero.
     """
     n_layers = profile.shape[-1]
-    mass = np.clip(profile, 0, None)
+    mass = np.clip(profile if mass is None else mass, 0, None)
     total = mass.sum(axis=-1)
     empty = total <= 0
 

@@ -40,6 +40,10 @@ def load(name: str, known: Mapping[str, ModelSpec], params: PythiaTopology) -> "
 
     use_threads(params.threads)
     subject = load_model(
-        spec_of(name, known), name=short_name(name), device=params.device, dtype=params.dtype
+        spec_of(name, known),
+        name=short_name(name),
+        device=params.device,
+        dtype=params.dtype,
+        bos=params.bos,
     )
     return as_transformer(subject)

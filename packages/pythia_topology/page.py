@@ -34,7 +34,8 @@ SCORES = (
     ("prefix_matching", "prefix matching", "induction",
      "Attention to the token after the earlier occurrence."),
     ("previous_token", "previous token", "previous", "Attention to the token before."),
-    ("duplicate_token", "duplicate token", "duplicate", "Attention to the earlier occurrence itself."),
+    ("duplicate_token", "duplicate token", "duplicate",
+     "Attention to the earlier occurrence itself."),
 )  # fmt: skip
 
 WORDS = Words(
@@ -56,21 +57,22 @@ WORDS = Words(
         "causal_delta.png": Caption(
             "Change of accuracy and loss on the second copy without the best heads, ablated in "
             "four ways.",
-            "As many random heads of the same layers: their central 95 %.",
+            "As many heads outside the circuit, and as many others of the same layers: their "
+            "central 95 %.",
         ),
         "composition_*.png": Caption(
             "K-composition of every earlier head with every later one, and path patching of the "
             "strongest pairs.",
             "Random orientations for the z-scores, random pairs for path patching.",
         ),
-        "*_overlay.png": Caption(
+        "multi_size_overlay.png": Caption(
             "Layer profiles of excess prefix matching over relative depth, and the test of equal "
             "centres.",
             "The margin within which two centres count as the same.",
         ),
-        "dose_*.png": Caption(
+        "dose.png": Caption(
             "Change of accuracy and loss against the number of best heads ablated.",
-            "Layer-matched random sets of each size, and a whole layer.",
+            "Distinct sets of as many heads outside the circuit, and a whole layer.",
         ),
         "emergence.png": Caption(
             "Copy accuracy and the best head of each kind over the training.",
@@ -84,22 +86,6 @@ WORDS = Words(
         "lag_profiles.png": Caption(
             "Layer profiles of copies over few tokens and over many.",
             "The control of each lag is subtracted.",
-        ),
-        "nulls_*.png": Caption(
-            "Share of a layer's heads that score high, and every head at its depth.",
-            "Heads dealt to layers at random, wrong antecedents, and an untrained model.",
-        ),
-        "profile_*.png": Caption(
-            "The layer profile with its band and peak above every single head.",
-            "The control prompt is subtracted.",
-        ),
-        "scores_*.png": Caption(
-            "All scores on repeated random tokens side by side, each with its strongest head.",
-            "Excess prefix matching has its control subtracted; the others are plain shares.",
-        ),
-        "single_heads_*.png": Caption(
-            "What ablating each head alone does to the loss, and a first-order estimate of it.",
-            "The line on which estimate and exact effect agree.",
         ),
     },
 )
@@ -189,7 +175,11 @@ def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -
             ]),
             views.panel("Copying", "share", [
                 views.line("accuracy on repeats", history["repeat_accuracy"], colour="copying"),
-                views.line("best head's prefix matching", history["best_prefix_matching"], colour="induction"),
+                views.line(
+                    "best head's prefix matching",
+                    history["best_prefix_matching"],
+                    colour="induction",
+                ),
             ]),
         ],
         formed=formed or ["nothing formed within this training"],
@@ -208,8 +198,14 @@ def clock(name: str, report: Report, arrays: Arrays) -> View:
         f"{name}: its training on one clock",
         arrays["steps"],
         [
-            views.panel("Copying", "accuracy", [views.line("copied tokens", arrays["accuracy"], colour="copying")]),
-            views.panel("Loss", "nats", [views.line("copied tokens", arrays["loss"], colour="ink")]),
+            views.panel(
+                "Copying",
+                "accuracy",
+                [views.line("copied tokens", arrays["accuracy"], colour="copying")],
+            ),
+            views.panel(
+                "Loss", "nats", [views.line("copied tokens", arrays["loss"], colour="ink")]
+            ),
         ],
         {
             "previous token": (arrays["previous_token"], "previous"),

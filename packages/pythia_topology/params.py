@@ -18,20 +18,22 @@ _SEED_NAMES = {"ABAB": "spaced_pairs", "NAMES": "names"}
 class PythiaTopology(Params):
     """The section `pythia_topology` of a profile."""
 
-    # names of the profile's `models`, directories, or hub ids
+    # models: names of the profile's `models`, directories, or hub ids
     models: tuple[str, ...] = Field(min_length=1)
-    device: str = "cpu"
-    dtype: Dtype = "float32"
+    device: str = "cpu"  # where it runs: cpu, cuda, cuda:N or mps
+    bos: str | int = "own"  # what prompts begin with: own, none, a token, or its id
+    dtype: Dtype = "float32"  # of the model's numbers
     threads: PositiveInt  # CPU threads of torch
     batch_size: PositiveInt  # prompts in one forward pass
-    seed: NonNegativeInt
+    seed: NonNegativeInt  # of every random choice
 
     # Stimuli
+
     # tokens in a prompt of spaced pairs, names and natural repeats, BOS included
     seq_len: PositiveInt
     n_sequences: PositiveInt = Field(ge=8)  # prompts of each family
     period: PositiveInt = Field(ge=2)  # tokens in one copy of the repeated random tokens
-    # spaced pairs: tokens from query back to induction key
+    # lags of spaced pairs: tokens from query back to induction key
     lag_values: tuple[PositiveInt, ...] = Field(min_length=1)
     split_lag: PositiveInt  # lags up to this one are short, the others long
     # families beside repeated_tokens, which always runs
@@ -41,10 +43,12 @@ class PythiaTopology(Params):
     excluded_share: float = Field(ge=0, lt=0.5)
 
     # Layer profile and its nulls
+
     profile_mode: Literal["mean", "top_quantile", "count"]  # what a layer's heads are summarised by
-    high_score_quantile: float = Field(gt=0, lt=1)  # of a layer's heads, for mode top_quantile
-    bootstrap_resamples: PositiveInt = Field(ge=100)
-    permutation_draws: PositiveInt = Field(ge=1000)
+    # quantile of a layer's heads, for mode top_quantile
+    high_score_quantile: float = Field(gt=0, lt=1)
+    bootstrap_resamples: PositiveInt = Field(ge=100)  # bootstrap draws
+    permutation_draws: PositiveInt = Field(ge=1000)  # draws of randomisation tests
     reliability_splits: PositiveInt  # random halves of the prompts, for how well ranks repeat
     shuffled_draws: PositiveInt  # wrong antecedents per copy operation
     # family-wise level at which a head stands out of the null
@@ -56,26 +60,31 @@ class PythiaTopology(Params):
     # relative depth within which two sizes count as the same
     equivalence_margin: float = Field(gt=0, lt=1)
     equivalence_alpha: float = Field(gt=0, lt=0.5)  # level of each of the two one-sided tests
-    grid_points: PositiveInt = Field(ge=2)  # of relative depth, that curves of all sizes share
+    # points of relative depth that the curves of all sizes share
+    grid_points: PositiveInt = Field(ge=2)
 
     # Interventions
-    causal_top_k: PositiveInt  # heads ablated together
+
+    causal_top_k: PositiveInt  # best heads ablated together
     causal_random_k: PositiveInt  # heads ablated together in the random control
-    causal_draws: PositiveInt = Field(ge=1)  # distinct random sets, at most
-    causal_sequences: PositiveInt  # prompts in interventions
+    causal_draws: PositiveInt = Field(ge=1)  # distinct layer-matched random sets, at most
+    causal_sequences: PositiveInt  # prompts in interventions and emergence
     causal_level: float = Field(gt=0, lt=0.5)  # p up to which copying is said to need the heads
     dose_k: tuple[PositiveInt, ...] = Field(min_length=1)  # numbers of heads of the dose curve
     dose_draws: PositiveInt  # distinct random sets for each number, at most
 
     # Circuits
+
     composition_distances: tuple[PositiveInt, ...] = Field(min_length=1)  # rotary distances, tokens
     composition_draws: PositiveInt = Field(ge=10)  # random orientations of the z-score
     path_pairs: PositiveInt  # pairs of heads confirmed by path patching, and as many random ones
 
     # Emergence: hub branches of training checkpoints, such as step1000; models trained here have
-    # files instead
+
+    # hub branches of training checkpoints, such as step1000; models trained here have files instead
     revisions: tuple[str, ...]
-    onset_resamples: PositiveInt = Field(ge=100)  # of prompts, for the interval of an onset
+    # bootstrap draws over prompts, for the interval of an onset
+    onset_resamples: PositiveInt = Field(ge=100)
 
     @field_validator("task_types", mode="before")
     @classmethod

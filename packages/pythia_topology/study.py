@@ -16,14 +16,11 @@ Induct = Call[PythiaTopology]
 STREAMS = {"nulls": 10, "crosssize": 11, "lagbuckets": 12, "profile": 13}
 
 
-def prepare(
-    profile: str | None, out: Path | None, *, draws: bool = False, **overrides: Any
-) -> Induct:
+def prepare(profile: str | None, out: Path | None, *, draws: bool = False, **given: Any) -> Induct:
     """Settings from the profile and the options given; any option makes it an experiment.
 
     `draws`: whether it only draws, of an experiment all models that its folder has scores of.
     """
-    given = {key: value for key, value in overrides.items() if value not in (None, ())}
     params = read_section("pythia_topology", PythiaTopology, profile, **given)
 
     prepared = call.start(

@@ -43,8 +43,11 @@ def profile(run: Induct) -> dict[str, tuple[Arrays, Report]]:
 def ensure_scores(run: Induct) -> None:
     """Measure the models of an experiment whose scores are not in its folder.
 
-    For these weights and settings.
+    For these weights and settings. A stage's are an earlier stage's.
     """
+    if run.is_stage:
+        return
+
     for model in run.params.models:
         if not _is_measured(run, model):
             _measure(run, model)
@@ -157,6 +160,7 @@ def causal(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     for model, name in zip(run.params.models, names(run), strict=True):
         subject, prompts = _repeated(run, model)
         report, arrays = intervene.causal(subject, prompts, _roles(run, model), run.params)
+        report |= _begun(run, subject)
 
         run.save("causal", f"causal_{name}", report, arrays, made=_made(run, [model]))
         click.echo(f"{name}: {report['verdict']}")
@@ -175,6 +179,7 @@ def composition(run: Induct) -> dict[str, tuple[Arrays, Report, Arrays]]:
         scores = _scores(run, model)
         subject, prompts = _repeated(run, model)
         report, arrays = compose(subject, prompts, _roles(run, model), run.params)
+        report |= _begun(run, subject)
 
         run.save("composition", f"composition_{name}", report, arrays, made=_made(run, [model]))
         click.echo(f"{name}: {report['verdict']}")
@@ -195,6 +200,7 @@ def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
         subject, prompts = _repeated(run, model)
         used = first_prompts(prompts, run.params.causal_sequences)
         report, arrays = emerge(subject, spec_of(model, run.known), used, run.params)
+        report |= _begun(run, subject)
 
         run.save("emergence", f"emergence_{name}", report, arrays, made=_made(run, [model]))
         found[name] = (arrays, report)
@@ -286,6 +292,7 @@ def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
     params = run.params
     subject = load(model, run.known, params)
     name = subject.name
+    _say_opening(subject)
     prompts = stimuli(subject, params)
     arrays = score_arrays(subject, prompts, params)
 
@@ -305,6 +312,7 @@ def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
         "model_hash": subject.hash,
         "prompts_hash": prompts_sha256(prompts),
         "n_parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+        **_begun(run, subject),
     }
     run.save(
         "profile",
@@ -367,11 +375,25 @@ def _roles(run: Induct, model: str) -> "Roles":
     return Roles(_scores(run, model)["excess_prefix_matching"], induction, writers)
 
 
+def _say_opening(subject: "Transformer") -> None:
+    from interp_core.loading import begins_with
+
+    click.echo(f"{subject.name}: prompts begin with {begins_with(subject)}")
+
+
+def _begun(run: Induct, subject: "Transformer") -> Report:
+    """What prompts began with; a stage's models are the project's own, and begin with their BOS."""
+    from interp_core.loading import begun_with
+
+    return {} if run.is_stage else begun_with(subject)
+
+
 def _repeated(run: Induct, model: str) -> "tuple[Transformer, Prompts]":
     from pythia_topology.data import stimuli
     from pythia_topology.model import load
 
     subject = load(model, run.known, run.params)
+    _say_opening(subject)
     only = run.params.model_copy(update={"task_types": ()})
     return subject, stimuli(subject, only)["repeated_tokens"]
 

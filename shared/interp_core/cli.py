@@ -200,6 +200,16 @@ def publish(study: str, profile: str | None) -> None:
 
 
 @main.command()
+@option("--entity", required=True, help="Team or user at W&B.")
+@option("--project", default="induction-lab", show_default=True, help="Where its runs are.")
+def dashboard(entity: str, project: str) -> None:
+    """Workspace views and a report over all runs at W&B; without an account, what they would be."""
+    from interp_core.console.dashboard import make
+
+    click.echo("\n".join(make(entity, project)))
+
+
+@main.command()
 @option(
     "--check", is_flag=True, help="Write nothing; an error when a file is not what is declared."
 )

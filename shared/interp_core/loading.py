@@ -1,51 +1,79 @@
-"""load_model: from a ModelSpec (or a name, directory or hub id a user typed) to a checked Subject."""
+"""load_model: from a ModelSpec (or a name, directory or hub id that was typed) to a Subject."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256
-from interp_core.mamba.subject import MambaSubject
+from interp_core.files.artifacts import file_sha256, load_json
+from interp_core.files.sums import RECORD, check_sum, listed_in
+from interp_core.mamba.families import recurrence_of, recurrent_subject, refusal
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.native import NativeSubject
+from interp_core.models.self_check import checked
 from interp_core.models.spec import Dtype, ModelSpec
 from interp_core.models.subject import Subject, Transformer, as_transformer
+from interp_core.stimuli.opening import NO_BOS, OWN, opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
+_AGAIN = "train it again"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def load_model(
-    spec: ModelSpec, *, name: str, device: str = "cpu", dtype: Dtype = "float32"
+    spec: ModelSpec,
+    *,
+    name: str,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    bos: str | int = OWN,
 ) -> Subject:
     """A model ready for study, in evaluation mode, checked: weights finite, tokenizer and
     vocabulary fit.
 
+    `bos` is what prompts begin with: OWN for what its tokenizer or configuration names, an id, a
+    token, or `none`.
     InputError (one line) for an unreachable hub, a directory without weights, damaged weights,
     not-a-number weights, a tokenizer with more ids than the model embeds, or a device that is not
     there.
     """
     _check_device(device)
     if spec.source == "random":
-        return _random(spec, name, device, dtype)
+        return _random(spec, name, device, dtype, bos)
     folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
     digest = weights_sha256(folder)
-    _match_record(folder, digest)
+    _match_record(folder)
     model = _placed(_from_folder(folder, dtype), device)
     tokenizer = _tokenizer(folder)
     _check_weights(model, name)
     _check_vocabulary(model, tokenizer, name)
-    return subject_of(model, tokenizer, name=name, digest=digest)
+    subject = subject_of(model, tokenizer, name=name, bos=bos, digest=digest)
+    _check_forward(subject)
+    return subject
+
+
+def begun_with(subject: Subject) -> dict[str, str]:
+    """The line of a report that says what its prompts began with."""
+    return {"prompts_begin_with": begins_with(subject)}
+
+
+def begins_with(subject: Subject) -> str:
+    """What a subject's prompts begin with, in words."""
+    if subject.bos == NO_BOS:
+        return "nothing"
+    if subject.tokenizer is None:
+        return f"id {subject.bos}"
+    return f"{subject.tokenizer.convert_ids_to_tokens(subject.bos)} (id {subject.bos})"
 
 
 def subject_of(
@@ -53,37 +81,38 @@ def subject_of(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     *,
     name: str = "model",
-    bos: int | None = None,
+    bos: str | int = OWN,
     digest: str | None = None,
 ) -> Subject:
-    """A Subject of a Hugging Face causal language model in memory.
+    """A Subject of a Hugging Face causal language model in memory; `bos` as in `load_model`.
 
     Native where it calls attention through transformers' registry, else through TransformerLens.
     InputError, with the reason, for one that is no plain decoder.
     """
-    if bos is None:
-        bos = getattr(tokenizer, "bos_token_id", None) if tokenizer is not None else None
-        bos = model.config.bos_token_id if bos is None else bos
-        bos = model.config.eos_token_id if bos is None else bos
-        bos = 0 if bos is None else int(bos[0] if isinstance(bos, list) else bos)
+    if not isinstance(bos, int):
+        config = model.config.get_text_config()
+        bos = opening(name, tokenizer, config, config.vocab_size, asked=bos)
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
-    if model.config.model_type == "mamba":
-        return MambaSubject(name, model, tokenizer, bos, digest)
+    if recurrent := recurrent_subject(model, tokenizer, name=name, bos=bos, digest=digest):
+        return recurrent
 
     try:
         anatomy = look(model)
+        if anatomy is not None:
+            if anatomy.beyond_default:
+                run_by_us(model)
+            return checked(NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy))
     except NotUnderstood as problem:
         kind = model.config.model_type
         raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None
-    if anatomy is None:
-        from interp_core.models.lens import bridged
 
-        return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
+    if words := recurrence_of(model):
+        raise InputError(refusal(name, model, words))
 
-    if anatomy.beyond_default:
-        run_by_us(model)
-    return NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy)
+    from interp_core.models.lens import bridged
+
+    return bridged(model, tokenizer, name=name, bos=bos, digest=digest)
 
 
 def transformer_of(
@@ -91,7 +120,7 @@ def transformer_of(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     *,
     name: str = "model",
-    bos: int | None = None,
+    bos: str | int = OWN,
 ) -> Transformer:
     """The same of a model that must have attention heads.
 
@@ -113,7 +142,7 @@ def random_like(subject: Subject, *, seed: int) -> Subject:
     return subject_of(model, subject.tokenizer, name=f"{subject.name} untrained", bos=subject.bos)
 
 
-def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype) -> Subject:
+def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype, bos: str | int) -> Subject:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = dict(spec.config or {})
@@ -128,7 +157,7 @@ def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype) -> Subject:
         model = AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, dtype), trust_remote_code=False
         )
-    return subject_of(_placed(model, device), None, name=name)
+    return subject_of(_placed(model, device), None, name=name, bos=bos)
 
 
 def _hub_folder(spec: ModelSpec) -> Path:
@@ -237,7 +266,7 @@ def _is_of_mamba_ssm(folder: Path) -> bool:
     """Whether the configuration is that of the Mamba authors' own code."""
     try:
         config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "model_type" not in config and "ssm_cfg" in config
 
@@ -268,7 +297,7 @@ def _check_shards(index: Path) -> None:
     """InputError naming the first file that an index of shards lists and the folder lacks."""
     try:
         listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{index} is no index of weight files: fetch it again") from None
 
     if absent := [name for name in listed if not (index.parent / str(name)).is_file()]:
@@ -312,30 +341,37 @@ def files_sha256(spec: ModelSpec) -> str:
     return hashlib.sha256("".join([weights_sha256(folder), *described]).encode()).hexdigest()
 
 
-def _match_record(folder: Path, digest: str) -> None:
-    """Models trained here record the hash of their weights (training.json)."""
+def _match_record(folder: Path) -> None:
+    """Models trained here record the hash of every file (files.json), and of their weights
+    (training.json). InputError for a file that is missing, or another than was trained.
+    """
     record = folder / "training.json"
     if not record.is_file():
         return
-    try:
-        expected = json.loads(record.read_text()).get("weights_sha256")
-    except json.JSONDecodeError as problem:
-        raise InputError(f"{record} is not JSON ({problem}): train the model again") from None
-    actual = file_sha256(folder / "model.safetensors")
-    if expected is not None and expected != actual:
+
+    weights = folder / "model.safetensors"
+    expected = load_json(record).get("weights_sha256")
+    if expected is not None and expected != file_sha256(weights):
         raise InputError(
-            f"{folder / 'model.safetensors'} is damaged: its SHA-256 differs from training.json's; "
-            "train it again"
+            f"{weights} is damaged: its SHA-256 differs from training.json's; {_AGAIN}"
         )
+
+    if not (folder / RECORD).is_file():
+        return
+    for name in sorted(listed_in(folder / RECORD)):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing, one of {RECORD}; {_AGAIN}")
+        # Checkpoints are many, and checked when they are read.
+        if "/" not in name:
+            check_sum(folder / name, again=_AGAIN)
 
 
 def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    try:
+    with _reading(folder, "not a causal language model that can be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -344,22 +380,35 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
             # unset, transformers asks on standard input, and a "y" runs the folder's code
             trust_remote_code=False,
         )
-    except SafetensorError as problem:
-        raise InputError(
-            f"{folder}: the weights are damaged ({problem}): fetch or train the model again"
-        ) from None
-    except (ValueError, KeyError, OSError, RuntimeError) as problem:
-        reason = _own_code(problem) or _first_line(problem)
-        raise InputError(
-            f"{folder}: not a causal language model that can be loaded: {reason}"
-        ) from None
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} "
             "first"
         )
+    if surplus := sorted(report["unexpected_keys"]):
+        raise InputError(
+            f"{folder}: the weights hold {len(surplus)} tensors that the architecture of "
+            f"config.json lacks, {surplus[0]} first"
+        )
     return model
+
+
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    """InputError, with `what` and its first line, for whatever transformers says of a folder."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as problem:
+        raise InputError(
+            f"{folder}: the weights are damaged ({problem}): fetch or train the model again"
+        ) from None
+    # A damaged file may end anywhere inside the library, and its Rust half raises Exception itself.
+    except Exception as problem:  # noqa: BLE001
+        reason = _own_code(problem) or _first_line(problem)
+        raise InputError(f"{folder}: {what}: {reason[:500]}") from None
 
 
 def _placed(
@@ -374,7 +423,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def _own_code(problem: Exception) -> str | None:
-    """What to say of a model that asks for code of its own to be run; None for any other problem."""
+    """What to say of a model that asks for code of its own to be run; None for another problem."""
     if "trust_remote_code" not in str(problem):
         return None
     return (
@@ -391,11 +440,12 @@ def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
         for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json")
     ):
         return None
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as problem:
-        reason = _own_code(problem) or _first_line(problem)
-        raise InputError(f"{folder}: its tokenizer cannot be read: {reason}") from None
+    with _reading(folder, "its tokenizer cannot be read"):
+        found = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        found("Some limits of tokenizer_config.json count only when it is used.")
+        return found
 
 
 def _check_device(device: str) -> None:
@@ -414,6 +464,15 @@ def _check_weights(model: "PreTrainedModel", name: str) -> None:
     for key, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise InputError(f"{name}: weight {key} holds numbers that are not finite")
+
+
+@torch.no_grad()
+def _check_forward(subject: Subject) -> None:
+    """InputError, before hours of measuring, for weights that are finite and overflow when used."""
+    ids = torch.tensor([[subject.bos, 0, 1, 2]], device=subject.device) % subject.vocab_size
+    if not bool(subject.logits(ids).isfinite().all()):
+        told = "its predictions for a few tokens are not finite: a weight is far too large"
+        raise InputError(f"{subject.name}: {told}, or the dtype too small")
 
 
 def _check_vocabulary(

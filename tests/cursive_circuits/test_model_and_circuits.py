@@ -31,6 +31,7 @@ from cursive_circuits.measure_circuits import (
 from cursive_circuits.measure_composition import get_composition_score
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.model import KINDS, Head, Kind
+from cursive_circuits.model_blocks import turned
 from cursive_circuits.model_checkpoint import checkpoint_stem, load_public
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.model_watching import observing
@@ -38,6 +39,9 @@ from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, open_run, save_run
 from interp_core.errors import InputError
 from interp_core.files.artifacts import save_weights
+from interp_core.measures.paths import Cut, without
+from interp_core.models.hooks import capture, intervene
+from interp_core.models.sites import Site
 from small_strokes import ALPHABET, public_checkpoint, random_model
 
 POSITIONS = ("rotary", "learned")
@@ -46,6 +50,58 @@ POSITIONS = ("rotary", "learned")
 def inputs(words: Words, section: CursiveCircuits) -> tuple[Tensor, Tensor]:
     source = WrittenRows(words, section.handwriting.mixture, 4, 1, 0, 120)
     return source(0)[0], source.inputs(0)["text"]
+
+
+SITES = ("resid_pre", "attn.z", "cross_attn.z", "attn.rot_q", "attn.rot_k", "attn.v")
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("name", SITES)
+def test_the_model_goes_on_with_what_a_site_is_made(
+    name: str, positions: str, words: Words, tokens: Tokens, section: CursiveCircuits
+) -> None:
+    model, site = random_model(tokens, positions=positions), Site(1, name)
+    ids, text = inputs(words, section)
+    with torch.no_grad():
+        clean = model(ids, text).logits
+
+        with capture(model, [site]) as seen, intervene(model, {site: torch.clone}):
+            same = model(ids, text).logits
+        with intervene(model, {site: lambda activation: 2 * activation}):
+            other = model(ids, text).logits
+
+    torch.testing.assert_close(same, clean, rtol=0, atol=0)
+    assert not torch.allclose(other, clean)
+
+    size = (*ids.shape, 16) if name == "resid_pre" else (*ids.shape, 2, 8)
+    assert seen[site].shape == size
+    with pytest.raises(InputError, match="this model has the sites resid_pre"):
+        model.attach(Site(1, "mlp_out"), torch.clone)
+
+
+def test_a_head_without_a_part_of_its_keys_is_that_head_computed_by_hand(
+    words: Words, tokens: Tokens, section: CursiveCircuits
+) -> None:
+    model = random_model(tokens)
+    ids, text = inputs(words, section)
+    part = torch.randn(*ids.shape, 16, generator=torch.Generator().manual_seed(1))
+    site = Site(1, "attn.rot_k")
+
+    with torch.no_grad():
+        with capture(model, [Site(1, "resid_pre"), site]) as clean:
+            model(ids, text)
+        block, x = model.layers[1], clean[Site(1, "resid_pre")]
+        keys, _ = block.self_attention.keys_values(block.self_norm(x - part))
+        rotation = model.rotation(0, ids.shape[1])
+        assert rotation is not None
+        by_hand = turned(keys, *rotation)
+
+        cut = Cut(1, "k", (1,), part)
+        with without(model, [cut], lambda: model(ids, text)), capture(model, [site]) as seen:
+            model(ids, text)
+
+    torch.testing.assert_close(seen[site][:, :, 1], by_hand[:, 1], rtol=0, atol=0)
+    torch.testing.assert_close(seen[site][:, :, 0], clean[site][:, :, 0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

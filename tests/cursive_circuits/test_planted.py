@@ -18,9 +18,12 @@ from cursive_circuits.intervene import (
 from cursive_circuits.intervene_paths import path_effects, path_report
 from cursive_circuits.intervene_values import value_accuracy, value_report
 from cursive_circuits.measure_composition import compositions
-from cursive_circuits.measure_heads import attention_scores, head_report, offset_profile
+from cursive_circuits.measure_heads import OFFSETS, attention_scores, head_report
 from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
+from interp_core.errors import InputError
+from interp_core.measures.ablation import ablated
+from interp_core.measures.paths import Cut, without
 from planted_strokes import IDLE, INDUCTION, PAIR_BACK, PREVIOUS, TOKENS, planted
 from small_strokes import random_model
 
@@ -66,8 +69,8 @@ def test_the_induction_head_is_found_at_both_slots_and_nothing_else_is(
         assert arrays[score][1, 0] > 0.85
     assert report["largest"]["previous_token"]["head"] == str(PREVIOUS)
     assert arrays["previous_token"][0, 0] > 0.99
-    profile = offset_profile(arrays, 1, 0)[:, 0]
-    assert profile.argmax() == 5
+    profile = [arrays[f"offset/{offset:+d}"][1, 0] for offset in OFFSETS]
+    assert np.argmax(profile) == 5
     assert profile[5] > 0.85
 
 
@@ -94,7 +97,7 @@ def test_copying_needs_the_circuit_and_nothing_else(model: Trained, stimuli: Sti
     clean = copy_losses(model, stimuli, batch_size=24).mean(axis=0)
     assert clean[0] < 0.4 < 1.0 < clean[1]
     for head, needed in ((INDUCTION, True), (PREVIOUS, True), (IDLE, False)):
-        with model.model.replacing({head: means[head]}):
+        with ablated(model.model, {head.place: means[head]}):
             without = copy_losses(model, stimuli, batch_size=24).mean(axis=0)
         assert bool(without[0] - clean[0] > 1.0) is needed, head
 
@@ -215,11 +218,13 @@ def test_taking_nothing_out_changes_nothing(model: Trained, stimuli: Stimuli) ->
     ids = torch.from_numpy(stimuli.prompts.tokens)
     with torch.no_grad():
         whole = model.model(ids).logits
-        with model.model.reading({(INDUCTION, "k"): torch.zeros(*ids.shape, model.model.d_model)}):
+        nothing = torch.zeros(*ids.shape, model.model.d_model)
+        cut = Cut(INDUCTION.layer, "k", (INDUCTION.number,), nothing)
+        with without(model.model, [cut], lambda: model.model(ids)):
             same = model.model(ids).logits
         with (
-            pytest.raises(KeyError),
-            model.model.replacing({INDUCTION._replace(number=9): torch.zeros(1)}),
+            pytest.raises(InputError, match="layers, from 0"),
+            ablated(model.model, {INDUCTION._replace(layer=9).place: torch.zeros(1)}),
         ):
             pass
     torch.testing.assert_close(whole, same)

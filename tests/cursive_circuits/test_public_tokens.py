@@ -37,8 +37,8 @@ FIRST_IDS = [
 ]
 SECOND = np.array([[1.0, 0.0, 0], [1.05, 0.05, 1]])
 SECOND_IDS = [
-    # From the first word's last point, .05 left of its right edge and .23 above: atan2(.23, .05) is 156.79 bins from
-    # -pi, and .2354 is 60.06 after bin 31.
+    # From the first word's last point, .05 left of its right edge and .23 above: atan2(.23, .05) is
+    # 156.79 bins from -pi, and .2354 is 60.06 after bin 31.
     (302 + 156, 91),
     (ASLANT, 38),  # .0707: 7.21 after bin 31
     (STILL, LIFTED + 0),

@@ -77,6 +77,6 @@ def test_samples_reach_the_run_as_pictures(project: Path, monkeypatch: pytest.Mo
     # as at the end of a program: wandb's service writes the last files when it stops
     wandb.teardown()
     assert done.exit_code == 0, done.output
-    pictures = list(project.glob("wandb/offline-run-*/files/media/images/sample_0_*.png"))
+    pictures = list(project.glob("wandb/offline-run-*/files/media/images/ink/sample_0_*.png"))
     assert len(pictures) == 1
     assert pictures[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -11,9 +11,9 @@ from cursive_circuits.data import Words
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_stimuli import same_length, synthetic
 from cursive_circuits.data_tokens import Tokens
-from cursive_circuits.figures_circuits import composition
-from cursive_circuits.figures_heads import offsets
-from cursive_circuits.intervene import stand_ins
+from cursive_circuits.figures_causal import paths
+from cursive_circuits.figures_circuits import composition, direction_maps
+from cursive_circuits.figures_heads import excess, offsets
 from cursive_circuits.intervene_paths import path_effects
 from cursive_circuits.measure_alignment import alignment
 from cursive_circuits.measure_gain import KINDS, bag_bound, gain_report, gain_rows, gains
@@ -24,6 +24,8 @@ from cursive_circuits.params import CursiveCircuits, Statistics
 from cursive_circuits.run_directory import Trained
 from drawn_figures import figures_saved
 from interp_core.errors import InputError
+from interp_core.plotting import INDUCTION, NULL
+from interp_core.statistics.random_sets import unmatched_sets
 from small_strokes import ALPHABET, random_model
 
 
@@ -205,13 +207,13 @@ def test_sets_of_other_heads_are_distinct_and_all_of_them_where_they_are_few() -
     rng = np.random.default_rng(0)
     pool = [Head(layer, "self", number) for layer in range(4) for number in range(3)]
 
-    few = stand_ins(2, pool[:5], rng, draws=50)
+    few = unmatched_sets(2, pool[:5], rng, draws=50)
     assert len(set(few)) == len(few) == 10
 
-    many = stand_ins(3, pool, rng, draws=50)
+    many = unmatched_sets(3, pool, rng, draws=50)
     assert len(set(many)) == len(many) == 50
     assert all(len(set(one)) == 3 for one in many)
-    assert stand_ins(3, pool[:2], rng, draws=50) == []
+    assert unmatched_sets(3, pool[:2], rng, draws=50) == []
 
 
 @pytest.mark.parametrize("head", [Head(0, "self", 3), Head(2, "cross", 11)])
@@ -248,3 +250,51 @@ def test_two_models_offsets_stand_on_one_axis(
 
     limits = [axes.get_ylim() for axes in seen["o"].figure.axes]
     assert all(first == second for first, second in pairwise(limits))
+
+
+def test_every_head_is_a_point_of_its_family_and_those_that_pass_are_coloured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = figures_saved(monkeypatch)
+    largest = np.array([[0.0, 0.01], [0.2, 0.6]])
+    arrays = {
+        "synthetic/by_offset": np.stack([largest / 2, largest]),
+        "synthetic/induction": largest == 0.6,
+        "synthetic/relay": largest == 0.2,
+    }
+    best = {"value": 0.6, "low": 0.55, "high": 0.65}
+    report = {"families": {"synthetic": {"n": 8, "best_excess": best}}}
+    excess({"control": (report, arrays)}, tmp_path / "excess.png")
+
+    (axes,) = seen["excess"].figure.axes
+    shown = {
+        line.get_color(): sorted(float(x) for x in np.asarray(line.get_xdata()))
+        for line in axes.lines
+        if line.get_marker() == "o" and len(np.asarray(line.get_xdata()))
+    }
+    assert shown == {NULL: [0.0, 0.01], INDUCTION: [0.2, 0.6]}
+    assert "control: random strokes" in seen["excess"].words
+
+
+def test_maps_of_one_kind_and_paths_of_all_models_have_one_scale(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = figures_saved(monkeypatch)
+    values = np.random.default_rng(0).standard_normal((2, 2, 8, 8))
+    values[0] *= 20
+    direction_maps({"ov_direction": values}, "control", tmp_path / "ov.png", kind="ov")
+
+    maps = [image for axes in seen["ov"].figure.axes for image in axes.images]
+    assert len(maps) == 4
+    assert len({image.get_clim() for image in maps}) == 1
+
+    found = {}
+    for name, effect in (("writes", 0.0), ("control", -0.4)):
+        names = np.array([["L0H0", "L1H0", reads] for reads in "kq"])
+        arrays = {"names": names, "z": np.ones(2), "effect": np.full((2, 3), effect)}
+        report = {"paths": {"k": {"agreement": 0.5}}}
+        found[name] = (report, {f"paths/{key}": array for key, array in arrays.items()})
+    paths(found, tmp_path / "paths.png")
+
+    limits = [axes.get_ylim() for axes in seen["paths"].figure.axes]
+    assert limits[0] == limits[1]

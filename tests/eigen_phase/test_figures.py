@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from drawn_figures import assert_legible, figures_saved
 from eigen_phase import figures_controls, figures_run, figures_seeds
 from eigen_phase.figures import draw_all, draw_run
 from eigen_phase.measure_landscape import attention_patterns
@@ -136,7 +137,7 @@ def test_leads_and_lags_are_drawn_at_their_ratios(
     report = {"runs": 5, "lags": lags}
     figures_seeds.lags("tiled", report, tmp_path / "lags.png")
     figure, text = seen[0]
-    assert "persistence (4)" in text
+    assert "persistence\u00a0(4)" in text
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "top eigenvalue",
@@ -164,6 +165,41 @@ def test_seeds_are_laid_over_each_other_at_their_own_midpoints(
     )
     steps = small_run.history["step"]
     np.testing.assert_allclose(xs(seen[0].axes[0].lines[0]), steps[steps > 0] / 15.0)
+
+
+def test_controls_and_interventions_are_legible_with_a_key_to_every_line(
+    small_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = figures_saved(monkeypatch)
+    steps = np.array([10, 20, 30])
+    arms = [arm for looks in figures_controls.ARMS.values() for arm in looks]
+    accuracies = {f"{arm}_accuracy": np.array([0.1, 0.2, 0.9]) for arm in (*arms, "free")}
+    figures_controls.alignment(
+        [small_run], {small_run.name: {"refresh_step": steps, **accuracies}}, tmp_path / "a.png"
+    )
+
+    effect = -np.linspace(0, 0.5, 12).reshape(3, 2, 2)
+    ends = {"effect_low": effect - 0.01, "effect_high": effect + 0.01}
+    pair = {"value": -0.4, "low": -0.5, "high": -0.3, "n": 8}
+    sets = {"heads": ["L1H0", "L1H1"], "change": pair, "others": {"random": pair}}
+    figures_controls.ablations(
+        {small_run.name: {"step": steps, "effect": effect, **ends}},
+        {small_run.name: {"induction": sets, "previous_token": sets}},
+        tmp_path / "b.png",
+    )
+
+    found, told = {small_run.name: FLAT}, {"verdict": "clamped: earlier; and later"}
+    figures_controls.accuracies([small_run], found, told, tmp_path / "alone.png")
+    figures_controls.accuracies([small_run] * 3, found, told, tmp_path / "three.png")
+
+    for name, figure in seen.items():
+        assert_legible(name, figure)
+    labels = [label for looks in figures_controls.ARMS.values() for *_, label in looks.values()]
+    assert all(label in seen["a"].words for label in labels)
+    assert "L1H0\nL1H1" in seen["b"].words
+    assert "best two induction heads" in seen["b"].words
+    assert f"{small_run.condition}: no transition" in seen["alone"].words
+    assert f"{small_run.condition} (3): 3 no transition" in seen["three"].words
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:

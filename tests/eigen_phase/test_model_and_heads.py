@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from eigen_phase.data import Data, Sequences, draw
-from eigen_phase.intervene_heads import mean_outputs
+from eigen_phase.intervene_heads import constant, mean_outputs
 from eigen_phase.measure_heads import attention_scores, behaviour, heads
 from eigen_phase.model import Transformer
 from eigen_phase.model_shape import Shape
 from eigen_phase.params import Training
+from interp_core.errors import InputError
 from interp_core.measures.circuits import copying_eigenvalues, matching_eigenvalues
 from interp_core.statistics.heads import Head
 
@@ -118,19 +119,19 @@ def test_a_row_shorter_than_the_clamp_looks_at_its_first_token() -> None:
 def test_replaced_heads_write_their_constant_and_come_back_after_an_error() -> None:
     model, ids = Transformer(shape(), seed=3), tokens()
     clean = model(ids).logits
-    with model.replacing_heads({Head(0, 1): torch.zeros(32)}):
+    with constant(model, {Head(0, 1): torch.zeros(32)}):
         assert not torch.allclose(model(ids).logits, clean)
-    with pytest.raises(RuntimeError), model.replacing_heads({Head(0, 1): torch.zeros(32)}):
+    with pytest.raises(RuntimeError), constant(model, {Head(0, 1): torch.zeros(32)}):
         raise RuntimeError
     torch.testing.assert_close(model(ids).logits, clean, rtol=0, atol=0)
     with torch.no_grad():
         model.attentions[0].o.weight[:, 32:] = 0
-    with model.replacing_heads({Head(0, 1): torch.full((32,), 9.0)}):
+    with constant(model, {Head(0, 1): torch.full((32,), 9.0)}):
         inside = model(ids).logits
     torch.testing.assert_close(inside, model(ids).logits)
     with (
-        pytest.raises(KeyError, match="L2H0"),
-        model.replacing_heads({Head(2, 0): torch.zeros(32)}),
+        pytest.raises(InputError, match=r"attn\.z of 2 layers"),
+        constant(model, {Head(2, 0): torch.zeros(32)}),
     ):
         pass
 
@@ -281,7 +282,7 @@ def test_ablating_the_circuit_kills_copying_and_other_heads_do_nothing() -> None
     model, rows = induction_circuit(), distinct_rows()
     means = mean_outputs(model, rows)
     for head, needed in {(0, 0): True, (1, 1): True, (0, 1): False, (1, 0): False}.items():
-        with model.replacing_heads({Head(*head): means[Head(*head)]}):
+        with constant(model, {Head(*head): means[Head(*head)]}):
             accuracy = behaviour(model, rows, copies=1)["pattern_accuracy"]
         assert (accuracy < 0.3) if needed else (accuracy == 1.0)
 

@@ -199,6 +199,7 @@ def test_half_written_and_foreign_directories_are_refused(
         RunDirectory.open(half)
     other = tmp_path / "other"
     shutil.copytree(small_run.folder, other)
+    (other / "files.json").unlink()  # as another version would have written it
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"version": 0}))
     with pytest.raises(InputError, match="version 0, but this program reads version 2"):

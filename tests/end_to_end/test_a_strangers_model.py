@@ -1,4 +1,4 @@
-"""A model of a stranger's, where nothing was pulled and nothing made: a fresh clone, an empty folder."""
+"""A stranger's model, where nothing was pulled and nothing made: a fresh clone, an empty folder."""
 
 import os
 import subprocess

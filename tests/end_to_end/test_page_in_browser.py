@@ -254,9 +254,11 @@ def test_pointing_at_ink_tells_what_a_stroke_reads(browser: Browser) -> None:
 def test_a_page_has_a_name_for_everything_that_can_be_used(browser: Browser) -> None:
     browser.draw_all()
     nameless = browser.run("""
-        const named = (e) => e.getAttribute("aria-label") || e.textContent.trim() || e.closest("label") || e.title;
-        return [...document.querySelectorAll("button, select, input, [role=img], a")].filter((e) => !named(e) &&
-            !e.querySelector("img[alt]")).map((e) => e.outerHTML.slice(0, 200));
+        const named = (e) => e.getAttribute("aria-label") || e.textContent.trim()
+            || e.closest("label") || e.title;
+        const all = [...document.querySelectorAll("button, select, input, [role=img], a")];
+        const nameless = all.filter((e) => !named(e) && !e.querySelector("img[alt]"));
+        return nameless.map((e) => e.outerHTML.slice(0, 200));
     """)
     assert nameless == []
 
@@ -276,7 +278,8 @@ def test_text_stands_out_from_the_paper(browser: Browser, scheme: str) -> None:
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     contrast = browser.run("""
         const channels = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
-        const linear = (c) => (c / 255 <= 0.03928 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+        const linear = (c) => (c / 255 <= 0.03928 ? c / 255 / 12.92
+            : ((c / 255 + 0.055) / 1.055) ** 2.4);
         const light = (text) => { const [r, g, b] = channels(text).map(linear);
             return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
         const paper = light(getComputedStyle(document.body).backgroundColor);

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from interp_core.pipeline.commands import Project
 from interp_core.pipeline.import_closure import WITHOUT_EFFECT
-from interp_core.pipeline.stages import Project
 from warm_commands import warm_commands
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "repro")
+    with warm_commands(folder.parent / "warm", environment(), folder) as warm:
+        run(folder, "dvc", "repro", env=warm)
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message", "Run the smoke profile")
     return folder
@@ -200,11 +201,8 @@ def test_a_truncated_object_in_the_remote_is_refused(clone: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_running_twice_gives_the_same_bytes(clone: Path) -> None:
-    """The first run's processes each load everything; the second's are forks of one that has."""
+    """The first run's processes are forks of one that has loaded all; these are their own."""
     before, lock = files_of(clone), (clone / "dvc.lock").read_bytes()
-
-    with warm_commands(clone.parent / "warm", environment(), clone) as warm:
-        run(clone, "dvc", "repro", "--force", env=warm)
-
+    run(clone, "dvc", "repro", "--force")
     assert files_of(clone) == before
     assert (clone / "dvc.lock").read_bytes() == lock

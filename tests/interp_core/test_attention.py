@@ -14,7 +14,7 @@ import small_models as small
 from interp_core.loading import subject_of
 from interp_core.measures.scores import attention_keys, attention_scores, score_heads
 from interp_core.models import attention
-from interp_core.models.attention import AttentionCall
+from interp_core.models.attention import AttentionCall, fused_attention
 from interp_core.models.hooks import capture
 from interp_core.models.lens import BridgeSubject, to_transformer_lens
 from interp_core.models.native import NativeSubject
@@ -243,3 +243,29 @@ def test_no_whole_pattern_is_ever_built(name: str, monkeypatch: pytest.MonkeyPat
             subject, tokens, prompts.pairs, attention_keys(prompts.pairs), contributions=True
         )
     assert largest.entries < 2 * 1024 * 1024
+
+
+def test_vectors_that_do_not_lie_in_one_run_are_read_as_they_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 4, 8, 16, generator=generator).transpose(-1, -2) for _ in range(3)
+    )
+    out, lse = fused_attention(query, key, value, None, 0.3)
+    plain, plain_lse = fused_attention(
+        query.contiguous(), key.contiguous(), value.contiguous(), None, 0.3
+    )
+    assert torch.equal(out, plain)
+    assert torch.equal(lse, plain_lse)
+
+
+def test_a_sink_of_each_token_takes_its_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 4, 9, 8, generator=generator) for _ in range(3))
+    sinks = torch.randn(2, 4, 9, generator=generator)
+    out, _ = fused_attention(query, key, value, None, 0.3, sinks=sinks)
+
+    scores = (query @ key.transpose(-1, -2) * 0.3).masked_fill(
+        torch.ones(9, 9, dtype=torch.bool).triu(1), -torch.inf
+    )
+    pattern = torch.cat([scores, sinks[..., None]], dim=-1).softmax(dim=-1)[..., :-1]
+    assert torch.allclose(out, pattern @ value, atol=1e-6)

@@ -5,7 +5,6 @@ import pytest
 
 from interp_core.errors import InputError
 from interp_core.statistics.block_permutation import (
-    between_share,
     block_length,
     block_order,
     texts_differ,
@@ -66,18 +65,6 @@ def test_texts_that_differ_are_found() -> None:
     assert found.p[1:].min() > 0.05
 
 
-def test_the_share_between_texts_is_that_of_an_analysis_of_variance() -> None:
-    values, texts = _rng(1).normal(size=(len(UNEQUAL), 2)), UNEQUAL
-    means = np.array([values[texts == text].mean(axis=0) for text in texts])
-    expected = ((means - values.mean(axis=0)) ** 2).sum(axis=0) / (
-        (values - values.mean(axis=0)) ** 2
-    ).sum(axis=0)
-    np.testing.assert_allclose(between_share(values, texts), expected, rtol=1e-10)
-
-    constant = np.ones((len(texts), 1))
-    assert between_share(constant, texts) == 0.0
-
-
 @pytest.mark.parametrize("r", [0.0, 0.41, 0.7])
 def test_blocks_are_as_long_as_autocorrelation_asks(r: float) -> None:
     values = autocorrelated(_rng(2), 20_000, r=r, units=4)
@@ -92,7 +79,7 @@ def test_what_cannot_be_tested_is_an_error() -> None:
     with pytest.raises(InputError, match="too few for blocks of 8"):
         texts_differ(values, texts, _rng(), block=8, draws=19, alpha=0.05)
     with pytest.raises(InputError, match="stand together"):
-        between_share(values, np.tile([0, 1], 10))
+        block_length(values, np.tile([0, 1], 10))
 
 
 def test_dealt_blocks_hold_every_token_once_and_its_neighbours_but_at_cuts() -> None:

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 import decoders
+from interp_core.errors import InputError
+from interp_core.loading import subject_of
+from interp_core.models import attention
+from interp_core.models.native import NativeSubject
 
 IMPORTANT = (
     *("gemma", "gemma2", "gemma3_text", "olmo2", "qwen2", "qwen3", "llama", "mistral", "phi3"),
@@ -49,15 +53,95 @@ def test_without_a_final_norm_scores_are_right_and_attribution_is_left_out() -> 
     assert row.note.startswith("no attribution: no final norm")
 
 
-@pytest.mark.parametrize("kind", ["falcon_mamba", "recurrent_gemma"])
+@pytest.mark.parametrize("kind", ["jamba", "rwkv", "recurrent_gemma"])
 def test_other_state_space_models_and_hybrids_are_refused_by_name(kind: str) -> None:
     row = decoders.measure(kind)
     assert row.runs == "refused"
     assert kind in row.note
 
 
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        # keys that a convolution leaves transposed in memory; sinks of each token
+        ("inkling_text", "no attribution: what the heads"),
+        ("inkling2_text", "no attribution: no final norm"),
+        # sinks that eager attention leaves out of the weights it returns
+        ("granite_swa", ""),
+        # what layers write is scaled by their depth
+        ("beam", ""),
+        ("minicpm3", ""),
+        # keys that another network chooses
+        ("deepseek_v32", ""),
+        # experts that run several times in a pass
+        ("dbrx", ""),
+        ("zaya", "no attribution: what the heads"),
+        # the context has another name
+        ("whisper", ""),
+        ("moshi", ""),
+        # eyes beside the language model
+        ("gemma3", ""),
+        ("gemma3n_text", "no attribution: its residual stream is not one vector"),
+    ],
+)
+def test_a_type_that_is_unusual_inside_is_measured_or_leaves_out_what_cannot_be_said(
+    kind: str, note: str
+) -> None:
+    row = decoders.measure(kind)
+    assert row.runs == "native"
+    assert row.note.startswith(note) if note else row.note == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("recurrent_gemma", {"block_types": ("recurrent", "attention")}, "it is a hybrid"),
+        ("jetmoe", {}, "nothing reads what its heads give, side by side"),
+        ("musicgen", {}, "it reads several rows of tokens at once"),
+        ("diffllama", {}, "it runs a layer's attention more than once"),
+    ],
+)
+def test_what_has_no_heads_of_its_own_is_refused_by_name(
+    kind: str, changes: dict[str, Any], reason: str
+) -> None:
+    row = decoders.measure(kind, **changes)
+    assert row.runs == "refused"
+    assert kind in row.note
+    assert reason in row.note
+
+
+def test_attention_that_reads_other_memory_is_found_when_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention, "_in_one_run", lambda part: part)
+    with pytest.raises(InputError, match=r"with attention run here|attention pattern of layer 0"):
+        subject_of(decoders.build("inkling_text"), bos=0)
+
+
+def test_a_wish_that_never_arrives_is_found_when_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = decoders.build("gemma2", attn_logit_softcapping=0.1)
+    monkeypatch.setattr(attention, "_capped", lambda scores, softcap: scores)
+    with pytest.raises(InputError, match="with attention run here it says something else"):
+        subject_of(model, bos=0)
+
+
+def test_heads_in_another_order_than_their_matrices_leave_attribution_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    as_they_are = NativeSubject.out_weights
+    monkeypatch.setattr(
+        NativeSubject, "out_weights", lambda subject, layer: as_they_are(subject, layer).flip(0)
+    )
+    subject = subject_of(decoders.build("llama"), bos=0)
+    assert isinstance(subject, NativeSubject)
+    assert "not simply added" in str(subject.why_no_attribution())
+
+
 @pytest.mark.slow
 def test_every_type_of_the_installed_transformers_is_as_the_table_says_and_none_is_wrong() -> None:
     rows = [decoders.measure(kind) for kind in decoders.KINDS]
+    assert sum(row.runs == "native" for row in rows) >= 149
     assert [str(row) for row in rows if row.runs == "WRONG"] == []
     assert decoders.table(rows) == decoders.TABLE.read_text()

@@ -46,7 +46,9 @@ def by_definition(call: MixerCall) -> Tensor:
 @pytest.fixture(params=[4, 6], ids=["states in fours", "six states"])
 def call(request: pytest.FixtureRequest) -> MixerCall:
     subject = small_mamba(state_size=request.param)
-    return mixer_calls(subject, some_ids())[1]
+    call = mixer_calls(subject, some_ids())[1]
+    assert isinstance(call, MixerCall)
+    return call
 
 
 def test_whole_matrices_are_those_of_the_definition(call: MixerCall) -> None:

@@ -340,3 +340,25 @@ def test_sites_are_parsed_in_both_spellings_and_refused_by_name() -> None:
             capture(model, [Site(3, "attn.z")]),
         ):
             pass
+
+
+def test_a_sites_name_in_text_is_the_site() -> None:
+    model = subject("gpt2")
+    name = "blocks.1.attn.hook_z"
+    with capture(model, [name]) as seen, intervene(model, {name: zero(heads=[2])}):
+        model.logits(ids())
+    assert torch.equal(seen[name], seen[Site(1, "attn.z")])
+    assert not bool(seen[name][..., 2, :].any())
+    with pytest.raises(InputError, match="no site is called"), capture(model, ["blocks.1.attn.y"]):
+        pass
+
+
+@pytest.mark.parametrize("head", [4, -1])
+@pytest.mark.parametrize("edit", [zero, lambda heads: replace_by(heads, torch.zeros(4, 8))])
+def test_a_head_that_is_not_there_is_named(edit: Callable[..., Any], head: int) -> None:
+    model = subject("gpt2")
+    with (
+        pytest.raises(InputError, match=rf"no head {head}: this layer has heads 0 to 3"),
+        intervene(model, {Site(1, "attn.z"): edit(heads=[head])}),
+    ):
+        model.logits(ids())

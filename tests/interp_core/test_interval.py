@@ -13,11 +13,10 @@ from interp_core.statistics.interval import (
     array_json,
     bootstrap,
     mean_share,
-    proportion,
     student,
-    two_levels,
+    two_level_errors,
 )
-from interp_core.statistics.resampling import hierarchical_bootstrap, mean_interval
+from interp_core.statistics.resampling import mean_interval, resampled_means
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -79,24 +78,6 @@ def test_one_training_has_no_interval() -> None:
         student([], unit="trainings")
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (63, 64), (7, 30)])
-def test_proportions_are_clopper_and_pearsons(hits: int, n: int) -> None:
-    expected = scipy_stats.binomtest(hits, n).proportion_ci(method="exact")
-    assert proportion(hits, n, unit="prompts").ends == pytest.approx(
-        (expected.low, expected.high), rel=1e-9, abs=1e-12
-    )
-    with pytest.raises(InputError, match="not a share"):
-        proportion(n + 1, n, unit="prompts")
-
-
-@pytest.mark.parametrize("p", [0.98, 0.99, 0.997, 0.9995, 1.0])
-def test_proportions_near_one_are_covered(p: float) -> None:
-    """Exactly, by adding up the probabilities of all outcomes."""
-    n = 64
-    inside = [covers(proportion(hits, n, unit="prompts"), p) for hits in range(n + 1)]
-    assert scipy_stats.binom.pmf(np.arange(n + 1), n, p) @ inside >= 0.95
-
-
 def alike(rng: np.random.Generator, p: float, n: int) -> np.ndarray:
     """20 targets a prompt, all with the same chance."""
     return rng.binomial(20, p, size=n) / 20
@@ -146,6 +127,24 @@ def test_mean_shares_stay_in_range_and_narrow_away_from_one() -> None:
         mean_share(np.array([0.5, 1.2]), unit="prompts")
 
 
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def ends(
+    values: np.ndarray, rng: np.random.Generator, *, statistic: Statistic, resamples: int = 200
+) -> tuple[np.ndarray, np.ndarray]:
+    found = two_level_errors(values, rng, resamples=resamples, statistic=statistic)
+    reach = scipy_stats.t.ppf(0.975, found.freedom) * found.error
+    return found.value - reach, found.value + reach
+
+
+def plain_bootstrap(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Prompts are resampled, then heads within each layer, as if that were all."""
+    means = resampled_means(values, rng, resamples=200)
+    heads = rng.integers(0, means.shape[2], size=means.shape)
+    return layer_means(np.take_along_axis(means, heads, axis=2))
+
+
 def layer_means(drawn: np.ndarray) -> np.ndarray:
     return drawn.mean(axis=2)
 
@@ -163,13 +162,9 @@ def test_four_heads_are_covered_where_a_plain_bootstrap_falls_short(
         values = (
             of_heads * rng.normal(size=(1, 2, 4)) + prompts + of_both * rng.normal(size=(30, 2, 4))
         )
-        found = two_levels(values, rng, resamples=200, statistic=layer_means)
-        covered.extend((found.low <= 0) & (found.high >= 0))
-        low, high = np.quantile(
-            hierarchical_bootstrap(values, rng, resamples=200, statistic=layer_means),
-            [0.025, 0.975],
-            axis=0,
-        )
+        low, high = ends(values, rng, statistic=layer_means)
+        covered.extend((low <= 0) & (high >= 0))
+        low, high = np.quantile(plain_bootstrap(values, rng), [0.025, 0.975], axis=0)
         plain.extend((low <= 0) & (high >= 0))
 
     assert 0.93 <= np.mean(covered) <= 0.99
@@ -191,16 +186,16 @@ def test_a_centre_over_layers_of_four_heads_is_covered() -> None:
     for _ in range(400):
         heads = profile[:, None] * rng.gamma(4, 1 / 4, size=(6, 4))
         values = heads + 0.2 * rng.normal(size=(40, 6, 4))
-        found = two_levels(values, rng, resamples=200, statistic=centre)
-        covered.append(found.low <= truth <= found.high)
-        widths.append(found.high - found.low)
+        low, high = ends(values, rng, statistic=centre)
+        covered.append(low <= truth <= high)
+        widths.append(high - low)
 
     assert 0.92 <= np.mean(covered) <= 0.99
     assert np.mean(widths) < 0.35
 
 
 def test_one_head_a_layer_says_nothing_about_heads() -> None:
-    found = two_levels(_rng().normal(size=(9, 2, 1)), _rng(), resamples=20, statistic=layer_means)
-    assert np.isnan(found.low).all()
+    low, _ = ends(_rng().normal(size=(9, 2, 1)), _rng(), resamples=20, statistic=layer_means)
+    assert np.isnan(low).all()
     with pytest.raises(InputError, match="2 or more prompts"):
-        two_levels(np.ones((1, 2, 4)), _rng(), resamples=20, statistic=layer_means)
+        ends(np.ones((1, 2, 4)), _rng(), resamples=20, statistic=layer_means)

@@ -15,12 +15,13 @@ from typing import NamedTuple, TextIO
 import numpy as np
 import pytest
 import torch
+import wandb
 from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_weights
-from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.batches import IGNORED, Batch, BatchSource
 from interp_core.training.checkpoints import (
     Scratch,
     checkpoint_name,
@@ -29,9 +30,11 @@ from interp_core.training.checkpoints import (
     scratch,
 )
 from interp_core.training.history import History
+from interp_core.training.live_run import Run
 from interp_core.training.loop import Diverged, Moment, parameter_groups, train
 from interp_core.training.recipe import Recipe
-from interp_core.training.tracking import Run
+from interp_core.training.tracking import About, tracked_run
+from wandb_files import logged, records
 
 VOCABULARY = 40
 
@@ -168,6 +171,42 @@ def test_a_training_stopped_by_ctrl_c_ends_with_the_bytes_of_one_that_was_not(
     assert all(torch.equal(saved[name], tensor) for name, tensor in straight.state_dict().items())
     steps = [int(file.stem.removeprefix("step-")) for file in sorted(folder.checkpoints.iterdir())]
     assert steps == checkpoint_steps(12, every=5)
+
+
+def test_a_stopped_training_is_one_run_with_the_curves_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("profile: x\n")
+    (tmp_path / "profiles").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def part(name: str, batch: BatchSource) -> None:
+        where = Scratch(tmp_path / name)
+        where.folder.mkdir(exist_ok=True)
+        about = About("test", name, job="train")
+        with tracked_run(about, where.folder) as run:
+            train(small_model(), batch, heads, recipe(), scratch=where, run=run, label=name)
+
+    def heads(moment: Moment) -> Mapping[str, float]:
+        moment.run.log({"score/L0H0": moment.step}, moment.step)
+        return {"validation_loss": float(moment.step)}
+
+    part("straight", small_batch)
+    with pytest.raises(KeyboardInterrupt):
+        part("stopped", Interrupted(7))
+    part("stopped", small_batch)
+    wandb.teardown()
+
+    curves: dict[str, list[tuple]] = {}
+    for file in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
+        name = next(one.run.display_name for one in records(file) if one.HasField("run"))
+        rows = [row for row in logged(file) if "heldout/loss" in row]
+        assert name not in curves
+        curves[name] = [(row["step"], row["train/loss"], row["heldout/loss"]) for row in rows]
+
+    assert curves["stopped"] == curves["straight"]
+    assert [step for step, *_ in curves["straight"]] == checkpoint_steps(12, every=5)
 
 
 def test_a_resumed_training_does_not_repeat_the_steps_it_has_done(folder: Scratch) -> None:

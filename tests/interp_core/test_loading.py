@@ -507,7 +507,8 @@ def load_in_fresh_process(home: Path, *models: tuple[str, str]) -> list[tuple[st
         for repo, revision in {models!r}:
             start = time.monotonic()
             try:
-                said = load_model(ModelSpec(source="hub", repo=repo, revision=revision), name="x").hash
+                spec = ModelSpec(source="hub", repo=repo, revision=revision)
+                said = load_model(spec, name="x").hash
             except InputError as problem:
                 said = f"InputError: {{problem}}"
             print("said", said, time.monotonic() - start, sep="|")

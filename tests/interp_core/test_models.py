@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 import small_models as small
 from interp_core.errors import InputError
-from interp_core.loading import random_like, transformer_of
+from interp_core.loading import random_like, subject_of, transformer_of
 from interp_core.models.hooks import capture
 from interp_core.models.lens import BridgeSubject, to_transformer_lens
 from interp_core.models.native import NativeSubject
@@ -213,3 +213,15 @@ def test_making_an_untrained_twin_does_not_touch_the_global_generator() -> None:
     state = torch.get_rng_state()
     random_like(subject, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", [*small.ALL, "mamba"])
+def test_a_flat_list_of_ids_is_one_row(name: str) -> None:
+    model = subject_of(small.build(name), bos=0)
+    assert torch.equal(model.ids([0, 5, 7]), model.ids([[0, 5, 7]]))
+
+
+def test_text_without_a_tokenizer_is_refused() -> None:
+    model = subject_of(small.build("gpt2"), bos=0, name="toy")
+    with pytest.raises(InputError, match="toy has no tokenizer: give token ids"):
+        model.ids("text")

@@ -1,4 +1,4 @@
-"""Pages: names are text and never code, nothing is fetched, and what is shown is what was measured."""
+"""Pages: names are text and never code, nothing is fetched, what is shown was measured."""
 
 import json
 import re

@@ -160,3 +160,59 @@ def test_a_file_that_cannot_be_parsed_names_the_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("a: 1\nb: {\n")
     with pytest.raises(InputError, match="line 3"):
         read_yaml(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (10**400, "`period`: Input should be a number of at most 64 bits, got a number of"),
+        (float("inf"), "`period`: Input should be a finite number, got 'inf'"),
+        ("\ud800", "`period`: Input should be valid Unicode text"),
+        ("a\0b", "`period`: Input should be a text without NUL"),
+        ([3, float("nan")], "`period`: Input should be a finite number"),
+        ("x" * 10**6, "`period`: Input should be a text of at most 100000 characters"),
+    ],
+)
+def test_what_no_setting_can_be_is_refused_with_its_key(value: Any, told: str) -> None:
+    assert told in refusal({"period": value})
+    assert told.replace("period", "inner.width") in refusal(
+        {"period": 3, "inner": {"width": value}}
+    )
+    assert refusal({"period": value}, options=["period"]).startswith("--period: ")
+
+
+_LAUGHS = "\n".join(
+    ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "`a` stands twice (line 3)"),
+        ("a: {b: 1, b: 2}\n", "`b` stands twice"),
+        (_LAUGHS, "its aliases stand for"),
+        ("a: &a [*a]\n", "an alias holds itself"),
+        ("a: " + "[" * 5000, "too many brackets"),
+        ("a: 2026-13-45\n", "holds a value that cannot be: month must be in 1..12"),
+        ("a: !!timestamp x\n", "holds a value that cannot be"),
+        ("a: " + "9" * 5000, "holds a value that cannot be"),
+        ("[1, 2]", "holds no sections"),
+        ("1: 2", "`1` is no name of a section"),
+        ("a: 1\n---\na: 2\n", "not valid YAML"),
+    ],
+)
+def test_yaml_that_would_be_read_without_a_word_is_refused(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(InputError) as problem:
+        read_yaml(tmp_path / "own.yaml")
+    assert told in str(problem.value)
+    assert len(str(problem.value).splitlines()) == 1
+
+
+def test_a_profile_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_bytes("a: 1".encode("utf-16"))
+    with pytest.raises(InputError, match="not UTF-8 text"):
+        read_yaml(tmp_path / "own.yaml")

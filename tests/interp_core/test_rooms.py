@@ -21,6 +21,7 @@ ORDER = (
     "settled",
     "files",
     "plotting",
+    "plotting_maps",
     "statistics",
     "pipeline",
     "stimuli",

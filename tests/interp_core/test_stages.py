@@ -9,8 +9,8 @@ import yaml
 
 from interp_core.errors import InputError
 from interp_core.pipeline import stages
+from interp_core.pipeline.commands import Command, Project
 from interp_core.pipeline.import_closure import WITHOUT_EFFECT, Sources, reached
-from interp_core.pipeline.stages import Command, Project
 
 PYPROJECT = """
 [project.scripts]

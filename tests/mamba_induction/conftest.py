@@ -37,10 +37,17 @@ def offset(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
+@pytest.fixture(params=["mamba", "mamba2"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the circuit is planted in."""
+    return request.param
+
+
 @pytest.fixture
-def planted(offset: int) -> MambaSubject:
+def planted(kind: str, offset: int) -> MambaSubject:
     """The hand-built Mamba with induction at `offset`."""
-    return as_mamba(subject_of(known.induction_mamba(offset), name="planted", bos=0))
+    build = {"mamba": known.induction_mamba, "mamba2": known.induction_mamba2}[kind]
+    return as_mamba(subject_of(build(offset), name="planted", bos=0))
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """The commands as a user types them: what they write, and what they say when something is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import wandb
 import yaml
 
+import decoders
 import small_models as small
 from interp_core.files.artifacts import load_arrays, load_json
 from mamba_project import Said, mamba_induction, random_mamba, smoke_section, write_profile
@@ -180,14 +182,48 @@ def test_texts_that_are_empty_or_too_short_are_refused(
     assert message in said.err
 
 
-def test_another_kind_of_mixer_is_named_and_refused(project: Path, tmp_path: Path) -> None:
-    from transformers import FalconMambaConfig, FalconMambaForCausalLM
+# The scan beside attention, which is as large as in the real one unless it is said.
+SIZES: dict[str, dict[str, Any]] = {
+    "falcon_h1": {
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_ssm": 64,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 16,
+    }
+}
 
-    config = FalconMambaConfig(vocab_size=96, hidden_size=16, state_size=4, num_hidden_layers=1)
-    FalconMambaForCausalLM(config).save_pretrained(tmp_path / "falcon")
-    said = mamba_induction("analyse", "--model", tmp_path / "falcon", "--out", tmp_path / "out")
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("jamba", "a state-space scan"),
+        ("falcon_h1", "a state-space scan"),
+        ("rwkv", "an RWKV recurrence"),
+        ("qwen3_next", "a gated delta rule"),
+    ],
+)
+def test_other_recurrent_models_and_hybrids_are_named_and_refused(
+    project: Path, tmp_path: Path, kind: str, words: str
+) -> None:
+    decoders.build(kind, **SIZES.get(kind, {})).save_pretrained(tmp_path / "other")
+    said = mamba_induction("analyse", "--model", tmp_path / "other", "--out", tmp_path / "out")
     assert said.code == 2
-    assert "falcon is a falcon_mamba, not a Mamba" in said.err
+    assert f"other is a {kind}: it mixes tokens by {words}" in said.err
+    assert said.err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize("kind", ["falcon_mamba", "mamba2"])
+def test_falcon_mamba_and_mamba2_are_analysed(project: Path, tmp_path: Path, kind: str) -> None:
+    small.build(kind, num_hidden_layers=2).save_pretrained(tmp_path / kind)
+    said = mamba_induction("analyse", "--model", tmp_path / kind, "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    assert "falling back" not in said.err
+
+    report = load_json(tmp_path / "out" / f"analysis_{kind}.json")
+    assert report["architecture"] == kind
+    assert report["reconstruction_error"] < 1e-5
 
 
 @pytest.fixture

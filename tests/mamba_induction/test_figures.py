@@ -2,6 +2,7 @@
 repeat.
 """
 
+import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -19,6 +20,7 @@ from interp_core.files.artifacts import load_json
 from mamba_induction.figures import draw_all
 from mamba_induction.figures_causal import sufficient, table_of
 from mamba_induction.figures_gap import plot_parts
+from mamba_induction.figures_layers import layer_wise
 from mamba_induction.figures_summary import summary_text
 from mamba_project import Said
 
@@ -55,6 +57,46 @@ def test_every_figure_is_readable_at_half_size_says_its_n_and_repeats_byte_by_by
         for (first, one), (second, two) in combinations(seen.texts, 2):
             common = Bbox.intersection(one, two)
             assert common is None or min(common.width, common.height) < 4, (name, first, second)
+
+
+def test_of_layers_every_point_lies_inside_its_axes(
+    results: Path, drawn: dict[str, Drawn], tmp_path: Path
+) -> None:
+    analyses = {name: load_json(results / f"analysis_{name}.json") for name in MODELS}
+    for name, layer in (("mamba", 0), ("twin", 1)):
+        excess = analyses[name]["scores"]["offset_profile_excess"]
+        for end in ("value", "low", "high"):
+            excess[end][layer][2] = 0.9
+    layer_wise(analyses, tmp_path / "layers.png")
+
+    points = 0
+    for axes in drawn["layers"].figure.axes:
+        low, high = axes.get_ylim()
+        for line in axes.lines:
+            if line.get_transform() == axes.transData:
+                y = np.asarray(line.get_ydata(), dtype=float)
+                assert ((y >= low) & (y <= high)).all()
+                points += len(y)
+    assert points > 50
+    assert "random weights" in drawn["layers"].words
+
+
+def test_the_pipeline_keeps_no_single_sequences(results: Path, tmp_path: Path) -> None:
+    for file in results.glob("*.*"):
+        for kind in ("metrics", "scores", "training"):
+            place = tmp_path / kind
+            place.mkdir(exist_ok=True)
+            if file.is_file():
+                shutil.copy(file, place)
+
+    written = draw_all(MODELS, "mamba-tuned", lambda kind, _: tmp_path / kind)
+    assert {path.stem for path in written} == {
+        "layer_wise_induction",
+        "behaviour",
+        "prediction_gap",
+        "causal",
+        "fine_tuning",
+    }
 
 
 def test_a_report_that_is_missing_is_named(results: Path, tmp_path: Path) -> None:

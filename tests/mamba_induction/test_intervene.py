@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import known_mamba as known
+import mamba_steps as steps
 import small_models as small
 from interp_core.loading import subject_of
 from interp_core.mamba.hidden_attention import attention_matrices, mixer_calls
 from interp_core.mamba.selective_scan import selective_scan
-from interp_core.mamba.subject import MambaSubject
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
 from interp_core.models.subject import Subject, as_transformer
@@ -22,6 +23,7 @@ from mamba_induction.intervene import (
     only_reads,
     random_direction,
     states,
+    taps_at,
     with_state,
     without_layer,
     without_mixing,
@@ -37,6 +39,33 @@ from mamba_induction.params import ANSWER_OFFSETS, OFFSETS, MambaInduction
 
 def ids_of(subject: Subject) -> torch.Tensor:
     return subject.ids(np.random.default_rng(0).integers(1, 96, (3, 20)))
+
+
+@pytest.mark.parametrize("kind", small.MAMBAS)
+@pytest.mark.parametrize("how", [without_reads, only_reads])
+def test_a_cut_is_the_recurrence_with_these_reads_masked(kind: str, how: Any) -> None:
+    subject = as_mamba(subject_of(small.build(kind), name="small", bos=0))
+    ids, layer = ids_of(subject), 1
+    places = (torch.tensor([0, 2, 2]), torch.tensor([9, 15, 15]), torch.tensor([4, 15, 0]))
+    cut = set(zip(*(index.tolist() for index in places), strict=True))
+
+    if how is only_reads:
+        queries = {(row, query) for row, query, _ in cut}
+        every = {(row, query, key) for row, query in queries for key in range(query + 1)}
+        cut = every - cut
+
+    seen: list[torch.Tensor] = []
+    block: Any = subject.model.get_submodule(f"backbone.layers.{layer}")
+    handle = block.norm.register_forward_hook(lambda *given: seen.append(given[2]))
+    with how(subject, [layer], *places), capture(subject, [Site(layer, "mixer_out")]) as written:
+        subject.trunk(ids)
+    handle.remove()
+
+    expected = steps.mixed(subject.mixer(layer), seen[0], cut)
+    whole = steps.mixed(subject.mixer(layer), seen[0])
+    error = (written[Site(layer, "mixer_out")] - expected).abs().max()
+    assert float(error / expected.abs().max()) < 1e-5
+    assert float((whole - expected).abs().max()) > 100 * float(error)
 
 
 def test_a_cut_read_leaves_the_rest_of_the_row(untrained: MambaSubject) -> None:
@@ -100,6 +129,36 @@ def test_a_state_that_is_added_is_what_the_scan_makes_of_it(untrained: MambaSubj
         untrained.trunk(ids)
     expected = (y * call.gate[:, later]) @ untrained.mixer(1).out_proj.weight.T
     torch.testing.assert_close(seen[Site(1, "mixer_out")][:, later], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_state_added_to_heads_is_what_another_past_would_have_left() -> None:
+    subject = as_mamba(subject_of(small.build("mamba2"), name="small", bos=0))
+    ids, at = ids_of(subject), 7
+    other = ids.clone()
+    other[:, :4] = (other[:, :4] + 11) % 96  # so long before that the convolution forgot it
+
+    added = {0: states(subject, other, at)[0] - states(subject, ids, at)[0]}
+    with capture(subject, [Site(0, "mixer_out")]) as expected:
+        subject.trunk(other)
+    with with_state(subject, added, at), capture(subject, [Site(0, "mixer_out")]) as found:
+        subject.trunk(ids)
+
+    site, later = Site(0, "mixer_out"), slice(at + 1, None)
+    torch.testing.assert_close(
+        found[site][:, later], expected[site][:, later], atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_mamba2s_taps_are_those_of_x_B_and_C() -> None:
+    subject = as_mamba(subject_of(small.build("mamba2"), name="small", bos=0))
+    removed = taps_at(subject, [1, 3])
+    assert removed.shape == (64 + 2 * 2 * 6, 4)
+
+    weight = subject.mixer(0).conv1d.weight
+    with without_taps(subject, [0], removed):
+        assert [float(weight[:, 0, 3 - lag].abs().max()) > 0 for lag in range(4)] == [
+            *(True, False, True, False)
+        ]
 
 
 def test_taps_are_gone_inside_the_block_and_back_after_it(untrained: MambaSubject) -> None:
@@ -277,6 +336,7 @@ def test_the_state_is_swapped_after_the_first_copys_last_token(
     assert state["back"]["accuracy"]["value"] == 1.0
 
 
+@pytest.mark.parametrize("kind", ["mamba"], indirect=True)
 @pytest.mark.parametrize("offset", [1], indirect=True)
 def test_each_other_prompts_state_is_a_control_once(
     planted: MambaSubject, offset: int, bench_of_planted: Bench, params: MambaInduction
@@ -289,6 +349,9 @@ def test_each_other_prompts_state_is_a_control_once(
     assert "no test possible" in back["says"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["mamba", pytest.param("mamba2", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize("offset", [2], indirect=True)
 def test_the_report_says_that_the_planted_read_is_the_one(
     planted: MambaSubject, offset: int, bench_of_planted: Bench, params: MambaInduction

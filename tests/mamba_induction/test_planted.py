@@ -13,10 +13,10 @@ from interp_core.stimuli.prompts import Prompts
 from mamba_induction.data import sampled
 from mamba_induction.intervene import states, taps_at, with_state, without_reads, without_taps
 from mamba_induction.measure_attention import (
-    channel_prefix_matching,
     copying_shares,
     offset_profiles,
     prefix_matching,
+    unit_prefix_matching,
 )
 from mamba_induction.measure_gap import decomposition
 from mamba_induction.params import OFFSETS, MambaInduction
@@ -66,12 +66,13 @@ def test_all_that_it_raises_is_the_attended_token(
     assert copying[:, 1].max() == 0.0
 
 
-def test_every_channel_reads_at_the_planted_offset(
+def test_every_channel_and_head_reads_at_the_planted_offset(
     planted: MambaSubject, prompts: Prompts, params: MambaInduction
 ) -> None:
-    by_channel = channel_prefix_matching(planted, sampled(prompts, params), params)
-    np.testing.assert_allclose(by_channel[0], 1.0, atol=1e-5)  # alpha is the same for all
-    assert np.abs(by_channel[1]).max() == 0.0
+    by_unit = unit_prefix_matching(planted, sampled(prompts, params), params)
+    assert by_unit.shape == (2, {"mamba": 144, "mamba2": 3}[planted.config.model_type])
+    np.testing.assert_allclose(by_unit[0], 1.0, atol=1e-5)  # alpha is the same for all
+    assert np.abs(by_unit[1]).max() == 0.0
 
 
 def test_the_scan_alone_writes_the_answer(

@@ -18,9 +18,9 @@ from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.models.spec import ModelSpec
 from interp_core.stimuli.corpus import read_documents
 from interp_core.stimuli.prompts import Vocabulary
+from interp_core.training.live_run import Run
 from interp_core.training.loop import Diverged, Moment, train
 from interp_core.training.recipe import Recipe
-from interp_core.training.tracking import Run
 from mamba_induction.data import Stimuli, Texts, build_stimuli, texts_of
 from mamba_induction.params import MambaInduction
 from mamba_induction.train import DocumentSource, Watch, fine_tune, mean_loss, padded, recipe_of

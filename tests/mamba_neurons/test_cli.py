@@ -85,18 +85,9 @@ def test_the_whole_run_writes_one_json_with_the_keys_of_earlier_versions(
 
 def test_the_plots_lie_where_they_were_asked_for(whole: tuple[Path, Path]) -> None:
     names = {path.stem for path in whole[1].iterdir()}
-    of_mamba = (
-        "delta",
-        "half_lives",
-        "ranked_effects",
-        "estimates",
-        "inter_layer",
-        "influence",
-        "faithfulness",
-    )
+    of_mamba = ("delta", "ranked_effects", "estimates", "faithfulness")
     assert names == {f"{name}_tiny-mamba" for name in of_mamba} | {
         "sparsity",
-        "lorenz",
         "efficiency",
         "compare",
     }

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from drawn_figures import Drawn, figures_saved
+from drawn_figures import Drawn, assert_legible, figures_saved
 from interp_core.errors import InputError
+from interp_core.files.artifacts import save_arrays, save_json
 from mamba_neurons import figures
 from mamba_neurons.figures import Place
 
@@ -39,15 +42,54 @@ def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
         for c in figures.COMMANDS
         for path in figures.draw(c, NAMES, in_folders(folder, tmp_path))
     ]
-    assert len(written) == 11
-    assert len(drawn) == 11
+    assert len(written) == 7
+    assert len(drawn) == 7
     for name, seen in drawn.items():
-        figure, page = seen.figure, seen.figure.bbox
-        for text, box in seen.texts:
-            assert "$" not in text.get_text(), (name, text)
-            assert float(text.get_fontsize()) * figure.dpi / 72 / 2 >= 7, (name, text)
-            assert page.x0 - 2 < box.x0 < box.x1 < page.x1 + 2, (name, text)
-            assert page.y0 - 2 < box.y0 < box.y1 < page.y1 + 2, (name, text)
+        assert_legible(name, seen)
+
+
+@pytest.mark.parametrize(("layers", "drawn_of"), [(2, set()), (3, {"inter_layer", "influence"})])
+def test_what_goes_from_layer_to_layer_is_drawn_where_it_makes_a_curve_or_a_map(
+    layers: int, drawn_of: set[str], drawn: dict[str, Drawn], tmp_path: Path
+) -> None:
+    for command, (arrays, report) in planted(layers).items():
+        save_arrays(tmp_path / f"{command}_deep.npz", arrays)
+        save_json(tmp_path / f"{command}_deep.json", report)
+        figures.draw(command, ["deep"], in_folders(tmp_path, tmp_path))
+
+    assert set(drawn) == {f"{name}_deep" for name in drawn_of}
+    for name, seen in drawn.items():
+        assert_legible(name, seen)
+
+
+def planted(layers: int) -> dict[str, tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """Both commands' files of a model with so many layers."""
+    texts = {"texts": 5, "repeated_rows": 2}
+    kl = np.linspace(0.001, 0.01, 8 * layers).reshape(layers, 8)
+    top = [{"dimension": 7, "kl_by_layer": kl[:, 7].tolist()}]
+    by_layer = [{"layer": layer} for layer in range(layers)]
+
+    moved = np.triu(np.full((layers, layers), 0.03), 1)
+    moved[moved == 0] = np.nan
+    pairs = [
+        {"from": a, "to": b, "against_random": {"random": {"value": 0.02}}}
+        for a in range(layers)
+        for b in range(a + 1, layers)
+    ]
+    best = [{"total_kl": 0.02, "direct_kl": 0.004}, {"total_kl": 0.01, "direct_kl": 0.008}]
+
+    return {
+        "inter_layer": ({"kl": kl}, texts | {"layers": by_layer, "top": top}),
+        "cross_layer": (
+            {"total": moved, "direct": moved},
+            texts
+            | {
+                "layers": [one | {"top": best} for one in by_layer],
+                "influence": {"pairs": pairs},
+                "null_units": 4,
+            },
+        ),
+    }
 
 
 def test_figures_need_no_model_library_and_name_a_missing_file(

@@ -19,9 +19,10 @@ from interp_core.models.sites import Site
 from mamba_neurons import intervene as exact
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import ABLATIONS, Ablation, neuron_effects, replacement
-from mamba_neurons.intervene_channels import causal, joint_effects, state_effects
+from mamba_neurons.intervene_channels import causal, joint_effects
 from mamba_neurons.intervene_estimates import estimate_all, rank_agreement, whole_model
 from mamba_neurons.intervene_influence import neuron_spread
+from mamba_neurons.intervene_states import state_effects
 from mamba_neurons.intervene_units import unit_means
 from mamba_neurons.measure_activity import states
 from mamba_neurons.measure_divergence import divergence

@@ -239,7 +239,6 @@ def test_profile_writes_the_files_of_the_contract_and_no_others(profiled: Path) 
         "profile_toy.json",
         "profile_toy.png",
         "scores_toy.npz",
-        "scores_toy.png",
     ]
     assert_nothing_half_written(profiled)
     for file in profiled.glob("*.png"):
@@ -671,5 +670,32 @@ def test_ctrl_c_is_one_line_and_leaves_whole_files_only(project: Path, tmp_path:
     assert said.code == 0
     assert [line.split(",")[0] for line in said.out.splitlines()] == [
         "toy: measured before",
+        "taller: prompts begin with <|endoftext|> (id 0)",
         "taller: no induction heads: no head stands out of the null",
     ]
+
+
+# What prompts begin with
+
+
+def test_what_prompts_begin_with_is_said_and_recorded(
+    random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(random_project)
+    found = {}
+    for bos, words in (("none", "nothing"), ("7", "(id 7)")):
+        said = induct("profile", "--model", "toy", "--bos", bos, "--out", tmp_path / bos)
+        assert said.code == 0, said.err
+        assert f"{words}\n" in said.out
+        report = load_json(tmp_path / bos / "profile_toy.json")
+        assert report["prompts_begin_with"].endswith(words)
+        found[bos] = report["prompts_hash"]
+    assert found["none"] != found["7"]
+
+
+def test_a_bos_that_is_no_token_is_refused(
+    random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(random_project)
+    said = induct("profile", "--model", "toy", "--bos", "<nowhere>", "--out", tmp_path)
+    assert "'<nowhere>' is no token of its tokenizer" in one_line(said)

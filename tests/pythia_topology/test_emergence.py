@@ -146,7 +146,7 @@ def test_the_command_writes_report_series_and_figure(trained: Path, tmp_path: Pa
         "emergence", "--model", trained, "--out", tmp_path, "--period", 16, "--causal_sequences", 8
     )
     assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("induction: in order: previous token head at step")
+    assert said.out.splitlines()[-1].startswith("induction: in order: previous token head at step")
     assert {file.name for file in tmp_path.iterdir()} == {
         "emergence_induction.json",
         "emergence_induction.npz",

@@ -74,10 +74,10 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
     models = FAMILIES[family]
     _write(tmp_path, models)
     written = figures.draw_all(list(models), place_in(tmp_path))
-    together = {"causal_delta", "lag_profiles", "emergence"} | (
+    together = {"causal_delta", "dose", "lag_profiles", "emergence"} | (
         {"multi_size_overlay"} if len(models) > 1 else set()
     )
-    kinds = ("heatmap", "profile", "scores", "nulls", "dose", "single_heads", "composition")
+    kinds = ("heatmap", "composition")
     assert {path.stem for path in written} == together | {
         f"{kind}_{name}" for kind in kinds for name in models
     }
@@ -106,7 +106,7 @@ def test_five_models_share_a_figure_and_it_stays_readable(
         {name: planted.emergence(arrays) for name, arrays in scores.items()}, tmp_path
     )
     figures.draw_crosssize(planted.crosssize(scores), tmp_path / "multi_size_overlay.png")
-    assert len(drawn) == 4
+    assert len(drawn) == 5
     for name, figure in drawn.items():
         _assert_readable(name, figure)
         assert all(model in figure.words for model in names)
@@ -116,12 +116,10 @@ def test_a_model_of_24_layers_and_16_heads_stays_readable(
     tmp_path: Path, drawn: dict[str, Drawn]
 ) -> None:
     arrays, name = planted.scores(24, 16), "pythia-410m"
-    report, effects = planted.causal(arrays)
     figures.draw_profile(arrays, planted.profile(arrays), name, tmp_path)
     figures.draw_nulls(planted.nulls(arrays), arrays, name, tmp_path)
-    figures.draw_single_heads(report, effects, name, tmp_path)
     figures.draw_composition(*planted.composition(arrays), arrays, name, tmp_path)
-    assert len(drawn) == 6
+    assert len(drawn) == 4
     for stem, figure in drawn.items():
         _assert_readable(stem, figure)
 
@@ -132,6 +130,9 @@ def test_without_induction_heads_every_figure_is_readable_and_shows_no_peak(
     models = {"flat-4l": (4, 4), "flat-6l": (6, 4)}
     _write(tmp_path, models, with_heads=False)
     figures.draw_all(list(models), place_in(tmp_path))
+    arrays = planted.scores(4, 4, planted=False)
+    figures.draw_profile(arrays, planted.profile(arrays), "flat-4l", tmp_path)
+    figures.draw_nulls(planted.nulls(arrays), arrays, "flat-4l", tmp_path)
     for name, figure in drawn.items():
         _assert_readable(name, figure)
     for name in (
@@ -156,9 +157,9 @@ def test_commands_that_have_not_run_are_left_out_and_a_missing_file_is_named(
         save_json(
             tmp_path / "metrics" / "profile" / f"profile_{name}.json", planted.profile(arrays)
         )
-    assert len(figures.draw_all(["a", "b"], place_in(tmp_path))) == 6
-    save_json(tmp_path / "metrics" / "nulls" / "nulls_b.json", planted.nulls(arrays))
-    with pytest.raises(InputError, match=r"nulls_a\.json is missing"):
+    assert len(figures.draw_all(["a", "b"], place_in(tmp_path))) == 2
+    save_json(tmp_path / "metrics" / "lagbuckets" / "lags_b.json", planted.lags(arrays))
+    with pytest.raises(InputError, match=r"lags_a\.json is missing"):
         figures.draw_all(["a", "b"], place_in(tmp_path))
 
 
@@ -174,11 +175,10 @@ def test_signed_maps_are_centred_on_zero_and_shares_run_from_zero_to_one(
     drawn: dict[str, Drawn], tmp_path: Path
 ) -> None:
     arrays = planted.scores(4, 4)
-    figures.draw_profile(arrays, planted.profile(arrays), "a", tmp_path)
-    figures.draw_single_heads(*planted.causal(arrays), "a", tmp_path)
+    figures.draw_heatmap(arrays, planted.profile(arrays), "a", tmp_path)
     figures.draw_composition(*planted.composition(arrays), arrays, "a", tmp_path)
     maps = [image for one in drawn.values() for axes in one.figure.axes for image in axes.images]
-    assert len(maps) == 1 + 8 + 1 + 1
+    assert len(maps) == 1 + 1
     for image in maps:
         low, high = image.get_clim()
         assert (low, high) == (0.0, 1.0) or (low == -high and image.get_cmap().name == DIVERGING)
@@ -226,14 +226,13 @@ def test_captions_say_where_partners_come_from_and_that_there_may_be_no_test(
     report, _ = planted.causal(planted.scores(4, 4))
     few = report | {"p_value": None, "draws": 10}
     figures.draw_causal({"a": report, "b": few}, tmp_path)
-    figures.draw_dose(report, "a", tmp_path)
 
     words = " ".join(drawn["causal_delta"].words.split())
     assert "a: 200 of 560 distinct sets of heads outside the circuit, from L0, L3" in words
     assert "2 a set from another layer than its own" in words
     assert "no test possible (10 sets)" in words
     assert "from the same layers" not in words
-    assert "50 of 2" in drawn["dose_a"].words
+    assert "50 of 2" in drawn["dose"].words
 
 
 def test_a_peak_without_an_interval_is_printed_as_a_layer() -> None:
@@ -278,6 +277,8 @@ def test_pairs_whose_writer_is_in_no_earlier_layer_are_blank_in_the_composition_
     shown = np.isnan(np.ma.filled(np.ma.asarray(image.get_array()), np.nan))
     layer = np.arange(12) // 3
     assert np.array_equal(shown, layer[:, None] >= layer[None, :])
+    bottom, top = axes.get_ylim()
+    assert bottom > top  # layer 0 on top
     arrows = [line for line in axes.lines if line.get_marker() == "^"]
     assert np.array_equal(_x(arrows[0]), np.flatnonzero(readers))
     assert arrows[0].get_color() == INDUCTION

@@ -43,6 +43,22 @@ def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def test_noise_of_many_layers_does_not_pull_the_centre_of_a_deep_model() -> None:
+    planted_heads = {(24, 0): 0.6, (26, 1): 0.6}
+    deep = planted(planted_heads, n_layers=30, n_heads=9, n_prompts=24)
+    profile = layer_profile_summary(deep, _rng(), **SETTINGS)
+
+    centre = profile["centre_of_mass"]
+    assert centre["value"] == pytest.approx(25.5 / 30, abs=0.002)
+    assert centre["low"] <= 25.5 / 30 <= centre["high"]
+    assert profile["effective_layers"]["value"] == pytest.approx(2, abs=0.01)
+    assert profile["bandwidth"]["value"] < 4 / 30
+
+    # All that is above zero, noise too, lies half a layer and more nearer to the middle.
+    with_noise = profile_shape(np.array(profile["per_layer"]))
+    assert with_noise.centre_of_mass < centre["value"] - 0.5 / 30
+
+
 def test_the_modes_are_mean_top_heads_and_count() -> None:
     scores = np.array([[0.0, 0.1, 0.2, 0.9], [0.5, 0.5, 0.5, 0.5]])
     np.testing.assert_allclose(layer_profile(scores, mode="mean", q=0.75), [0.3, 0.5])
@@ -142,8 +158,8 @@ def test_planted_heads_are_found_and_described() -> None:
 @pytest.mark.parametrize("n_layers", [4, 6, 7, 9])
 def test_a_peak_that_no_draw_moves_has_no_interval(n_layers: int) -> None:
     """Also where its relative depth is no binary fraction, so that draws vary by rounding."""
-    heads = planted({(2, head): 0.7 for head in range(4)}, n_layers=n_layers)
-    summary = layer_profile_summary(heads, _rng(), **SETTINGS)
+    places = {(2, head): 0.7 for head in range(4)} | {(3, 0): 0.3}
+    summary = layer_profile_summary(planted(places, n_layers=n_layers), _rng(), **SETTINGS)
     assert summary["peak_rel"]["value"] == pytest.approx(2.5 / n_layers)
     assert (summary["peak_rel"]["low"], summary["peak_rel"]["high"]) == (None, None)
     assert summary["centre_of_mass"]["low"] is not None

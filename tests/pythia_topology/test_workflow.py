@@ -22,7 +22,7 @@ from pythia_topology.workflow import _made_scores  # pyright: ignore[reportPriva
 from small_project import induct
 
 ROOT = Path(__file__).parents[2]
-FIGURES = {"heatmap", "profile", "scores", "nulls", "dose", "single_heads", "composition"}
+FIGURES = {"heatmap", "composition"}
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_bare_commands_are_stages_that_write_where_the_pipeline_looks(copy: Path
         f"scores/{kind}/{kind}_{name}.npz" for kind in ("causal", "composition") for name in models
     }
     figures = {f"figures/{kind}_{name}.png" for kind in FIGURES for name in models}
-    figures |= {f"figures/{name}.png" for name in ("cross_size_overlay", "multi_size_overlay")}
-    figures |= {f"figures/{name}.png" for name in ("lag_profiles", "causal_delta")}
+    figures |= {f"figures/{name}.png" for name in ("multi_size_overlay", "lag_profiles")}
+    figures |= {f"figures/{name}.png" for name in ("causal_delta", "dose")}
     assert written == metrics | scores | figures
     assert not (copy / "outputs").exists()
     assert "made_from" not in load_json(data / "metrics" / "profile" / "profile_toy.json")
@@ -126,7 +126,7 @@ def test_options_reach_the_settings_and_the_rest_is_the_profile(tmp_path: Path) 
     untouched = {"models", "n_sequences", "lag_values", "task_types"}
     profile = read_section("pythia_topology", PythiaTopology)
     assert run.params.model_dump(exclude=untouched) == profile.model_dump(exclude=untouched)
-    assert prepare(None, tmp_path, seed=None, revisions=()).params == profile
+    assert prepare(None, tmp_path).params == profile
 
 
 @pytest.mark.usefixtures("project")

@@ -5,20 +5,20 @@ from typing import Any
 
 import click
 
-from interp_core.console.options import Group, out_option, profile_option, study_option, with_call
+from interp_core.console.options import Group, out_option, profile_option, settings, study_option
 
 
-def _start(command: str, *, profile: str | None, out: Path | None) -> Any:
+def _start(command: str, *, settings: dict[str, Any], profile: str | None, out: Path | None) -> Any:
     """The call of a command, its folder looked at."""
     from sixth_study import study
 
     del command
-    run = study.prepare(profile, out)
+    run = study.prepare(profile, out, **settings)
     run.check_folder()
     return run
 
 
-_with_call = with_call(_start, (profile_option, out_option))
+_settings = settings(__file__, _start, more=(profile_option, out_option))
 
 
 @click.group(cls=Group)
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def measure(run: Any) -> None:
     """Attention to the token before: M.npz, M.json."""
     from sixth_study import workflow
@@ -36,7 +36,7 @@ def measure(run: Any) -> None:
 
 
 @main.command()
-@_with_call
+@_settings()
 def figures(run: Any) -> None:
     """A map of heads: M.png."""
     from sixth_study import workflow

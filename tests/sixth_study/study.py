@@ -1,6 +1,7 @@
 """What a call of one of this study's commands is."""
 
 from pathlib import Path
+from typing import Any
 
 from interp_core.console import call
 from interp_core.console.call import Call
@@ -13,15 +14,16 @@ Sixth = Call[SixthStudy]
 STREAMS = {"prompts": 0, "intervals": 1}
 
 
-def prepare(profile: str | None, out: Path | None) -> Sixth:
-    """Settings of a profile and the folder they belong to."""
-    params = read_section("sixth_study", SixthStudy, profile)
+def prepare(profile: str | None, out: Path | None, **given: Any) -> Sixth:
+    """Settings of a profile and the options given, and the folder they belong to."""
+    params = read_section("sixth_study", SixthStudy, profile, **given)
     return call.start(
         "sixth_study",
         params,
         known=catalogue(profile),
         profile=profile,
         out=out,
+        given=bool(given),
         streams=STREAMS,
         flat=False,
     )

@@ -74,8 +74,14 @@ def write(
         told = f"{len(answers)} answers"
         place = folder / FILE
 
-    save_json(place, to_json(answers))
+    content = to_json(answers)
+    save_json(place, content)
     click.echo(f"{place}: {told}")
+
+    # Half a second for wandb, which merging and comparing need not wait for.
+    from interp_core.training.tracking import track_evaluation
+
+    track_evaluation(study, content, {"trainings": len(trainings) or 1})
 
 
 def over_trainings(by_training: Sequence[list[Answer]]) -> list[Answer]:

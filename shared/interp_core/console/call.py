@@ -24,6 +24,7 @@ from interp_core.files.artifacts import (
     save_json,
 )
 from interp_core.files.params import Params, profile_path, project_root, settings_root
+from interp_core.files.vouching import vouching
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 
 P = TypeVar("P", bound=Params)
@@ -122,10 +123,19 @@ class Call(Generic[P]):
         The record goes first and comes last: an old one never vouches for new arrays.
         """
         record = self.file("metrics", command, stem)
-        record.unlink(missing_ok=True)
-        if arrays is not None:
-            save_arrays(self.file("scores", command, scores or stem), arrays)
-        save_json(record, report if self.is_stage else report | {MADE_FROM: made})
+        of_arrays = self.file("scores", command, scores or stem)
+        written = [record] if arrays is None else [record, of_arrays]
+
+        with vouching(*written):
+            record.unlink(missing_ok=True)
+            if arrays is not None:
+                save_arrays(of_arrays, arrays)
+            save_json(record, report if self.is_stage else report | {MADE_FROM: made})
+
+    def save_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Arrays without a record of their own, vouched for as all others."""
+        with vouching(path):
+            save_arrays(path, arrays)
 
     def load(self, command: str, stem: str, *, scores: str | None = None) -> tuple[Arrays, Report]:
         """Arrays and record of an earlier command. InputError says what is missing.

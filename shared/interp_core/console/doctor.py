@@ -113,7 +113,7 @@ def _disk(root: Path) -> Finding:
 
 
 def _versions(constraints: Path) -> Iterator[Finding]:
-    """Installed packages that are pinned to another version; a pin for another Python is skipped."""
+    """Installed packages that are pinned to another version; a pin for another Python is none."""
     if not constraints.is_file():
         return
 
@@ -148,7 +148,7 @@ def _profile() -> Finding:
 
 
 def _tracking() -> Finding:
-    from interp_core.training.tracking import mode
+    from interp_core.training.account import mode
 
     found = mode()
     if found == "online":

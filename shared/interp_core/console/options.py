@@ -1,11 +1,14 @@
 """What every command shares: options in both spellings, lists after one option, one-line errors.
 
-Imports only click.
+A study's commands take its settings as options: `make stages` writes which, and of what type. This
+module imports only click; the profile is read where help shows its values.
 """
 
 import errno
+import json
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import click
 
 from interp_core import processor
 from interp_core.errors import InputError
+from interp_core.pipeline import OPTIONS_FILE
 
 # What is wrong with a disk or a folder, not with the program.
 _OF_THE_MACHINE = (
@@ -102,10 +106,147 @@ def option(name: str, *args: Any, **attributes: Any) -> Decorator:
     """A click option that is also accepted with underscores: option("--seq-len") takes --seq_len
     too.
     """
-    spellings = [name]
-    if (underscored := "--" + name[2:].replace("-", "_")) != name:
-        spellings.append(underscored)
-    return click.option(*spellings, *args, **attributes)
+    return click.option(*_spellings(name), *args, **attributes)
+
+
+def _spellings(name: str) -> list[str]:
+    """An option as it is, and with underscores."""
+    return list(dict.fromkeys([name, re.sub(r"(?<=\w)-", "_", name)]))
+
+
+class Setting(click.Option):
+    """An option that stands for a setting: help says its value in the profile."""
+
+    def __init__(self, *args: Any, place: Sequence[str], fallback: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.place = place  # section, parts, name
+        self.fallback = fallback  # of the schema, for a profile that leaves it out
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Spellings and what it is."""
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+
+        name, value = _profile(ctx)
+        for key in self.place[:-1]:
+            value = value.get(key, {})
+        value = value.get(self.place[-1], self.fallback)
+
+        return record if value is None else (record[0], f"{record[1]} [{name}: {_said(value)}]")
+
+
+def _profile(ctx: click.Context) -> tuple[str, dict[str, Any]]:
+    """Name and content of the profile; nothing where there is none: help answers everywhere."""
+    from interp_core.files.params import profile_path, read_yaml
+
+    if OPTIONS_FILE not in ctx.meta:
+        try:
+            path = profile_path(ctx.params.get("profile"))
+            ctx.meta[OPTIONS_FILE] = path.stem, read_yaml(path)
+        except InputError:
+            ctx.meta[OPTIONS_FILE] = "", {}
+    return ctx.meta[OPTIONS_FILE]
+
+
+def _said(value: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_TYPES = {"integer": int, "float": float, "text": str, "path": click.Path(path_type=Path)}
+
+
+def settings(
+    cli: str,
+    start: Callable[..., Any],
+    *,
+    more: Sequence[Decorator] = (),
+    spellings: Mapping[str, str] | None = None,
+) -> Callable[..., Decorator]:
+    """`@_settings()` for the commands of a study: they take the settings that they read, and get
+    the call that `start` makes of their name, of `settings` and of all other options.
+
+    `more`: options that stand for no setting. `spellings`: of a setting, beside its name.
+    `@_settings("", "training")` takes those of the section and of a part of it, which `start` gets
+    by the part's name. A setting that a command does not read is taken too, and a line says that it
+    changes nothing: one command line serves them all.
+    """
+    declared = json.loads((Path(cli).parent / OPTIONS_FILE).read_text())
+
+    def of_command(*parts: str) -> Decorator:
+        def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+            reads = declared["commands"].get(command.__name__, {})
+            if set(reads) != set(parts or ("",)):
+                raise InputError(
+                    f"{OPTIONS_FILE} has no options of {command.__name__}: run `make stages`"
+                )
+
+            def begin(name: str, **given: Any) -> Any:
+                taken = {}
+                for part, names in reads.items():
+                    fields = declared["settings"][part]
+                    values = {one: given.pop(one) for one in fields}
+                    said = {one: value for one, value in values.items() if value not in (None, ())}
+                    _say_unread(said.keys() - names)
+                    taken[part or "settings"] = said
+
+                return start(name, **taken, **given)
+
+            chosen = list(_options(declared, reads, spellings or {}))
+            return with_call(begin, (*more, *chosen))(command)
+
+        return decorate
+
+    return of_command
+
+
+def _options(
+    declared: Mapping[str, Any], reads: Mapping[str, list[str]], spellings: Mapping[str, str]
+) -> Iterator[Decorator]:
+    """One option a setting, those that the command does not read hidden."""
+    for part, names in reads.items():
+        for name, kind in declared["settings"][part].items():
+            yield _setting(
+                name,
+                kind,
+                place=[declared["section"], *([part] if part else []), name],
+                also=spellings.get(name),
+                hidden=name not in names,
+            )
+
+
+def _setting(
+    name: str, kind: Mapping[str, Any], *, place: Sequence[str], also: str | None, hidden: bool
+) -> Decorator:
+    """The option of one field. What is wrong with a value, its schema says."""
+    spelt = "--" + name.replace("_", "-")
+    attributes: dict[str, Any] = {"help": kind["help"], "hidden": hidden, "default": None}
+
+    if kind["type"] == "flag":
+        spelt = f"{spelt}/--no-{spelt[2:]}"
+    else:
+        attributes |= {"type": _TYPES[kind["type"]], "nargs": kind.get("values", 1)}
+
+    words = "[" + "|".join(kind["choices"]) + "]" if "choices" in kind else None
+    if kind.get("several"):
+        metavar = f"{words or kind['type'].upper()}..."
+        attributes |= {"multiple": True, "default": (), "metavar": metavar}
+    else:
+        attributes["metavar"] = words
+
+    names = [*_spellings(spelt), *([] if also is None else _spellings(also))]
+    return click.option(
+        *names, name, cls=Setting, place=place, fallback=kind.get("default"), **attributes
+    )
+
+
+def _say_unread(names: Iterable[str]) -> None:
+    program = click.get_current_context().command_path
+    for name in sorted(names):
+        click.echo(f"note: --{name.replace('_', '-')} changes nothing in `{program}`", err=True)
 
 
 def with_call(start: Callable[..., Any], options: Sequence[Decorator]) -> Decorator:
@@ -128,7 +269,9 @@ def with_call(start: Callable[..., Any], options: Sequence[Decorator]) -> Decora
 
 
 profile_option = option(
-    "--profile", help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's)."
+    "--profile",
+    is_eager=True,  # before --help, which shows its values
+    help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's).",
 )
 out_option = option(
     "--out",

@@ -7,7 +7,10 @@ import hashlib
 import json
 import os
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +19,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp_core.errors import InputError
+from interp_core.files.sums import check_sum
+from interp_core.files.sums import file_sha256 as file_sha256
 
 if TYPE_CHECKING:
     import torch
+
+
+# What zipfile and NumPy say of an archive that is cut, changed, packed oddly or encrypted.
+BROKEN_ARCHIVE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, SyntaxError),
+    *(NotImplementedError, RuntimeError, MemoryError, struct.error, tokenize.TokenError),
+    OverflowError,
+)
 
 
 @contextmanager
@@ -76,6 +89,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz. InputError when the file is missing or damaged."""
+    check_sum(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -83,7 +97,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
         ) from None
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as problem:
+    except BROKEN_ARCHIVE as problem:
         raise InputError(
             f"{path} is damaged ({problem}): delete it and run the command that writes it"
         ) from None
@@ -104,16 +118,21 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def load_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. InputError when the file is missing or damaged."""
+    check_sum(path)
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
         ) from None
-    except json.JSONDecodeError as problem:
+    except (ValueError, RecursionError) as problem:
         raise InputError(
             f"{path} is damaged ({problem}): delete it and run the command that writes it"
         ) from None
+
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object; write it again")
+    return found
 
 
 def save_weights(
@@ -144,18 +163,13 @@ def load_weights(path: Path) -> "dict[str, torch.Tensor]":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_sum(path)
     try:
         return load_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except SafetensorError as problem:
+    except (SafetensorError, OSError) as problem:
         raise InputError(f"{path} is damaged ({problem}): fetch or train it again") from None
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def array_sha256(*arrays: np.ndarray) -> str:

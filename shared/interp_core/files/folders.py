@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, save_json
 from interp_core.files.params import Params
+from interp_core.files.sums import RECORD
 
-RECORD = "files.json"
 # A new folder is made in `.NAME.part` beside its place, where the old one is set aside too.
 _MARK, _NEW, _OLD = ".unfinished", "new", "old"
 _WAY_OUT = "so it stays: move it away, or name another folder to write to"

@@ -1,23 +1,62 @@
 """A profile (profiles/*.yaml) as frozen, checked parameters."""
 
 import difflib
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from interp_core.errors import InputError
+from interp_core.files.profile_yaml import NotAProfile, parse
+
+# Beyond this an integer fits no array, no seed and no counter of PyTorch's.
+_LARGEST = 2**63 - 1
+_ODD = "odd_value"
+_LONGEST = 10**5  # characters of one text
 
 
 class Params(BaseModel):
     """Base of every section of a profile: unknown keys are errors, values never change after
-    reading.
+    reading, and every number is finite and fits into 64 bits.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if (odd := odd_value(value)) is not None:
+                raise PydanticCustomError(_ODD, "{what}", {"what": odd, "key": str(key)})
+        return values
+
+
+def odd_value(value: Any) -> str | None:
+    """What is wrong with a number or a text that no setting can have, alone or in a list.
+
+    A section inside a section looks after itself; of other mappings the keys are looked at.
+    """
+    if isinstance(value, list | tuple | dict):
+        return next((odd for one in value if (odd := odd_value(one)) is not None), None)
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "Input should be a number of at most 64 bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "Input should be a finite number"
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"Input should be a text of at most {_LONGEST} characters"
+    if isinstance(value, str) and _is_broken(value):
+        return "Input should be valid Unicode text; it holds half of a character"
+    if isinstance(value, str) and "\0" in value:
+        return "Input should be a text without NUL"
+    return None
+
+
+def _is_broken(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 P = TypeVar("P", bound=Params)
@@ -55,8 +94,8 @@ _PACKAGED = Path(__file__).resolve().parents[1] / "settings"
 
 
 def project_root() -> Path:
-    """The project's folder: the nearest one above the working directory, else the checkout that this
-    file is installed from; where it was installed without one, the working directory.
+    """The project's folder: the nearest one above the working directory, else the checkout that
+    this file is installed from; where it was installed without one, the working directory.
     """
     if (found := _project()) is not None:
         return found
@@ -97,16 +136,13 @@ def profile_path(profile: str | None = None) -> Path:
         profile = chosen
 
     is_file = profile.endswith((".yaml", ".yml"))
+    if not is_file:
+        file_name(profile, where="profile")
     path = Path(profile) if is_file else settings_root() / "profiles" / f"{profile}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in (path.parent).glob("*.yaml"))
         raise InputError(f"no profile {path}; known here: {', '.join(known) or 'none'}")
     return path
-
-
-def profile_name(profile: str) -> str:
-    """What a profile's experiments are called: its file without the ending, other dots kept."""
-    return profile_path(profile).stem
 
 
 def read_section(section: str, schema: type[P], profile: str | None = None, **overrides: Any) -> P:
@@ -137,7 +173,8 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         # A misspelt key is also a missing one: name the spelling first.
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
         # A key of a mapping that is wrong itself has one part more, pydantic's own word for it.
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        location = (*first["loc"], *_own_key(first))
+        key = ".".join(str(part) for part in location if part != "[key]")
         if first["type"] == "extra_forbidden":
             names = _fields_at(schema, first["loc"][:-1])
             raise InputError(
@@ -146,12 +183,26 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         message = first["msg"].removeprefix("Value error, ")
         if not key:
             raise InputError(f"{where}: {message}") from None
-        given = "" if first["type"] == "missing" else f", got {str(first['input'])[:80]!r}"
-        if first["loc"][0] in options:
-            raise InputError(
-                f"--{str(first['loc'][0]).replace('_', '-')}: {message}{given}"
-            ) from None
+        wrong = first["input"]
+        for own in _own_key(first):
+            wrong = wrong[own]
+        given = "" if first["type"] == "missing" else f", got {_shown(wrong)}"
+        if location[0] in options:
+            option = str(location[0]).replace("_", "-")
+            raise InputError(f"--{option}: {message}{given}") from None
         raise InputError(f"{where}: `{key}`: {message}{given}") from None
+
+
+def _own_key(error: ErrorDetails) -> tuple[str, ...]:
+    """The key of an odd value: pydantic places it at the section that holds it."""
+    return (error["ctx"]["key"],) if error["type"] == _ODD and "ctx" in error else ()
+
+
+def _shown(value: Any) -> str:
+    """A wrong value, short: a number of 5,000 digits has no text in Python."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {value.bit_length()} bits"
+    return ascii(str(value)[:80]) if _is_broken(str(value)) else repr(str(value)[:80])
 
 
 def _fields_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -175,9 +226,8 @@ def nearest(word: str, known: list[str]) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a YAML file. InputError when it is not one."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as problem:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no sections")
-    return content
+        return parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{path}: not UTF-8 text (byte {problem.start})") from None
+    except NotAProfile as problem:
+        raise InputError(f"{path}: {problem}") from None

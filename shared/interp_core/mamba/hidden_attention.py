@@ -6,7 +6,8 @@ et al. 2024).
     y_i[c] = sum_j alpha[c, i, j] x_j[c] + D[c] x_i[c]     an identity, checked in every run
 
 Everything is exact from four taps of a layer's mixer (MixerCall). Single entries and streamed maps
-never hold a [channel, T, T]; whole matrices are given when they fit.
+never hold a [channel, T, T]; whole matrices are given when they fit. A Mamba-2's call is a HeadCall
+(head_attention.py): what is by channel here is by head there, where it says `unit`.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.mamba.selective_scan import over_parts, split_projection
+from interp_core.mamba.head_attention import HeadCall
+from interp_core.mamba.mamba2 import Mamba2Subject
+from interp_core.mamba.selective_scan import causal_conv_silu, over_parts, split_projection
 from interp_core.mamba.subject import MambaSubject
 from interp_core.models.sites import Site
 
@@ -64,7 +67,8 @@ class MixerCall:
         return MixerCall(**parts, A=self.A, D=self.D)
 
 
-Observer = Callable[[int, MixerCall], None]
+Call = MixerCall | HeadCall
+Observer = Callable[[int, Call], None]
 
 
 @contextmanager
@@ -76,6 +80,10 @@ def observing_mixers(
     """
     with ExitStack() as stack:
         for layer in range(subject.n_layers) if layers is None else layers:
+            if isinstance(subject, Mamba2Subject):
+                stack.enter_context(_observing_heads(subject, layer, observer))
+                continue
+
             seen: dict[str, Tensor] = {}
 
             def keep(activation: Tensor, name: str, seen: dict[str, Tensor] = seen) -> None:
@@ -102,13 +110,40 @@ def observing_mixers(
         yield
 
 
+@contextmanager
+def _observing_heads(subject: Mamba2Subject, layer: int, observer: Observer) -> Iterator[None]:
+    """The same of one layer of a Mamba-2, from what its in_proj, its scan and its norm give."""
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[Tensor], None]:
+        return lambda activation: seen.__setitem__(name, activation)
+
+    def finish(gated_y: Tensor) -> None:
+        observer(layer, _head_call(subject, layer, seen["in_proj"], seen["y"], gated_y))
+
+    with (
+        subject.attach(Site(layer, "mixer.in_proj"), note("in_proj")),
+        subject.at_scan(layer, note("y")),
+        subject.attach(Site(layer, "mixer.gated_y"), finish),
+    ):
+        yield
+
+
 @torch.no_grad()
-def mixer_calls(subject: MambaSubject, ids: Int[Tensor, "batch position"]) -> list[MixerCall]:
+def mixer_calls(subject: MambaSubject, ids: Int[Tensor, "batch position"]) -> list[Call]:
     """Every layer's call in one pass over the model: all operands of the batch are held at once."""
-    found: dict[int, MixerCall] = {}
+    found: dict[int, Call] = {}
     with observing_mixers(subject, lambda layer, call: found.__setitem__(layer, call)):
         subject.trunk(ids)
     return [found[layer] for layer in range(subject.n_layers)]
+
+
+def _gated(call: Call) -> Float[Tensor, "position channel"]:
+    """What out_proj would read of one sequence, by alpha x + D x."""
+    if isinstance(call, HeadCall):
+        return call.through_norm(call.attended() + call.D * call.x)[0]
+
+    return call.gate[0] * (_weighted(call) + call.D * call.x[0])
 
 
 @torch.no_grad()
@@ -121,10 +156,10 @@ def reconstruction_error(
     """
     errors = np.zeros(subject.n_layers)
 
-    def check(layer: int, call: MixerCall) -> None:
+    def check(layer: int, call: Call) -> None:
         for index in range(len(ids)):
             one = call.row(index)
-            ours = one.gate[0] * (_weighted(one) + one.D * one.x[0])
+            ours = _gated(one)
             size = float(one.gated_y.abs().max()) or 1.0
             errors[layer] = max(errors[layer], float((ours - one.gated_y[0]).abs().max()) / size)
 
@@ -141,7 +176,7 @@ def reconstruction_error(
 
 
 def attention_entries(
-    call: MixerCall,
+    call: Call,
     batch: Int[Tensor, " pair"],
     query: Int[Tensor, " pair"],
     key: Int[Tensor, " pair"],
@@ -149,6 +184,9 @@ def attention_entries(
     """alpha of all channels at wanted (sequence, query, key); 0 where the key comes after its
     query.
     """
+    if isinstance(call, HeadCall):
+        return call.by_channel(call.entries(batch, query, key))
+
     from interp_core.mamba import hidden_attention_kernels
 
     entries: Any = hidden_attention_kernels.entries
@@ -163,26 +201,29 @@ def attention_entries(
 
 
 def attention_matrices(
-    call: MixerCall, *, channels: slice = slice(None), largest: int = LARGEST_MATRICES
-) -> Float[Tensor, "batch channel query key"]:
-    """Whole alpha of these channels.
+    call: Call, *, channels: slice = slice(None), largest: int = LARGEST_MATRICES
+) -> Float[Tensor, "batch unit query key"]:
+    """Whole alpha of these channels, or of all heads of a Mamba-2.
 
     InputError, with the size, when it would take more than `largest` bytes.
     """
-    from interp_core.mamba import hidden_attention_kernels
-
-    matrices: Any = hidden_attention_kernels.matrices
-
     batch, length, _ = call.dt.shape
-    A = call.A[channels]
+    A = call.A if isinstance(call, HeadCall) else call.A[channels]
     needed = batch * len(A) * length**2 * call.dt.element_size()
     if needed > largest:
+        units = "heads" if isinstance(call, HeadCall) else "channels"
         raise InputError(
-            f"whole hidden attention of {batch} x {len(A)} channels at {length} tokens takes "
+            f"whole hidden attention of {batch} x {len(A)} {units} at {length} tokens takes "
             f"{needed / 2**30:.1f} GiB, "
             f"more than {largest / 2**30:.1f}: ask for fewer channels, or for single entries or "
             "streamed maps"
         )
+    if isinstance(call, HeadCall):
+        return call.matrices()
+
+    from interp_core.mamba import hidden_attention_kernels
+
+    matrices: Any = hidden_attention_kernels.matrices
     out = torch.zeros(batch, len(A), length, length, dtype=call.dt.dtype)
     for index in range(batch):
         operands = _by_channel(call, index, channels)
@@ -195,11 +236,11 @@ def attention_matrices(
 
 @dataclass(frozen=True)
 class Streamed:
-    """Hidden attention of one layer, channels summed as they pass."""
+    """Hidden attention of one layer, channels (or a Mamba-2's heads) summed as they pass."""
 
     size: Float[Tensor, "batch query key"]  # mean over channels of |alpha|
     shares: Float[
-        Tensor, "batch group channel"
+        Tensor, "batch group unit"
     ]  # |alpha| at the wanted keys over the query's sum, added up by group
 
     @property
@@ -211,7 +252,7 @@ class Streamed:
 
 
 def stream_attention(
-    call: MixerCall,
+    call: Call,
     *,
     batch: Int[np.ndarray, " pair"],
     query: Int[np.ndarray, " pair"],
@@ -224,6 +265,9 @@ def stream_attention(
 
     Divide a group's shares by the number of its pairs for a mean in [0, 1].
     """
+    if isinstance(call, HeadCall):
+        return _stream_heads(call, (batch, query, key, group), groups)
+
     from interp_core.mamba import hidden_attention_kernels
 
     stream: Any = hidden_attention_kernels.stream
@@ -259,9 +303,29 @@ def stream_attention(
     return Streamed(size.to(device), shares.to(device))
 
 
+def _stream_heads(
+    call: HeadCall, wanted: tuple[Int[np.ndarray, " pair"], ...], groups: int
+) -> Streamed:
+    """stream_attention of a Mamba-2: a layer has few heads, so a sequence's matrices are held."""
+    batch, query, key, group = (torch.as_tensor(index, device=call.dt.device) for index in wanted)
+    size, shares = [], call.dt.new_zeros(len(call.dt), groups, call.n_heads)
+
+    for index in range(len(call.dt)):
+        alpha = attention_matrices(call.row(index))[0].abs()
+        size.append(alpha.mean(dim=0))
+
+        mine = batch == index
+        i, j = query[mine], key[mine]
+        whole = alpha.sum(dim=-1).clamp_min(torch.finfo(alpha.dtype).tiny)
+        of_pairs = (alpha[:, i, j] / whole[:, i]).T  # [pair, head]
+        shares[index].index_add_(0, group[mine], of_pairs)
+
+    return Streamed(torch.stack(size), shares)
+
+
 @torch.no_grad()
 def effective_attention(
-    call: MixerCall,
+    call: Call,
     out_weight: Float[Tensor, "d_model channel"],
     batch: Int[Tensor, " entry"],
     query: Int[Tensor, " entry"],
@@ -270,22 +334,27 @@ def effective_attention(
 ) -> Float[Tensor, "entry key"]:
     """E[i, j] = || W_out (SiLU(z_i) * alpha[:, i, j] * x_j) ||_2 at sampled queries, for all keys
     (0 after the query): what token j's input adds to the residual stream at i through the scan, in
-    the residual's units. `largest` bounds the floats held at once.
+    the residual's units. A Mamba-2's gate has its norm in it. `largest` bounds the floats held at
+    once.
     """
     length, channels = call.x.shape[1:]
     found = torch.zeros(len(query), length, dtype=call.x.dtype, device=call.x.device)
+    gate = call.gate
     step = max(1, largest // (length * channels))
     for first in range(0, len(query), step):
         b, i = batch[first : first + step], query[first : first + step]
         entry, j = torch.nonzero(torch.arange(length, device=i.device) <= i[:, None], as_tuple=True)
         alpha = attention_entries(call, b[entry], i[entry], j)
-        vectors = call.gate[b[entry], i[entry]] * alpha * call.x[b[entry], j]
+        vectors = gate[b[entry], i[entry]] * alpha * call.x[b[entry], j]
         found[first + entry, j] = (vectors @ out_weight.T.to(vectors.dtype)).norm(dim=-1)
     return found
 
 
-def state_after(call: MixerCall, position: int) -> Float[Tensor, "batch channel state"]:
+def state_after(call: Call, position: int) -> Float[Tensor, "batch channel state"]:
     """The scan's state after a position: sum_j exp(A (S_i - S_j)) dt_j x_j B_j."""
+    if isinstance(call, HeadCall):
+        return call.state_after(position)
+
     prefix = slice(0, position + 1)
     S = call.S[:, prefix]
     away = (S[:, -1:] - S).to(call.dt.dtype)
@@ -318,6 +387,31 @@ def _call(
     u, z = both.chunk(2, dim=-1)
     dt, B, C = split_projection(mixer, projected)
     return MixerCall(u, z, x, dt, -torch.exp(mixer.A_log.float()), B, C, mixer.D.float(), gated_y)
+
+
+def _head_call(
+    subject: Mamba2Subject, layer: int, projected: Tensor, y: Tensor, gated_y: Tensor
+) -> HeadCall:
+    mixer, width, states = subject.mixer(layer), subject.d_inner, subject.groups * subject.d_state
+    z, mixed, raw = projected.split([width, subject.conv_channels, subject.heads], dim=-1)
+
+    convolved = causal_conv_silu(mixed, mixer.conv1d.weight[:, 0], mixer.conv1d.bias)
+    x, B, C = convolved.split([width, states, states], dim=-1)
+    dt = torch.nn.functional.softplus(raw + mixer.dt_bias).clamp(*mixer.time_step_limit)
+
+    return HeadCall(
+        z=z,
+        x=x,
+        dt=dt,
+        A=-torch.exp(mixer.A_log.float())[:, None],
+        B=B.unflatten(-1, (subject.groups, -1)),
+        C=C.unflatten(-1, (subject.groups, -1)),
+        D=mixer.D.float().repeat_interleave(width // subject.heads),
+        y=y,
+        gated_y=gated_y,
+        weight=mixer.norm.weight,
+        eps=float(mixer.norm.variance_epsilon),
+    )
 
 
 def _host(tensor: Tensor) -> np.ndarray:

@@ -28,6 +28,7 @@ from interp_core.errors import InputError
 
 Backend = Literal["numba", "torch", "mamba-ssm"]
 _CHUNK = 16  # steps between kept states in the torch version
+_MIXERS = ("MambaMixer", "FalconMambaMixer")
 
 
 def selective_scan(
@@ -124,10 +125,10 @@ def mamba_mixers(model: nn.Module) -> list[Any]:
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         raise InputError(
             f"a model of type {kind} has no Mamba mixer that is known here (Mamba-1, model_type "
-            "mamba)"
+            "mamba or falcon_mamba)"
         )
     for mixer in mixers:
-        if type(mixer).__name__ != "MambaMixer" or mixer.A_log.ndim != 2:
+        if type(mixer).__name__ not in _MIXERS or mixer.A_log.ndim != 2:
             raise InputError(
                 f"{type(mixer).__name__} is a variant of Mamba's mixer that is not known here: "
                 "refused"
@@ -169,15 +170,24 @@ def split_projection(
     mixer: Any, projected: Float[Tensor, "batch position projected"]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dt [batch, position, channel] after softplus, B and C [batch, position, state], from x_proj's
-    output.
+    output. FalconMamba norms all three of them first.
     """
     rank, state = mixer.time_step_rank, mixer.ssm_state_size
     low, B, C = projected.split([rank, state, state], dim=-1)
+
+    if has_norms(mixer):
+        low, B, C = mixer.dt_layernorm(low), mixer.b_layernorm(B), mixer.c_layernorm(C)
+
     return (
         nn.functional.softplus(nn.functional.linear(low, mixer.dt_proj.weight, mixer.dt_proj.bias)),
         B,
         C,
     )
+
+
+def has_norms(mixer: Any) -> bool:
+    """Whether dt, B and C are normed before the scan: FalconMamba."""
+    return hasattr(mixer, "dt_layernorm")
 
 
 @cache

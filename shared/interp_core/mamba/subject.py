@@ -2,7 +2,8 @@
 activations by name.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,8 @@ from interp_core.errors import InputError
 from interp_core.mamba.selective_scan import fast_scan, mamba_mixers
 from interp_core.models.hooks import hooked
 from interp_core.models.norms import Norm, read_norm
-from interp_core.models.sites import MAMBA_TAPS, Site
+from interp_core.models.reading import rows_of
+from interp_core.models.sites import MAMBA_TAPS, Site, Tap
 from interp_core.models.subject import Subject
 
 UNBOUNDED = 2**31 - 1  # tokens: a scan has no longest sequence
@@ -24,14 +26,31 @@ UNBOUNDED = 2**31 - 1  # tokens: a scan has no longest sequence
 
 @dataclass(frozen=True, eq=False)
 class MambaSubject(Subject):
-    """A Mamba-1 language model. It has channels and states where transformers have heads."""
+    """A Mamba-1 language model, FalconMamba's too. It has channels and states where transformers
+    have heads.
+    """
 
     _stock: list[bool] = field(default_factory=lambda: [False], repr=False)
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a sentence."""
+        return "Mamba"
 
     @property
     def d_inner(self) -> int:
         """Channels of a layer's inner stream."""
         return int(self.config.intermediate_size)
+
+    @property
+    def unit(self) -> str:
+        """What has a hidden attention of its own: a channel, or a Mamba-2's head."""
+        return "channel"
+
+    @property
+    def n_scans(self) -> int:
+        """How many of these a layer has."""
+        return self.d_inner
 
     @property
     def d_state(self) -> int:
@@ -44,8 +63,22 @@ class MambaSubject(Subject):
         return int(self.config.conv_kernel)
 
     @property
+    def conv_channels(self) -> int:
+        """Channels of the convolution."""
+        return self.d_inner
+
+    @property
+    def taps(self) -> Mapping[str, Tap]:
+        """Where each site is."""
+        return MAMBA_TAPS
+
+    @property
     def n_ctx(self) -> int:
         return UNBOUNDED
+
+    def check(self) -> None:
+        """InputError, naming the variant, for mixers that are not known here."""
+        mamba_mixers(self.model)
 
     def mixer(self, layer: int) -> Any:
         """A layer's mixer: in_proj, conv1d, x_proj, dt_proj, A_log, D, out_proj."""
@@ -60,6 +93,13 @@ class MambaSubject(Subject):
         finally:
             self._stock[0] = before
 
+    def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
+        return super().ids(rows_of(self, tokens))
+
+    def fast(self) -> AbstractContextManager[None]:
+        """Inside the block a call of the model is fast, unless it shall be stock."""
+        return nullcontext() if self._stock[0] else fast_scan(self.model)
+
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
         return self._run(input_ids=ids)
 
@@ -68,7 +108,7 @@ class MambaSubject(Subject):
     ) -> Float[Tensor, "batch position d_model"]:
         """What trunk gives when the residual stream before layer `first` is this one."""
         backbone: Any = self.model.base_model
-        with self._scan():
+        with self.fast(), without_advice():
             for block in backbone.layers[first:]:
                 residual = block(residual)
             return backbone.norm_f(residual)
@@ -79,13 +119,13 @@ class MambaSubject(Subject):
 
     @contextmanager
     def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        if site.name not in MAMBA_TAPS:
+        if site.name not in self.taps:
             raise InputError(
-                f"{self.name} is a Mamba: it has no {site}; sites are {', '.join(MAMBA_TAPS)}"
+                f"{self.name} is a {self.kind}: it has no {site}; sites are {', '.join(self.taps)}"
             )
         if not 0 <= site.layer < self.n_layers:
             raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
-        tap = MAMBA_TAPS[site.name]
+        tap = self.taps[site.name]
         with hooked(
             self.model.get_submodule(tap.module.format(layer=site.layer)), tap.side, function
         ):
@@ -120,11 +160,20 @@ class MambaSubject(Subject):
         return norm
 
     def _run(self, **inputs: Any) -> Float[Tensor, "batch position d_model"]:
-        with self._scan():
+        with self.fast(), without_advice():
             return self.model.base_model(**inputs, use_cache=False).last_hidden_state
 
-    def _scan(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._stock[0] else fast_scan(self.model)
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """No advice to install CUDA kernels inside the block: nothing here would run on them."""
+    logger = logging.getLogger("transformers.integrations.hub_kernels")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def as_mamba(subject: Subject) -> MambaSubject:
@@ -134,7 +183,8 @@ def as_mamba(subject: Subject) -> MambaSubject:
     """
     if not isinstance(subject, MambaSubject):
         raise InputError(
-            f"{subject.name} is a {subject.config.model_type}, not a Mamba (model_type mamba)"
+            f"{subject.name} is a {subject.config.model_type}, not a Mamba (model_type mamba, "
+            "falcon_mamba or mamba2)"
         )
-    mamba_mixers(subject.model)
+    subject.check()
     return subject

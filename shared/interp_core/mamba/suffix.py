@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.mamba.selective_scan import backend_for
+from interp_core.mamba.selective_scan import backend_for, has_norms
 from interp_core.mamba.subject import MambaSubject
 
 
@@ -23,8 +23,12 @@ class Suffix:
     @classmethod
     @torch.no_grad()
     def of(cls, subject: MambaSubject) -> "Suffix | None":
-        """None where the kernels cannot run: another device or type, or no Numba."""
+        """None where the kernels cannot run: another device, type or kind of mixer, or no Numba."""
         backbone: Any = subject.model.base_model
+        mixers = [block.mixer for block in backbone.layers]
+        if any(not hasattr(mixer, "x_proj") or has_norms(mixer) for mixer in mixers):
+            return None
+
         weights = list(backbone.parameters())
         if any(
             weight.dtype != torch.float32 or backend_for(weight) != "numba" for weight in weights

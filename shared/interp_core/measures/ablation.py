@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.measures.scores import CopyBatch, copy_batches
-from interp_core.models.hooks import Edit, capture, intervene, replace_by
+from interp_core.models.hooks import Edit, HasSites, capture, intervene
 from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
 from interp_core.models.sites import Site
@@ -28,6 +28,7 @@ from interp_core.progress import progress
 from interp_core.stimuli.prompts import Prompts
 
 Head = tuple[int, int]  # layer, head
+Place = tuple[Site, int]  # where heads' vectors are, and which of them
 Ablation = Literal["zero", "mean", "resample"]
 
 
@@ -68,25 +69,31 @@ def ablation_effects(
     parts: list[_Outcome] = []
     sources = _mean_vectors(subject, prompts, batch_size) if ablation == "mean" else None
     batches = list(copy_batches(subject, prompts.tokens, prompts.pairs, batch_size))
+
     for batch in progress(batches, label or f"ablations in {subject.name}", unit="batch"):
         lengths = batch.of_prompts(prompts.lengths)
+
         with (
             capture(subject, [Site(layer, "attn.z") for layer in _layers(sets)]) as clean,
             _maybe_record(subject, fast) as record,
         ):
             hidden = subject.trunk(batch.ids)
+
         vectors = {
             site.layer: _source(z, ablation, sources, site.layer, lengths)
             for site, z in clean.items()
         }
         clean_behaviour = batch.behaviour(subject.unembed(batch.at_queries(hidden)))
         outcome = _Outcome.empty(len(batch), len(sets), clean_behaviour)
+
         if record is not None:
             z = {site.layer: seen for site, seen in clean.items()}
             _rerun_suffixes(subject, batch, sets, vectors, z, record, stack, outcome)
         else:
             _rerun_whole(subject, batch, sets, vectors, freeze_attention, outcome)
+
         parts.append(outcome)
+
     return Effects(
         loss=np.concatenate([part.loss for part in parts]),
         accuracy=np.concatenate([part.accuracy for part in parts]),
@@ -108,44 +115,60 @@ def first_order_effects(
     batch_size = _full_batches(prompts, batch_size, ablation)
     sources = _mean_vectors(subject, prompts, batch_size) if ablation == "mean" else None
     parts = []
+
     for batch in copy_batches(subject, prompts.tokens, prompts.pairs, batch_size):
         lengths = batch.of_prompts(prompts.lengths)
         zs: dict[int, Tensor] = {}
+
         with torch.enable_grad(), ExitStack() as stack:
             for layer in range(subject.n_layers):
-
+                # The first z is a leaf: nothing before it asks for a gradient here.
                 def through(z: Tensor, layer: int = layer, zs: dict[int, Tensor] = zs) -> Tensor:
                     zs[layer] = z if z.requires_grad else z.detach().requires_grad_()
                     return zs[layer]
 
                 stack.enter_context(subject.attach(Site(layer, "attn.z"), through))
+
             logits = subject.unembed(batch.at_queries(subject.trunk(batch.ids)))
             inputs = [zs[layer] for layer in range(subject.n_layers)]
             gradients = torch.autograd.grad(batch.nats(logits).sum(), inputs)
+
         columns = []
+
         for layer, gradient in enumerate(gradients):
             z = zs[layer].detach()
             change = _source(z, ablation, sources, layer, lengths) - z
             columns.append((change * gradient).double().sum(dim=(1, 3)))
+
         parts.append(torch.stack(columns, dim=1).cpu().numpy())
+
     return np.concatenate(parts)
 
 
 @contextmanager
 def ablated(
-    subject: Transformer,
-    heads: Sequence[Head],
-    sources: Mapping[int, Float[Tensor, "*batch head d_head"]],
+    subject: HasSites, vectors: Mapping[Place, Float[Tensor, "*batch d_head"]]
 ) -> Iterator[None]:
-    """Run with the heads' vectors replaced by those of `sources` (by layer), which broadcast to
-    [batch, position].
+    """Run with these heads' vectors replaced by given ones, which broadcast to [batch, position,
+    d_head]. What reads them gets nothing else; everything behind runs on.
     """
-    edits: dict[Site, Edit] = {}
-    for layer in _layers([heads]):
-        chosen = [head for of_layer, head in heads if of_layer == layer]
-        edits[Site(layer, "attn.z")] = replace_by(chosen, sources[layer])
-    with intervene(subject, edits):
+    by_site: dict[Site, dict[int, Tensor]] = {}
+
+    for (site, head), vector in vectors.items():
+        by_site.setdefault(site, {})[head] = vector
+
+    with intervene(subject, {site: _replacing(heads) for site, heads in by_site.items()}):
         yield
+
+
+def _replacing(vectors: Mapping[int, Tensor]) -> Edit:
+    def edit(z: Float[Tensor, "batch position head d_head"]) -> Tensor:
+        edited = z.clone()
+        for head, vector in vectors.items():
+            edited[..., head, :] = vector.to(z.dtype)
+        return edited
+
+    return edit
 
 
 @contextmanager
@@ -168,6 +191,7 @@ def _rerun_suffixes(
     outcome: "_Outcome",
 ) -> None:
     assert isinstance(subject, NativeSubject)
+
     for group in _same_first_layer(sets, stack):
         layers = _layers([sets[index] for index in group])
         edits = {
@@ -177,6 +201,7 @@ def _rerun_suffixes(
             for layer in layers
         }
         first, residual = layers[0], record.inputs[layers[0]].repeat(len(group), 1, 1)
+
         if getattr(subject.config, "use_parallel_residual", False):
             # The MLP does not read what this block's heads write, so that the block need not run
             # again.
@@ -188,8 +213,10 @@ def _rerun_suffixes(
                 "bphe,hed->bpd", change, subject.out_weights(first).to(change.dtype)
             )
             first, residual = first + 1, record.inputs[first + 1].repeat(len(group), 1, 1) + written
+
         with intervene(subject, edits):
             final = record.run(subject, first, residual)
+
         for index, copy in zip(group, final.chunk(len(group)), strict=True):
             outcome.put(
                 index, batch.behaviour(subject.unembed(subject.normed(batch.at_queries(copy))))
@@ -207,8 +234,12 @@ def _rerun_whole(
     with ExitStack() as stack:
         if freeze_attention:
             stack.enter_context(subject.freezing_attention(batch.ids))
+
         for index, heads in enumerate(sets):
-            with ablated(subject, heads, vectors):
+            chosen = {
+                (Site(layer, "attn.z"), head): vectors[layer][..., head, :] for layer, head in heads
+            }
+            with ablated(subject, chosen):
                 hidden = subject.trunk(batch.ids)
             outcome.put(index, batch.behaviour(subject.unembed(batch.at_queries(hidden))))
 
@@ -249,15 +280,21 @@ def _full_batches(prompts: Prompts, batch_size: int, ablation: Ablation) -> int:
     """The batch size, raised so far that resampling leaves no prompt alone in its batch."""
     if ablation != "resample":
         return batch_size
+
     n_prompts = len(prompts.tokens)
+
     if n_prompts < 2:
         raise InputError(
             "resample ablation takes a head's vectors from another prompt: give at least two "
             "prompts"
         )
+
     size = max(2, batch_size)
+
+    # A prompt alone in the last batch would be its own source.
     while n_prompts % size == 1:
         size += 1
+
     return size
 
 
@@ -273,10 +310,12 @@ def _source(
     """
     if ablation == "zero":
         return torch.zeros_like(z)
+
     if ablation == "resample":
         prompt = torch.arange(len(z), device=z.device).roll(1)
         position = torch.arange(z.shape[1], device=z.device) % lengths[prompt, None]
         return z[prompt[:, None], position]
+
     assert means is not None
     return means[layer].expand_as(z)
 
@@ -288,16 +327,20 @@ def _mean_vectors(
     """Mean of each head's vector over prompts and positions; padding does not count."""
     sums: dict[int, Tensor] = {}
     sites = [Site(layer, "attn.z") for layer in range(subject.n_layers)]
+
     for first in range(0, len(prompts.tokens), batch_size):
         rows = slice(first, first + batch_size)
         ids = subject.ids(prompts.tokens[rows])
         lengths = torch.as_tensor(prompts.lengths[rows], device=ids.device)
         real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+
         with capture(subject, sites) as seen:
             subject.trunk(ids)
+
         for site, z in seen.items():
             total = z[real].double().sum(dim=0)
             sums[site.layer] = sums.get(site.layer, torch.zeros_like(total)) + total
+
     return {layer: (total / prompts.lengths.sum()).float() for layer, total in sums.items()}
 
 

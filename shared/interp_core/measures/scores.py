@@ -78,12 +78,14 @@ def score_heads(
     """Attention from each pair's query to named keys, averaged by prompt, in one pass over the
     model.
 
-    behaviour adds accuracy and loss at the queries (the unembedding runs only there; otherwise both are not-a-number).
-    contributions adds two scores of what heads write:
-      direct_logit_attribution: logit of the target minus the mean logit that the head's output adds, in nats;
-      copying_empirical: logit of the target that the head's value at the induction key writes if attended to, in
-      standard deviations over the vocabulary (0 for a head that does not copy).
-    Both are of logits before any cap. One that cannot be said of this model is left out, with a line that says why.
+    behaviour adds accuracy and loss at the queries (the unembedding runs only there; otherwise both
+    are not-a-number). contributions adds two scores of what heads write:
+      direct_logit_attribution: logit of the target minus the mean logit that the head's output
+      adds, in nats;
+      copying_empirical: logit of the target that the head's value at the induction key writes if
+      attended to, in standard deviations over the vocabulary (0 for a head that does not copy).
+    Both are of logits before any cap. One that cannot be said of this model is left out, with a
+    line that says why.
     `label` names the progress bar.
     """
     subject = as_transformer(subject)
@@ -91,6 +93,7 @@ def score_heads(
     heads: list[dict[str, Tensor]] = []
     accuracy, loss = [np.empty(0)], [np.empty(0)]
     batches = list(copy_batches(subject, tokens, pairs, batch_size))
+
     for batch in progress(batches, label or f"scores of {subject.name}", unit="batch"):
         columns = batch.columns(np.stack(list(keys.values())))
         watched = _Pass(
@@ -102,14 +105,19 @@ def score_heads(
             stop=not behaviour and directions is None,
         )
         hidden = None
+
         with watched, suppress(_Enough):
             hidden = subject.trunk(batch.ids)
+
         heads.append(watched.by_prompt())
+
         if hidden is not None and behaviour:
             nats, hits = batch.behaviour(subject.unembed(batch.at_queries(hidden)))
             loss.append(nats)
             accuracy.append(hits)
+
     nothing = np.full(len(tokens), np.nan)
+
     return Scores(
         heads={
             name: torch.cat([part[name] for part in heads]).float().cpu().numpy()
@@ -128,10 +136,12 @@ def copy_behaviour(
     applies.
     """
     accuracy, loss = [], []
+
     for batch in copy_batches(subject, prompts.tokens, prompts.pairs, batch_size):
         nats, hits = batch.behaviour(subject.unembed(batch.at_queries(subject.trunk(batch.ids))))
         loss.append(nats)
         accuracy.append(hits)
+
     return np.concatenate(accuracy), np.concatenate(loss)
 
 
@@ -195,6 +205,7 @@ def copy_batches(
     """Prompts in batches, in order. InputError when the pairs are not ordered by prompt."""
     if np.any(np.diff(pairs.batch) < 0):
         raise InputError("the pairs of prompts must be ordered by prompt")
+
     for first in range(0, len(tokens), batch_size):
         ids = subject.ids(tokens[first : first + batch_size])
         rows = slice(*np.searchsorted(pairs.batch, [first, first + len(ids)]))
@@ -242,6 +253,7 @@ class _Pass(ExitStack):
     def __enter__(self) -> "_Pass":
         super().__enter__()
         self.enter_context(self.subject.observing(self._observe))
+
         if self.directions is not None:
             self.scales = self.enter_context(self.subject.final_scale())
             self.write_scales = self.enter_context(self.subject.write_scales())
@@ -249,6 +261,7 @@ class _Pass(ExitStack):
                 self.enter_context(
                     self.subject.attach(Site(layer, "attn.z"), partial(self._written, layer))
                 )
+
         return self
 
     def by_prompt(self) -> dict[str, Float[Tensor, "prompt layer head"]]:
@@ -259,8 +272,10 @@ class _Pass(ExitStack):
             values /= self.scales[-1][self.batch.where, self.batch.query][:, None]
             if layer in self.write_scales:
                 values /= self.write_scales[layer][self.batch.where, self.batch.query][:, None]
+
         layers = range(self.subject.n_layers)
         names = dict.fromkeys(name for name, _ in self.found)
+
         return {
             name: torch.stack(
                 [self.batch.prompt_mean(self.found[name, layer]) for layer in layers], dim=1
@@ -273,11 +288,13 @@ class _Pass(ExitStack):
         self.found |= {
             (name, layer): entry for name, entry in zip(self.names, entries, strict=True)
         }
+
         if self.directions is not None and self.directions.copies:
             values = rows.values(self.batch.where, self.batch.key)
             self.found["copying_empirical", layer] = self.directions.copying(
                 layer, values, self.batch.target
             )
+
         if self.stop and layer == self.subject.n_layers - 1:
             raise _Enough
 
@@ -301,14 +318,19 @@ class _TargetDirections:
     @classmethod
     def of(cls, subject: Transformer) -> "_TargetDirections | None":
         reason = subject.why_no_attribution()
+
         if reason is not None:
             left_out(f"{subject.name}: attribution and copying are left out: {reason}")
             return None
+
         no_copying = subject.why_no_copying()
+
         if no_copying is not None:
             left_out(f"{subject.name}: copying by values is left out: {no_copying}")
+
         unembedding = subject.unembedding()
         unembedding = unembedding - unembedding.mean(dim=1, keepdim=True)
+
         return cls(subject, no_copying is None, unembedding, vocabulary_covariance(unembedding))
 
     def attribution(
@@ -333,4 +355,5 @@ class _TargetDirections:
         variance = torch.einsum("phe,hef,phf->ph", values.float(), spread, values.float())
         # The factor that blocks behind put on the stream is in the numerator alone.
         added = self.attribution(layer, values, target) / self.subject.carried(layer)
+
         return added / variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()

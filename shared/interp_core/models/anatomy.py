@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_core.models.attention import FoundCall, Watch, tracing, watching
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TOKENS = 8  # of the runs that look; enough for a window or a short convolution to show
 _CLOSE = 1e-3  # share of a change that may be left unexplained: rounding is a hundred times smaller
+# How a model's own code says that it wants more than ids.
+_REFUSALS = (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError)
 
 
 class NotUnderstood(Exception):
@@ -69,6 +71,7 @@ class Anatomy:
     d_value: int
     trunk: nn.Module  # everything before the unembedding
     final_norm: nn.Module | None  # reads the last block, and is read by nothing but the unembedding
+    one_stream: bool  # whether a token has one vector that blocks hand on, and not several
     suffix: bool  # whether blocks can be called one after another, as they were called in the run
     beyond_default: (
         bool  # whether its attention has caps or sinks, which transformers' default leaves out
@@ -109,6 +112,20 @@ class _Run:
         return [call for call in self.calls if call.module is module]
 
 
+def few_tokens(model: "PreTrainedModel") -> Int[Tensor, "batch position"]:
+    """Ids to look at a model with: two rows, all different.
+
+    NotUnderstood where the model does not embed one row of token ids.
+    """
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or TOKENS
+    count = min(TOKENS, longest) if longest > 0 else TOKENS
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if not isinstance(weight, Tensor):
+        raise NotUnderstood("it reads several rows of tokens at once")
+    vocabulary = len(weight)
+    return torch.arange(1, 2 * count + 1, device=model.device).reshape(2, count) % vocabulary
+
+
 @torch.no_grad()
 def look(model: "PreTrainedModel") -> Anatomy | None:
     """Run the model a few times on a few tokens; None for one whose attention does not go through
@@ -116,15 +133,20 @@ def look(model: "PreTrainedModel") -> Anatomy | None:
 
     NotUnderstood, with the reason, for one that is no plain decoder.
     """
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or TOKENS
-    count = min(TOKENS, longest) if longest > 0 else TOKENS
-    embedding: Any = model.get_input_embeddings()
-    vocabulary = embedding.weight.shape[0]
-    ids = torch.arange(1, 2 * count + 1, device=model.device).reshape(2, count) % vocabulary
-
+    ids = few_tokens(model)
     run = _traced(model, ids)
     if not run.attention:
         return None
+    try:
+        return _taken_apart(model, ids, run)
+    except _REFUSALS as problem:
+        # Code that reads more than its arguments, or wants them whole.
+        raise NotUnderstood(f"its parts do not run apart: {_line(problem)}") from None
+
+
+def _taken_apart(
+    model: "PreTrainedModel", ids: Int[Tensor, "batch position"], run: _Run
+) -> Anatomy:
     blocks = _blocks(model, run)
     trunk = _trunk(model, run, blocks)
     _check_causal(model, ids)
@@ -139,6 +161,7 @@ def look(model: "PreTrainedModel") -> Anatomy | None:
         d_value=found[0].value.shape[-1],
         trunk=trunk.module,
         final_norm=probe.final_norm(hidden),
+        one_stream=probe.one_stream,
         suffix=probe.suffix(),
         beyond_default=any(call.beyond_default for call in found),
         hidden_type=type(trunk.output),
@@ -163,7 +186,10 @@ def _traced(model: "PreTrainedModel", ids: Tensor) -> _Run:
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
         stack.enter_context(tracing(model, lambda call: run.attention.append((run.tick(), call))))
-        model(input_ids=ids, use_cache=False)
+        try:
+            model(input_ids=ids, use_cache=False)
+        except _REFUSALS as problem:
+            raise NotUnderstood(f"it does not run on token ids alone: {_line(problem)}") from None
     return run
 
 
@@ -228,6 +254,8 @@ def _check_causal(model: "PreTrainedModel", ids: Tensor) -> None:
         one, two = (
             model(input_ids=given, use_cache=False).logits[:, :-1] for given in (ids, other)
         )
+    if not bool(one.isfinite().all() and two.isfinite().all()):
+        raise NotUnderstood("its predictions for a few tokens are not finite")
     if not torch.allclose(one, two, atol=1e-4 * float(one.abs().max()), rtol=1e-4):
         raise NotUnderstood("what it says at a token depends on later tokens: it is no decoder")
 
@@ -250,11 +278,12 @@ class _Probe:
 
         self.calls = [self.run.of(block)[0] for block in self.blocks]
         self.residuals = [call.first for call in self.calls]
-        shapes = {getattr(residual, "shape", ()) for residual in self.residuals}
-        if len(shapes) > 1 or len(self.residuals[0].shape) != 3:
-            raise NotUnderstood("its residual stream is not one vector a token")
-
         self.ends = [_tensor(call.output) for call in self.calls]
+        if not all(isinstance(tensor, Tensor) for tensor in (*self.residuals, *self.ends)):
+            raise NotUnderstood("its blocks do not hand a tensor on")
+
+        shapes = {residual.shape for residual in self.residuals}
+        self.one_stream = len(shapes) == 1 and self.residuals[0].ndim == 3
         self.width = int(self.residuals[0].shape[-1])
         noise = torch.randn(self.width, generator=torch.Generator().manual_seed(0))
         self.change = noise.to(self.residuals[0]) * self.residuals[0].std()
@@ -266,6 +295,24 @@ class _Probe:
     def layers(self) -> Iterator[LayerAnatomy]:
         outs, reads = self._out_projections()
         every = range(len(self.blocks))
+        if not self.one_stream:
+            # Several streams a token, mixed in each block: nothing is a summand of one.
+            yield from (
+                LayerAnatomy(
+                    block=self.blocks[layer],
+                    attention=self.run.attention[layer][1].module,
+                    attention_norm=None,
+                    out=outs[layer].module,
+                    reads_attention=reads[layer],
+                    attn_out=None,
+                    post_norm=None,
+                    mlp_out=None,
+                    carry=None,
+                )
+                for layer in every
+            )
+            return
+
         carries = self._either(lambda whole: self._carries(whole))
         plain = self._either(lambda whole: self._writers(outs, self._behind(outs, whole)))
         norms = [self._post_norm(layer, outs[layer]) for layer in every]
@@ -299,7 +346,7 @@ class _Probe:
         )
 
     def final_norm(self, hidden: Tensor) -> nn.Module | None:
-        if not self.straight():
+        if not self.straight() or not self.one_stream:
             return None
         for call in self.run.calls:
             behind = call.begin > self.calls[-1].end and isinstance(call.first, Tensor)
@@ -326,7 +373,10 @@ class _Probe:
                 self.model(input_ids=self.ids, use_cache=False)
             for call in self.calls:
                 args, kwargs = rest_of(call.args, call.kwargs)
-                residual = _tensor(call.module(residual, *args, **kwargs))
+                try:
+                    residual = _tensor(call.module(residual, *args, **kwargs))
+                except _REFUSALS:
+                    return False
         return torch.allclose(
             residual, ends[0], rtol=_CLOSE, atol=_CLOSE * float(residual.abs().max())
         )
@@ -369,7 +419,40 @@ class _Probe:
                 raise NotUnderstood("nothing reads what its heads give, side by side")
             outs.append(moved[0])
             reads.append(_same(seen[moved[0].module].flatten(), given[layer].flatten()))
+        if not all(reads):
+            self._check_side_by_side(outs)
         return outs, reads
+
+    def _check_side_by_side(self, outs: Sequence[_Call]) -> None:
+        """NotUnderstood where an output projection reads what a head gives in no place of its own.
+
+        A gate or a norm may stand between: a head that gives nothing leaves nothing in its place.
+        """
+        watches: dict[nn.Module, Watch] = {}
+        seen: dict[nn.Module, Tensor] = {}
+
+        def silence(z: Tensor) -> Tensor:
+            silent = z.clone()
+            silent[:, :, 0] = 0
+            return silent
+
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen[module] = args[0]
+
+        for _, found in self.run.attention:
+            watches[found.module] = Watch(edit_out=silence)
+        with ExitStack() as stack:
+            for call in outs:
+                stack.callback(call.module.register_forward_pre_hook(keep).remove)
+            stack.enter_context(watching(self.model, watches))
+            self._rerun()
+
+        for layer, call in enumerate(outs):
+            width = self.run.attention[layer][1].value.shape[-1]
+            place = seen[call.module].flatten(0, -2)[:, :width].float()
+            left = (place - place.mean(dim=0)).abs().max()
+            if float(left) > _CLOSE * float(call.first.float().abs().max()):
+                raise NotUnderstood("nothing reads what its heads give, side by side")
 
     def _candidates(self, layer: int) -> list[_Call]:
         when, found = self.run.attention[layer]
@@ -455,7 +538,11 @@ class _Probe:
         self, writers: Sequence[_Call | None], behind: Sequence[_Call]
     ) -> list[float | None]:
         """By block the factor with which what a module gives is added to the residual stream."""
-        changed = [writer for writer in writers if writer is not None]
+        changed = [
+            writer
+            for writer in writers
+            if writer is not None and _tensor(writer.output).shape[-1] == self.width
+        ]
         frozen = [call for call in behind if call not in changed]
         return self._factors(self._rerun(frozen=frozen, changed=changed))
 
@@ -492,9 +579,9 @@ class _Probe:
                 stack.enter_context(hooked(block, "input", lambda _, start=start: start))
                 stack.enter_context(hooked(block, "output", lambda end: ends.append(end)))
 
-            for call in frozen:
+            for module in {call.module for call in frozen}:
                 stack.callback(
-                    call.module.register_forward_hook(lambda *_, call=call: call.output).remove
+                    module.register_forward_hook(_given_before(self.run.of(module), frozen)).remove
                 )
             for call in changed:
                 stack.enter_context(
@@ -534,6 +621,19 @@ def rest_of(
     return (), {name: value for name, value in kwargs.items() if name != first}
 
 
+def _given_before(calls: Sequence[_Call], frozen: Sequence[_Call]) -> Callable[..., Any]:
+    """A hook that gives what each frozen call of a module gave, in their order: an expert runs
+    several times."""
+    order = iter(calls)
+    held = {id(call) for call in frozen}
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        call = next(order, None)
+        return call.output if call is not None and id(call) in held else output
+
+    return hook
+
+
 def _factor(moved: Tensor, change: Tensor) -> float | None:
     """k where every row of `moved` is k times the change, None where it is not, or where nothing
     moved.
@@ -560,6 +660,10 @@ def _tensor(output: Any) -> Tensor:
 
 def _same(one: Tensor, two: Tensor) -> bool:
     return one.shape == two.shape and torch.equal(one, two)
+
+
+def _line(problem: Exception) -> str:
+    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
 
 def _idle(module: nn.Module) -> bool:

@@ -1,10 +1,12 @@
 """Fused attention that can be watched: single entries of the pattern without ever building [batch,
 head, T, T].
 
-The model runs a fused kernel that also returns the log-sum-exp of every row of scores. Any entry of the pattern is then
+The model runs a fused kernel that also returns the log-sum-exp of every row of scores. Any entry of
+the pattern is then
     pattern[t, s] = exp(q_t . k_s * scale + mask[t, s] - logsumexp_t)
-(Dao et al. 2022, FlashAttention, keep the same number for their backward pass). It is put under a Hugging Face model as
-an attention implementation of its own, so it sees q and k exactly as attention uses them, after rotary.
+(Dao et al. 2022, FlashAttention, keep the same number for their backward pass). It is put under a
+Hugging Face model as an attention implementation of its own, so it sees q and k exactly as
+attention uses them, after rotary.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -168,19 +170,20 @@ def fused_attention(
     scaling: float,
     *,
     softcap: float | None = None,
-    sinks: Float[Tensor, " head"] | None = None,
+    sinks: Float[Tensor, " head"] | Float[Tensor, "batch head position"] | None = None,
 ) -> tuple[Float[Tensor, "batch head position d_head"], Float[Tensor, "batch head position"]]:
     """Causal attention (mask None) or masked attention, and the log-sum-exp of each row of scores.
 
-    A sink is a score that each row has beside its keys', with no value. CPU: the flash kernel;
-    CUDA: the memory-efficient one; elsewhere, and for shapes and caps they refuse: rows in blocks.
+    A sink is a score that each row has beside its keys', with no value; one of each head, or of
+    each row. CPU: the flash kernel; CUDA: the memory-efficient one; elsewhere, and for shapes and
+    caps they refuse: rows in blocks.
     """
     out, logsumexp = _without_sinks(query, key, value, mask, scaling, softcap)
     if sinks is None:
         return out, logsumexp
 
     # A sink only takes its share of each row's mass, so that it can be put in after the kernel.
-    sink = sinks.float()[:, None]
+    sink = sinks.float()[:, None] if sinks.ndim == 1 else sinks.float()
     kept = torch.sigmoid(logsumexp.float() - sink)
     return out * kept[..., None].to(out.dtype), torch.logaddexp(logsumexp.float(), sink)
 
@@ -195,6 +198,10 @@ def _without_sinks(
 ) -> tuple[Tensor, Tensor]:
     aten = torch.ops.aten
     causal = mask is None
+
+    # Flash kernels read a head's vector as one run of memory, whatever its strides say: what comes
+    # transposed out of a convolution would be read across positions.
+    query, key, value = (_in_one_run(part) for part in (query, key, value))
     alike = query.shape[-1] == value.shape[-1] and softcap is None
 
     if query.device.type == "cpu" and alike:
@@ -214,6 +221,10 @@ def _without_sinks(
         return out, lse[..., : query.shape[2]]
 
     return _attention_in_blocks(query, key, value, mask, scaling, softcap)
+
+
+def _in_one_run(part: Tensor) -> Tensor:
+    return part if part.stride(-1) == 1 else part.contiguous()
 
 
 def _for_flash(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -283,6 +294,7 @@ _WITHOUT_EFFECT = frozenset(
         "use_cache",
         "deterministic",
         "return_dict",
+        "logits_to_keep",
     }
     | {"cache_position", "cache", "max_length_q", "max_length_k"}
 )
@@ -297,7 +309,9 @@ def _attention_forward(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    sinks: Tensor | None = None,
     position_bias: Tensor | None = None,
+    indices: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: plain fused attention where nobody watches."""
@@ -307,6 +321,8 @@ def _attention_forward(
     )
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if sinks is not None:
+        s_aux = sinks.squeeze(-1)  # a sink that each token computes: [batch, head, position, 1]
     beyond = softcap is not None or s_aux is not None
     for see in _TRACES:
         see(_found(module, query, key, value, attention_mask, kwargs, beyond_default=beyond))
@@ -316,6 +332,8 @@ def _attention_forward(
         attention_mask = create_position_bias_mask(
             position_bias, attention_mask, is_causal=True, query=query, key=key
         )
+    if indices is not None:
+        attention_mask = _only(indices, attention_mask, query, key)
 
     watches = _WATCHES.get(module, [])
     for watch in watches:
@@ -340,6 +358,20 @@ def _attention_forward(
     return _edited(
         rearrange(out, "batch head position d_head -> batch position head d_head"), watches
     ), None
+
+
+def _only(
+    indices: Int[Tensor, "batch position chosen"], mask: Tensor | None, query: Tensor, key: Tensor
+) -> Tensor:
+    """The mask where each token looks only at the keys that were chosen for it."""
+    shape = (query.shape[0], query.shape[2], key.shape[2])
+    chosen = torch.zeros(shape, dtype=torch.bool, device=query.device)
+    chosen = chosen.scatter(-1, indices.long(), True)[:, None]
+    if mask is None:
+        return chosen & torch.ones(shape[1:], dtype=torch.bool, device=query.device).tril()
+    if mask.dtype == torch.bool:
+        return chosen & mask
+    return mask.masked_fill(~chosen, torch.finfo(mask.dtype).min)
 
 
 def _edited(out: Tensor, watches: list[Watch]) -> Tensor:

@@ -12,19 +12,45 @@ errors (HookError): each would otherwise be a silent null result.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from interp_core.errors import InputError
 from interp_core.models.sites import Site
 
-if TYPE_CHECKING:
-    from interp_core.models.subject import Subject
-
 Edit = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class HasSites(Protocol):
+    """A model whose activations have names: every Subject, and models that a study makes itself."""
+
+    @property
+    def pattern_is_editable(self) -> bool:
+        """Whether an edited `attn.pattern` is what the model goes on with."""
+        ...
+
+    def attach(
+        self, site: Site, function: Callable[[Tensor], Tensor | None]
+    ) -> AbstractContextManager[None]:
+        """Call `function` with the activation at a site whenever it fires; what it returns takes
+        its place.
+        """
+        ...
+
+
+class Captured(dict[Site, Tensor]):
+    """Activations by site; a site's name in text finds it too."""
+
+    def __missing__(self, key: Any) -> Tensor:
+        if isinstance(key, str):
+            return self[Site.parse(key)]
+        raise KeyError(key)
 
 
 class HookError(RuntimeError):
@@ -33,16 +59,16 @@ class HookError(RuntimeError):
 
 @contextmanager
 def capture(
-    subject: "Subject", sites: Iterable[Site], *, detach: bool = True
-) -> Iterator[dict[Site, Tensor]]:
+    subject: HasSites, sites: Iterable[Site | str], *, detach: bool = True
+) -> Iterator[Captured]:
     """Collect activations of the last forward pass inside the block, by site.
 
     detach=False keeps them in the autograd graph. HookError after the block for a site that never
     fired.
     """
-    seen: dict[Site, Tensor] = {}
+    seen = Captured()
     with ExitStack() as stack:
-        wanted = list(sites)
+        wanted = [_site(site) for site in sites]
         for site in wanted:
 
             def keep(activation: Tensor, site: Site = site) -> None:
@@ -55,7 +81,7 @@ def capture(
 
 
 @contextmanager
-def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
+def intervene(subject: HasSites, edits: Mapping[Site, Edit] | Mapping[str, Edit]) -> Iterator[None]:
     """Replace activations by what their edits return, in every forward pass inside the block.
 
     An edit gets the activation (axes as in sites.py) and returns a tensor of the same shape, type
@@ -66,7 +92,8 @@ def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
     fired: set[Site] = set()
     unread: set[Site] = set()
     with ExitStack() as stack:
-        for site, edit in edits.items():
+        for given, edit in edits.items():
+            site = _site(given)
             if site.name == "attn.pattern" and not subject.pattern_is_editable:
                 raise HookError(
                     f"{site}: nothing reads an edited pattern; edit attn.rot_q, attn.rot_k or "
@@ -82,7 +109,7 @@ def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
 
             stack.enter_context(subject.attach(site, replace))
         yield
-    _all_fired(edits, fired)
+    _all_fired([_site(site) for site in edits], fired)
     if unread:
         raise HookError(
             f"nothing read the edited {_listed(unread)}: the model does not use this activation"
@@ -91,7 +118,7 @@ def intervene(subject: "Subject", edits: Mapping[Site, Edit]) -> Iterator[None]:
 
 def zero(heads: Sequence[int]) -> Edit:
     """Zero ablation: the heads' vectors become 0. For sites with a head axis."""
-    return lambda z: _with_heads(z, heads, torch.zeros_like(z[..., list(heads), :]))
+    return lambda z: _with_heads(z, heads, torch.zeros_like(z[..., _chosen(z, heads), :]))
 
 
 def replace_by(heads: Sequence[int], source: Tensor) -> Edit:
@@ -99,8 +126,21 @@ def replace_by(heads: Sequence[int], source: Tensor) -> Edit:
     activation.
     """
     return lambda z: _with_heads(
-        z, heads, source[..., list(heads), :].expand(*z.shape[:-2], len(heads), z.shape[-1])
+        z, heads, source[..., _chosen(z, heads), :].expand(*z.shape[:-2], len(heads), z.shape[-1])
     )
+
+
+def _site(site: Site | str) -> Site:
+    return Site.parse(site) if isinstance(site, str) else site
+
+
+def _chosen(z: Tensor, heads: Sequence[int]) -> list[int]:
+    """The heads, of those that the activation has. InputError for another number."""
+    n_heads = z.shape[-2]
+    for head in heads:
+        if not 0 <= head < n_heads:
+            raise InputError(f"there is no head {head}: this layer has heads 0 to {n_heads - 1}")
+    return list(heads)
 
 
 def _with_heads(z: Tensor, heads: Sequence[int], vectors: Tensor) -> Tensor:
@@ -144,6 +184,20 @@ def hooked(
         yield
     finally:
         handle.remove()
+
+
+def per_head(
+    function: Callable[[Tensor], Tensor | None], n_heads: int
+) -> Callable[[Tensor], Tensor | None]:
+    """Show a function what a module reads of heads side by side as [batch, position, head,
+    d_head].
+    """
+
+    def split(flat: Tensor) -> Tensor | None:
+        result = function(rearrange(flat, "... (head d_head) -> ... head d_head", head=n_heads))
+        return None if result is None else result.flatten(-2)
+
+    return split
 
 
 def _on_input(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp_core.errors import InputError
 from interp_core.models.norms import Norm, read_norm
+from interp_core.models.reading import rows_of
 from interp_core.models.sites import Site
 from interp_core.models.subject import HeadWeights, Observer, Subject, Transformer
 
@@ -193,6 +194,9 @@ class BridgeSubject(Transformer):
     @property
     def device(self) -> torch.device:
         return torch.device(self.bridge.cfg.device)
+
+    def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
+        return super().ids(rows_of(self, tokens))
 
     def logits(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position vocab"]:
         return self.bridge(ids)

@@ -2,6 +2,7 @@
 the registry.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from interp_core.errors import InputError
 from interp_core.models.anatomy import Anatomy, LayerAnatomy, Part, trunk_giving
 from interp_core.models.attention import AttentionCall, Watch, watching
-from interp_core.models.hooks import hooked
+from interp_core.models.hooks import hooked, per_head
 from interp_core.models.norms import Norm, read_norm
+from interp_core.models.reading import rows_of
 from interp_core.models.sites import ATTENTION, Site
 from interp_core.models.subject import HeadWeights, Observer, Transformer
 
@@ -39,6 +41,15 @@ class NativeSubject(Transformer):
     @property
     def d_head(self) -> int:
         return self.anatomy.d_head
+
+    @property
+    def n_ctx(self) -> int:
+        names = ("max_position_embeddings", "max_target_positions", "max_seq_len")
+        known = [getattr(self.config, name, None) for name in names]
+        return next((int(length) for length in known if length), sys.maxsize)
+
+    def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
+        return super().ids(rows_of(self, tokens))
 
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
         return self.anatomy.trunk(input_ids=ids, use_cache=False).last_hidden_state
@@ -75,7 +86,7 @@ class NativeSubject(Transformer):
                 yield
             return
         if site.name == "attn.z":
-            with hooked(layer.out, "input", self._per_head(function)):
+            with hooked(layer.out, "input", per_head(function, self.n_heads)):
                 yield
             return
         part = self._part(site, layer)
@@ -205,6 +216,8 @@ class NativeSubject(Transformer):
         return factor
 
     def why_no_attribution(self) -> str | None:
+        if not self.anatomy.one_stream:
+            return "its residual stream is not one vector a token"
         if self._final_norm is None:
             return "no final norm between the last block and the unembedding was found"
         if self._logit_scale is None:
@@ -261,9 +274,10 @@ class NativeSubject(Transformer):
         return self.anatomy.layers[site.layer]
 
     def _part(self, site: Site, layer: LayerAnatomy) -> Part:
+        one = self.anatomy.one_stream
         parts = {
-            "resid_pre": Part(layer.block, "input"),
-            "resid_post": Part(layer.block, "output"),
+            "resid_pre": Part(layer.block, "input") if one else None,
+            "resid_post": Part(layer.block, "output") if one else None,
             "attn_out": layer.attn_out,
             "mlp_out": layer.mlp_out,
         }
@@ -272,21 +286,10 @@ class NativeSubject(Transformer):
         part = parts[site.name]
         if part is None:
             raise InputError(
-                f"{self.name}: {site} is no summand of the residual stream in a "
+                f"{self.name}: {site} is no vector of one residual stream, nor added to it, in a "
                 f"{self.config.model_type}"
             )
         return part
-
-    def _per_head(
-        self, function: Callable[[Tensor], Tensor | None]
-    ) -> Callable[[Tensor], Tensor | None]:
-        def split(flat: Tensor) -> Tensor | None:
-            result = function(
-                rearrange(flat, "... (head d_head) -> ... head d_head", head=self.n_heads)
-            )
-            return None if result is None else result.flatten(-2)
-
-        return split
 
     def _projections(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """W_Q, W_K, W_V as [head, d_model, d_head]; keys and values with as many heads as the model
@@ -367,7 +370,7 @@ def _width_in(out: nn.Module) -> int:
 def _edit_of(
     name: str, function: Callable[[Tensor], Tensor | None]
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """An edit of one of q, k, v, shown to `function` with the position axis before the head axis."""
+    """An edit of one of q, k, v, shown to `function` with the position axis before the heads'."""
     index = ATTENTION.index(name)
 
     def edit(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

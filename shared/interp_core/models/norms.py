@@ -9,6 +9,7 @@ is None, never "divides by 1".
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -54,10 +55,12 @@ class Norm:
 
 @torch.no_grad()
 def read_norm(module: nn.Module, width: int) -> Norm | None:
-    """The norm that a module is, over the last axis of this width; None for a module that is none."""
+    """The norm that a module is, over the last axis of this width; None where it is none."""
     if any(True for _ in module.children()):
         return None
     if any(parameter.shape != (width,) for parameter in module.parameters()):
+        return None
+    if not _reads_one_vector(module):
         return None
 
     # The forward of a copy in float32: what is rounded, and hooks that are attached, are no part of
@@ -81,6 +84,12 @@ def read_norm(module: nn.Module, width: int) -> Norm | None:
         if not torch.allclose(given, expected, atol=_TOLERANCE * float(given.abs().max()), rtol=0):
             return None
     return found
+
+
+def _reads_one_vector(module: nn.Module) -> bool:
+    arguments = signature(module.forward).parameters.values()
+    needed = [a for a in arguments if a.default is a.empty and a.kind is not a.VAR_KEYWORD]
+    return len(needed) == 1
 
 
 def _gain_and_eps(

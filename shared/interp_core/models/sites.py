@@ -3,11 +3,17 @@ each.
 
 A site is named `blocks.{layer}.{name}`. Shapes are always
     resid_pre, resid_post, attn_out, mlp_out   [batch, position, d_model]
-                                               attn_out, mlp_out: as added, behind norms and multipliers
-    attn.z                                     [batch, position, head, d_head]  what the output projection reads
-    attn.rot_q, attn.rot_k, attn.v             [batch, position, head, d_head]  as attention uses them: after rotary
-                                               where there is any; keys and values once per key-value head
-    attn.pattern                               [batch, head, query, key]        read only: it was already used
+                                               attn_out, mlp_out: as added, behind norms and
+                                               multipliers
+    attn.z                                     [batch, position, head, d_head]
+                                               what the output projection reads
+    attn.rot_q, attn.rot_k, attn.v             [batch, position, head, d_head]
+                                               as attention uses them: after rotary where there is
+                                               any; keys and values once per key-value head
+    attn.pattern                               [batch, head, query, key]
+                                               read only: it was already used
+    cross_attn.z                               [batch, position, head, d_head]
+                                               as attn.z, of attention to another sequence
 and in a Mamba, whose channels are those of the inner stream (d_inner)
     mixer.in_proj     [batch, position, 2 channel]       what the convolution reads, then the gate
     mixer.x           [batch, position, channel]         after convolution and SiLU: what is scanned
@@ -26,7 +32,7 @@ from interp_core.errors import InputError
 RESIDUAL = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 ATTENTION = ("attn.rot_q", "attn.rot_k", "attn.v")
 MIXER = ("mixer.in_proj", "mixer.x", "mixer.x_proj", "mixer.gated_y", "mixer_out")
-NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern", *MIXER)
+NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern", "cross_attn.z", *MIXER)
 
 
 @dataclass(frozen=True, order=True)

@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from interp_core.errors import InputError
-from interp_core.files.params import Params, check, file_name, profile_path, project_root, read_yaml
+from interp_core.files.params import (
+    Params,
+    check,
+    file_name,
+    odd_value,
+    profile_path,
+    project_root,
+    read_yaml,
+)
 
 # As the hub has it: a name neither begins nor ends with a dot or a dash, nor holds two in a row.
 _HUB_ID = re.compile(r"(\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?)(?:@([\w.-]+))?", re.ASCII)
@@ -39,6 +47,13 @@ class ModelSpec(Params):
     config: Mapping[str, Any] | None = None  # random: a transformers config, model_type included
     seed: int = 0  # random: of the weights
 
+    @field_validator("config")
+    @classmethod
+    def _plain_config(cls, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if (odd := _odd_inside(config)) is not None:
+            raise ValueError(odd)
+        return config
+
     @model_validator(mode="after")
     def _complete(self) -> "ModelSpec":
         needs = {
@@ -51,6 +66,14 @@ class ModelSpec(Params):
             if getattr(self, key) is None:
                 raise ValueError(f"a model from source {self.source} needs `{key}`")
         return self
+
+
+def _odd_inside(value: Any) -> str | None:
+    """What is wrong anywhere in a mapping that is no section of ours."""
+    if (odd := odd_value(value)) is not None or not isinstance(value, Mapping | list | tuple):
+        return odd
+    inner = value.values() if isinstance(value, Mapping) else value
+    return next((odd for one in inner if (odd := _odd_inside(one)) is not None), None)
 
 
 def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:

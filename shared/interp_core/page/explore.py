@@ -63,7 +63,7 @@ class Reader:
     _last: tuple[str, Read] | None = None
 
     def read(self, text: str) -> dict[str, Any]:
-        """Tokens, where every head looks, its induction score on this text, and what is predicted."""
+        """Tokens, where every head looks, its induction score here, and what is predicted."""
         with self._lock:
             one = self._read(text)
 

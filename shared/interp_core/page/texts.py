@@ -95,7 +95,7 @@ def first_prompt(prompts: Prompts, title: str) -> Shown:
 
 
 def copy_operations(row: Int[np.ndarray, " position"]) -> Pairs:
-    """Every place whose token stood at least two places before and was followed by the same token."""
+    """Every place whose token stood at least two places before, the same token after it."""
     query = np.arange(1, len(row) - 1)
     pairs = pairs_of(row[None], batch=np.zeros_like(query), query=query, distance=None)
 

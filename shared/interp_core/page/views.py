@@ -1,4 +1,4 @@
-"""What the views of a page are made of: plain JSON, each of a kind that a script of its name shows."""
+"""What the views of a page are made of: plain JSON, each of a kind that a script shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -29,7 +29,7 @@ COPIES = 8  # of the text, each without other heads, in one forward pass
 
 @dataclass(frozen=True)
 class Predicted:
-    """At every place but the last: loss of the token that follows (nats), and the likeliest tokens."""
+    """At every place but the last: loss of the next token (nats), and the likeliest tokens."""
 
     loss: Float[np.ndarray, "set position"]
     top: Int[np.ndarray, "set position rank"]
@@ -144,7 +144,7 @@ def predicted(
 def random_sets(
     best: Sequence[Head], n_heads: int, *, draws: int, rng: np.random.Generator
 ) -> list[list[Head]]:
-    """Sets with as many heads of each layer as `best`, of its other heads where those are enough."""
+    """Sets with as many heads of each layer as `best`, of its others where those suffice."""
     return [_random_set(best, n_heads, rng) for _ in range(draws)]
 
 

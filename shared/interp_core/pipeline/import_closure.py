@@ -19,7 +19,11 @@ WITHOUT_EFFECT = {
     "interp_core.pipeline.import_closure": "says what reruns, and what is resumed",
     "interp_core.console.made_from": "marks records of experiments; a stage's files have no mark",
     "interp_core.progress": "bars on standard error; every item is passed on, in order",
-    "interp_core.training.tracking": "curves for W&B, which nothing reads back",
+    "interp_core.training.account": "where curves for W&B go",
+    "interp_core.training.curves": "names of curves for W&B",
+    "interp_core.training.journal": "points of curves for W&B, for when a training goes on",
+    "interp_core.training.live_run": "curves for W&B, which nothing reads back",
+    "interp_core.training.tracking": "runs at W&B, which nothing reads back",
     "interp_core.training.workers": "in which process a training runs; each sets threads and seeds",
 }
 

@@ -17,16 +17,6 @@ Values = Float[np.ndarray, "token unit"]
 Texts = Int[np.ndarray, " token"]
 
 
-def between_share(values: Values, texts: Texts) -> Float[np.ndarray, " unit"]:
-    """Share of a unit's variance over tokens that lies between texts' means, in [0, 1].
-
-    0 for a unit that never varies. Every token weighs the same, in texts of any length.
-    """
-    starts, lengths = _texts(values, texts)
-    standard = _standardised(values)
-    return _between(standard, starts, lengths)
-
-
 def block_length(values: Values, texts: Texts, *, left_out: float = 0.03) -> int:
     """Tokens a block needs so that cutting it takes at most this share of the variance of a mean.
 
@@ -48,7 +38,8 @@ def block_length(values: Values, texts: Texts, *, left_out: float = 0.03) -> int
 def texts_differ(
     values: Values, texts: Texts, rng: np.random.Generator, *, block: int, draws: int, alpha: float
 ) -> MaxTest:
-    """Test of `between_share` against blocks dealt at random, family-wise over units.
+    """Test of the share of a unit's variance over tokens that lies between texts' means, against
+    blocks dealt at random, family-wise over units.
 
     Tokens of one text stand together in `texts`. The series is cut into blocks at a random place,
     the blocks are shuffled, and the texts' lengths are cut out of them: the observed statistic and

@@ -1,12 +1,12 @@
 """A number with its interval: one shape in memory and in JSON, made by the method its data allow.
 
-    found = student(centres, unit="trainings")       # or proportion, mean_share, bootstrap ...
+    found = student(centres, unit="trainings")       # or mean_share, bootstrap ...
     report["centre"] = found.to_json()               # {"value", "low", "high", "n", "unit"}
     found == Interval.from_json(report["centre"])    # True
 
-Which one: `student` over trainings; `proportion` for a count of yes and no; `mean_share` for mean
-accuracies, above all near 0 or 1; `bootstrap` for other means over texts or prompts (30 or more);
-`two_levels` where heads were sampled as well as prompts.
+Which one: `student` over trainings; `mean_share` for mean accuracies, above all near 0 or 1;
+`bootstrap` for other means over texts or prompts (30 or more); `two_level_errors` where heads were
+sampled as well as prompts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -111,18 +111,6 @@ def student(
     return Interval(value, value - reach, value + reach, n, unit)
 
 
-def proportion(hits: int, n: int, *, unit: str, level: float = 0.95) -> Interval:
-    """Share of `n` independent yes-or-no units, in [0, 1] (Clopper and Pearson 1934).
-
-    Covers at least `level` for every true share; Wilson's falls to .84 close to 0 and 1.
-    """
-    if not 0 <= hits <= n or n < 1:
-        raise InputError(f"{hits} of {n} {unit} is not a share: give 0 <= hits <= n, n above 0")
-
-    low, high = _beta_ends(float(hits), float(n), level)
-    return Interval(hits / n, low, high, n, unit)
-
-
 def mean_share(values: Num[np.ndarray, " unit"], *, unit: str, level: float = 0.95) -> Interval:
     """Mean of shares in [0, 1], one for each unit (accuracy of each prompt), ends in [0, 1].
 
@@ -164,26 +152,6 @@ def _beta_ends(hits: float, trials: float, level: float) -> tuple[float, float]:
     return low, high
 
 
-def two_levels(
-    values: Float[np.ndarray, "prompt layer head"],
-    rng: np.random.Generator,
-    *,
-    resamples: int,
-    statistic: Callable[[Matrices], Float[np.ndarray, "draw *unit"]],
-    level: float = 0.95,
-) -> Ends:
-    """A statistic of the matrix of means, over prompts and heads that could have been others.
-
-    Each source of variance is resampled alone: prompts, and the heads of each layer. The bootstrap
-    understates the variance between k heads by (k - 1) / k, which is made good; the quantile is
-    Student's with Satterthwaite's degrees of freedom. With 4 heads a plain hierarchical bootstrap
-    covers .84, this .93 or more. With one head a layer nothing tells how heads vary: ends are NaN.
-    """
-    found = two_level_errors(values, rng, resamples=resamples, statistic=statistic)
-    reach = special.stdtrit(found.freedom, (1 + level) / 2) * found.error
-    return Ends(found.value, np.asarray(found.value - reach), np.asarray(found.value + reach))
-
-
 @dataclass(frozen=True)
 class Errors:
     """Values with standard errors and their degrees of freedom, for intervals and tests."""
@@ -200,7 +168,13 @@ def two_level_errors(
     resamples: int,
     statistic: Callable[[Matrices], Float[np.ndarray, "draw *unit"]],
 ) -> Errors:
-    """What `two_levels` builds its interval from."""
+    """A statistic of the matrix of means, over prompts and heads that could have been others.
+
+    Each source of variance is resampled alone: prompts, and the heads of each layer. The bootstrap
+    understates the variance between k heads by (k - 1) / k, which is made good; the quantile is
+    Student's with Satterthwaite's degrees of freedom. With 4 heads a plain hierarchical bootstrap
+    covers .84, this .93 or more. One head a layer tells nothing of how heads vary: errors are NaN.
+    """
     n, n_layers, n_heads = values.shape
     if n < 2:
         raise InputError(f"an interval over prompts and heads needs 2 or more prompts, got {n}")

@@ -122,6 +122,24 @@ def matched_sets(
     return RandomSets(sets, distinct, dict(Counter(unit.layer for unit in chosen)))
 
 
+def unmatched_sets(
+    k: int, pool: Sequence[Unit], rng: np.random.Generator, *, draws: int
+) -> list[tuple[Unit, ...]]:
+    """At most `draws` distinct sets of k units of the pool, of whatever layers.
+
+    All of them when there are no more; a pool of fewer than k units has none.
+    """
+    if math.comb(len(pool), k) <= draws:
+        return list(combinations(pool, k))
+
+    found: dict[tuple[Unit, ...], None] = {}
+    while len(found) < draws:
+        drawn = np.sort(rng.choice(len(pool), size=k, replace=False))
+        found[tuple(pool[int(i)] for i in drawn)] = None
+
+    return list(found)
+
+
 def _kinds(wanted: Counter[int], available: dict[int, int]) -> set[Counts]:
     """The counts by layer nearest to the wanted ones; several where two layers are as near."""
     if wanted.total() > sum(available.values()):

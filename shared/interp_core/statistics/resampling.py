@@ -3,12 +3,11 @@ generator passed in.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Num
 from scipy import special
 
 from interp_core.errors import InputError
@@ -89,31 +88,6 @@ def resampled_means(
     return np.tensordot(shares, values.astype(np.float64), axes=1)
 
 
-def resampled_heads(
-    n_layers: int, n_heads: int, rng: np.random.Generator, *, resamples: int
-) -> Int[np.ndarray, "draw layer head"]:
-    """Indices of heads drawn with replacement within each layer."""
-    return rng.integers(0, n_heads, size=(resamples, n_layers, n_heads))
-
-
-def hierarchical_bootstrap(
-    values: Float[np.ndarray, "prompt layer head"],
-    rng: np.random.Generator,
-    *,
-    resamples: int,
-    statistic: Callable[[Float[np.ndarray, "draw layer head"]], Float[np.ndarray, "draw *unit"]]
-    | None = None,
-) -> Float[np.ndarray, "draw *unit"]:
-    """Draws of a statistic of the [layer, head] matrix of means: prompts are resampled, then heads
-    within each layer, never layers. Without a statistic, the matrix itself. With very few heads a
-    layer the spread between heads is understated, by (heads - 1) / heads in variance.
-    """
-    means = resampled_means(values, rng, resamples=resamples)
-    heads = resampled_heads(values.shape[1], values.shape[2], rng, resamples=resamples)
-    drawn = np.take_along_axis(means, heads, axis=2)
-    return drawn if statistic is None else statistic(drawn)
-
-
 def max_test(
     observed: Float[np.ndarray, "*unit"] | float,
     null_maxima: Float[np.ndarray, " draw"],
@@ -161,25 +135,6 @@ def sign_flip_threshold(
     return _step_down(differences.mean(axis=0, dtype=np.float64), null, alpha=alpha)
 
 
-def permutation_threshold(
-    first: Float[np.ndarray, "first *unit"],
-    second: Float[np.ndarray, "second *unit"],
-    rng: np.random.Generator,
-    *,
-    alpha: float,
-    draws: int,
-) -> MaxTest:
-    """Two-sample permutation test of mean(first) > mean(second), family-wise over units as in
-    sign_flip_threshold.
-    """
-    n, m = len(first), len(second)
-    units = np.concatenate([first, second]).reshape(n + m, -1).astype(np.float64)
-    shares = np.concatenate([np.full(n, 1 / n), np.full(m, -1 / m)])
-    null = rng.permuted(np.broadcast_to(shares, (draws, n + m)), axis=1) @ units
-    observed = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
-    return _step_down(observed, null, alpha=alpha)
-
-
 def _step_down(
     observed: Float[np.ndarray, "*unit"] | float,
     null: Float[np.ndarray, "draw flat_unit"],
@@ -200,29 +155,6 @@ def _step_down(
     first_kept = min(int((p <= alpha).sum()), len(flat) - 1)
     threshold = max_test(0.0, maxima[:, first_kept], alpha=alpha).threshold
     return MaxTest(threshold=threshold, p=p.reshape(np.shape(observed)))
-
-
-def discoveries(p: Float[np.ndarray, "*unit"], *, rate: float) -> Bool[np.ndarray, "*unit"]:
-    """Units whose null is rejected at this false discovery rate (Benjamini and Hochberg 1995)."""
-    from scipy import stats
-
-    return (stats.false_discovery_control(p.ravel()) <= rate).reshape(p.shape)
-
-
-def equivalence_from_draws(
-    difference: float, draws: Float[np.ndarray, " draw"], *, margin: float, alpha: float
-) -> Equivalence:
-    """TOST from bootstrap draws of a difference: equivalent when its 1 - 2 alpha interval lies
-    inside +-margin.
-
-    Undefined draws (NaN) count against equivalence.
-    """
-    _positive_margin(margin)
-    undefined = int(np.isnan(draws).sum())
-    hits = max(int((draws <= -margin).sum()), int((draws >= margin).sum())) + undefined
-    p = (1 + hits) / (1 + len(draws))
-    low, high = np.nanquantile(draws, [alpha, 1 - alpha])
-    return Equivalence(difference, float(low), float(high), p, equivalent=p <= alpha)
 
 
 def equivalence_normal(

@@ -75,8 +75,10 @@ def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]
     """
     there = step > 0
     step, curve = step[there].astype(np.float64), values[there].astype(np.float64)
+
     if len(step) < FEWEST:
         raise InputError(f"a turn needs at least {FEWEST} points after step 0, got {len(step)}")
+
     x = np.log(step)
     origin, span = x[0], x[-1] - x[0]
     scaled = (x - origin) / span
@@ -94,6 +96,7 @@ def turn_of(step: Num[np.ndarray, " point"], values: Float[np.ndarray, " point"]
         "flat": np.full_like(curve, curve.mean()),
     }
     bic = _bic(curve, fits)
+
     return Turn(
         best=min(bic, key=lambda kind: bic[kind]),
         advantage=float(
@@ -123,6 +126,7 @@ def _mean_shift(curve: Float[np.ndarray, " point"]) -> tuple[int, Float[np.ndarr
     before_mean, after_mean = sums[after - 1] / after, (sums[-1] - sums[after - 1]) / (n - after)
     explained = after * (n - after) * (before_mean - after_mean) ** 2
     split = int(after[explained.argmax()])
+
     return split, np.concatenate(
         [np.full(split, curve[:split].mean()), np.full(n - split, curve[split:].mean())]
     )
@@ -143,12 +147,14 @@ def _bic(curve: Float[np.ndarray, " point"], fits: dict[Kind, np.ndarray]) -> di
     n = len(curve)
     floor = 1e-12 * max(_squares(curve - curve.mean()), 1e-300)
     found: dict[Kind, float] = {}
+
     for kind, fitted in fits.items():
         residuals = curve - fitted
         r = _lag_one(residuals)
         innovations = (1 - r**2) * residuals[0] ** 2 + _squares(residuals[1:] - r * residuals[:-1])
         likelihood = n * np.log(max(innovations, floor) / n) - np.log(1 - r**2)
         found[kind] = float(likelihood + (PARAMETERS[kind] + 1) * np.log(n))
+
     return found
 
 
@@ -180,6 +186,7 @@ def logistic_fit(
     """
     if len(step) < 4:
         raise InputError(f"a logistic rise needs at least 4 steps, got {len(step)}")
+
     curves = np.concatenate(
         [
             values.mean(axis=0, keepdims=True, dtype=np.float64),
@@ -190,6 +197,7 @@ def logistic_fit(
     fits = fit_rises((step.astype(np.float64) - origin) / span, curves)
     fits = fits * np.array([span, span, 1.0, 1.0]) + np.array([origin, 0.0, 0.0, 0.0])
     found = percentile_interval(fits[0], fits[1:], level=level)
+
     return LogisticFit(
         *(
             Interval(*(np.asarray(end[i]) for end in (found.value, found.low, found.high)))
@@ -220,15 +228,18 @@ def fit_rises(
         -1, 2
     )
     best = _best_rise(scaled, curves, place, log_width, shape)
+
     for _ in range(9):
         place = np.clip(best[:, :1] + reach[0] * offsets[:, 0], 0, 1)
         log_width = np.clip(best[:, 1:] + reach[1] * offsets[:, 1], np.log(narrowest), 0)
         best = _best_rise(scaled, curves, place, log_width, shape)
         reach = reach / 2
+
     shaped = shape((scaled - best[:, :1]) / np.exp(best[:, 1:]))  # [curve, step]
     centred = shaped - shaped.mean(axis=1, keepdims=True)
     height = (centred * curves).sum(axis=1) / np.maximum((centred**2).sum(axis=1), 1e-12)
     low = curves.mean(axis=1) - height * shaped.mean(axis=1)
+
     return np.stack([best[:, 0], np.exp(best[:, 1]), low, low + height], axis=1)
 
 
@@ -241,10 +252,12 @@ def _best_rise(
 ) -> Float[np.ndarray, "curve 2"]:
     """The midpoint and log width of each curve's candidates that explain most of its variance."""
     best = np.empty((len(curves), 2))
+
     for i, curve in enumerate(curves):
         shaped = shape((scaled - midpoint[i, :, None]) / np.exp(log_width[i, :, None]))
         centred = shaped - shaped.mean(axis=1, keepdims=True)
         explained = (centred @ curve) ** 2 / np.maximum((centred**2).sum(axis=1), 1e-12)
         chosen = explained.argmax()
         best[i] = midpoint[i, chosen], log_width[i, chosen]
+
     return best

@@ -18,7 +18,14 @@ from jaxtyping import Int, UInt
 from pydantic import Field, PositiveInt, model_validator
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256, load_arrays, replacing, save_arrays, save_json
+from interp_core.files.artifacts import (
+    file_sha256,
+    load_arrays,
+    load_json,
+    replacing,
+    save_arrays,
+    save_json,
+)
 from interp_core.files.hub_files import fetch_pinned
 from interp_core.files.params import (
     Params,
@@ -120,8 +127,11 @@ class Corpus:
 
     @staticmethod
     def load(folder: Path) -> "Corpus":
-        """Read a built corpus. InputError when it is missing or damaged."""
+        """Read a built corpus. InputError when it is missing, or other than it was built."""
+        _check_sums(folder)
         arrays = load_arrays(folder / "tokens.npz")
+        if absent := [name for name in ("train", "validation", "counts") if name not in arrays]:
+            raise InputError(f"{folder / 'tokens.npz'} has no array `{absent[0]}`: no corpus")
         return Corpus(arrays["train"], arrays["validation"], arrays["counts"], folder)
 
 
@@ -137,6 +147,7 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} has a tokenizer.json that is no corpus's, so it stays: name another --out"
         )
+
     documents = read_documents(params)
     tokenizer = train_tokenizer(documents.train, params.vocabulary)
     train, validation = (
@@ -145,8 +156,10 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
     counts = np.bincount(train, minlength=tokenizer.get_vocab_size()).astype(np.int64)
     # The streams first: by them an unfinished corpus is told from a model's folder.
     save_arrays(folder / "tokens.npz", {"train": train, "validation": validation, "counts": counts})
+
     with replacing(folder / "tokenizer.json") as part:
         tokenizer.save(str(part))
+
     summary = {
         "source": documents.source,
         "documents": {"train": len(documents.train), "validation": len(documents.validation)},
@@ -159,7 +172,21 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
         "sha256": {name: file_sha256(folder / name) for name in ("tokenizer.json", "tokens.npz")},
     }
     save_json(folder / "corpus.json", summary)
+
     return summary
+
+
+def _check_sums(folder: Path) -> None:
+    """InputError where corpus.json, in a folder that has one, knows other bytes."""
+    if not (folder / "corpus.json").is_file():
+        return
+    sums = load_json(folder / "corpus.json").get("sha256", {})
+    if not isinstance(sums, dict):
+        raise InputError(f"{folder / 'corpus.json'} is damaged: run `induction-lab corpus` again")
+    for name, expected in sums.items():
+        if file_sha256(folder / name) != expected:
+            told = f"{folder / name} is damaged: its SHA-256 differs from corpus.json's"
+            raise InputError(f"{told}; run `induction-lab corpus` again")
 
 
 def corpus_folder() -> Path | None:
@@ -170,6 +197,7 @@ def corpus_folder() -> Path | None:
     without that section.
     """
     pipelines = project_root() / "data" / "corpus"
+
     if (pipelines / "tokens.npz").is_file():
         return pipelines
 
@@ -177,9 +205,11 @@ def corpus_folder() -> Path | None:
         return None
 
     made = project_root() / ".scratch" / "corpus"
+
     if not (made / "corpus.json").is_file():
         click.echo("no corpus here yet: making one of installed packages' documentation", err=True)
         build(read_section("corpus", CorpusParams), made)
+
     return made
 
 
@@ -197,6 +227,7 @@ def read_documents(params: TextParams) -> Documents:
         held_out = texts[params.validation_every - 1 :: params.validation_every]
         kept = [text for i, text in enumerate(texts) if (i + 1) % params.validation_every]
         documents = Documents(kept, held_out, source)
+
     if params.max_characters is not None:
         share = params.max_characters // params.validation_every
         train, validation = (
@@ -204,10 +235,12 @@ def read_documents(params: TextParams) -> Documents:
             _first(documents.validation, share),
         )
         documents = Documents(train, validation, documents.source)
+
     if not documents.train or not documents.validation:
         raise InputError(
             f"the corpus {documents.source} has no text for training or none for validation"
         )
+
     return documents
 
 
@@ -227,6 +260,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> "Tokenizer":
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+
     return tokenizer
 
 
@@ -247,6 +281,7 @@ def docstrings(distribution: str) -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 text = ast.get_docstring(node, clean=False)
@@ -261,17 +296,22 @@ def _python_files(distribution: str) -> list[Path]:
         raise InputError(
             f"corpus: package {distribution} is not installed; name an installed one"
         ) from None
+
     names = sorted(str(file) for file in found.files or [] if file.suffix == ".py")
+
     if not names:
         raise InputError(
             f"corpus: package {distribution} lists no Python files; reinstall it with pip"
         )
+
     paths = [Path(str(found.locate_file(name))) for name in names]
+
     if missing := [path for path in paths if not path.is_file()]:
         raise InputError(
             f"corpus: package {distribution} is damaged, {missing[0]} is missing; reinstall it "
             "with pip"
         )
+
     return paths
 
 
@@ -286,24 +326,31 @@ def _packaged_texts(packaged: PackagedText) -> tuple[list[str], dict[str, Any]]:
 def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     assert source is not None
     path = source.path if source.path.is_absolute() else project_root() / source.path
+
     if not path.exists():
         raise InputError(
             f"corpus: {path} does not exist; give a text file or a folder of .txt or .md files"
         )
+
     files = (
         [path]
         if path.is_file()
         else sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md"))
     )
+
     if not files:
         raise InputError(f"corpus: {path} holds no .txt or .md file")
+
     texts = [_utf8(file) for file in files]
+
     if path.is_file():
         texts = texts[0].split("\n\n")
+
     hashes = {
         file.name if path.is_file() else str(file.relative_to(path)): file_sha256(file)
         for file in files
     }
+
     return [text for text in texts if text.strip()], {"kind": "path", "sha256": hashes}
 
 
@@ -320,6 +367,7 @@ def _hub_documents(hub: HubText) -> Documents:
     from datasets import Dataset
 
     texts, hashes = {}, {}
+
     for split, sha256 in (("train", hub.train_sha256), ("validation", hub.validation_sha256)):
         file = fetch_pinned(hub.dataset, getattr(hub, split), revision=hub.revision, sha256=sha256)
         table = Dataset.from_parquet(str(file), keep_in_memory=True)
@@ -327,7 +375,9 @@ def _hub_documents(hub: HubText) -> Documents:
             raise InputError(f"corpus: {hub.dataset}/{getattr(hub, split)} has no column `text`")
         texts[split] = [text for text in table["text"] if text.strip()]  # pyright: ignore[reportIndexIssue]
         hashes[getattr(hub, split)] = file_sha256(file)
+
     source = {"kind": "hub", "dataset": hub.dataset, "revision": hub.revision, "sha256": hashes}
+
     return Documents(texts["train"], texts["validation"], source)
 
 

@@ -26,6 +26,7 @@ def special_ids(tokenizer: Any, size: int) -> list[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     tag = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")
     marks = [i for i, token in added.items() if token.special or tag.fullmatch(token.content)]
+
     return sorted(i for i in {*tokenizer.all_special_ids, *marks} if i < size)
 
 
@@ -57,7 +58,9 @@ class Vocabulary:
             raise InputError(
                 f"the excluded share of the vocabulary must lie in [0, 0.5), got {excluded_share}"
             )
+
         ids = np.setdiff1d(np.arange(size), [bos, pad, *special])
+
         if counts is not None:
             if len(counts) != size:
                 raise InputError(
@@ -66,6 +69,7 @@ class Vocabulary:
             excluded = round(excluded_share * len(ids))
             by_frequency = ids[np.argsort(-counts[ids].astype(np.int64), kind="stable")]
             ids = np.sort(by_frequency[excluded : len(ids) - excluded])
+
         return cls(ids=ids, bos=bos, pad=pad)
 
 
@@ -165,6 +169,7 @@ def repeated_tokens(
         query=np.tile(query, n_prompts),
         distance=period,
     )
+
     return Prompts("repeated_tokens", tokens, begin(vocabulary, drawn), pairs, full_lengths(tokens))
 
 
@@ -184,18 +189,22 @@ def spaced_pairs(
     prompts than lags.
     """
     at_least(1, n_prompts=n_prompts, **{f"lag_values[{i}]": lag for i, lag in enumerate(lags)})
+
     if not lags or n_prompts < len(lags):
         raise InputError(
             f"{n_prompts} prompts cannot cover {len(lags)} lags: give at least one lag and a "
             "prompt for each"
         )
+
     if max(lags) + 3 > length - 1:
         raise InputError(
             f"lag {max(lags)} is longer than the sequence: BOS and a block of lag + 3 tokens need "
             "length "
             f"{max(lags) + 4}, got {length}"
         )
+
     tokens, control, batches, queries, distances = [], [], [], [], []
+
     for prompt in range(n_prompts):
         lag = lags[prompt % len(lags)]
         blocks = (length - 1) // (lag + 3)
@@ -214,6 +223,7 @@ def spaced_pairs(
         batches.append(np.full(blocks, prompt))
         queries.append(query)
         distances.append(query - earlier)
+
     stacked = np.stack(tokens)
     pairs = pairs_of(
         stacked,
@@ -221,6 +231,7 @@ def spaced_pairs(
         query=np.concatenate(queries),
         distance=np.concatenate(distances),
     )
+
     return Prompts("spaced_pairs", stacked, np.stack(control), pairs, full_lengths(stacked))
 
 
@@ -248,6 +259,7 @@ def shuffled_pairs(
         query=query.ravel(),
         distance=(query - (1 + 2 * order)).ravel(),
     )
+
     return Prompts("shuffled_pairs", tokens, control, pairs, full_lengths(tokens))
 
 
@@ -287,6 +299,7 @@ def shuffled_antecedents(
     candidates[alone] = wrong[alone]
     candidates_first = np.argsort(~candidates, axis=1, kind="stable")
     chosen = rng.integers(0, candidates.sum(axis=1), size=(draws, len(pairs)))
+
     return candidates_first[np.arange(len(pairs)), chosen]
 
 

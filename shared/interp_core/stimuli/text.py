@@ -34,12 +34,15 @@ def names(
     drawn = [_one_mention(words, fillers, vocabulary, length, rng) for _ in range(n_prompts)]
     lengths = np.array([len(tokens) for tokens, _, _ in drawn])
     padded = [np.full((n_prompts, lengths.max()), vocabulary.pad) for _ in range(2)]
+
     for prompt, (tokens, control, _) in enumerate(drawn):
         padded[0][prompt, : len(tokens)] = tokens
         padded[1][prompt, : len(tokens)] = control
+
     query = [positions for _, _, positions in drawn]
     batch = np.repeat(np.arange(n_prompts), [len(positions) for positions in query])
     pairs = pairs_of(padded[0], batch=batch, query=np.concatenate(query), distance=None)
+
     return Prompts("names", padded[0], padded[1], pairs, lengths)
 
 
@@ -68,33 +71,42 @@ def natural_repeats(
         .reshape(-1, length - 1)
     )
     tokens, control, queries = [], [], []
+
     for window in rng.permutation(len(windows)):
         row = begin(vocabulary, windows[None, window])[0]
         query, earlier = _natural_queries(row, vocabulary)
+
         if len(query) == 0:
             continue
+
         kept = np.sort(rng.permutation(len(query))[:max_pairs])
         absent = np.setdiff1d(vocabulary.ids, row)
+
         if len(absent) < len(kept):
             raise InputError(
                 f"vocabulary too small: a window of {length} tokens leaves {len(absent)} ids for "
                 "its control"
             )
+
         without = row.copy()
         without[earlier[kept]] = rng.choice(absent, size=len(kept), replace=False)
         tokens.append(row)
         control.append(without)
         queries.append(query[kept])
+
         if len(tokens) == n_prompts:
             break
+
     if len(tokens) < n_prompts:
         raise InputError(
             f"the text has only {len(tokens)} windows of {length} tokens with a natural repeat, "
             f"{n_prompts} wanted: use fewer prompts, shorter ones, or more text"
         )
+
     stacked = np.stack(tokens)
     batch = np.repeat(np.arange(n_prompts), [len(query) for query in queries])
     pairs = pairs_of(stacked, batch=batch, query=np.concatenate(queries), distance=None)
+
     return Prompts("natural_repeats", stacked, np.stack(control), pairs, full_lengths(stacked))
 
 
@@ -112,6 +124,7 @@ def _natural_queries(
         & ~special[query]
         & ~special[query + 1]
     )
+
     return query[wanted], earlier[wanted]
 
 
@@ -138,17 +151,21 @@ def _one_mention(
         first = 1 + len(before)
         second = first + len(name) + len(between)
         tokens = np.array([vocabulary.bos, *before, *name, *between, *name, *after])
+
         if len(tokens) > length or len(other) != len(name):
             continue
+
         inside = np.arange(second, second + len(name) - 1)
         once = np.array(
             [np.count_nonzero(tokens[:query] == tokens[query]) == 1 for query in inside], dtype=bool
         )
         queries = inside[once & ~np.isin(tokens[inside], other)]
+
         if len(queries):
             control = tokens.copy()
             control[first : first + len(name)] = other
             return tokens, control, queries
+
     raise InputError(
         "no repeated name of at least two tokens, with another of as many tokens as its control, "
         "fits into "
@@ -182,12 +199,15 @@ def repeated_text(
     """
     at_least(1, n_prompts=n_prompts)
     at_least(2, period=period)
+
     if len(stream) < period + 1:
         raise InputError(
             f"repeated text of period {period} needs more than {len(stream)} tokens of text"
         )
+
     rows: list[np.ndarray] = []
     queries: list[np.ndarray] = []
+
     for _ in range(100 * n_prompts):
         start = int(rng.integers(len(stream) - period + 1))
         row = np.tile(stream[start : start + period].astype(np.int64), 2)
@@ -195,17 +215,21 @@ def repeated_text(
             [t for t in range(period, 2 * period - 1) if row[t] not in row[t - period + 1 : t]],
             dtype=int,
         )
+
         if len(query):
             rows.append(row)
             queries.append(query + 1)  # BOS comes before
+
         if len(rows) == n_prompts:
             break
     else:
         raise InputError(
             f"the text has too few pieces of {period} tokens with a unique continuation"
         )
+
     tokens = begin(vocabulary, np.stack(rows))
     control = tokens.copy()
+
     for row in control:
         others = np.setdiff1d(vocabulary.ids, row)
         if len(others) < period:
@@ -214,6 +238,8 @@ def repeated_text(
                 "text lacks"
             )
         row[1 : period + 1] = rng.choice(others, size=period, replace=False)
+
     batch = np.repeat(np.arange(n_prompts), [len(query) for query in queries])
     pairs = pairs_of(tokens, batch=batch, query=np.concatenate(queries), distance=period)
+
     return Prompts("repeated_text", tokens, control, pairs, full_lengths(tokens))

@@ -23,6 +23,8 @@ from interp_core import processor
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_weights, remove_unfinished, save_weights
 from interp_core.files.params import project_root
+from interp_core.files.sums import SUMS, check_all, listed_in
+from interp_core.files.vouching import vouching
 
 
 def checkpoint_steps(steps: int, *, every: int, also: Iterable[int] = ()) -> list[int]:
@@ -81,23 +83,52 @@ class Scratch:
 
     def save(self, step: int, tensors: Mapping[str, Tensor], memory: Mapping[str, Any]) -> None:
         """Replace the saved state: whole or not at all, even if the machine stops here."""
+        # The state vouches for itself: two files cannot be replaced at one moment.
         note = {"step": str(step), "memory": json.dumps(memory)}
-        save_weights(self._state, dict(tensors), note)
+        save_weights(self._state, dict(tensors), note | {"sha256": _state_sha256(note, tensors)})
 
     def load(self) -> Resumed | None:
-        """The saved state, or None before the first save. InputError when the file is damaged."""
+        """The saved state, or None before the first save.
+
+        InputError when it, or anything kept beside it, is damaged: nothing damaged becomes a model.
+        """
         if not self._state.exists():
             return None
         tensors = load_weights(self._state)
         with safe_open(self._state, framework="pt") as opened:
-            note = opened.metadata()
+            note = opened.metadata() or {}
+
+        said = {name: note.get(name, "") for name in ("step", "memory")}
+        if note.get("sha256") != _state_sha256(said, tensors):
+            raise InputError(f"{self._state} is damaged: its SHA-256 differs; {self._afresh}")
+
+        if (record := self.folder / SUMS).is_file():
+            check_all(record, again=self._afresh)
         return Resumed(int(note["step"]), tensors, json.loads(note["memory"]))
 
     def keep(self, step: int, model: nn.Module) -> None:
         """Keep the weights after `step` updates."""
         # Tied weights share memory, which safetensors refuses: copies.
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        save_weights(self.checkpoints / checkpoint_name(step), weights)
+        self.save_weights(self.checkpoints / checkpoint_name(step), weights)
+
+    def save_weights(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Tensors into a file of this folder, which its record vouches for."""
+        with vouching(path, folder=self.folder):
+            save_weights(path, tensors)
+
+    def check(self) -> None:
+        """InputError unless every file kept here is as it was written, and was written here.
+
+        Call it before they become part of a finished model, whose record vouches for them.
+        """
+        if (record := self.folder / SUMS).is_file():
+            check_all(record, again=self._afresh)
+
+        listed = listed_in(record) if record.is_file() else {}
+        for file in sorted(self.folder.glob("*/*")):
+            if file.relative_to(self.folder).as_posix() not in listed:
+                raise InputError(f"{file} was not written here; {self._afresh}")
 
     def remove(self) -> None:
         """Delete the folder: the training is finished and its results are in place."""
@@ -106,6 +137,20 @@ class Scratch:
     @property
     def _state(self) -> Path:
         return self.folder / "state.safetensors"
+
+    @property
+    def _afresh(self) -> str:
+        return f"delete {self.folder}, and the same command trains afresh"
+
+
+def _state_sha256(note: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """One digest of what a state holds: the note, and each tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(sorted(note.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(plain.numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager

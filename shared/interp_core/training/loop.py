@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -28,8 +28,8 @@ from interp_core.progress import Bar, training_bar
 from interp_core.training.batches import IGNORED, BatchSource, Inputs
 from interp_core.training.checkpoints import Resumed, Scratch, checkpoint_steps
 from interp_core.training.history import History, Row
+from interp_core.training.live_run import Run
 from interp_core.training.recipe import Recipe
-from interp_core.training.tracking import Run
 
 LOG_EVERY = 10  # steps between two points of the live curves; shapes no result
 
@@ -42,6 +42,7 @@ class Moment:
     model: nn.Module  # the bare model, in eval mode
     optimizer: Any  # AdamW (or accelerate's wrapping of it)
     rate: float  # learning rate of the next update
+    run: Run = field(default_factory=Run)  # takes what says more than a history's row
 
 
 Evaluation = Callable[[Moment], Mapping[str, float]]
@@ -96,7 +97,7 @@ def train(
             ids, labels = batch(trainer.step)
             loss = trainer.forward(ids, labels, inputs(trainer.step))
             if trainer.step in rows:
-                row = trainer.note_row(evaluate, keep)
+                row = trainer.note_row(evaluate, keep, run)
                 run.log(row, trainer.step)
                 bar.show({name: row[name] for name in row if name != "step"})
             if trainer.step == recipe.steps:
@@ -228,13 +229,13 @@ class _Trainer:
         self.optimizer.zero_grad()
         self.step += 1
 
-    def note_row(self, evaluate: Evaluation, keep: Callable[[History], bool]) -> Row:
+    def note_row(self, evaluate: Evaluation, keep: Callable[[History], bool], run: Run) -> Row:
         """Evaluate on the main process, extend the history, keep the weights."""
         row: Row = {"step": self.step, "loss": sum(self.losses) / len(self.losses)}
         rate = self.recipe.rate(self.step)
         if self.accelerator.is_main_process:
             self.module.eval()
-            row |= evaluate(Moment(self.step, self.module, self.optimizer, rate))
+            row |= evaluate(Moment(self.step, self.module, self.optimizer, rate, run))
             self.module.train()
         row["learning_rate"] = rate
         self.losses.clear()

@@ -5,12 +5,11 @@ architecture.
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import nn
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
@@ -32,10 +31,10 @@ from interp_core.training.reference_models import (
     Shape,
     Training,
     new_model,
-    pieces_of,
     train_into,
     train_several,
 )
+from interp_core.training.watching import HeldOut, check_held_out, in_training, stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -168,20 +167,15 @@ class RecallWatch:
     """The numbers of a history row, measured on fixed stimuli."""
 
     stimuli: Mapping[str, Prompts]  # by the name of their accuracy in the history
-    validation: torch.Tensor  # held-out text [row, position]
+    validation: HeldOut
 
     @classmethod
     def of(cls, params: MambaModels, corpus: Corpus) -> "RecallWatch":
         """Draw the stimuli. InputError when the held-out text is too short."""
         watched = params.watched
-        if len(corpus.validation) < max(params.mixture.length, watched.text_period) + 1:
-            raise InputError(
-                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use "
-                "more text"
-            )
-        rng = np.random.default_rng(
-            [params.seed, 0, 0]
-        )  # three numbers: never the stream of a training batch
+        length = params.mixture.length
+        check_held_out(corpus, longest=max(length, watched.text_period))
+        rng = stream(params.seed)
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
         found = {
             f"accuracy_period_{period}": stimuli.repeated_tokens(
@@ -199,27 +193,19 @@ class RecallWatch:
             n_prompts=watched.prompts,
             rng=rng,
         )
-        rows = pieces_of(corpus.validation, params.mixture.length, watched.validation_rows, rng)
-        return cls(found, torch.from_numpy(rows))
+        return cls(found, HeldOut.drawn(corpus, length, watched.validation_rows, rng))
 
     @torch.no_grad()
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Accuracy on every second copy, and held-out loss in nats."""
-        from interp_core.loading import subject_of
-
-        model: Any = moment.model
-        subject = subject_of(model, name="model in training", bos=0, digest="in training")
-        try:
+        with in_training(moment) as subject:
             found = {
                 name: scores.copy_behaviour(subject, prompts)[0]
                 for name, prompts in self.stimuli.items()
             }
-            ids = self.validation.to(subject.device)
-            logits = subject.logits(ids)[:, :-1].float().flatten(0, 1)
-            loss = nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
-        finally:
-            model.requires_grad_(requires_grad=True)
+            loss = self.validation.loss(subject)
+
         return {
-            "validation_loss": float(loss),
+            "validation_loss": loss,
             **{name: float(accuracy.mean()) for name, accuracy in found.items()},
         }

@@ -1,7 +1,7 @@
 """How a model is trained, as parameters."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -14,6 +14,9 @@ from pydantic import (
 
 from interp_core.files.params import Params
 
+# Of AdamW's running means: at 1 nothing new would ever count.
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Recipe(Params):
     """How a model is trained, whatever it is trained on."""
@@ -22,7 +25,7 @@ class Recipe(Params):
     learning_rate: PositiveFloat  # at the end of the warm-up
     final_share: float = Field(ge=0, le=1)  # of the learning rate, at the end of the cosine
     warmup: NonNegativeInt  # steps of linear rise
-    betas: tuple[float, float]  # AdamW (Loshchilov & Hutter 2019)
+    betas: tuple[Beta, Beta]  # AdamW (Loshchilov & Hutter 2019)
     weight_decay: (
         NonNegativeFloat  # of matrices; vectors, convolutions and marked parameters have none
     )

@@ -14,7 +14,6 @@ import click
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from torch import nn
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import (
@@ -33,12 +32,20 @@ from interp_core.stimuli.corpus import END_OF_TEXT, Corpus
 from interp_core.stimuli.prompts import Prompts, Vocabulary
 from interp_core.training.batches import BatchSource
 from interp_core.training.checkpoints import Scratch, fingerprint, scratch
+from interp_core.training.curves import by_head
 from interp_core.training.finished import keep, put_back
 from interp_core.training.history import History, history_csv
 from interp_core.training.loop import Evaluation, Moment, train
 from interp_core.training.recipe import Recipe
 from interp_core.training.repeat_mixture import Mixture, MixtureSource
-from interp_core.training.tracking import announce, tracked_run
+from interp_core.training.tracking import About, announce, tracked_run
+from interp_core.training.watching import (
+    HeldOut,
+    check_held_out,
+    in_training,
+    pieces_of,
+    stream,
+)
 from interp_core.training.workers import Task, run_in_processes
 
 if TYPE_CHECKING:
@@ -179,7 +186,9 @@ class Training:
     source: BatchSource
     watch: Evaluation
     recipe: Recipe
-    settings: dict[str, Any]  # goes into training.json; with the code, what the bytes depend on
+    settings: dict[
+        str, Any
+    ]  # with its seed; goes into training.json; with the code, what the bytes depend on
 
 
 def train_into(
@@ -200,12 +209,17 @@ def train_into(
         click.echo(f"{name}: trained before with these settings and this code, put back")
         return
 
-    tags = [training.model.config.model_type, name]
+    about = About(
+        training.stage,
+        name,
+        job="train",
+        seed=settings["seed"],
+        architecture=training.model.config.model_type,
+        settings=settings,
+    )
     with (
         _main_process_scratch(training.stage, f"{name}-{mark}") as held,
-        tracked_run(
-            name, group=training.stage, job_type="train", tags=tags, config=settings
-        ) as run,
+        tracked_run(about, held and held.folder) as run,
     ):
         history = train(
             training.model,
@@ -262,20 +276,14 @@ class Watch:
 
     random: Prompts  # repeated random tokens
     text: Prompts  # pieces of held-out text, twice
-    validation: torch.Tensor  # held-out text [row, position]
+    validation: HeldOut
 
     @classmethod
     def of(cls, params: ReferenceModels, corpus: Corpus) -> "Watch":
         """Draw the stimuli. InputError when the held-out text is too short."""
         watched, length = params.watched, params.mixture.length
-        if len(corpus.validation) < max(length, watched.period) + 1:
-            raise InputError(
-                f"{corpus.folder}: held-out text has only {len(corpus.validation)} tokens; use "
-                "more text"
-            )
-        rng = np.random.default_rng(
-            [params.seed, 0, 0]
-        )  # three numbers: never the stream of a training batch
+        check_held_out(corpus, longest=max(length, watched.period))
+        rng = stream(params.seed)
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
         random = stimuli.repeated_tokens(
             vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng
@@ -286,43 +294,31 @@ class Watch:
             tokens, batch=random.pairs.batch, query=random.pairs.query, distance=watched.period
         )
         text = Prompts("repeated_text", tokens, random.control, pairs, random.lengths)
-        rows = pieces_of(corpus.validation, length, watched.validation_rows, rng)
-        return cls(random, text, torch.from_numpy(rows))
+        return cls(random, text, HeldOut.drawn(corpus, length, watched.validation_rows, rng))
 
     @torch.no_grad()
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Accuracy on second copies (random ids, held-out text), best head's prefix matching,
         held-out loss in nats.
         """
-        from interp_core.loading import subject_of
+        keys = {"prefix_matching": self.random.pairs.induction_key}
 
-        model: Any = moment.model
-        subject = subject_of(model, name="model in training", bos=0, digest="in training")
-        try:
-            keys = {"prefix_matching": self.random.pairs.induction_key}
+        with in_training(moment) as subject:
             random = scores.score_heads(
                 subject, self.random.tokens, self.random.pairs, keys, behaviour=True
             )
             accuracy, _ = scores.copy_behaviour(subject, self.text)
-            ids = self.validation.to(subject.device)
-            logits = subject.logits(ids)[:, :-1].float().flatten(0, 1)
-            loss = nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
-        finally:
-            model.requires_grad_(requires_grad=True)
+            loss = self.validation.loss(subject)
+
+        matching = random.heads["prefix_matching"].mean(axis=0, dtype=np.float64)
+        moment.run.log(by_head("prefix_matching", matching.tolist()), moment.step)
+
         return {
-            "validation_loss": float(loss),
+            "validation_loss": loss,
             "repeat_accuracy": float(random.accuracy.mean()),
             "repeated_text_accuracy": float(accuracy.mean()),
-            "best_prefix_matching": float(
-                random.heads["prefix_matching"].mean(axis=0, dtype=np.float64).max()
-            ),
+            "best_prefix_matching": float(matching.max()),
         }
-
-
-def pieces_of(stream: np.ndarray, length: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` pieces of a token stream at random places."""
-    starts = rng.integers(len(stream) - length + 1, size=n)
-    return stream[starts[:, None] + np.arange(length)].astype(np.int64)
 
 
 def _untied(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
@@ -362,6 +358,7 @@ def _write(
     if (context := getattr(model.config, "max_position_embeddings", None)) is not None:
         tokenizer.model_max_length = context
     tokenizer.save_pretrained(folder)
+    held.check()
     shutil.copytree(held.checkpoints, folder / "checkpoints")
     record = {
         **settings,
