@@ -213,6 +213,22 @@ def test_the_report_is_small_and_fetches_nothing(report: Path) -> None:
     assert not re.search(r"url\(|@import", "".join(page.styles))
 
 
+def test_only_an_older_report_is_replaced(words: dict[str, Part], tmp_path: Path) -> None:
+    mine = tmp_path / "site"
+    mine.mkdir()
+    (mine / "index.html").write_text("mine")
+
+    with pytest.raises(InputError, match=r"holds index\.html and no files\.json"):
+        build(project_root(), mine, {})
+    assert (mine / "index.html").read_text() == "mine"
+
+    # What an older report has and a newer one has not is gone.
+    one = {"mamba_neurons": words["mamba_neurons"]}
+    page = build(project_root(), tmp_path / "report", one)
+    build(project_root(), tmp_path / "report", {})
+    assert not (page.parent / "figures").exists()
+
+
 def test_every_committed_figure_is_on_the_report(report: Path) -> None:
     committed = {
         file.relative_to(project_root() / "data")

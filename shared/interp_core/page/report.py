@@ -16,11 +16,13 @@ from interp_core.console.answers import Answer, of_studies
 from interp_core.console.answers_table import published, shown
 from interp_core.errors import InputError
 from interp_core.files.artifacts import replacing
+from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.page.document import views_of, write
 from interp_core.page.provenance import Made, Provenance
 from interp_core.page.study_page import Caption, Part
 
 MOST_WORDS = 15  # of a verdict
+REPORT = {"kind": "report", "name": "report"}  # what the folder records itself as
 LARGEST = 15_000_000  # bytes of the whole folder
 OVER = "published."  # before the name of an answer over trainings
 NAMED = re.compile(r"\{([\w.-]+)(?::(size|interval))?\}")  # an answer in a verdict
@@ -49,15 +51,23 @@ def parts_of(studies: Sequence[str]) -> dict[str, Part]:
 def build(root: Path, out: Path, parts: Mapping[str, Part] | None = None) -> Path:
     """Write out/index.html and the figures beside it; returns the page.
 
-    `parts` are the studies', made now unless given. InputError names what is missing.
+    `parts` are the studies', made now unless given. An older report is replaced whole. InputError
+    names what is missing, and a folder that holds anything else.
     """
-    data = root / "data"
-    found = parts_of(list(of_studies(data))) if parts is None else parts
-    provenance = Provenance(root)
+    check_replaceable(out, **REPORT)
+    found = parts_of(list(of_studies(root / "data"))) if parts is None else parts
 
+    with replacing_folder(out, **REPORT) as folder:
+        _write(root, found, folder)
+
+    return out / "index.html"
+
+
+def _write(root: Path, parts: Mapping[str, Part], folder: Path) -> None:
+    provenance = Provenance(root)
     studies = [
-        _study(data, name, part, _answers(root, name), provenance, out)
-        for name, part in found.items()
+        _study(root / "data", name, part, _answers(root, name), provenance, folder)
+        for name, part in parts.items()
     ]
     studies.sort(key=lambda study: study["place"])
 
@@ -67,10 +77,8 @@ def build(root: Path, out: Path, parts: Mapping[str, Part] | None = None) -> Pat
         study["views"] = [next(ids) for _ in study["views"]]
         study["cards"] = [next(ids) for _ in study["cards"]]
 
-    page = out / "index.html"
-    write(page, "report.html.jinja", studies=studies, views=views)
-    _check_size(out)
-    return page
+    write(folder / "index.html", "report.html.jinja", studies=studies, views=views)
+    _check_size(folder)
 
 
 def _study(
@@ -190,11 +198,11 @@ def _shrink(path: Path, out: Path) -> tuple[int, int]:
         return image.width, image.height
 
 
-def _check_size(out: Path) -> None:
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+def _check_size(folder: Path) -> None:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
     if size > LARGEST:
         raise InputError(
-            f"{out} holds {size:,} bytes, more than {LARGEST:,}: delete what an older build left "
-            "there"
+            f"the report would have {size:,} bytes, more than {LARGEST:,}: keep fewer figures in "
+            "data/STUDY/figures"
         )
