@@ -53,7 +53,7 @@ def test_without_a_final_norm_scores_are_right_and_attribution_is_left_out() -> 
     assert row.note.startswith("no attribution: no final norm")
 
 
-@pytest.mark.parametrize("kind", ["jamba", "rwkv", "recurrent_gemma"])
+@pytest.mark.parametrize("kind", ["rwkv", "xlstm"])
 def test_other_state_space_models_and_hybrids_are_refused_by_name(kind: str) -> None:
     row = decoders.measure(kind)
     assert row.runs == "refused"

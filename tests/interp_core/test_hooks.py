@@ -345,7 +345,7 @@ def test_sites_are_parsed_in_both_spellings_and_refused_by_name() -> None:
 def test_a_sites_name_in_text_is_the_site() -> None:
     model = subject("gpt2")
     name = "blocks.1.attn.hook_z"
-    with capture(model, [name]) as seen, intervene(model, {name: zero(heads=[2])}):
+    with intervene(model, {name: zero(heads=[2])}), capture(model, [name]) as seen:
         model.logits(ids())
     assert torch.equal(seen[name], seen[Site(1, "attn.z")])
     assert not bool(seen[name][..., 2, :].any())

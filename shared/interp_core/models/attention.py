@@ -35,7 +35,7 @@ class AttentionCall:
 
     query: Float[Tensor, "batch head position d_head"]
     key: Float[Tensor, "batch kv_head key d_head"]
-    value: Float[Tensor, "batch kv_head key d_head"]
+    value: Float[Tensor, "batch kv_head key d_value"]
     logsumexp: Float[Tensor, "batch head position"]
     scaling: float
     mask: Tensor | None
@@ -62,7 +62,7 @@ class AttentionCall:
 
     def values(
         self, batch: Int[Tensor, " entry"], position: Int[Tensor, " entry"]
-    ) -> Float[Tensor, "entry head d_head"]:
+    ) -> Float[Tensor, "entry head d_value"]:
         """Value vectors, once per query head."""
         v = self.value[batch, :, position]
         return v.repeat_interleave(self.query.shape[1] // v.shape[1], dim=1)
@@ -165,13 +165,13 @@ def run_by_us(model: "PreTrainedModel") -> None:
 def fused_attention(
     query: Float[Tensor, "batch head position d_head"],
     key: Float[Tensor, "batch kv_head key d_head"],
-    value: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_value"],
     mask: Tensor | None,
     scaling: float,
     *,
     softcap: float | None = None,
     sinks: Float[Tensor, " head"] | Float[Tensor, "batch head position"] | None = None,
-) -> tuple[Float[Tensor, "batch head position d_head"], Float[Tensor, "batch head position"]]:
+) -> tuple[Float[Tensor, "batch head position d_value"], Float[Tensor, "batch head position"]]:
     """Causal attention (mask None) or masked attention, and the log-sum-exp of each row of scores.
 
     A sink is a score that each row has beside its keys', with no value; one of each head, or of

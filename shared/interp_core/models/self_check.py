@@ -69,8 +69,9 @@ def _check_patterns(subject: NativeSubject, ids: Int[Tensor, "batch position"]) 
 
     for layer, call in calls.items():
         group = call.query.shape[1] // call.value.shape[1]
-        values = call.value.float().repeat_interleave(group, dim=1)
-        expected = (call.pattern() @ values).transpose(1, 2)
+        pattern = call.pattern()
+        values = call.value.to(pattern.dtype).repeat_interleave(group, dim=1)
+        expected = (pattern @ values).transpose(1, 2)
         if not _alike(expected, given[layer]):
             raise NotUnderstood(f"the attention pattern of layer {layer} is not what is used")
 
