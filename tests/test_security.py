@@ -124,7 +124,11 @@ def test_code_that_a_model_names_is_never_run(file: str, model: Path, mark: Path
     content |= {"auto_map": named, "model_type": "own", "tokenizer_class": "OwnTokenizer"}
     (model / file).write_text(json.dumps(content))
 
-    with pytest.raises(InputError, match="code of its own"):
+    # A tokenizer that transformers can read without the code is read so.
+    if file == "config.json":
+        with pytest.raises(InputError, match="code of its own"):
+            read_model(model)
+    else:
         read_model(model)
     assert not mark.exists()
 

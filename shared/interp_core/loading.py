@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 _AGAIN = "train it again"
+_MOST_LAYERS = 1000
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -370,6 +371,7 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
+    _check_depth(folder / "config.json")
     disable_progress_bar()
     with _reading(folder, "not a causal language model that can be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -392,6 +394,15 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
             f"config.json lacks, {surplus[0]} first"
         )
     return model
+
+
+def _check_depth(config: Path) -> None:
+    """InputError for layers by the thousand: transformers would build them for minutes, and then
+    find no weights for them."""
+    for key in ("num_hidden_layers", "n_layer", "num_layers"):
+        layers = load_json(config).get(key)
+        if isinstance(layers, int) and layers > _MOST_LAYERS:
+            raise InputError(f"{config}: `{key}` is {_MOST_LAYERS} at most")
 
 
 @contextmanager

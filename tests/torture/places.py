@@ -134,7 +134,8 @@ def read_model(folder: Path) -> str:
     tokenizer: Any = subject.tokenizer
     ids = [1, 2, 3] if tokenizer is None else tokenizer.encode("The same words, again.")
     held = torch.tensor([[subject.bos, *ids]]) % subject.vocab_size
-    return str(Digest().add(ids, subject.logits(held), subject.config.to_dict()))
+    config = {**subject.config.to_dict(), "_name_or_path": None}  # where the copy lies
+    return str(Digest().add(ids, subject.logits(held), config))
 
 
 def read_eigen(folder: Path) -> str:

@@ -92,7 +92,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     check_sum(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            found = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InputError(
             f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
@@ -101,6 +101,11 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path} is damaged ({problem}): delete it and run the command that writes it"
         ) from None
+
+    # What is in an archive and no array comes as bytes: a PyTorch file's pickle, which stays closed.
+    if other := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+        raise InputError(f"{path} is no file of arrays: it holds {other[0]}")
+    return found
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:

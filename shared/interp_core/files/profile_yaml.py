@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
 
     depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         # Counted while it is read: PyYAML looks at all open brackets anew for each further one.
         self.depth += 1
         if self.depth > _DEEPEST:
