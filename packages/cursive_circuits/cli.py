@@ -228,7 +228,7 @@ def page(run: Any, word: str | None) -> None:
     from cursive_circuits.page import own_page
 
     workflow.draw(run, words=[] if word is None else [word])
-    own_page(run)
+    own_page(run, word)
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """The study's part of the page: ink of the writer and of its control, and what a stroke reads."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -232,16 +233,17 @@ def of_the_run() -> Part:
     return Part(WORDS, _views(run), cards)
 
 
-def own_page(run: Cursive) -> None:
+def own_page(run: Cursive, word: str | None) -> None:
     """One self-contained page of what an experiment's folder holds."""
     path = run.folder / "page.html"
+    given = "" if word is None else f" --word {shlex.quote(word)}"
     write(
         path,
         "model.html.jinja",
         title="What a stroke reads",
         lead="A transformer that writes cursive, its ink, and where its heads look as it writes.",
         views=views_of(_views(run)),
-        made={"command": f"cursive-circuits page --out {run.folder}"},
+        made={"command": f"cursive-circuits page{given}"},
     )
     click.echo(f"{path}: open it in a browser, it needs no network")
 

@@ -1,5 +1,6 @@
 """The study's part of the page, and the same page of a user's own Mamba."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,7 @@ def page(run: Induction, text: str | None) -> None:
 
 def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path) -> None:
     title = "your text" if text is not None else "a text that repeats itself"
+    given = "" if text is None else f" --text {shlex.quote(text)}"
     hidden = None
 
     if mamba.tokenizer is not None or text is not None:
@@ -257,7 +259,7 @@ def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path)
         ),
         views=views_of([reads(mamba.name, arrays, analysis, causal, hidden)]),
         made={
-            "command": f"mamba-induction page --model {mamba.name}",
+            "command": f"mamba-induction page --model {mamba.name}{given}",
             "weights (SHA-256)": analysis["model_hash"],
             "prompts": causal["n"],
             "seed": run.params.seed,

@@ -103,9 +103,7 @@ def channels(name: str, causal: Report, effects: Arrays, delta: Arrays) -> View:
         "says": (
             "Mean ablation of one channel at a time, and how long its states remember. Tap a "
             "heading to sort."
-            f" {causal['whole_model']['exact_channels']} of {causal['whole_model']['channels']} "
-            "effects are exact,"
-            " the others are calibrated estimates."
+            f" {_exact(causal['whole_model'])}"
         ),
         "columns": list(COLUMNS),
         "rows": rows,
@@ -113,6 +111,16 @@ def channels(name: str, causal: Report, effects: Arrays, delta: Arrays) -> View:
         "cloudTitle": "Effect against memory",
         **_together(causal),
     }
+
+
+def _exact(whole: Report) -> str:
+    """How many of the effects were computed, and not estimated."""
+    exact, every = whole["exact_channels"], whole["channels"]
+
+    if exact == every:
+        return f"All {every} effects are exact."
+
+    return f"{exact} of {every} effects are exact, the others are calibrated estimates."
 
 
 def _together(causal: Report) -> View:

@@ -1,5 +1,6 @@
 """The study's part of the page, and the same page of a user's own model."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,9 +227,10 @@ def own_page(
     text: Shown,
     path: Path,
     *,
+    command: str,
     seed: int,
 ) -> None:
-    """One self-contained file about a model of the user's."""
+    """One self-contained file about a model of the user's; `command` is what made it."""
     behaviour = profile["behaviour"]["repeated_tokens"]
     copied = behaviour["accuracy"]
 
@@ -243,7 +245,7 @@ def own_page(
         ),
         views=views_of([heads_view(subject, arrays, profile, [text], seed=seed)]),
         made={
-            "command": f"induct page --model {subject.name}",
+            "command": command,
             "weights (SHA-256)": profile["model_hash"],
             "prompts (SHA-256)": profile["prompts_hash"],
             "seed": profile["seed"],
@@ -260,7 +262,9 @@ def page(run: Induct, text: str | None) -> None:
         path = run.folder / f"page_{name}.html"
 
         one = _own_text(subject, text, run.params)
-        own_page(subject, arrays, profile, one, path, seed=run.params.seed)
+        given = "" if text is None else f" --text {shlex.quote(text)}"
+        command = f"induct page --model {name}{given}"
+        own_page(subject, arrays, profile, one, path, command=command, seed=run.params.seed)
         click.echo(f"{path}: open it in a browser, it needs no network")
 
 

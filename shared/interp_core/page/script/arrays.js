@@ -44,4 +44,6 @@ lab.number = function (value) {
   return Math.abs(value) >= 0.001 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
 };
 
+lab.counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+
 lab.mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;

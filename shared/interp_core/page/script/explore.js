@@ -93,6 +93,7 @@ lab.explore = function (root, view) {
       const off = state.off.has(name(layer, head));
       cell.setAttribute("aria-pressed", String(off));
       cell.classList.toggle("off", off);
+      cell.classList.toggle("seen", layer === state.layer && head === state.head);
     }));
   };
 
@@ -161,7 +162,7 @@ lab.explore = function (root, view) {
     effect.replaceChildren(
       lab.element("h2", {}, "Predictions"),
       state.off.size ? "" : lab.element("p", { class: "quiet" }, "Tap heads of the map to take them away."),
-      lab.losses(rows, copied.length ? `${copied.length} copied tokens` : "all tokens"),
+      lab.losses(rows, copied.length ? lab.counted(copied.length, "copied token") : "all tokens"),
       columns.length ? lab.predictions(columns, tokens[state.query + 1]) : "",
       lab.element("p", { class: "quiet" }, control));
   };

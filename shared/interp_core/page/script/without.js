@@ -98,7 +98,7 @@ lab.without = function (view, text) {
 
     const last = text.tokens.length - 1;
     body.replaceChildren(
-      lab.losses(rows, `${copied.length} places where the text copies itself`),
+      lab.losses(rows, `${lab.counted(copied.length, "place")} where the text copies itself`),
       state.query < last
         ? lab.predictions(columns, text.tokens[state.query + 1])
         : lab.element("p", { class: "quiet" }, "Nothing follows the last token."),
