@@ -102,7 +102,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
             f"{path} is damaged ({problem}): delete it and run the command that writes it"
         ) from None
 
-    # What is in an archive and no array comes as bytes: a PyTorch file's pickle, which stays closed.
+    # What is in an archive and no array comes as bytes: a PyTorch file's pickle stays closed.
     if other := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
         raise InputError(f"{path} is no file of arrays: it holds {other[0]}")
     return found
