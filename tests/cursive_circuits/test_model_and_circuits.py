@@ -426,6 +426,7 @@ def test_a_run_that_is_called_as_a_place_elsewhere_is_refused(
     run = tmp_path / "control"
     save_run(run, Trained("control", random_model(tokens), tokens, ALPHABET), [], {})
     assert open_run(run).name == "control"
+    (run / "files.json").unlink()  # its record would call what follows damaged
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"name": "../../thesis"}))
     with pytest.raises(

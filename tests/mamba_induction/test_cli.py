@@ -54,7 +54,7 @@ def test_run_writes_every_file_that_was_promised(finished: tuple[Path, Said]) ->
     expected |= {
         f"{stem}.png" for stem in ("layer_wise_induction", "behaviour", "prediction_gap", "causal")
     }
-    assert names == expected | {"fine_tuning.png", "analysis_summary.txt"}
+    assert names == expected | {"fine_tuning.png", "analysis_summary.txt", "induction-lab.sha256"}
     text = (out / "analysis_summary.txt").read_text()
     assert all(
         f"\n{section}" in text
@@ -288,7 +288,7 @@ def test_profile_paper_takes_its_models_and_its_text_from_the_hubs_cache(hub: Pa
     names = {path.name for path in (home / "metrics" / "analyse").iterdir()}
     assert names == {
         f"analysis_{m}.json" for m in ("mamba-130m", "mamba-130m-tuned", "pythia-160m")
-    } | {"change.json"}
+    } | {"change.json", "induction-lab.sha256"}
 
 
 @pytest.mark.parametrize("what", ["revision", "column", "missing"])

@@ -236,6 +236,7 @@ def names_of_arrays(families: list[str]) -> dict[str, tuple[int, ...]]:
 def test_profile_writes_the_files_of_the_contract_and_no_others(profiled: Path) -> None:
     assert sorted(file.name for file in profiled.iterdir()) == [
         "heatmap_toy.png",
+        "induction-lab.sha256",
         "profile_toy.json",
         "profile_toy.png",
         "scores_toy.npz",
