@@ -226,12 +226,14 @@ def test_none_of_them_has_heads_of_attention(kind: str) -> None:
         as_transformer(subject(kind))
 
 
-def test_nobody_is_told_to_install_kernels() -> None:
+def test_nobody_is_told_to_install_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     logger: Any = logging.getLogger("transformers.integrations.hub_kernels")
     small = subject("mamba2")
+    monkeypatch.setattr(logger, "level", logging.WARNING)  # whatever has silenced it before
+    monkeypatch.setattr(logger, "_cache", {})
 
     # transformers says a thing once in a process.
     logger.warning_once.__func__.cache_clear()
