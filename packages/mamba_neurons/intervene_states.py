@@ -113,10 +113,11 @@ def head_effects(
     """
     layer, n_heads = params.layer, as_mamba(model.subject).n_scans
     everyone = [Channel(layer, c) for c in range(model.n_neurons)]
-    heads = [list(one) for one in np.split(np.arange(model.n_neurons), n_heads)]
+    size = model.n_neurons // n_heads
+    heads = [list(range(h * size, (h + 1) * size)) for h in range(n_heads)]
 
     drawn = matched_sets([everyone[c] for c in heads[0]], everyone, rng, draws=params.random_sets)
-    random = [[unit.channel for unit in one] for one in drawn.sets]
+    random = [[int(unit.channel) for unit in one] for one in drawn.sets]
 
     means = neuron_means(model, texts, params.batch_size)
     found = set_effects(model, texts, layer, [*heads, *random], params, means)

@@ -24,6 +24,7 @@ from interp_core.plotting import (
     model_styles,
     note,
 )
+from pythia_topology import measure_shape
 
 DEPTH = "relative depth (0: first layer, 1: last)"
 _MODES = {
@@ -68,7 +69,7 @@ def plot_layer_profile(axes: Axes, excess: np.ndarray, profile: Mapping[str, Any
         peak, dashes = profile["peak_rel"]["value"], (0, (5, 1.5))
         axes.axvline(peak, color=INK, linestyle=dashes, linewidth=1.6, label="peak")
 
-        low, high = band_ends(profile["per_layer"])
+        low, high = band_ends(_mass(excess, profile))
         look = {"color": MASS, "alpha": 0.25, "linewidth": 0, "zorder": 0}
         axes.axvspan(low, high, label="16-84 % of the mass", **look)
 
@@ -97,8 +98,16 @@ def _text(entry: Mapping[str, Any]) -> str:
     return interval_text(entry["value"], [entry["low"], entry["high"]])
 
 
+def _mass(excess: np.ndarray, profile: Mapping[str, Any]) -> list[float]:
+    """What centre and bandwidth of the file are of: the profile of heads above the threshold."""
+    threshold = max(profile["null_threshold"], profile["smallest_effect"])
+    heads = measure_shape.above_noise(excess.astype(np.float64), threshold)
+    mode, q = profile["mode"], profile["q"]
+    return measure_shape.layer_profile(heads, mode=mode, q=q, threshold=threshold).tolist()
+
+
 def band_ends(per_layer: list[float]) -> tuple[float, float]:
-    """Relative depths below which 16 % and 84 % of the profile's mass lie.
+    """Relative depths below which 16 % and 84 % of a profile's mass lie.
 
     Their distance is the file's bandwidth.
     """

@@ -148,6 +148,7 @@ def test_the_command_writes_report_series_and_figure(trained: Path, tmp_path: Pa
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines()[-1].startswith("induction: in order: previous token head at step")
     assert {file.name for file in tmp_path.iterdir()} == {
+        "induction-lab.sha256",
         "emergence_induction.json",
         "emergence_induction.npz",
         "emergence.png",

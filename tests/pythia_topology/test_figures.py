@@ -186,8 +186,12 @@ def test_signed_maps_are_centred_on_zero_and_shares_run_from_zero_to_one(
 
 def test_the_shaded_mass_of_a_profile_is_as_wide_as_the_bandwidth_in_its_file() -> None:
     for seed in range(5):
-        profile = planted.profile(planted.scores(8, 4, seed=seed))
-        low, high = figures_depth.band_ends(profile["per_layer"])
+        arrays = planted.scores(8, 4, seed=seed)
+        profile = planted.profile(arrays)
+        axes = _axes()
+        figures_depth.plot_layer_profile(axes, arrays["excess_prefix_matching"], profile)
+        (span,) = [patch for patch in axes.patches if "mass" in str(patch.get_label())]
+        low, high = span.get_extents().transformed(axes.transData.inverted()).intervalx
         assert high - low == pytest.approx(profile["bandwidth"]["value"])
         assert low < profile["centre_of_mass"]["value"] < high
 
