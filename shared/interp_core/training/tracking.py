@@ -157,7 +157,7 @@ def _start(about: About, journal: Journal | None, profile: str, mode: str) -> An
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 name=about.model,
                 id=None if journal is None else journal.run,
-                # What is sent later replaces what the server has of the run: it is always whole.
+                # What is sent later is the whole run, from its first point.
                 resume="allow" if goes_on and mode == "online" else None,
                 group=about.study,
                 job_type=about.job,
