@@ -49,18 +49,10 @@ def induction_mamba(offset: int) -> MambaForCausalLM:
             pad_token_id=0,
         )
     )
-    for parameter in model.parameters():
-        parameter.zero_()
-    one_hot = torch.eye(SIZE)
-    backbone: Any = model.backbone
-    backbone.embeddings.weight[:, TOKEN] = one_hot
-    backbone.norm_f.weight.fill_(1.0)
-    head: Any = model.lm_head
-    head.weight[:, OUTPUT] = _CERTAIN * one_hot
-    for block in backbone.layers:
-        block.norm.weight.fill_(1 / math.sqrt(3 * SIZE))  # undoes the norm of a one-hot vector
+    blocks, one_hot = _of_one_hot_vectors(model)
+    for block in blocks:
         _keep_for_ever(block.mixer)
-    _plant(backbone.layers[0].mixer, offset, one_hot)
+    _plant(blocks[0].mixer, offset, one_hot)
     return model.eval()
 
 
@@ -86,23 +78,31 @@ def induction_mamba2(offset: int) -> Mamba2ForCausalLM:
             pad_token_id=0,
         )
     )
+    blocks, one_hot = _of_one_hot_vectors(model)
+    for block in blocks:
+        block.mixer.norm.weight.fill_(1 / math.sqrt(3 * SIZE))  # a one-hot vector stays one
+        block.mixer.A_log.fill_(-30.0)
+        block.mixer.dt_bias.fill_(math.log(math.e - 1))
+    _plant_heads(blocks[0].mixer, offset, one_hot)
+    return model.eval()
+
+
+def _of_one_hot_vectors(model: Any) -> tuple[Any, Tensor]:
+    """All weights zero but those of a stream of one-hot vectors: embedding, norms, unembedding.
+
+    Returns the blocks, and the vectors by id.
+    """
     for parameter in model.parameters():
         parameter.zero_()
 
     one_hot = torch.eye(SIZE)
-    backbone: Any = model.backbone
-    backbone.embeddings.weight[:, TOKEN] = one_hot
-    backbone.norm_f.weight.fill_(1.0)
-    head: Any = model.lm_head
-    head.weight[:, OUTPUT] = _CERTAIN * one_hot
+    model.backbone.embeddings.weight[:, TOKEN] = one_hot
+    model.backbone.norm_f.weight.fill_(1.0)
+    model.lm_head.weight[:, OUTPUT] = _CERTAIN * one_hot
 
-    for block in backbone.layers:
-        block.norm.weight.fill_(1 / math.sqrt(3 * SIZE))
-        block.mixer.norm.weight.fill_(1 / math.sqrt(3 * SIZE))  # a one-hot vector stays one
-        block.mixer.A_log.fill_(-30.0)
-        block.mixer.dt_bias.fill_(math.log(math.e - 1))
-    _plant_heads(backbone.layers[0].mixer, offset, one_hot)
-    return model.eval()
+    for block in model.backbone.layers:
+        block.norm.weight.fill_(1 / math.sqrt(3 * SIZE))  # undoes the norm of a one-hot vector
+    return model.backbone.layers, one_hot
 
 
 def _plant_heads(mixer: Any, offset: int, one_hot: torch.Tensor) -> None:

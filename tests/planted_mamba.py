@@ -32,9 +32,7 @@ def random_mamba(
         pad_token_id=0,
         tie_word_embeddings=False,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MambaForCausalLM(config).eval()
+    return _seeded(MambaForCausalLM, config, seed)
 
 
 def random_mamba2(seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB) -> Any:
@@ -50,9 +48,13 @@ def random_mamba2(seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB) ->
         initializer_range=0.5,
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0),
     )
+    return _seeded(Mamba2ForCausalLM, config, seed)
+
+
+def _seeded(model: Any, config: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Mamba2ForCausalLM(config).eval()
+        return model(config).eval()
 
 
 @torch.no_grad()

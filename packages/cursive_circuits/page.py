@@ -4,13 +4,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import click
 import numpy as np
 
 from cursive_circuits.study import Cursive, prepare
 from interp_core.files.artifacts import load_arrays, load_json
 from interp_core.page import views
-from interp_core.page.document import views_of, write
+from interp_core.page.document import say, write_own
 from interp_core.page.packed import numbers
 from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.views import View
@@ -237,15 +236,14 @@ def own_page(run: Cursive, word: str | None) -> None:
     """One self-contained page of what an experiment's folder holds."""
     path = run.folder / "page.html"
     given = "" if word is None else f" --word {shlex.quote(word)}"
-    write(
+    write_own(
         path,
-        "model.html.jinja",
+        _views(run),
         title="What a stroke reads",
         lead="A transformer that writes cursive, its ink, and where its heads look as it writes.",
-        views=views_of(_views(run)),
         made={"command": f"cursive-circuits page{given}"},
     )
-    click.echo(f"{path}: open it in a browser, it needs no network")
+    say(path)
 
 
 def _views(run: Cursive) -> list[View]:

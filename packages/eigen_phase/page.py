@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from eigen_phase.measure_transition import transition_report
@@ -13,7 +12,7 @@ from eigen_phase.study import Eigen, prepare
 from interp_core.files.artifacts import load_json
 from interp_core.files.folders import adding_to
 from interp_core.page import views
-from interp_core.page.document import views_of, write
+from interp_core.page.document import say, write_own
 from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.views import View
 
@@ -187,22 +186,21 @@ def page_of(run: RunDirectory, study: Eigen) -> None:
     with adding_to(run.folder, [path]):
         _write(run, found, path)
 
-    click.echo(f"{path}: open it in a browser, it needs no network")
+    say(path)
 
 
 def _write(run: RunDirectory, found: Report | None, path: Path) -> None:
     last = run.history["pattern_accuracy"][-1]
     ceiling = run.config["bounds"]["ceiling"]
 
-    write(
+    write_own(
         path,
-        "model.html.jinja",
+        [clock(run, found)],
         title=f"The training {run.name}",
         lead=(
             f"After {run.training.num_steps} steps {last:.2f} of what a pattern foretells is right;"
             f" an oracle's {ceiling:.2f}."
         ),
-        views=views_of([clock(run, found)]),
         made={
             "command": f"eigen-phase page {run.folder}",
             "weights (SHA-256)": run.config["weights_sha256"],

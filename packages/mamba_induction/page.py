@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 
 from interp_core.files.artifacts import load_arrays, load_json
@@ -13,7 +12,7 @@ from interp_core.files.params import project_root
 from interp_core.mamba.subject import MambaSubject
 from interp_core.page import views
 from interp_core.page.columns import read_columns
-from interp_core.page.document import views_of, write
+from interp_core.page.document import say, write_own
 from interp_core.page.packed import lower, numbers
 from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.texts import (
@@ -227,7 +226,7 @@ def page(run: Induction, text: str | None) -> None:
     path = run.folder / f"page_{mamba.name}.html"
 
     _own_page(run, mamba, text, path)
-    click.echo(f"{path}: open it in a browser, it needs no network")
+    say(path)
 
 
 def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path) -> None:
@@ -247,9 +246,9 @@ def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path)
 
     arrays, analysis = run.load("analyse", f"analysis_{mamba.name}", scores=f"scores_{mamba.name}")
     causal = load_json(run.file("metrics", "causal", f"causal_{mamba.name}"))
-    write(
+    write_own(
         path,
-        "model.html.jinja",
+        [reads(mamba.name, arrays, analysis, causal, hidden)],
         title=f"Induction in {mamba.name}",
         lead=(
             f"A {analysis['architecture']} of {analysis['layers']} layers and "
@@ -257,7 +256,6 @@ def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path)
             f" It copies {causal['clean_accuracy']:.2f} of repeated random tokens before anything "
             "is cut."
         ),
-        views=views_of([reads(mamba.name, arrays, analysis, causal, hidden)]),
         made={
             "command": f"mamba-induction page --model {mamba.name}{given}",
             "weights (SHA-256)": analysis["model_hash"],

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 import numpy as np
 
 from interp_core.files.artifacts import load_json
 from interp_core.models.spec import short_name
 from interp_core.page import views
-from interp_core.page.document import views_of, write
+from interp_core.page.document import say, write_own
 from interp_core.page.packed import numbers
 from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.views import View
@@ -168,15 +167,14 @@ def page(run: Neurons) -> None:
 
     best = causal["whole_model"]["top"][0]
     kl = best["kl"]
-    write(
+    write_own(
         path,
-        "model.html.jinja",
+        [_channels(run, name)],
         title=f"Channels of {name}",
         lead=(
             f"The best of {causal['whole_model']['channels']} channels, {best['neuron']}, moves "
             f"the predictions by {kl['value']:.3g} nats [{kl['low']:.3g}, {kl['high']:.3g}]."
         ),
-        views=views_of([_channels(run, name)]),
         made={
             "command": f"mamba-neurons page --model {name}",
             "weights (SHA-256)": causal["model_hash"],
@@ -184,4 +182,4 @@ def page(run: Neurons) -> None:
             "scored positions": causal["scored_positions"],
         },
     )
-    click.echo(f"{path}: open it in a browser, it needs no network")
+    say(path)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 
 from interp_core.errors import InputError
@@ -14,7 +13,7 @@ from interp_core.files.params import project_root
 from interp_core.models.spec import spec_of
 from interp_core.page import views
 from interp_core.page.columns import read_columns
-from interp_core.page.document import views_of, write
+from interp_core.page.document import say, write_own
 from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.texts import DEFAULT, LONGEST, Shown, first_prompt, held_out_text, shown
 from interp_core.page.views import View
@@ -234,16 +233,15 @@ def own_page(
     behaviour = profile["behaviour"]["repeated_tokens"]
     copied = behaviour["accuracy"]
 
-    write(
+    write_own(
         path,
-        "model.html.jinja",
+        [heads_view(subject, arrays, profile, [text], seed=seed)],
         title=f"Induction in {subject.name}",
         lead=(
             f"{profile['verdict']}. It copies {copied['value']:.2f} "
             f"[{copied['low']:.2f}, {copied['high']:.2f}] of repeated random tokens; of the "
             f"control's, where nothing repeats, {behaviour['control_accuracy']:.2f}."
         ),
-        views=views_of([heads_view(subject, arrays, profile, [text], seed=seed)]),
         made={
             "command": command,
             "weights (SHA-256)": profile["model_hash"],
@@ -265,7 +263,7 @@ def page(run: Induct, text: str | None) -> None:
         given = "" if text is None else f" --text {shlex.quote(text)}"
         command = f"induct page --model {name}{given}"
         own_page(subject, arrays, profile, one, path, command=command, seed=run.params.seed)
-        click.echo(f"{path}: open it in a browser, it needs no network")
+        say(path)
 
 
 def of_the_run() -> Part:

@@ -169,9 +169,10 @@ def report(out: Path) -> None:
     Computed from data/. Without the arrays and models of a run it has answers and figures alone.
     """
     from interp_core.files.params import project_root
+    from interp_core.page.document import say
     from interp_core.page.report import build
 
-    click.echo(f"{build(project_root(), out)}: open it in a browser, it needs no network")
+    say(build(project_root(), out))
 
 
 @main.command()

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
@@ -74,6 +75,18 @@ def write(path: Path, template: str, **content: Any) -> None:
 
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_own(
+    path: Path, views: Sequence[Mapping[str, Any]], *, title: str, lead: str, made: dict[str, Any]
+) -> None:
+    """The page of what a user brought: its views, and from what they were made."""
+    write(path, "model.html.jinja", title=title, lead=lead, views=views_of(views), made=made)
+
+
+def say(path: Path) -> None:
+    """That a page is there, and what to do with it."""
+    click.echo(f"{path}: open it in a browser, it needs no network")
 
 
 @cache
