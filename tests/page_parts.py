@@ -128,7 +128,8 @@ def _heads(name: str) -> views.View:
         "pairs": [[2, 1]],
         "attention": lower(patterns),
         "without": {
-            "sizes": [1], "draws": 1, "ranked": [name], "random": [[name]],
+            "sizes": [1], "ranked": [name],
+            "random": [{"count": 1, "where": name, "first": [name]}],
             "loss": [[1.0] * 3] * 5, "words": [name], "top": [[[0]] * 3] * 5,
             "probability": shares(np.full((5, 3, 1), 0.5)),
         },

@@ -197,7 +197,8 @@ def test_the_switch_shows_predictions_without_heads_beside_random_ones(browser: 
 
     rows = [row.text for row in root.find_elements(By.CSS_SELECTOR, ".losses th")]
     assert rows[:2] == ["whole model", "without the best 3"]
-    assert "random heads of the same layers" in rows[2]
+    # Its layer has one head besides the best three: two partners come from the next layers.
+    assert "random heads of the same and the nearest layers" in rows[2]
     columns = [
         column.text for column in root.find_elements(By.CSS_SELECTOR, ".predictions thead th")
     ]

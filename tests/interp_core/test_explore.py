@@ -12,6 +12,7 @@ import small_models as small
 from interp_core.loading import subject_of, transformer_of
 from interp_core.models.subject import Subject, Transformer
 from interp_core.page.explore import Reader, application
+from interp_core.statistics.heads import Head
 from small_project import word_tokenizer
 
 TOKEN = "a-token-of-the-test"
@@ -73,14 +74,14 @@ def test_without_the_induction_head_nothing_is_copied_and_without_another_all_is
 
 
 def test_a_control_is_never_the_same_heads(induction: Transformer) -> None:
-    every = [(1, head) for head in range(induction.n_heads)]
+    every = [Head(1, head) for head in range(induction.n_heads)]
     assert Reader(induction, 0).without(COPIED, every)["random"] == []
 
 
 def test_every_family_answers(family: Subject) -> None:
     reader = Reader(family, 0)
     answer = reader.read("w5 w6 w7 w5 w6 w9")
-    without = reader.without("w5 w6 w7 w5 w6 w9", [(0, 0)])
+    without = reader.without("w5 w6 w7 w5 w6 w9", [Head(0, 0)])
 
     assert len(answer["whole"]["loss"]) == len(answer["tokens"]) - 1
     assert without["without"]["loss"] != answer["whole"]["loss"]

@@ -1,6 +1,7 @@
 """Pages: names are text and never code, nothing is fetched, what is shown was measured."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from importlib import import_module
@@ -23,7 +24,7 @@ from interp_core.page.packed import numbers, shares
 from interp_core.page.report import LARGEST, MOST_WORDS, build, verdict
 from interp_core.page.study_page import Part
 from interp_core.page.texts import Shown, copy_operations, first_prompt, without_antecedents
-from interp_core.page.watch import attention, mean_vectors, predicted, random_sets
+from interp_core.page.watch import all_heads, attention, mean_vectors, predicted
 from interp_core.stimuli.prompts import Vocabulary, repeated_tokens
 from page_parts import HOSTILE, Page, hostile_live_page, hostile_page
 
@@ -133,13 +134,25 @@ def test_a_control_copies_nothing_and_differs_only_where_it_was_copied_from(
     assert set(np.flatnonzero(control != row)) == set(pairs.earlier)
 
 
-def test_random_sets_have_as_many_heads_of_each_layer_and_none_of_the_best() -> None:
-    best = [(1, 0), (1, 2), (3, 1)]
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_random_sets_are_distinct_and_have_none_of_the_best(planted: Transformer, k: int) -> None:
+    every = all_heads(planted)
+    rank = np.zeros((planted.n_layers, planted.n_heads))
+    rank[known.INDUCTION_HEAD] = 1
+    best = sorted(every, key=lambda head: -rank[head])[:k]
 
-    for one in random_sets(best, 8, draws=20, rng=np.random.default_rng(0)):
-        assert sorted(layer for layer, _ in one) == [1, 1, 3]
-        assert len(set(one)) == 3
-        assert not set(one) & set(best)
+    score = views.score("score", "what it is", rank, rank - 0.1, rank + 0.1, colour="induction")
+    view = views.heads(planted, [score], [shown_twice(planted)], n="n", found=[], seed=0)
+    without = view["texts"][0]["without"]
+    control = without["random"][without["sizes"].index(k)]
+
+    assert without["ranked"][:k] == [str(head) for head in best]
+    assert control["count"] <= math.comb(len(every) - k, k)
+    assert len(set(control["first"])) == (k if control["count"] else 0)
+    assert not set(control["first"]) & {str(head) for head in best}
+    assert len(without["loss"]) == 1 + len(every) + len(without["sizes"]) + sum(
+        one["count"] for one in without["random"]
+    )
 
 
 def shown_twice(subject: Transformer) -> Shown:

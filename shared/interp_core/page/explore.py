@@ -23,20 +23,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from interp_core.errors import InputError
-from interp_core.measures.ablation import Head
 from interp_core.models.subject import Subject
 from interp_core.page.document import render
 from interp_core.page.packed import lower, numbers
 from interp_core.page.texts import DEFAULT, LONGEST, copy_operations, words
 from interp_core.page.views import live
-from interp_core.page.watch import (
-    Watched,
-    heads_each,
-    other_layers,
-    predicted,
-    random_sets,
-    watched,
-)
+from interp_core.page.watch import Watched, all_heads, heads_each, predicted, watched
+from interp_core.statistics.heads import Head
+from interp_core.statistics.random_sets import matched_sets
 from interp_core.stimuli.prompts import Pairs
 
 DRAWS = 2  # random sets of each answer: more would keep the reader waiting
@@ -76,17 +70,17 @@ class Reader:
         }
 
     def without(self, text: str, heads: Sequence[Head]) -> dict[str, Any]:
-        """Predictions without some heads, and without as many random ones of the same layers."""
+        """Predictions without some heads, and without as many random others of the same layers.
+
+        Of layers that count as one head other layers are drawn, the nearest. A model that has too
+        few others has no control.
+        """
         rng = np.random.default_rng([self.seed, len(heads)])
-        each = heads_each(self.subject)
-
-        if each == 1:
-            drawn = other_layers(heads, self.subject.n_layers, draws=DRAWS, rng=rng)
-        else:
-            drawn = random_sets(heads, each, draws=DRAWS, rng=rng)
-
-        # Where a layer has no other heads, the same ones are drawn: that is no control.
-        random = [one for one in drawn if set(one) != set(heads)]
+        near = {layer for layer, _ in heads}
+        one_each = heads_each(self.subject) == 1
+        pool = [head for head in all_heads(self.subject) if one_each or head.layer in near]
+        off = [Head(*head) for head in heads]
+        random = matched_sets(off, pool, rng, draws=DRAWS, without=off).sets
 
         with self._lock:
             one = self._read(text)
@@ -97,7 +91,7 @@ class Reader:
         return {
             "without": found[0],
             "random": found[1:],
-            "names": [[f"L{layer}H{head}" for layer, head in sorted(one)] for one in random],
+            "names": [[str(head) for head in sorted(one)] for one in random],
         }
 
     def _read(self, text: str) -> Read:
@@ -266,7 +260,7 @@ def _heads(asked: dict[str, Any], layers: int, each: int) -> list[Head]:
     for one in heads:
         match one:
             case [int(layer), int(head)] if 0 <= layer < layers and 0 <= head < each:
-                found.add((layer, head))
+                found.add(Head(layer, head))
             case _:
                 raise InputError(f"{one!r} is no head of this model")
 

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from interp_core.measures.ablation import Head
 from interp_core.models.subject import Subject, Transformer
 from interp_core.page.packed import lower, numbers, shares
 from interp_core.page.texts import Shown, words
-from interp_core.page.watch import Predicted, attention, mean_vectors, predicted, random_sets
+from interp_core.page.watch import Predicted, all_heads, attention, mean_vectors, predicted
+from interp_core.statistics.heads import Head
+from interp_core.statistics.random_sets import RandomSets, matched_sets
 
 View = dict[str, Any]
 
 BEST_K = (1, 2, 3, 5, 8, 12)  # heads taken away together
-DRAWS = 8  # random sets beside each of them
+DRAWS = 8  # random sets beside each of them, where there are so many
 
 
 def score(
@@ -83,35 +84,43 @@ def _without(
     subject: Subject, text: Shown, rank: Float[np.ndarray, "layer head"], seed: int
 ) -> View:
     """Predictions without each head and without the best k, beside layer-matched random heads."""
-    layers, heads_each = rank.shape
-    order = np.argsort(-rank, axis=None, kind="stable")
-    ranked: list[Head] = [(int(i) // heads_each, int(i) % heads_each) for i in order]
+    every = all_heads(subject)
+    ranked = sorted(every, key=lambda head: -rank[head])
 
-    single: list[list[Head]] = [
-        [(layer, head)] for layer in range(layers) for head in range(heads_each)
-    ]
+    single = [[head] for head in every]
     sizes = [k for k in BEST_K if k < len(ranked)]
     rng = np.random.default_rng([seed, 71])
-    random = [random_sets(ranked[:k], heads_each, draws=DRAWS, rng=rng) for k in sizes]
+    random = [matched_sets(ranked[:k], every, rng, draws=DRAWS, without=ranked[:k]) for k in sizes]
 
-    sets = [[], *single, *(ranked[:k] for k in sizes), *(one for draws in random for one in draws)]
+    drawn = [one for control in random for one in control.sets]
+    sets = [[], *single, *(ranked[:k] for k in sizes), *drawn]
     means = mean_vectors(subject, np.stack([text.ids, text.control]))
     found = predicted(subject, text.ids, sets, means, label=f"{subject.name} without heads")
 
     kept = 1 + len(single) + len(sizes)
     # Of the random sets every loss is kept, and the predictions of the first of each size.
-    shown = [*range(kept), *range(kept, len(sets), DRAWS)]
+    counts = [len(control.sets) for control in random]
+    firsts = kept + np.cumsum([0, *counts[:-1]])
+    shown = [*range(kept), *(int(at) for at, n in zip(firsts, counts, strict=True) if n)]
     vocabulary, places = np.unique(found.top[shown], return_inverse=True)
 
     return {
         "sizes": sizes,
-        "draws": DRAWS,
-        "ranked": [f"L{layer}H{head}" for layer, head in ranked[: max(sizes, default=0)]],
-        "random": [[f"L{layer}H{head}" for layer, head in draws[0]] for draws in random],
+        "ranked": [str(head) for head in ranked[: max(sizes, default=0)]],
+        "random": [_control(control) for control in random],
         "loss": np.round(found.loss.astype(np.float64), 3).tolist(),
         "words": words(subject, vocabulary),
         "top": places.reshape(found.top[shown].shape).tolist(),
         "probability": shares(found.probability[shown]),
+    }
+
+
+def _control(control: RandomSets[Head]) -> View:
+    """How many sets, where their heads are, and the first of them."""
+    return {
+        "count": len(control.sets),
+        "where": "of the same and the nearest layers" if control.moved else "of the same layers",
+        "first": [str(head) for head in control.sets[0]] if control.sets else [],
     }
 
 

@@ -2,8 +2,8 @@
 it.
 
 Heads are replaced by their mean vector over the text and its control. Each set of heads stands
-beside random heads of the same layers. A Mamba's layer counts as one head, its mixer, and looks by
-its hidden attention.
+beside random ones, none of them its own. A Mamba's layer counts as one head, its mixer, and looks
+by its hidden attention.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from interp_core.mamba.hidden_attention import mixer_calls, stream_attention
 from interp_core.mamba.subject import MambaSubject
-from interp_core.measures.ablation import Head
+from interp_core.measures.ablation import Head as Place
 from interp_core.models.hooks import Edit, capture, intervene
 from interp_core.models.sites import Site
 from interp_core.models.subject import Subject, Transformer
 from interp_core.progress import progress
+from interp_core.statistics.heads import Head
 
 TOP = 3  # predictions kept at each place
 COPIES = 8  # of the text, each without other heads, in one forward pass
@@ -119,7 +120,7 @@ def mean_vectors(
 def predicted(
     subject: Subject,
     ids: Int[np.ndarray, " position"],
-    sets: Sequence[Sequence[Head]],
+    sets: Sequence[Sequence[Place]],
     means: dict[int, Float[Tensor, "head d_head"]],
     *,
     label: str | None = None,
@@ -141,39 +142,10 @@ def predicted(
     return Predicted(*(np.concatenate(part) for part in parts))
 
 
-def random_sets(
-    best: Sequence[Head], n_heads: int, *, draws: int, rng: np.random.Generator
-) -> list[list[Head]]:
-    """Sets with as many heads of each layer as `best`, of its others where those suffice."""
-    return [_random_set(best, n_heads, rng) for _ in range(draws)]
-
-
-def _random_set(best: Sequence[Head], n_heads: int, rng: np.random.Generator) -> list[Head]:
-    drawn: list[Head] = []
-
-    for layer in sorted({layer for layer, _ in best}):
-        taken = [head for of_layer, head in best if of_layer == layer]
-        others = np.setdiff1d(np.arange(n_heads), taken)
-        pool = others if len(others) >= len(taken) else np.arange(n_heads)
-        drawn += [(layer, int(head)) for head in rng.choice(pool, size=len(taken), replace=False)]
-
-    return drawn
-
-
-def other_layers(
-    best: Sequence[Head], n_layers: int, *, draws: int, rng: np.random.Generator
-) -> list[list[Head]]:
-    """For layers of one head: as many other layers, where there are so many."""
-    taken = [layer for layer, _ in best]
-    others = np.setdiff1d(np.arange(n_layers), taken)
-
-    if len(others) < len(taken):
-        return []
-
-    return [
-        [(int(layer), 0) for layer in sorted(rng.choice(others, size=len(taken), replace=False))]
-        for _ in range(draws)
-    ]
+def all_heads(subject: Subject) -> list[Head]:
+    """What random heads are drawn from."""
+    each = heads_each(subject)
+    return [Head(layer, head) for layer in range(subject.n_layers) for head in range(each)]
 
 
 def _site(subject: Subject, layer: int) -> Site:
@@ -187,14 +159,14 @@ def _by_head(written: Tensor) -> Float[Tensor, "row position head d_head"]:
 
 
 def _edits(
-    subject: Subject, sets: Sequence[Sequence[Head]], means: dict[int, Tensor]
+    subject: Subject, sets: Sequence[Sequence[Place]], means: dict[int, Tensor]
 ) -> dict[Site, Edit]:
     """One edit a layer: copy i of the text loses the heads of set i."""
     layers = sorted({layer for heads in sets for layer, _ in heads})
     return {_site(subject, layer): _edit(layer, sets, means[layer]) for layer in layers}
 
 
-def _edit(layer: int, sets: Sequence[Sequence[Head]], mean: Tensor) -> Edit:
+def _edit(layer: int, sets: Sequence[Sequence[Place]], mean: Tensor) -> Edit:
     def edit(written: Tensor) -> Tensor:
         edited = written.clone()
         by_head = _by_head(edited)  # the same memory

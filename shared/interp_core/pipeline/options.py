@@ -139,7 +139,7 @@ def _a_line_each(content: Mapping[str, Any]) -> str:
 
 
 def fields_of(sources: Sources, module: str, schema: str) -> dict[str, dict[str, Any]]:
-    """Name, type and help of every field that a command line can say, those of bases first."""
+    """Name, type and help of the class's own fields that a command line can say, in order."""
     found = {}
     node = _class(sources, module, schema)
     comments = _comments(sources, module)

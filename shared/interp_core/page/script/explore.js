@@ -151,7 +151,7 @@ lab.explore = function (root, view) {
 
       if (random.length) {
         rows.push({
-          label: `without random ones (${random.length} draws, range)`,
+          label: `without random ones (${lab.counted(random.length, "set")}, range)`,
           value: lab.mean(values), low: Math.min(...values), high: Math.max(...values), colour: "null",
         });
         if (columns.length) columns.push(column(`without ${names[0].join(", ")}`, random[0]));

@@ -3,9 +3,12 @@
 /** Where a set of heads stands in the list: the whole model, every head alone, the best k, random ones. */
 lab.sets = function (without, layers, heads) {
   const single = layers * heads;
-  const { sizes, draws } = without;
-  const random = (i) => 1 + single + sizes.length + i * draws;
-  const shown = (i) => 1 + single + sizes.length + i;
+  const { sizes } = without;
+  const kept = 1 + single + sizes.length;
+  const counts = without.random.map((control) => control.count);
+  const before = (i) => counts.slice(0, i);
+  const random = (i) => kept + before(i).reduce((sum, count) => sum + count, 0);
+  const shown = (i) => kept + before(i).filter((count) => count > 0).length;
 
   return {
     alone: (layer, head) => ({ loss: 1 + layer * heads + head, shown: 1 + layer * heads + head }),
@@ -13,7 +16,7 @@ lab.sets = function (without, layers, heads) {
       .filter((other) => other !== head)
       .map((other) => 1 + layer * heads + other),
     best: (i) => ({ loss: 1 + single + i, shown: 1 + single + i }),
-    random: (i) => ({ all: Array.from({ length: draws }, (_, draw) => random(i) + draw), shown: shown(i) }),
+    random: (i) => ({ all: Array.from({ length: counts[i] }, (_, draw) => random(i) + draw), shown: shown(i) }),
   };
 };
 
@@ -79,8 +82,9 @@ lab.without = function (view, text) {
     const label = best ? `without the best ${size}` : `without ${name}`;
     const chosen = best ? sets.best(state.size) : sets.alone(state.layer, state.head);
     const others = best ? sets.random(state.size).all : sets.others(state.layer, state.head);
+    const random = without.random[state.size];
     const control = best
-      ? `without ${size} random heads of the same layers (${without.draws} draws, range)`
+      ? `without ${size} random heads ${random.where} (${lab.counted(random.count, "set")}, range)`
       : `without another head of layer ${state.layer} (${others.length}, range)`;
 
     const rows = [
@@ -91,7 +95,7 @@ lab.without = function (view, text) {
 
     const columns = [column("whole model", 0), column(label, chosen.shown)];
     const other = (state.head + 1) % view.heads;
-    if (best) columns.push(column("without random heads", sets.random(state.size).shown));
+    if (best && others.length) columns.push(column("without random heads", sets.random(state.size).shown));
     else if (others.length) {
       columns.push(column(`without L${state.layer}H${other}`, sets.alone(state.layer, other).shown));
     }
@@ -104,7 +108,7 @@ lab.without = function (view, text) {
         : lab.element("p", { class: "quiet" }, "Nothing follows the last token."),
       best ? lab.element("p", { class: "quiet" },
         `The best by ${view.scores[0].label}: ${without.ranked.slice(0, size).join(", ")}. ` +
-        `Random: ${without.random[state.size].join(", ")}.`) : "",
+        `Random: ${random.first.join(", ") || "too few others for a control"}.`) : "",
     );
   };
 
