@@ -87,7 +87,7 @@ def induction_mamba2(offset: int) -> Mamba2ForCausalLM:
     return model.eval()
 
 
-def _of_one_hot_vectors(model: Any) -> tuple[Any, Tensor]:
+def _of_one_hot_vectors(model: Any) -> tuple[Any, torch.Tensor]:
     """All weights zero but those of a stream of one-hot vectors: embedding, norms, unembedding.
 
     Returns the blocks, and the vectors by id.
