@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from interp_core.files.artifacts import replacing
 
@@ -140,29 +137,6 @@ def centred(values: Float[np.ndarray, "..."], *, least: float = 1e-9) -> Normali
     """
     limit = max(least, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
     return Normalize(-limit, limit)
-
-
-def head_map(
-    axes: Axes,
-    values: Float[np.ndarray, "layer head"],
-    *,
-    scale: Normalize,
-    colours: str | Colormap,
-    marked: Bool[np.ndarray, "layer head"] | None = None,
-) -> AxesImage:
-    """A cell for each head, layer 0 at the bottom; marked heads have a frame."""
-    image = axes.imshow(
-        values, origin="lower", aspect="auto", cmap=colours, norm=scale, interpolation="nearest"
-    )
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.spines[["top", "right"]].set_visible(True)
-    if marked is not None:
-        for layer, head in np.argwhere(marked):
-            axes.add_patch(
-                Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2.2)
-            )
-    return image
 
 
 def band(

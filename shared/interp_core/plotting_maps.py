@@ -5,8 +5,10 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from interp_core.plotting import INK, head_map
+from interp_core.plotting import INK
 
 MOST_NUMBERS = 64  # cells; smaller ones have no room for a number
 _SIZE = 10.5  # points, of a number in its cell
@@ -22,8 +24,17 @@ def map_of_heads(
     marked: Bool[np.ndarray, "layer head"] | None = None,
 ) -> AxesImage:
     """A cell for each head, layer 0 on top; marked heads have a frame."""
-    image = head_map(axes, values, scale=scale, colours=colours, marked=marked)
-    axes.invert_yaxis()
+    image = axes.imshow(
+        values, origin="upper", aspect="auto", cmap=colours, norm=scale, interpolation="nearest"
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.spines[["top", "right"]].set_visible(True)
+
+    if marked is not None:
+        for layer, head in np.argwhere(marked):
+            corner = (head - 0.5, layer - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=2.2))
 
     if values.size <= MOST_NUMBERS:
         _numbers(axes, image, values)

@@ -7,7 +7,6 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from interp_core import plotting
 
@@ -117,21 +116,6 @@ def test_larger_models_are_darker() -> None:
     styles = plotting.model_styles(["small", "middle", "large"])
     brightness = [np.dot([0.2126, 0.7152, 0.0722], to_rgb(look.color)) for look in styles.values()]
     assert brightness == sorted(brightness, reverse=True)
-
-
-def test_layer_zero_is_at_the_bottom_and_marked_heads_are_framed() -> None:
-    axes = Figure().add_subplot()
-    values = np.arange(6.0).reshape(3, 2)
-    marked = values == 3
-    plotting.head_map(
-        axes, values, scale=plotting.centred(values), colours=plotting.DIVERGING, marked=marked
-    )
-    bottom, top = axes.get_ylim()
-    assert bottom < top
-    (frame,) = axes.patches
-    assert frame.get_extents().transformed(axes.transData.inverted()).bounds == pytest.approx(
-        (0.5, 0.5, 1.0, 1.0)
-    )
 
 
 def test_a_share_is_white_at_zero() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import Normalize
 
-from interp_core.plotting import PREVIOUS_TOKEN, drawing, head_map, interval_text, note, shades
+from interp_core.plotting import PREVIOUS_TOKEN, drawing, interval_text, note, shades
+from interp_core.plotting_maps import map_of_heads
 
 
 def draw(arrays: Mapping[str, np.ndarray], report: Mapping[str, Any], path: Path) -> None:
@@ -17,7 +18,7 @@ def draw(arrays: Mapping[str, np.ndarray], report: Mapping[str, Any], path: Path
 
     with drawing(path, width=5.5, height=4.5) as figure:
         axes = figure.subplots()
-        image = head_map(
+        image = map_of_heads(
             axes,
             means,
             scale=Normalize(0, 1),
