@@ -1,7 +1,6 @@
 """Whatever a profile or an option says, no folder of a user's is deleted."""
 
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -73,7 +72,7 @@ def refused(program: click.Group, *arguments: object) -> str:
 def with_name(section: str, key: str, name: str) -> dict[str, Any]:
     """The smoke profile's section, the first entry of one of its mappings also under another
     name."""
-    content = deepcopy(read_yaml(profile_path("smoke"))[section])
+    content = read_yaml(profile_path("smoke"))[section]
     mapping = content
     for part in key.split("."):
         mapping = mapping[part]
@@ -127,7 +126,7 @@ def test_dots_dashes_and_digits_are_names(section: str, key: str, name: str) -> 
     "key", ["spectrum.runs", "controls.subspace_runs", "controls.free", "controls.clamped"]
 )
 def test_a_value_that_becomes_a_file_name_is_held_to_the_same(key: str) -> None:
-    content = deepcopy(read_yaml(profile_path("smoke"))["eigen_phase"])
+    content = read_yaml(profile_path("smoke"))["eigen_phase"]
     part, field = key.split(".")
     listed = isinstance(content[part][field], list)
     content[part][field] = ["../thesis"] if listed else "../thesis"
