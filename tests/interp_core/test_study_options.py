@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from interp_core.console.options import Setting
+from interp_core.files import OPTIONS_FILE
 from interp_core.files.params import profile_path, read_yaml
-from interp_core.pipeline import OPTIONS_FILE
 from interp_core.pipeline.commands import schemas_of
 from interp_core.pipeline.import_closure import Sources
 

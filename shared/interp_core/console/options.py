@@ -20,7 +20,7 @@ import click
 
 from interp_core import processor
 from interp_core.errors import InputError
-from interp_core.pipeline import OPTIONS_FILE
+from interp_core.files import OPTIONS_FILE
 
 # What is wrong with a disk or a folder, not with the program.
 _OF_THE_MACHINE = (

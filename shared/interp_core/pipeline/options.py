@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from interp_core.errors import InputError
-from interp_core.pipeline import OPTIONS_FILE
+from interp_core.files import OPTIONS_FILE
 from interp_core.pipeline.commands import Command, Project, schemas_of
 from interp_core.pipeline.import_closure import Sources, imports
 
