@@ -185,6 +185,7 @@ def _strokes(name: str) -> views.View:
     reads = [[[[0, 50], [1, 50]]] * 4]
     return {
         "kind": "strokes", "title": name, "says": name, "strokes": [[0, 0, 1], [1, 1, 1]],
-        "position": [1, 3], "letters": [name], "best": [0, 0], "self": [reads], "cross": [reads],
+        "position": [1, 3], "letters": [name], "recurs": True, "best": [0, 0],
+        "self": [reads], "cross": [reads],
         "matching": [[0.5]],
     }  # fmt: skip

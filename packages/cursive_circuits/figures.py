@@ -13,7 +13,6 @@ from cursive_circuits import (
     figures_ink,
     figures_page,
 )
-from interp_core.console.made_from import MADE_FROM
 from interp_core.files.artifacts import load_arrays, load_json
 
 Report = Mapping[str, Any]
@@ -139,12 +138,8 @@ def draw_ink(folder: Path, out: Path) -> list[Path]:
 
 def draw_page(folder: Path, out: Path) -> Path:
     """One ink.html of all models, to hover over: what every head reads at every stroke."""
-    pages = {}
-    for place in _drawings(folder):
-        pages[place.stem] = load_json(place.with_suffix(".json"))
-        pages[place.stem].pop(MADE_FROM, None)
-
-    figures_page.write_page(pages, out / "ink.html")
+    drawings = {place.stem: load_json(place.with_suffix(".json")) for place in _drawings(folder)}
+    figures_page.write_page(drawings, out / "ink.html")
     return out / "ink.html"
 
 

@@ -103,9 +103,10 @@ def attention_over_ink(trained: Trained, words: Words | None, chosen: Chosen) ->
     Arrays: `points` [stroke, 3] where the pen stands after each (direction, radius) pair, later
     words to the right; `position` [stroke] of each pair's radius token; `self` [layer, head, query,
     key] and `cross` [layer, head, query, character] attention over all tokens of the row; `letters`
-    the text; `best` the self-attention head (layer, head) that looks most at one offset after the
-    earlier occurrence (where nothing recurs, most at any one place), `best_cross` the
-    cross-attention head whose mean place in the text goes most with the pen.
+    the text; `recurs` whether a part of the row comes again; `matching` [layer, head] attention to
+    the one offset after the earlier occurrence that a head looks at most (where nothing recurs, to
+    any one place), `best` the head (layer, head) with the largest, `best_cross` the cross-attention
+    head whose mean place in the text goes most with the pen.
     """
     model, row = trained.model, chosen.row
     # The control has no alphabet: it reads one character of padding.
@@ -128,7 +129,8 @@ def attention_over_ink(trained: Trained, words: Words | None, chosen: Chosen) ->
     )
 
     spans = _spans(row, trained.tokens)
-    matching = _matching(attended, _copies(row, spans, trained.tokens))
+    copies = _copies(row, spans, trained.tokens)
+    matching = _matching(attended, copies)
     centre = (read * np.arange(read.shape[-1])).sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):  # without a text no head moves in it
         moves = np.apply_along_axis(
@@ -141,6 +143,8 @@ def attention_over_ink(trained: Trained, words: Words | None, chosen: Chosen) ->
         "self": attended,
         "cross": read,
         "letters": np.array(list(chosen.text), dtype="<U1"),
+        "recurs": np.array(len(copies) > 0),
+        "matching": matching,
         "best": np.array(np.unravel_index(matching.argmax(), matching.shape)),
         "best_cross": np.array(np.unravel_index(moves.argmax(), moves.shape)),
     }
@@ -205,6 +209,8 @@ def as_page(arrays: Arrays) -> dict[str, Any]:
         "strokes": arrays["points"].round(4).tolist(),
         "position": arrays["position"].tolist(),
         "letters": arrays["letters"].tolist(),
+        "recurs": bool(arrays["recurs"]),
+        "matching": arrays["matching"].round(4).tolist(),
         "best": arrays["best"].tolist(),
         **kinds,
     }

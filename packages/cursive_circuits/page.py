@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from cursive_circuits.figures_page import strokes
 from cursive_circuits.study import Cursive, prepare
 from interp_core.files.artifacts import load_arrays, load_json
 from interp_core.page import views
 from interp_core.page.document import say, write_own
-from interp_core.page.packed import numbers
 from interp_core.page.study_page import Caption, Part, Words, there
 from interp_core.page.views import View
 
@@ -83,38 +83,6 @@ WORDS = Words(
         ),
     },
 )
-
-
-def strokes(name: str, drawn: Report, arrays: Arrays) -> View:
-    """A word written twice: which strokes and characters each head reads while it is written."""
-    later = len(drawn["strokes"]) // 2
-    position = arrays["position"]
-    # As the study scores it: the best of the offsets after the earlier occurrence is what a copier
-    # would read.
-    lag = int(position[later] - position[0])
-    query = position[later + 1 : -1]
-    matching = np.stack(
-        [arrays["self"][:, :, query, query - lag + offset].mean(axis=-1) for offset in range(1, 5)]
-    )
-
-    what = "A word" if drawn["letters"] else "A row of random strokes"
-    reads = ", orange the characters that cross-attention reads" if drawn["letters"] else ""
-
-    return {
-        "kind": "strokes",
-        "title": f"What a stroke reads, {name}",
-        "says": (
-            f"{what}, written twice. Point at a stroke: blue are the strokes that the chosen head "
-            f"attends to{reads}. The first copy is the control: it has nothing to repeat."
-        ),
-        "strokes": drawn["strokes"],
-        "position": drawn["position"],
-        "letters": drawn["letters"],
-        "best": drawn["best"],
-        "self": drawn["self"],
-        "cross": drawn["cross"],
-        "matching": numbers(matching.max(axis=0)),
-    }
 
 
 def ink(found: Mapping[str, Arrays], samples: tuple[Report, Arrays] | None) -> View:
@@ -266,7 +234,7 @@ def _views(run: Cursive) -> list[View]:
 
     # The model that writes comes before its control.
     found += [
-        strokes(place.stem, load_json(place.with_suffix(".json")), load_arrays(place))
+        strokes(place.stem, load_json(place.with_suffix(".json")))
         for place in sorted((scores / "draw").glob("*.npz"), reverse=True)
     ]
     return found

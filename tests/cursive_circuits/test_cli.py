@@ -1,6 +1,7 @@
 """The commands as a person types them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -105,9 +106,10 @@ def test_the_strongest_composition_of_all_is_the_one_that_is_patched(whole: Path
 
 def test_the_page_stands_alone_and_holds_the_attention(whole: Path) -> None:
     page = (whole / "out" / "figures" / "ink.html").read_text()
-    assert "://" not in page
-    assert "pointermove" in page
-    models = json.loads(page.split("const data=")[1].split(";\n")[0].replace("<\\/", "</"))
+    assert set(re.findall(r"https?://[^\"'`\s]+", page)) <= {"http://www.w3.org/2000/svg"}
+    data = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page)
+    views = [json.loads(one) for one in data]
+    models = {view["title"].split(", ")[1]: view for view in views}
     assert list(models) == ["handwriting", "control"]
     assert models["control"]["letters"] == []
     content = models["handwriting"]
@@ -226,16 +228,21 @@ def test_a_public_checkpoint_goes_the_whole_way_on_one_writers_bank(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "letters", "strokes"),
+    ("arguments", "letters", "strokes", "recurs"),
     [
-        (("--word", "zzq"), "zzq zzq", 2),
-        (("--word", "an", "--word", "zo", "--word", "an"), "an zo an", 3),
-        (("--tokens", "138,138,3,80,9,81,138,138,5,82", "--text", "an"), "an", 2),
-        (("--tokens", "3,80,9,81"), "", 1),
+        (("--word", "zzq"), "zzq zzq", 2, True),
+        (("--word", "an", "--word", "zo", "--word", "an"), "an zo an", 3, True),
+        (("--tokens", "138,138,3,80,9,81,138,138,5,82", "--text", "an"), "an", 2, False),
+        (("--tokens", "3,80,9,81"), "", 1, False),
     ],
 )
 def test_any_word_and_any_row_can_be_drawn(
-    arguments: tuple[str, ...], letters: str, strokes: int, whole: Path, tmp_path: Path
+    arguments: tuple[str, ...],
+    letters: str,
+    strokes: int,
+    recurs: bool,
+    whole: Path,
+    tmp_path: Path,
 ) -> None:
     place = (
         "--profile",
@@ -251,7 +258,10 @@ def test_any_word_and_any_row_can_be_drawn(
     words = 1 + int((np.diff(arrays["position"]) > 2).sum())
     assert words == strokes
     assert (tmp_path / "figures" / "ink_handwriting.png").stat().st_size > 500
-    assert str(tmp_path / "figures" / "ink.html") in done.output
+    page = tmp_path / "figures" / "ink.html"
+    assert str(page) in done.output
+    # A row in which nothing comes again has no copy, and no control.
+    assert ("Nothing in this row comes again" in page.read_text()) is not recurs
 
 
 def test_commands_say_what_must_run_before_them(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ _HERE = Path(__file__).parent
 
 # In the order in which they run: what all views use, the views, what finds and starts them.
 _LIBRARY = ("vendor/d3.min.js", "vendor/plot.min.js")
+_WITH_CURVES = {"channels", "curves", "offsets"}  # views that the library draws
 _SCRIPTS = (
     "arrays",
     "elements",
@@ -45,7 +46,8 @@ def render(template: str, *, scripts: tuple[str, ...] = _SCRIPTS, **content: Any
 
     Every value is escaped by the template; `content["views"]` becomes its data.
     """
-    script = _script(scripts)
+    library = _LIBRARY if _WITH_CURVES & set(scripts) else ()
+    script = _script(library, scripts)
     policy = [
         "default-src 'none'",
         f"script-src '{_digest(script)}'",
@@ -64,6 +66,7 @@ def render(template: str, *, scripts: tuple[str, ...] = _SCRIPTS, **content: Any
             policy="; ".join(policy),
             script=Markup(script),
             style=Markup((_HERE / "style" / "page.css").read_text()),
+            curves=bool(library),
             **content,
         )
     )
@@ -104,11 +107,10 @@ def _environment() -> Environment:
 
 
 @cache
-def _script(scripts: tuple[str, ...]) -> str:
+def _script(library: tuple[str, ...], scripts: tuple[str, ...]) -> str:
     """The library and our files, one after the other; a script element may not hold its own end."""
-    library = [(_HERE / name).read_text() for name in _LIBRARY]
-    ours = [(_HERE / "script" / f"{name}.js").read_text() for name in scripts]
-    text = "\n".join(["", *library, *ours, ""])
+    files = [*library, *(f"script/{name}.js" for name in scripts)]
+    text = "\n".join(["", *((_HERE / file).read_text() for file in files), ""])
 
     assert "</script" not in text.lower()
     return text

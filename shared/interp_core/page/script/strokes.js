@@ -1,4 +1,4 @@
-// A word written twice: point at a stroke to see which strokes and characters each head reads there.
+// A row of ink: point at a stroke to see which strokes and characters each head reads there.
 
 lab.views.strokes = function (root, view) {
   const state = { layer: view.best[0], head: view.best[1], slot: 1, at: Math.floor(view.strokes.length * 0.75) };
@@ -14,7 +14,7 @@ lab.views.strokes = function (root, view) {
   const dot = lab.drawn("circle", { r: 9 * pixel, fill: "var(--ablated)" });
   const drawing = lab.drawn("svg", {
     class: "ink", role: "application", tabindex: 0,
-    "aria-label": `The word written twice, ${points.length} strokes; arrow keys go from stroke to stroke`,
+    "aria-label": `A row of ${points.length} strokes; arrow keys go from stroke to stroke`,
     viewBox: `${left} ${top} ${width} ${height}`,
   }, lines, dot);
 
@@ -66,8 +66,9 @@ lab.views.strokes = function (root, view) {
     show();
   });
 
+  const where = view.recurs ? "to what followed the earlier occurrence" : "to one place, the mean of the most";
   grid.paint((layer, head) => view.matching[layer][head], "induction",
-    (layer, head) => `L${layer}H${head}, ${lab.share(view.matching[layer][head])} to what followed the earlier occurrence`);
+    (layer, head) => `L${layer}H${head}, ${lab.share(view.matching[layer][head])} ${where}`);
   root.append(
     lab.element("p", { class: "quiet" }, view.says),
     lab.element("div", { class: "controls" }, grid.root,
