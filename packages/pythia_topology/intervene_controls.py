@@ -24,6 +24,9 @@ from interp_core.stimuli.prompts import Prompts
 from pythia_topology.params import PythiaTopology
 
 
+_NAMED = 8  # layers that a caption names one by one
+
+
 @dataclass(frozen=True)
 class Roles:
     """What heads do, as scores say: who is ablated, and who may be in no outside control."""
@@ -52,11 +55,14 @@ class Controls:
         if not found.sets:
             return "no set of so many heads is outside the circuit"
 
-        drawn = f"{len(found.sets)} of {found.distinct}"
+        exists = f"{found.distinct}" if found.distinct < 1_000_000 else f"{found.distinct:.1e}"
+        drawn = f"{len(found.sets)} of {exists}"
         if found.complete:
             drawn = f"all {found.distinct}"
 
         where = ", ".join(f"L{layer}" for layer in found.layers)
+        if len(found.layers) > _NAMED:
+            where = f"{len(found.layers)} layers"
         return f"{drawn} distinct sets of heads outside the circuit, from {where}"
 
     @property
