@@ -23,7 +23,6 @@ from interp_core.statistics.random_sets import RandomSets, matched_sets
 from interp_core.stimuli.prompts import Prompts
 from pythia_topology.params import PythiaTopology
 
-
 _NAMED = 8  # layers that a caption names one by one
 
 
