@@ -10,7 +10,7 @@ import numpy as np
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, load_json
 from interp_core.files.params import project_root
-from interp_core.models.spec import short_name, spec_of
+from interp_core.models.spec import spec_of
 from interp_core.page import views
 from interp_core.page.columns import read_columns
 from interp_core.page.document import say, write_own
@@ -20,7 +20,6 @@ from interp_core.page.views import View
 from pythia_topology.data import load_corpus, stimuli
 from pythia_topology.model import load
 from pythia_topology.params import PythiaTopology
-from pythia_topology.pretrained import each
 from pythia_topology.study import Induct, names, prepare
 
 if TYPE_CHECKING:
@@ -276,8 +275,14 @@ def of_the_run() -> Part:
         profile = load_json(run.file("metrics", "profile", f"profile_{name}"))
         emergence = load_json(run.file("metrics", "emergence", f"emergence_{name}"))
 
+        scores = run.file("scores", "profile", f"scores_{name}")
         over_training = run.file("scores", "emergence", f"emergence_{name}")
-        maps += _map(run, model, profile)
+        weights = spec_of(model, run.known).path
+
+        if weights is not None and there([scores, weights]):
+            subject = load(model, run.known, run.params)
+            texts, seed = texts_of(subject, run.params), run.params.seed
+            maps.append(heads_view(subject, load_arrays(scores), profile, texts, seed=seed))
 
         if there([over_training]):
             clocks.append(clock(name, emergence, load_arrays(over_training)))
@@ -285,21 +290,4 @@ def of_the_run() -> Part:
         history = read_columns(project_root() / "data" / "training" / f"{name}.csv")
         cards.append(model_card(name, profile, emergence, history))
 
-    for own in each():  # pretrained models, whose training nobody here has seen
-        profile = load_json(own.run.file("metrics", "profile", f"profile_{own.name}"))
-        maps += _map(own.run, own.name, profile)
-
     return Part(WORDS, [*maps, *clocks], cards)
-
-
-def _map(run: Induct, model: str, profile: Report) -> list[View]:
-    """The head map of a model of the run, where its scores and its weights are there."""
-    scores = run.file("scores", "profile", f"scores_{short_name(model)}")
-    weights = spec_of(model, run.known).path
-
-    if weights is None or not there([scores, weights]):
-        return []
-
-    subject = load(model, run.known, run.params)
-    texts, seed = texts_of(subject, run.params), run.params.seed
-    return [heads_view(subject, load_arrays(scores), profile, texts, seed=seed)]
