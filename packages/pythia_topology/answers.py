@@ -30,11 +30,12 @@ def answers(metrics: Path) -> list[Answer]:
 
 def _pretrained(metrics: Path) -> list[Answer]:
     """The same of pretrained models, which are none of the family; none where they are left out."""
-    found = []
+    found, listed = [], metrics / "models.json"
+    # A run with other options has measured none, and a training of the family needs none.
+    names = load_json(listed)["models"] if listed.is_file() else []
 
-    for file in sorted((metrics / "profile").glob("profile_*.json")):
-        profile = load_json(file)
-        name = profile["name"]
+    for name in names:
+        profile = load_json(metrics / "profile" / f"profile_{name}.json")
         causal = load_json(metrics / "causal" / f"causal_{name}.json")
         composition = load_json(metrics / "composition" / f"composition_{name}.json")
 

@@ -2,25 +2,21 @@
 
 from pathlib import Path
 
-from interp_core.files.artifacts import load_arrays, load_json
+from interp_core.files.artifacts import load_arrays, load_json, save_json
 from interp_core.files.params import project_root
 from pythia_topology.figures import draw_all, draw_nulls, draw_profile
 
 
 def figures_pretrained() -> None:
-    """All of them, into data/pythia_topology/pretrained/figures; none where nothing was measured.
-
-    The models are those that the folder has files of.
-    """
+    """All of them, into data/pythia_topology/pretrained/figures."""
     home = project_root() / "data" / "pythia_topology" / "pretrained"
 
     def place(kind: str, command: str) -> Path:
         return home / kind / ("" if kind == "figures" else command)
 
     out = place("figures", "")
-    out.mkdir(parents=True, exist_ok=True)
-    found = sorted(place("metrics", "profile").glob("profile_*.json"))
-    names = [file.stem.removeprefix("profile_") for file in found]
+    names = load_json(place("metrics", "") / "models.json")["models"]
+    save_json(out / "models.json", {"models": names})
 
     if names:
         draw_all(names, place)

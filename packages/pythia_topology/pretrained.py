@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from interp_core.errors import InputError
+from interp_core.files.artifacts import save_json
 from interp_core.files.params import check, profile_path, project_root, read_section
 from interp_core.models.pretrained import Pretrained
 from interp_core.models.spec import ModelSpec
@@ -39,10 +40,11 @@ class Own:
 
 def pretrained() -> None:
     """Measure every pretrained model of the profile, in data/pythia_topology/pretrained."""
-    for kind in ("scores", "metrics"):
-        (home() / kind).mkdir(parents=True, exist_ok=True)
-
     found = list(each())
+    # Written where there are none too: git and DVC keep no empty folder.
+    for kind in ("scores", "metrics"):
+        save_json(home() / kind / "models.json", {"models": [own.name for own in found]})
+
     for own in found:
         _measure(own)
     if not found:

