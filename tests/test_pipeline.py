@@ -101,7 +101,7 @@ def test_no_stage_imports_what_takes_seconds_and_is_not_needed(
         assert not any(library in ast.unparse(node) for node in tops), file
 
 
-READ_IN_A_CLONE = ("answers.json", "/metrics/", "/figures", "/summary", "training")
+READ_IN_A_CLONE = ("answers.json", "/metrics", "/figures", "/summary", "training")
 
 
 def test_outputs_that_are_read_in_a_clone_are_committed_and_large_ones_are_not() -> None:

@@ -24,7 +24,44 @@ def answers(metrics: Path) -> list[Answer]:
         *(_centre(profile) for profile in profiles),
         _largest_less_smallest(sizes),
         _least_harm(ablations),
+        *_pretrained(metrics.parent / "pretrained" / "metrics"),
     ]
+
+
+def _pretrained(metrics: Path) -> list[Answer]:
+    """The same of pretrained models, which are none of the family; none where they are left out."""
+    found, listed = [], metrics / "models.json"
+    # A run with other options has measured none, and a training of the family needs none.
+    names = load_json(listed)["models"] if listed.is_file() else []
+
+    for name in names:
+        profile = load_json(metrics / "profile" / f"profile_{name}.json")
+        causal = load_json(metrics / "causal" / f"causal_{name}.json")
+        composition = load_json(metrics / "composition" / f"composition_{name}.json")
+
+        found += [_centre(profile), _harm(causal), _path(composition)]
+
+    return found
+
+
+def _harm(causal: Report) -> Answer:
+    name, top = causal["name"], causal["top_k"]
+    change = causal["ablations"]["mean"]["accuracy"]["top"]
+    says = f"accuracy, top {top} heads ablated, {name}"
+    return _answer(f"change_without_top_heads_of_{name}", change, says)
+
+
+def _path(composition: Report) -> Answer:
+    """The path into an induction head's keys that it needs most."""
+    name = f"strongest_path_of_{composition['name']}"
+    paths = composition["pairs"]
+
+    if not paths:
+        return Answer(name, None, None, None, composition["n"], "prompts", composition["verdict"])
+
+    pair = min(paths, key=lambda pair: pair["path_patching"]["value"])
+    says = f"prefix matching of {pair['reader']} without {pair['writer']} in its keys"
+    return _answer(name, pair["path_patching"], says)
 
 
 def _centre(profile: Report) -> Answer:

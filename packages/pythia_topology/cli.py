@@ -192,6 +192,22 @@ def all_figures(run: Any) -> None:
 
 
 @main.command()
+def pretrained() -> None:
+    """The stage of the profile's pretrained models; of one of yours, `profile`, `causal` ..."""
+    from pythia_topology.pretrained import pretrained as measure
+
+    measure()
+
+
+@main.command("figures-pretrained")
+def figures_pretrained() -> None:
+    """The stage that draws what `pretrained` measured, from files alone."""
+    from pythia_topology.figures_pretrained import figures_pretrained as draw
+
+    draw()
+
+
+@main.command()
 @option(
     "--text", help="Text to show attention and predictions on, at most 128 tokens with its repeat."
 )

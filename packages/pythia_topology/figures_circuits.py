@@ -50,7 +50,8 @@ def composition(
         # Named above: beside the bar, its label would read as the right panel's axis.
         bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.85)
         bar.ax.set_title("z", fontsize=12)
-        left.set_title(f"K-composition, z against random orientations (sd){_strength(report)}")
+        against = report.get("z_against", "random orientations")
+        left.set_title(f"K-composition, z against {against} (sd){_strength(report)}")
 
         plot_paths(right, report["pairs"], report["random_pairs"])
         figure.suptitle("\n".join(wrap(f"{name}: {report['verdict']}", 95)), fontsize=12.5)

@@ -307,8 +307,8 @@ def nulls(
         low, high = (report["permute_summary"][end][0] for end in ("lo", "hi"))
         note(
             figure,
-            f"n = {report['n']} prompts · grey band: {low:g} to {high:g} of a layer's heads, the "
-            "central 95 % when they are dealt to layers at random\n"
+            f"n = {report['n']} prompts · grey band: {low:.2g} to {high:.2g} of a layer's heads, "
+            "the central 95 % when they are dealt to layers at random\n"
             "p: against the fullest layer of all, exact · dotted: highest head of the null (of "
             "shuffles: 97.5 % of their highest heads)",
         )

@@ -13,7 +13,13 @@ from interp_core.statistics.heads import Head
 from interp_core.statistics.interval import Interval, bootstrap
 from interp_core.stimuli.prompts import Pairs, Prompts
 from pythia_topology.data import first_prompts, text_windows
-from pythia_topology.intervene_controls import Controls, Roles, check_sizes, controls_of
+from pythia_topology.intervene_controls import (
+    Controls,
+    Roles,
+    check_sizes,
+    controls_of,
+    say_expected,
+)
 from pythia_topology.intervene_heads import effects_of, every_head
 from pythia_topology.params import PythiaTopology
 
@@ -36,6 +42,18 @@ def causal(
     accuracy as a share of the targets.
     """
     check_sizes(subject, params)
+    used = first_prompts(prompts, params.causal_sequences)
+    say_expected(subject, used, params, single=len(used.tokens))
+
+    report = against_controls(subject, prompts, roles, params)
+    effects, arrays = every_head(subject, used, params)
+    return report | effects, arrays
+
+
+def against_controls(
+    subject: Transformer, prompts: Prompts, roles: Roles, params: PythiaTopology
+) -> dict[str, Any]:
+    """The report without every head alone: the best heads together, beside both controls."""
     text = text_windows(subject, params, n=params.causal_sequences)
     used = first_prompts(prompts, params.causal_sequences)
 
@@ -47,11 +65,10 @@ def causal(
         name: _ablated(subject, used, top, controls, params, name, how=how, frozen=frozen)
         for name, how, frozen in _ABLATIONS
     }
-    effects, arrays = every_head(subject, used, params)
     main, outside = ablations["mean"], ablations["mean"]["accuracy"]["outside"]["random"]
     clean, change = main["accuracy"]["clean"], main["accuracy"]["top"]["value"]
 
-    report = {
+    return {
         "name": subject.name,
         "baseline_acc": clean,
         "ablated_top_acc": clean + change,
@@ -75,9 +92,7 @@ def causal(
         "ablations": ablations,
         "dose": _dose(subject, used, roles, params),
         "specificity": _specificity(subject, text, top, controls, params),
-        **effects,
     }
-    return report, arrays
 
 
 def _ablated(

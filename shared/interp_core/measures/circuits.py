@@ -113,7 +113,7 @@ class Composition:
     score: Float[np.ndarray, "writer_layer writer reader_layer reader"]  # in [0, 1]
     z: Float[
         np.ndarray, "writer_layer writer reader_layer reader"
-    ]  # against random orientations, standard deviations
+    ]  # against random orientations, or other heads' directions: standard deviations
 
 
 @torch.no_grad()
@@ -148,15 +148,54 @@ def k_composition(
 
             # The same directions serve writers of every earlier layer: only singular values differ.
             rows = _rows(inner[None], reader)
-
-            for before in range(layer):
-                random[draw, before, :, layer] = _strength(singular[before], rows, reader)
+            strength = _strength(singular[:layer].flatten(0, 1), rows, reader)
+            random[draw, :layer, :, layer] = strength.unflatten(0, (layer, subject.n_heads))
 
     spread = random.std(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
     below = (torch.arange(subject.n_layers)[:, None] < torch.arange(subject.n_layers))[
         :, None, :, None
     ]
     z = torch.where(below, (score - random.mean(dim=0)) / spread, 0.0)
+    return Composition(score=score.numpy(), z=z.numpy())
+
+
+@torch.no_grad()
+def k_composition_among_heads(subject: CircuitWeights, *, distances: Sequence[int]) -> Composition:
+    """The score of k_composition, with z against the output directions of the other earlier heads.
+
+    Heads of a trained model write into few directions and read from the same: nearly all of them
+    compose more than directions at random, and a z against those says little of a pair. Here a
+    writer keeps its singular values and takes the directions of every other head before the
+    reader, strongest to strongest. z is 0 where fewer than two such heads are.
+    """
+    writers = [_writer(subject, layer) for layer in range(subject.n_layers)]
+    shape = (subject.n_layers, subject.n_heads, subject.n_layers, subject.n_heads)
+    score, z = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+
+    for layer in range(1, subject.n_layers):
+        reader = _reader(subject, layer, distances)
+        values = torch.cat([values for values, _ in writers[:layer]])
+        rows = torch.cat(
+            [
+                _rows(torch.einsum("wed,rdf->wref", directions, reader.keys), reader)
+                for _, directions in writers[:layer]
+            ],
+            dim=1,
+        )  # [distance, writer, reader, d_head]
+
+        strength = torch.stack(
+            [_strength(values, rows[:, [other]], reader) for other in range(len(values))]
+        )  # [directions' head, writer, reader]
+        own = strength.diagonal(dim1=0, dim2=1).T
+        score[:layer, :, layer] = own.unflatten(0, (layer, subject.n_heads))
+
+        if (others := len(values) - 1) < 2:
+            continue
+        mean = (strength.sum(dim=0) - own) / others
+        from_mean = (strength - mean).pow(2).sum(dim=0) - (own - mean).pow(2)
+        spread = (from_mean / (others - 1)).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        z[:layer, :, layer] = ((own - mean) / spread).unflatten(0, (layer, subject.n_heads))
+
     return Composition(score=score.numpy(), z=z.numpy())
 
 

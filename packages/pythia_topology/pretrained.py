@@ -1,0 +1,164 @@
+"""Pretrained models, measured as the family is: scores, nulls, lags, ablations, composition.
+
+They are no members of the family. They differ from it in more than depth, and lie in a folder of
+their own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from interp_core.errors import InputError
+from interp_core.files.artifacts import save_json
+from interp_core.files.params import check, profile_path, project_root, read_section
+from interp_core.models.pretrained import Pretrained
+from interp_core.models.spec import ModelSpec
+from pythia_topology.params import PythiaTopology
+from pythia_topology.params_pretrained import OwnSizes, PythiaPretrained
+from pythia_topology.study import Induct, prepare
+
+if TYPE_CHECKING:
+    from interp_core.models.subject import Transformer
+    from interp_core.stimuli.prompts import Prompts
+    from pythia_topology.intervene_controls import Roles
+
+AGAIN = "`dvc repro --force pretrained` fetches it again"
+
+
+@dataclass(frozen=True)
+class Own:
+    """The call of one pretrained model."""
+
+    run: Induct
+    name: str
+    weights: Path
+    single_sequences: int  # prompts on which every head is ablated alone
+
+
+def pretrained() -> None:
+    """Measure every pretrained model of the profile, in data/pythia_topology/pretrained."""
+    found = list(each())
+    # Written where there are none too: git and DVC keep no empty folder.
+    for kind in ("scores", "metrics"):
+        save_json(home() / kind / "models.json", {"models": [own.name for own in found]})
+
+    for own in found:
+        _measure(own)
+    if not found:
+        click.echo(f"no pretrained models: left out in {profile_path()}")
+
+
+def home() -> Path:
+    """The folder of their files."""
+    return project_root() / "data" / "pythia_topology" / "pretrained"
+
+
+def each() -> Iterator[Own]:
+    """The pretrained models that the profile measures; none where it leaves them out.
+
+    InputError for one that it does not say how to fetch.
+    """
+    params = read_section("pretrained", Pretrained)
+    if not params.included:
+        return
+
+    base = prepare(None, None)
+
+    for name, sizes in _sizes().items():
+        if name not in params.models:
+            known = ", ".join(params.models) or "none"
+            raise InputError(f"pythia_pretrained: `pretrained` has no model {name}, only {known}")
+
+        settings = base.params.model_dump() | sizes.settings | {"models": (name,)}
+        where = f"{profile_path()}: pythia_pretrained.models.{name}.settings"
+        own = check(PythiaTopology, settings, where=where)
+
+        weights = project_root() / "data" / "pretrained" / name
+        spec = ModelSpec(source="local", path=weights)
+        run = replace(base, params=own, known={name: spec}, folder=home(), home=home())
+        yield Own(run, name, weights, sizes.single_sequences)
+
+
+def _sizes() -> dict[str, OwnSizes]:
+    params = read_section("pythia_pretrained", PythiaPretrained)
+    return params.models
+
+
+def _measure(own: Own) -> None:
+    from interp_core.files.sums import RECORD, check_all
+    from interp_core.statistics.heads import Head
+    from pythia_topology.data import stimuli
+    from pythia_topology.intervene_controls import Roles
+    from pythia_topology.model import load
+    from pythia_topology.workflow import lagbuckets, nulls, profile
+
+    run, name = own.run, own.name
+    check_all(own.weights / RECORD, again=AGAIN)
+
+    arrays, report = profile(run)[name]
+    nulls(run)
+    lagbuckets(run)
+
+    excess = arrays["excess_prefix_matching"]
+    induction, writers = (
+        [Head.read(head) for head in report[key]]
+        for key in ("induction_heads", "previous_token_heads")
+    )
+    roles = Roles(excess, induction, writers)
+
+    subject = load(name, run.known, run.params)
+    only = run.params.model_copy(update={"task_types": ()})
+    prompts = stimuli(subject, only)["repeated_tokens"]
+    _causal(own, subject, prompts, roles)
+    _composition(own, subject, prompts, roles)
+
+
+def _causal(own: Own, subject: "Transformer", prompts: "Prompts", roles: "Roles") -> None:
+    """As `induct causal` has it, but every head alone on fewer prompts: there are so many."""
+    from interp_core.loading import begun_with
+    from pythia_topology.data import first_prompts
+    from pythia_topology.intervene import against_controls
+    from pythia_topology.intervene_controls import say_expected
+    from pythia_topology.intervene_heads import every_head
+
+    params, few = own.run.params, first_prompts(prompts, own.single_sequences)
+    say_expected(subject, prompts, params, single=own.single_sequences)
+
+    report = against_controls(subject, prompts, roles, params)
+    effects, arrays = every_head(subject, few, params)
+    report |= effects | {"single_n": own.single_sequences} | begun_with(subject)
+
+    own.run.save("causal", f"causal_{own.name}", report, arrays, made={})
+    click.echo(f"{own.name}: {report['verdict']}")
+
+
+def _composition(own: Own, subject: "Transformer", prompts: "Prompts", roles: "Roles") -> None:
+    """Pairs by z among heads, which is calibrated where random orientations are none.
+
+    How far those are from a null is in the report: the share of pairs that they put above 2.
+    """
+    import torch
+
+    from interp_core.loading import begun_with
+    from interp_core.measures.circuits import k_composition, k_composition_among_heads
+    from pythia_topology.intervene_paths import confirmed, share_above
+
+    params = own.run.params
+    distances = params.composition_distances
+    among = k_composition_among_heads(subject, distances=distances)
+    report, arrays = confirmed(subject, prompts, roles, params, among)
+
+    generator = torch.Generator().manual_seed(params.seed)
+    oriented = k_composition(
+        subject, distances=distances, draws=params.composition_draws, generator=generator
+    )
+    report |= {
+        "z_against": "other heads' directions",
+        "share_above_2_of_orientations": share_above(oriented, 2),
+        **begun_with(subject),
+    }
+    own.run.save("composition", f"composition_{own.name}", report, arrays, made={})
+    click.echo(f"{own.name}: {report['verdict']}")
