@@ -85,7 +85,7 @@ def refusal(folder: Path, *, shared: bool = False) -> str:
 def test_a_second_process_is_told_who_is_there_and_the_way_out(body: str, tmp_path: Path) -> None:
     with another(body, tmp_path / "mine") as running:
         told = refusal(tmp_path / "mine")
-        assert told.endswith("wait until it ends, or name another folder (--out)")
+        assert told.endswith("wait until it ends, or name another folder")
         assert f"is writing into {tmp_path / 'mine'}: " in told
         assert told.startswith((f"process {running.pid} ", "another process "))
     with alone_in(tmp_path / "mine"):

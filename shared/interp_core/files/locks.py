@@ -127,7 +127,7 @@ def _lock(place: Path, named: Path, *, shared: bool) -> int | None:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 told = f"{_holder(descriptor)} is writing into {named}"
-                way_out = "wait until it ends, or name another folder (--out)"
+                way_out = "wait until it ends, or name another folder"
                 raise InputError(f"{told}: {way_out}") from None
             except OSError as problem:
                 if problem.errno in _CANNOT:
