@@ -36,12 +36,11 @@ def _list(folder: Path, changes: dict[str, str | None]) -> None:
     if not any(changes.values()) and not record.is_file():
         return
 
-    # The record is its own lock, so that no file of a lock stays behind.
+    # The record is its own lock, so that no file of a lock stays behind. It is replaced and never
+    # removed: somebody may be about to read it.
     with locked_file(record):
         before = listed_in(record)
         after = {name: digest for name, digest in (before | changes).items() if digest is not None}
-        if not after:
-            record.unlink()
-        elif after != before:
+        if after != before:
             with replacing(record) as part:
                 part.write_text("".join(f"{after[name]}  {name}\n" for name in sorted(after)))
