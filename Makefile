@@ -15,7 +15,7 @@ help:
 	@echo "make setup   install everything into .venv"
 	@echo "make repro   set up and run the whole pipeline, then print the answers"
 	@echo "make report  the run to look at: report/index.html, opened from disk"
-	@echo "make test    prove it; make check: format, lint, types; make test-slow: what takes minutes"
+	@echo "make test    prove it; make check: format, lint, types, holes; make test-slow: what takes minutes"
 	@echo "make torture prove that no damaged file and no odd profile ends in a traceback"
 	@echo "make published STUDY=pythia_topology   the study once a seed, and its answers over trainings"
 	@echo "make bench   side by side with the peers; make stages: for those who change the code"
@@ -48,6 +48,7 @@ torture: .venv/installed
 check: .venv/installed
 	@induction-lab stages --check
 	@ruff format --check . && ruff check . && basedpyright
+	@python tests/advisories.py
 
 # make published STUDY=pythia_topology: the study once a seed, and its answers over trainings.
 published: .venv/installed

@@ -191,9 +191,11 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_weights(path)
     from pickle import UnpicklingError
 
+    # PyTorch's reader is a small machine: a changed instruction may fail in any of its parts.
+    broken = (UnpicklingError, LookupError, TypeError, AttributeError, AssertionError)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, KeyError, TypeError, *BROKEN_ARCHIVE) as problem:
+    except (*broken, *BROKEN_ARCHIVE) as problem:
         raise InputError(
             f"{path} is no checkpoint of plain tensors: {str(problem)[:200]}"
         ) from None

@@ -111,7 +111,7 @@ def _train(
         settings=described,
     )
     with (
-        scratch(STAGE, f"{name}-{mark}") as held,
+        scratch(STAGE, f"{name}-{mark}", beside=place.parent) as held,
         tracked_run(about, held.folder) as run,
     ):
         history = train(

@@ -9,6 +9,7 @@ import numpy as np
 from eigen_phase.measure_transition import transition_report
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.study import Eigen, prepare
+from interp_core.console.holding import hold
 from interp_core.files.artifacts import load_json
 from interp_core.files.folders import adding_to
 from interp_core.page import views
@@ -180,6 +181,7 @@ def of_the_run() -> Part:
 
 def page_of(run: RunDirectory, study: Eigen) -> None:
     """One self-contained page of a training, into its directory."""
+    hold(run.folder)
     path = run.folder / "page.html"
     found = transition_report([run], study.params.transition)["runs"][run.name]
 

@@ -81,7 +81,7 @@ def train_run(
     )
 
     with (
-        scratch(STAGE, f"{name}-{mark}") as held,
+        scratch(STAGE, f"{name}-{mark}", beside=place.parent) as held,
         tracked_run(about, held.folder) as run,
     ):
         watch = Watch.of(training, source, held)

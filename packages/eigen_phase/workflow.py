@@ -14,6 +14,7 @@ from eigen_phase.params import Training
 from eigen_phase.run_directory import ARRAYS, KIND, RunDirectory
 from eigen_phase.study import Eigen
 from interp_core.console.call import Report
+from interp_core.console.holding import hold
 from interp_core.console.made_from import MADE_FROM, Source
 from interp_core.files.artifacts import (
     check_writable,
@@ -47,6 +48,7 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
 
     check_writable(place.parent)
     check_replaceable(place, kind=KIND, name=name)
+    hold(place)
     announce()
     train_run(name, training, place)
     return RunDirectory.open(place)
@@ -95,6 +97,7 @@ def curvature_of(run: RunDirectory, study: Eigen) -> None:
     """The same of one run directory, into it."""
     from eigen_phase.measure_landscape import largest_course
 
+    hold(run.folder)
     use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
     arrays |= largest_course(run, study.params.spectrum)
@@ -238,6 +241,7 @@ def visualize_run(run: RunDirectory, study: Eigen) -> list[Path]:
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
+    hold(run.folder)
     found = transition_report([run], study.params.transition)["runs"][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}
     if (run.folder / "curvature.npz").is_file():

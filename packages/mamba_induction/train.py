@@ -209,9 +209,10 @@ def fine_tune(
         architecture=subject.model.config.model_type,
         settings=settings,
     )
+    mark = fingerprint(settings, code=code_of(__name__))
     announce()
     with (
-        scratch(KIND, f"{place.name}-{fingerprint(settings, code=code_of(__name__))}") as held,
+        scratch(KIND, f"{place.name}-{mark}", beside=place.parent) as held,
         tracked_run(about, held.folder) as run,
         subject.fast(),
     ):

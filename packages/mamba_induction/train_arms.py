@@ -6,6 +6,7 @@ as many documents in the same order, and is measured once, at its end.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,8 +78,12 @@ def with_repeats(
     return mixed
 
 
-def tune_arm(subject: MambaSubject, texts: Texts, params: MambaInduction, arm: Arm) -> None:
-    """Fine-tune the subject itself, in float32, without keeping a file. Resumes."""
+def tune_arm(
+    subject: MambaSubject, texts: Texts, params: MambaInduction, arm: Arm, *, beside: Path
+) -> None:
+    """Fine-tune the subject itself, in float32, without keeping a file but the unfinished state,
+    `beside` where the project cannot be written. Resumes.
+    """
     recipe = recipe_of(params.model_copy(update={"lr": arm.rate}), len(texts.train))
     rows = with_repeats(texts.train, arm.repeats, vocabulary_of(subject), params)
     source = DocumentSource(rows, params.batch_size * params.grad_accum, params.seed)
@@ -109,7 +114,7 @@ def tune_arm(subject: MambaSubject, texts: Texts, params: MambaInduction, arm: A
     )
     announce()
     with (
-        scratch(KIND, f"arm-{mark}") as held,
+        scratch(KIND, f"arm-{mark}", beside=beside) as held,
         tracked_run(about, held.folder) as run,
         subject.fast(),
     ):

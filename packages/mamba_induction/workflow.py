@@ -86,7 +86,7 @@ def _arms(
     for arm in (own := Arm(params.lr, 0.0), *arms_of(params)):
         subject = after if arm == own else load_mamba(params.model, run.known, params)
         if arm != own:
-            tune_arm(subject, texts, params, arm)
+            tune_arm(subject, texts, params, arm, beside=run.folder)
 
         measured = outcome(subject, stimuli, held_out, params)
         recipe = {"rate": arm.rate, "repeats": arm.repeats}

@@ -46,12 +46,13 @@ def main() -> None:
 @option("--max-characters", type=int, help="Use only this much text.")
 def corpus(profile: str | None, out: Path, max_characters: int | None) -> None:
     """Text to tokens: tokenizer.json, tokens.npz and corpus.json."""
+    from interp_core.console.holding import hold
     from interp_core.files.params import read_section
     from interp_core.stimuli.corpus import CorpusParams, build
 
-    summary = build(
-        read_section("corpus", CorpusParams, profile, max_characters=max_characters), out
-    )
+    params = read_section("corpus", CorpusParams, profile, max_characters=max_characters)
+    hold(out)
+    summary = build(params, out)
     tokens = summary["tokens"]
     click.echo(f"{out}: {tokens['train']} training and {tokens['validation']} held-out tokens")
 
@@ -100,6 +101,13 @@ def _is_stage() -> bool:
     return source is ParameterSource.DEFAULT
 
 
+def _hold(*folders: Path) -> None:
+    from interp_core.console.holding import hold
+
+    for folder in folders:
+        hold(folder)
+
+
 @main.command()
 @_trains("data/models", "data/training")
 def models(
@@ -115,6 +123,7 @@ def models(
     from interp_core.training.reference_models import Places, ReferenceModels, train_all
 
     params = read_section("reference_models", ReferenceModels, profile, **given)
+    _hold(out, history)
     train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
 
@@ -134,6 +143,7 @@ def mamba_models(
     from interp_core.training.reference_models import Places
 
     params = read_section("mamba_models", MambaModels, profile, **given)
+    _hold(out, history)
     train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
 

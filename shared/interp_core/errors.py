@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """A bad input. Commands print its message as one line and exit with code 2."""
+
+
+class StateSavedError(KeyboardInterrupt):
+    """Ctrl-C in a training, after its state was saved: the same command continues from there."""

@@ -3,7 +3,9 @@ checkpoints.
 """
 
 import json
+import zipfile
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -439,6 +441,28 @@ def test_a_file_with_code_in_it_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"model_state_dict": public_checkpoint(), "args": Path}, tmp_path / "c.pt")
     with pytest.raises(InputError, match="no checkpoint of plain tensors"):
         load_public(tmp_path / "c.pt", SHAPE, tokens=TOKENS, alphabet=ALPHABET)
+
+
+def test_a_changed_instruction_of_a_pickle_is_one_line(tmp_path: Path) -> None:
+    whole, changed = tmp_path / "whole.pt", tmp_path / "c.pt"
+    torch.save({"model_state_dict": public_checkpoint()}, whole)
+    with zipfile.ZipFile(whole) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = [name for name in members if name.endswith("data.pkl")]
+
+    rng = Random(0)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(members[pickled])
+        content[rng.randrange(len(content))] = rng.randrange(256)
+        with zipfile.ZipFile(changed, "w") as archive:
+            for name, held in (members | {pickled: bytes(content)}).items():
+                archive.writestr(name, held)
+        try:
+            load_public(changed, SHAPE, tokens=TOKENS, alphabet=ALPHABET)
+        except InputError:
+            refused += 1
+    assert refused > 200
 
 
 def test_rows_and_texts_that_do_not_fit_are_refused(trained: Trained) -> None:

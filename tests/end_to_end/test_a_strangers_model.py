@@ -23,9 +23,9 @@ def theirs(tmp_path: Path) -> Path:
     return project.save_model(tmp_path / "theirs", project.random_model(layers=2, seed=0), words)
 
 
-def test_a_fresh_clone_measures_it_on_text_made_on_the_spot(
-    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh clone with a text, as the working directory."""
     clone = tmp_path / "clone"
     project.write_profile(clone, {})
     profile = clone / "profiles" / "tests.yaml"
@@ -33,7 +33,10 @@ def test_a_fresh_clone_measures_it_on_text_made_on_the_spot(
     section = {"corpus": text | {"vocabulary": 512, "validation_every": 4}}
     profile.write_text(profile.read_text() + yaml.safe_dump(section))
     monkeypatch.chdir(clone)
+    return clone
 
+
+def test_a_fresh_clone_measures_it_on_text_made_on_the_spot(theirs: Path, clone: Path) -> None:
     # Their tokenizer of made-up words knows no name and no repeat of a real text.
     asked = ("profile", "--model", theirs, "--task-types", "spaced_pairs")
     first = project.induct(*asked, "--out", "mine")
@@ -44,6 +47,20 @@ def test_a_fresh_clone_measures_it_on_text_made_on_the_spot(
     assert LINE not in again.err
     assert (clone / "mine" / "heatmap_theirs.png").is_file()
     assert not (clone / "data").exists()
+
+
+def test_a_clone_that_cannot_be_written_leaves_its_text_in_out(
+    theirs: Path, clone: Path, tmp_path: Path
+) -> None:
+    (clone / ".scratch").touch()  # no folder can be below a file, whoever asks
+    mine = tmp_path / "mine"
+    asked = ("profile", "--model", theirs, "--task-types", "spaced_pairs", "--out", mine)
+    first, again = project.induct(*asked), project.induct(*asked)
+
+    assert (first.code, again.code) == (0, 0), first.err + again.err
+    assert f"Not a directory: what is unfinished is kept in {mine / '.scratch'}" in first.err
+    assert LINE not in again.err
+    assert (mine / ".scratch" / "corpus" / "corpus.json").is_file()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A training that is killed, interrupted or spread out ends where an untouched one does."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -139,6 +140,46 @@ def test_ctrl_c_says_one_line_and_the_next_run_goes_on(
     ]
     assert finish(project, *MODELS, *to(name, processes)).exit_code == 0
     assert files(project / name) == files(untouched)
+
+
+def test_a_second_command_into_one_folder_is_refused_and_the_first_one_ends_the_same(
+    project: Path, untouched: Path
+) -> None:
+    running = start(project, to("shared"))
+    wait_for_step(project, running, 1)
+    os.kill(running.pid, signal.SIGSTOP)
+    try:
+        other = finish(project, *MODELS, *to("shared"), "--seed", "5")
+        histories = finish(project, *MODELS, "--out", "own", "--history", "shared/training")
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
+        running.communicate(timeout=120)
+
+    for second, folder in ((other, "models"), (histories, "training")):
+        assert second.exit_code == 2
+        told = f"process {running.pid} is writing into shared/{folder}: wait until it ends"
+        assert told in second.stderr
+    assert running.returncode == 0
+    assert files(project / "shared") == files(untouched)
+    assert not (project / "own").exists()
+
+
+def test_after_kill_9_a_training_goes_on_where_the_project_cannot_be_written(
+    project: Path, untouched: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "project"
+    shutil.copytree(project, home, ignore=shutil.ignore_patterns(".scratch"))
+    (home / ".scratch").touch()  # no folder can be below a file, whoever asks
+    running = start(home, to("mine"))
+    wait_for_step(home / "mine" / "models", running, 16)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+
+    done = finish(home, *MODELS, *to("mine"))
+    assert done.exit_code == 0
+    assert "what is unfinished is kept" not in done.stderr  # was said when it began
+    shutil.rmtree(home / "mine" / "models" / ".scratch")
+    assert files(home / "mine") == files(untouched)
 
 
 def test_a_second_trainer_of_the_same_model_is_told_so(project: Path) -> None:

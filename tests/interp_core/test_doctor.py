@@ -2,6 +2,10 @@
 
 import hashlib
 import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +13,20 @@ from click.testing import CliRunner
 
 from interp_core.cli import main
 from interp_core.console import doctor
+from interp_core.errors import InputError
+from interp_core.files.artifacts import load_arrays
 
 CONTENT = b"an array"
+# A stage of a user's that writes as ours do.
+MAKE = """
+import numpy as np
+from pathlib import Path
+from interp_core.files.artifacts import save_arrays
+from interp_core.files.vouching import vouching
+for file in (Path("data/one.npz"), Path("data/deep/two.npz")):
+    with vouching(file):
+        save_arrays(file, {file.stem: np.full(2, 2.0)})
+"""
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 
@@ -48,13 +64,105 @@ def test_a_good_installation_has_no_error(project: Path) -> None:
     assert told()["data"].state == told()["cache"].state == told()["packages"].state == "ok"
 
 
+def flip(file: Path) -> None:
+    """One bit the other way, time and mode as before: nothing but a hash sees it."""
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+    file.chmod(before.st_mode)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_a_flipped_bit_in_the_cache_is_an_error(project: Path) -> None:
     (cached,) = (project / ".dvc" / "cache").rglob(MD5[2:])
-    cached.write_bytes(b"an errax")
+    flip(cached)
 
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 1
-    assert f"1 damaged objects, {cached} first" in done.output
+    (line,) = [line for line in done.output.splitlines() if line.startswith("error")]
+    assert f"{cached} (data/array.npz) is not what its name says; `rm {cached}`, then" in line
+    assert "`dvc pull`" in line
+
+
+def test_a_flipped_bit_in_what_was_pulled_is_an_error(project: Path) -> None:
+    flip(project / "data" / "array.npz")
+
+    done = CliRunner().invoke(main, ["doctor"])
+    assert done.exit_code == 1
+    (line,) = [line for line in done.output.splitlines() if line.startswith("error")]
+    assert "artifacts: data/array.npz is not what dvc.lock says; `rm -r data/array.npz`" in line
+
+
+def test_how_much_is_hashed_is_told_before(project: Path) -> None:
+    (project / "data" / "array.npz").unlink()
+    os.link(next((project / ".dvc" / "cache").rglob(MD5[2:])), project / "data" / "array.npz")
+    before = list(told())
+    assert before.index("to hash") < before.index("cache") < before.index("artifacts")
+    assert told()["to hash"].is_so.startswith("1 files of cache and data, 0.0 GB: about 0 s")
+
+
+def test_a_configuration_of_dvc_that_cannot_be_read_is_an_error(project: Path) -> None:
+    (project / ".dvc" / "config").write_text("half[")
+    assert told()["DVC"].state == "error"
+
+
+def dvc(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_what_dvc_checks_out_damaged_is_found_and_the_mend_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "project"
+    (home / "profiles").mkdir(parents=True)
+    (home / "profiles" / "small.yaml").write_text("corpus: {}\n")
+    (home / "params.yaml").write_text("profile: small\n")
+    (home / "dvc.yaml").write_text(
+        f"stages:\n  make:\n    cmd: {sys.executable} make.py\n    outs: [data]\n"
+    )
+    (home / "make.py").write_text(MAKE)
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    dvc("init", "--no-scm")
+    dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
+    dvc("repro")
+    dvc("push")
+    cache = home / "elsewhere"
+    (home / ".dvc" / "cache").rename(cache)
+    dvc("cache", "dir", "--local", str(cache))
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+
+    array = home / "data" / "deep" / "two.npz"
+    md5 = hashlib.md5(array.read_bytes(), usedforsecurity=False).hexdigest()
+    two = cache / "files" / "md5" / md5[:2] / md5[2:]
+    flip(two)
+    shutil.rmtree("data")
+    dvc("checkout")
+    assert "up to date" in dvc("status")  # DVC sees nothing
+    with pytest.raises(InputError, match=r"two\.npz is damaged"):
+        load_arrays(array)
+
+    done = CliRunner().invoke(main, ["doctor"])
+    errors = [line for line in done.output.splitlines() if line.startswith("error")]
+    assert done.exit_code == 1
+    assert f"cache: {two} (data/deep/two.npz) is not what its name says" in errors[0]
+    assert "artifacts: data/deep/two.npz is not what dvc.lock says" in errors[1]
+
+    for mend in (line.split("`")[1] for line in errors):
+        subprocess.run(mend, shell=True, check=True)
+    dvc("pull")
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+    assert load_arrays(array)["two"].tolist() == [2.0, 2.0]
 
 
 def test_data_that_was_not_pulled_is_told_with_the_command_that_brings_it(project: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -316,14 +316,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(
     project: Path,
 ) -> None:
-    with scratch("stage", "mark") as first:
+    with scratch("stage", "mark", beside=Path()) as first:
         assert first.folder == project / ".scratch" / "stage" / "mark"
         with (
             pytest.raises(InputError, match=r"already training.*mark\.lock"),
-            scratch("stage", "mark", patience=0.0),
+            scratch("stage", "mark", beside=Path(), patience=0.0),
         ):
             pass
-        with scratch("stage", "other", patience=0.0):
+        with scratch("stage", "other", beside=Path(), patience=0.0):
             pass
     assert list((project / ".scratch" / "stage").iterdir()) == []
 
@@ -331,8 +331,8 @@ def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(
 @pytest.mark.usefixtures("project")
 def test_trainings_whose_names_differ_after_a_dot_go_on_together() -> None:
     with (
-        scratch("stage", "tiny-1.4b", patience=0.0) as one,
-        scratch("stage", "tiny-1.7b", patience=0.0) as other,
+        scratch("stage", "tiny-1.4b", beside=Path(), patience=0.0) as one,
+        scratch("stage", "tiny-1.7b", beside=Path(), patience=0.0) as other,
     ):
         assert one.folder != other.folder
 
@@ -346,39 +346,66 @@ def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
         ending.close()
         flock(file, how)
 
-    ending.enter_context(scratch("stage", "mark"))
-    monkeypatch.setattr("interp_core.training.checkpoints.fcntl.flock", end_first)
+    ending.enter_context(scratch("stage", "mark", beside=Path()))
+    monkeypatch.setattr("interp_core.files.locks.fcntl.flock", end_first)
     with (
-        scratch("stage", "mark"),
+        scratch("stage", "mark", beside=Path()),
         pytest.raises(InputError, match="already training"),
-        scratch("stage", "mark", patience=0.0),
+        scratch("stage", "mark", beside=Path(), patience=0.0),
     ):
         pass
     assert list((project / ".scratch" / "stage").iterdir()) == []
 
 
+def test_where_the_project_cannot_be_written_it_goes_on_beside_the_results(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / ".scratch").touch()  # no folder can be below a file, whoever asks
+    beside = project / "mine"
+    for at in (1, 2):
+        with suppress(InputError), scratch("stage", "mark", beside=beside) as held:
+            assert held.folder == beside / ".scratch" / "stage" / "mark"
+            assert held.load() is None if at == 1 else held.load() is not None
+            held.save(at, {"a": torch.ones(2)}, {})
+            raise InputError("x")
+
+    told = capsys.readouterr().err.splitlines()
+    kept = beside / ".scratch" / "stage"
+    assert len(told) == 1
+    assert told[0].endswith(f"Not a directory: what is unfinished is kept in {kept}")
+
+    (beside / ".scratch" / "other").touch()
+    with (
+        pytest.raises(InputError, match=r"cannot write into .*mine/\.scratch/other"),
+        scratch("other", "mark", beside=beside),
+    ):
+        pass
+
+
 @pytest.mark.usefixtures("project")
 def test_a_failed_training_keeps_its_folder() -> None:
-    with pytest.raises(InputError), scratch("stage", "mark") as held:
+    with pytest.raises(InputError), scratch("stage", "mark", beside=Path()) as held:
         raise InputError("x")
     assert held.folder.is_dir()
-    with scratch("stage", "mark", patience=0.0):
+    with scratch("stage", "mark", beside=Path(), patience=0.0):
         pass
 
 
 def test_what_a_killed_trainer_was_writing_is_gone_when_the_next_one_starts(project: Path) -> None:
     killed = """
 import os, signal
+from pathlib import Path
 from interp_core.files.artifacts import replacing
 from interp_core.training.checkpoints import checkpoint_name, scratch
-with scratch("stage", "mark") as held, replacing(held.checkpoints / checkpoint_name(8)) as part:
-    part.write_bytes(b"half")
-    os.kill(os.getpid(), signal.SIGKILL)
+with scratch("stage", "mark", beside=Path()) as held:
+    with replacing(held.checkpoints / checkpoint_name(8)) as part:
+        part.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
     checkpoints = project / ".scratch" / "stage" / "mark" / "checkpoints"
     assert len(list(checkpoints.iterdir())) == 1
-    with scratch("stage", "mark") as held:
+    with scratch("stage", "mark", beside=Path()) as held:
         assert list(held.checkpoints.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from interp_core.console.options import Group, option
-from interp_core.errors import InputError
+from interp_core.errors import InputError, StateSavedError
 from interp_core.files.artifacts import replacing
 
 
@@ -39,6 +39,8 @@ def stumble(kind: str) -> None:
         raise InputError("no such\n  thing")
     if kind == "interrupt":
         raise KeyboardInterrupt
+    if kind == "saved":
+        raise StateSavedError
     if kind == "bug":
         raise ValueError("a bug")
     code = getattr(errno, kind)
@@ -114,11 +116,17 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(arguments: list[str], 
     assert result.stderr.count("\n") == 1
 
 
-def test_an_interrupt_is_one_line_and_exit_code_130() -> None:
-    result = call("stumble", "interrupt")
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("interrupt", "interrupted"),
+        ("saved", "interrupted: the same command continues from the last saved state"),
+    ],
+)
+def test_an_interrupt_is_one_line_that_promises_only_what_was_saved(kind: str, line: str) -> None:
+    result = call("stumble", kind)
     assert result.exit_code == 130
-    assert result.stderr.startswith("interrupted: ")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr == f"{line}\n"
 
 
 @pytest.mark.parametrize("kind", ["bug", "ENOENT"])

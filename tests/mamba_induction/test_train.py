@@ -185,7 +185,7 @@ def test_an_arm_at_the_own_rate_is_the_fine_tuning_itself(
     own = outcome(subject, stimuli, held_out, tuning)
 
     subject.model.load_state_dict(start)
-    tune_arm(subject, texts, tuning, Arm(tuning.lr, 0.0))
+    tune_arm(subject, texts, tuning, Arm(tuning.lr, 0.0), beside=Path())
 
     assert outcome(subject, stimuli, held_out, tuning) == own
     assert before["held_out_perplexity"] == pytest.approx(history[0]["held_out_perplexity"])

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -227,14 +228,31 @@ def edit_zip(path: Path, rng: Random) -> None:
     path.write_bytes(content)
 
 
+def repack(path: Path, rng: Random) -> None:
+    """A few bytes of a member changed, and its checksum with them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: bytearray(archive.read(name)) for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return
+    # The small ones say what the large ones are.
+    names = sorted((name for name in members if members[name]), key=lambda name: len(members[name]))
+    content = members[rng.choice((names[0], rng.choice(names)))]
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        content[rng.randrange(min(3000, len(content)))] = rng.randrange(256)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, held in members.items():
+            archive.writestr(name, bytes(held))
+
+
 def damages_of(path: Path) -> tuple[Damage, ...]:
     """What can happen to a file of this kind."""
     special: dict[str, tuple[Damage, ...]] = {
         ".json": (edit_json,) * 8 + (odd_json,) * 3,
         ".safetensors": (edit_safetensors,) * 8,
-        ".zip": (edit_zip,) * 5,
-        ".npz": (edit_zip,) * 5,
-        ".pt": (edit_zip,) * 5,
+        ".zip": (*(edit_zip,) * 5, repack, repack),
+        ".npz": (*(edit_zip,) * 5, repack, repack),
+        ".pt": (*(edit_zip,) * 5, *(repack,) * 5),
     }
     return (*ANY, *special.get(path.suffix, ()))
 

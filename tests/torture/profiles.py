@@ -102,7 +102,7 @@ def _number(content: bytes, rng: Random) -> bytes:
     holder[key] = rng.choice(
         (-found, 0, found * 10**6, 10**30, 1.5, -1, 1, 2**63, 1e308, float("nan"), float("inf"))
     )
-    return yaml.dump(profile, Dumper=yaml.CSafeDumper).encode()
+    return _dumped(profile)
 
 
 def _structure(content: bytes, rng: Random) -> bytes:
@@ -127,7 +127,15 @@ def _structure(content: bytes, rng: Random) -> bytes:
             holder[key] = [holder[key]]
         case _:
             holder[key] = rng.choice((None, [], {}, "", "\ud800", "x" * 10**6, -(10**400)))
-    return yaml.dump(profile, Dumper=yaml.CSafeDumper).encode(errors="surrogatepass")
+    return _dumped(profile)
+
+
+def _dumped(profile: object) -> bytes:
+    """As YAML; half a character, which libyaml cannot write, as an escape."""
+    try:
+        return yaml.dump(profile, Dumper=yaml.CSafeDumper).encode()
+    except UnicodeEncodeError:
+        return yaml.dump(profile, Dumper=yaml.SafeDumper).encode()
 
 
 def _line(content: bytes, rng: Random) -> bytes:

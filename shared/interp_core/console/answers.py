@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from interp_core.console.holding import hold
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json, save_json
 from interp_core.files.params import project_root
@@ -65,11 +66,13 @@ def write(
         if out is None:
             raise InputError("--trainings needs --out, a folder for the answers over them")
 
+        hold(out)
         answers = over_trainings([read(folder / "metrics") for folder in trainings])
         told = f"{study}, {len(answers)} answers over {len(trainings)} trainings"
         place = out / FILE
     else:
         folder = out or project_root() / "data" / study
+        hold(folder, shared=out is None)
         answers = read(folder / "metrics")
         told = f"{len(answers)} answers"
         place = folder / FILE

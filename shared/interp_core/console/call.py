@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from interp_core.console import made_from
+from interp_core.console.holding import hold
 from interp_core.console.made_from import MADE_FROM, Source, sha256_of
 from interp_core.errors import InputError
 from interp_core.files.artifacts import (
@@ -47,6 +48,7 @@ class Call(Generic[P]):
     streams: Mapping[str, int]  # numbers of the random streams, by purpose
     figures: Path | None = None  # a folder for them, where it is another one
     _sources: dict[str, Source] = field(default_factory=dict, compare=False, repr=False)
+    _names: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -161,9 +163,16 @@ class Call(Generic[P]):
         return wanted.items() <= made.get("models", {}).items()
 
     def check_folder(self) -> None:
-        """InputError where an experiment cannot write, before anything is computed."""
+        """InputError where an experiment cannot write, or another command does, before anything is
+        computed."""
         if not self.is_stage:
             check_writable(self.folder)
+        hold(self.folder, shared=self.is_stage)
+        if self.figures is not None and not self.figures.is_relative_to(self.folder):
+            hold(self.figures)
+
+        # Again: who was in the folder until now may have put something there.
+        self.check_names(self._names)
 
     def check_names(self, sources: Mapping[str, str]) -> None:
         """InputError where a file name stands for another model in the folder already: the second
@@ -194,6 +203,7 @@ class Call(Generic[P]):
                 )
             found[name] = self._origin(spec_of(model, self.known))
         self.check_names(found)
+        self._names.update(found)
 
     def _origin(self, spec: ModelSpec) -> str:
         """Where a model is from, in words."""

@@ -4,7 +4,6 @@ Each finding is one line. A finding that stops a command, or makes its numbers w
 what only costs time or a service is a note.
 """
 
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -15,14 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from interp_core import processor
+from interp_core.console.dvc_files import (
+    Out,
+    Sums,
+    artifacts_by_object,
+    cache_folder,
+    changed_in,
+    files_of,
+    name_of,
+    object_of,
+    objects_in,
+    outs_of,
+)
 from interp_core.errors import InputError
 from interp_core.files.params import profile_path, project_root, read_yaml, settings_root
 
 LEAST_DISK = 5e9  # bytes: arrays, weights and cache of a whole run take about 3e9
 LEAST_MEMORY = 4e9  # bytes: the largest stage of the profile laptop takes about 1e9
+HASHED_PER_SECOND = 4e8  # bytes, MD5 on one core
+SHOWN = 10  # damaged files, each with a line of its own
+_MAKE = "`dvc repro --force` of its stage"
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,10 @@ def examine() -> Iterator[Finding]:
     yield _tracking()
 
     if (root / "dvc.lock").is_file():
-        yield from _data(root)
-        yield _cache(root / ".dvc" / "cache" / "files" / "md5")
-        yield _store(root)
+        try:
+            yield from _artifacts(root)
+        except InputError as problem:
+            yield Finding("error", "DVC", str(problem))
 
 
 def version(root: Path) -> str:
@@ -156,57 +169,72 @@ def _tracking() -> Finding:
     return Finding("note", "W&B", f"{found}: runs stay on this machine", "wandb login")
 
 
-def _data(root: Path) -> Iterator[Finding]:
+def _artifacts(root: Path) -> Iterator[Finding]:
+    """What DVC looks after; hashing it takes longest, and comes last."""
+    cache, outs = cache_folder(root), outs_of(root)
+    yield _store(root)
+    yield _data(root, outs, cache)
+    yield from _hashed(root, outs, cache)
+
+
+def _data(root: Path, outs: list[Out], cache: Path) -> Finding:
     """What dvc.lock names and the folder lacks, and which command brings it."""
-    stages: dict[str, Any] = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
-    outs = [out for stage in stages.values() for out in stage.get("outs", ())]
-    absent = [out for out in outs if not (root / out["path"]).exists()]
+    absent = [out for out in outs if not (root / out.path).exists()]
 
     if not absent:
-        yield Finding("ok", "data", f"all {len(outs)} outputs that dvc.lock names are here")
-        return
+        return Finding("ok", "data", f"all {len(outs)} outputs that dvc.lock names are here")
 
-    cached = [out for out in absent if _object(root, out["md5"]).is_file()]
-    if len(cached) == len(absent):
+    if all(object_of(cache, out.md5).is_file() for out in absent):
         mend = "`dvc checkout` lays them out from the cache"
     else:
         mend = "`dvc pull` fetches them; without a remote `make repro` makes them, in half an hour"
-    example = absent[0]["path"]
-    yield Finding(
+    example = absent[0].path
+    return Finding(
         "note", "data", f"{len(absent)} of {len(outs)} are not here ({example} ...)", mend
     )
 
 
-def _object(root: Path, md5: str) -> Path:
-    return root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+def _hashed(root: Path, outs: list[Out], cache: Path) -> Iterator[Finding]:
+    """Every object of DVC's cache and every output that is here, against the names and hashes that
+    they have; how long that takes comes first."""
+    objects = objects_in(cache)
+    here = [file for out in outs for file in files_of(root / out.path)]
+    sizes = {(found.st_dev, found.st_ino): found.st_size for found in map(os.stat, objects + here)}
+    size, seconds = sum(sizes.values()), sum(sizes.values()) / HASHED_PER_SECOND
+    told = f"{len(sizes)} files of cache and data, {size / 1e9:.1f} GB: about {seconds:.0f} s"
+    yield Finding("ok", "to hash", told)
 
-
-def _cache(folder: Path) -> Finding:
-    """Every object of DVC's cache is named by its MD5: one that is not its name is damaged, and
-    `dvc checkout` would lay it out without a word."""
-    objects = sorted(file for file in folder.glob("??/*") if file.is_file())
-    damaged = [file for file in objects if _md5(file) != f"{file.parent.name}{file.stem}"]
+    sums = Sums()
+    damaged = [file for file in objects if sums.md5(file) != name_of(file)]
+    names = artifacts_by_object(cache, outs) if damaged else {}
 
     if not damaged:
-        return Finding("ok", "cache", f"{len(objects)} objects, each what its name says")
+        yield Finding("ok", "cache", f"{len(objects)} objects in {cache}, each what its name says")
+    for file in damaged[:SHOWN]:
+        artifact = names.get(name_of(file), "of no output of dvc.lock")
+        is_so = f"{file} ({artifact}) is not what its name says"
+        yield Finding("error", "cache", is_so, f"`rm {file}`, then `dvc pull`, or {_MAKE}")
+    yield from _more("cache", damaged)
 
-    mend = "delete them, then `dvc pull`, or `dvc repro --force` of their stages"
-    return Finding("error", "cache", f"{len(damaged)} damaged objects, {damaged[0]} first", mend)
+    changed = [file for out in outs for file in changed_in(root, out, cache, sums)]
+    if not changed:
+        yield Finding("ok", "artifacts", "each what dvc.lock says, where it is here")
+    for path in changed[:SHOWN]:
+        is_so = f"{path} is not what dvc.lock says"
+        mend = f"`rm -r {path}`, then `dvc pull` (`git checkout` for what git has), or {_MAKE}"
+        yield Finding("error", "artifacts", is_so, mend)
+    yield from _more("artifacts", changed)
 
 
-def _md5(file: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+def _more(what: str, found: list[Any]) -> Iterator[Finding]:
+    if len(found) > SHOWN:
+        yield Finding("error", what, f"and {len(found) - SHOWN} more like these")
 
 
 def _store(root: Path) -> Finding:
     """The default remote; a folder can be looked at, another one is named."""
-    text = (root / ".dvc" / "config").read_text()
-    local = root / ".dvc" / "config.local"
-    text += local.read_text() if local.is_file() else ""
+    configs = [root / ".dvc" / name for name in ("config", "config.local")]
+    text = "\n".join(config.read_text() for config in configs if config.is_file())
     addresses = re.findall(r"^\s*url\s*=\s*(\S+)", text, flags=re.MULTILINE)
 
     if not addresses:

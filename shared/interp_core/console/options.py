@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from interp_core import processor
-from interp_core.errors import InputError
+from interp_core.errors import InputError, StateSavedError
 from interp_core.files import OPTIONS_FILE
 
 # What is wrong with a disk or a folder, not with the program.
@@ -95,10 +95,10 @@ class Group(click.Group):
             if problem.errno not in _OF_THE_MACHINE:
                 raise
             fail(f"cannot write {problem.filename or 'the output'}: {problem.strerror}")
-        except KeyboardInterrupt:
-            click.echo(
-                "interrupted: the same command continues from the last saved state", err=True
-            )
+        except KeyboardInterrupt as stopped:
+            goes_on = ": the same command continues from the last saved state"
+            saved = isinstance(stopped, StateSavedError)
+            click.echo(f"interrupted{goes_on if saved else ''}", err=True)
             sys.exit(130)
 
 

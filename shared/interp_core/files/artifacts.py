@@ -64,7 +64,7 @@ def check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another command's probe is of the same name
     except OSError as problem:
         raise InputError(f"cannot write into {folder}: {problem.strerror}") from None
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, save_json
+from interp_core.files.locks import alone_in, hand_over
 from interp_core.files.params import Params
 from interp_core.files.sums import RECORD
 
@@ -60,27 +61,30 @@ def replacing_folder(place: Path, *, kind: str, name: str) -> Iterator[Path]:
 
     The old one is set aside whole, and deleted only when the new one is there: a process that is
     killed at any moment leaves the one or the other, and the next one tidies up after it.
-    InputError as for `check_replaceable`.
+    InputError as for `check_replaceable`, and where another process is at it now.
     """
     place = _absolute(place)
     check_replaceable(place, kind=kind, name=name)
-    _tidy(place)
     beside = _beside(place)
-    beside.mkdir(parents=True)
-    (beside / _MARK).touch()
-    (beside / _NEW).mkdir()
 
-    try:
-        yield beside / _NEW
-        _write_record(beside / _NEW, kind=kind, name=name)
-
-        # Again: it took long enough for somebody to have put something there.
-        check_replaceable(place, kind=kind, name=name)
-        if place.is_dir():
-            place.rename(beside / _OLD)
-        (beside / _NEW).rename(place)
-    finally:
+    with alone_in(beside, named=place):
         _tidy(place)
+        (beside / _MARK).touch()
+        (beside / _NEW).mkdir()
+
+        try:
+            yield beside / _NEW
+            _write_record(beside / _NEW, kind=kind, name=name)
+
+            # Again: it took long enough for somebody to have put something there.
+            check_replaceable(place, kind=kind, name=name)
+            hand_over(place, beside / _NEW)
+            if place.is_dir():
+                place.rename(beside / _OLD)
+            (beside / _NEW).rename(place)
+        finally:
+            _tidy(place)
+            beside.rmdir()
 
 
 @contextmanager
@@ -141,8 +145,8 @@ def _check_own(folder: Path, *, kind: str, name: str) -> None:
 
 
 def _tidy(place: Path) -> None:
-    """Put back or delete the folder that was set aside, and delete what is unfinished. Both are
-    checked."""
+    """Put back or delete the folder that was set aside, and delete what is unfinished: nothing is
+    left beside it but the emptied folder. Both are checked."""
     beside = _beside(place)
     old = beside / _OLD
     if old.is_dir() and not place.exists():
@@ -150,15 +154,11 @@ def _tidy(place: Path) -> None:
     elif old.is_dir():
         _remove(old)
 
-    if not beside.is_dir():
-        return
-
     # The mark goes last: whoever is killed here leaves a folder that is still known.
     for child in beside.iterdir():
         if child.name != _MARK:
             shutil.rmtree(child)
     (beside / _MARK).unlink(missing_ok=True)
-    beside.rmdir()
 
 
 def _remove(folder: Path) -> None:

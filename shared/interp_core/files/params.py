@@ -174,13 +174,13 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
         # A key of a mapping that is wrong itself has one part more, pydantic's own word for it.
         location = (*first["loc"], *_own_key(first))
-        key = ".".join(str(part) for part in location if part != "[key]")
+        key = _shortened(".".join(str(part) for part in location if part != "[key]"))
         if first["type"] == "extra_forbidden":
             names = _fields_at(schema, first["loc"][:-1])
             raise InputError(
                 f"{where}: unknown key `{key}`{nearest(str(first['loc'][-1]), names)}"
             ) from None
-        message = first["msg"].removeprefix("Value error, ")
+        message = _shortened(first["msg"].removeprefix("Value error, "))
         if not key:
             raise InputError(f"{where}: {message}") from None
         wrong = first["input"]
@@ -196,6 +196,11 @@ def check(schema: type[P], values: Any, *, where: str, options: Collection[str] 
 def _own_key(error: ErrorDetails) -> tuple[str, ...]:
     """The key of an odd value: pydantic places it at the section that holds it."""
     return (error["ctx"]["key"],) if error["type"] == _ODD and "ctx" in error else ()
+
+
+def _shortened(text: str) -> str:
+    """A message that may quote a whole value, its beginning and its end."""
+    return text if len(text) <= 400 else f"{text[:200]} ... {text[-200:]}"
 
 
 def _shown(value: Any) -> str:

@@ -1,12 +1,11 @@
 """Writing the record by which files vouch for themselves (`sums.py` reads it)."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from interp_core.files.artifacts import replacing
+from interp_core.files.locks import locked_file
 from interp_core.files.sums import SUMS, file_sha256, listed_in
 
 
@@ -34,14 +33,14 @@ def _list(folder: Path, changes: dict[str, str | None]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / SUMS
 
-    # The folder itself is the lock, so that no file of a lock stays behind.
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        before = listed_in(record) if record.is_file() else {}
+    if not any(changes.values()) and not record.is_file():
+        return
+
+    # The record is its own lock, so that no file of a lock stays behind. It is replaced and never
+    # removed: somebody may be about to read it.
+    with locked_file(record):
+        before = listed_in(record)
         after = {name: digest for name, digest in (before | changes).items() if digest is not None}
         if after != before:
             with replacing(record) as part:
                 part.write_text("".join(f"{after[name]}  {name}\n" for name in sorted(after)))
-    finally:
-        os.close(held)

@@ -14,6 +14,7 @@ from typing import Any
 
 from interp_core.console.answers import Answer, of_studies
 from interp_core.console.answers_table import published, shown
+from interp_core.console.holding import hold
 from interp_core.errors import InputError
 from interp_core.files.artifacts import replacing
 from interp_core.files.folders import check_replaceable, replacing_folder
@@ -55,6 +56,7 @@ def build(root: Path, out: Path, parts: Mapping[str, Part] | None = None) -> Pat
     names what is missing, and a folder that holds anything else.
     """
     check_replaceable(out, **REPORT)
+    hold(out)
     found = parts_of(list(of_studies(root / "data"))) if parts is None else parts
 
     with replacing_folder(out, **REPORT) as folder:

@@ -19,6 +19,7 @@ import yaml
 from pydantic import NonNegativeInt, model_validator
 
 from interp_core.errors import InputError
+from interp_core.files.locks import locked_file
 from interp_core.files.params import (
     FileName,
     Params,
@@ -64,7 +65,17 @@ def publish(study: str, profile: str) -> Path:
         known = ", ".join(studies) or "none"
         raise InputError(f"profile {profile} repeats no study {study}; known here: {known}")
 
-    repeats = studies[study]
+    lock = root / ".scratch" / FOLDER / f"{profile}-{study}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked_file(lock, patience=0.0) as held:
+        if held is None:
+            raise InputError(f"{study} is being published already: wait until that ends ({lock})")
+        out = _publish(study, studies[study], profile, root)
+        lock.unlink()
+    return out
+
+
+def _publish(study: str, repeats: Repeats, profile: str, root: Path) -> Path:
     content = read_yaml(profile_path(profile))
     stage, program = _answers_of(study, root)
     _check_committed(root)

@@ -27,6 +27,7 @@ from interp_core.files.artifacts import (
     save_json,
 )
 from interp_core.files.hub_files import fetch_pinned
+from interp_core.files.locks import held_folders
 from interp_core.files.params import (
     Params,
     profile_path,
@@ -34,6 +35,7 @@ from interp_core.files.params import (
     read_section,
     read_yaml,
 )
+from interp_core.files.unfinished import SCRATCH, scratch_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -193,8 +195,9 @@ def corpus_folder() -> Path | None:
     """The pipeline's corpus; in a project that has not made one, the same made on the spot.
 
     A fresh clone and an empty folder have none: their text then comes from `.scratch/corpus`,
-    built once from the profile's section (some seconds), said in one line. None for a profile
-    without that section.
+    built once from the profile's section (some seconds), said in one line; from that of the folder
+    that is written into where the project cannot be written. None for a profile without that
+    section.
     """
     pipelines = project_root() / "data" / "corpus"
 
@@ -204,9 +207,13 @@ def corpus_folder() -> Path | None:
     if "corpus" not in read_yaml(profile_path()):
         return None
 
-    made = project_root() / ".scratch" / "corpus"
+    # What this command writes into is a user's where the project cannot be written.
+    beside = next(iter(held_folders()), Path.cwd())
+    homes = [home / SCRATCH / "corpus" for home in (project_root(), beside)]
+    made = next((home for home in homes if (home / "corpus.json").is_file()), None)
 
-    if not (made / "corpus.json").is_file():
+    if made is None:
+        made = scratch_folder("corpus", beside=beside)
         click.echo("no corpus here yet: making one of installed packages' documentation", err=True)
         build(read_section("corpus", CorpusParams), made)
 

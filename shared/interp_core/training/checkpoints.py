@@ -3,17 +3,15 @@
 No pickle.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,8 +20,9 @@ from torch import Tensor, nn
 from interp_core import processor
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_weights, remove_unfinished, save_weights
-from interp_core.files.params import project_root
+from interp_core.files.locks import locked_file
 from interp_core.files.sums import SUMS, check_all, listed_in
+from interp_core.files.unfinished import scratch_folder
 from interp_core.files.vouching import vouching
 
 
@@ -154,19 +153,26 @@ def _state_sha256(note: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str
 
 
 @contextmanager
-def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch]:
+def scratch(stage: str, mark: str, *, beside: Path, patience: float = 3.0) -> Iterator[Scratch]:
     """The folder .scratch/<stage>/<mark>, locked against a second trainer of the same thing.
 
+    In the project; in `beside`, where results go, if the project cannot be written.
     A killed trainer's lock is gone with it; `patience` (seconds) covers one that is just ending.
     What it was writing when it was killed is deleted. InputError when another process holds the
     lock. Removed when the block ends without an error.
     """
-    folder = project_root() / ".scratch" / stage / mark
+    folder = scratch_folder(stage, beside=beside) / mark
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the folder, so that removing the folder does not remove a lock that someone waits for.
     # The whole name and then some: `with_suffix` would cut tiny-1.4b and tiny-1.7b to one lock.
     lock = folder.with_name(f"{folder.name}.lock")
-    with _locked(lock, time.monotonic() + patience) as held:
+    with locked_file(lock, patience=patience) as held:
+        if held is None:
+            owner = lock.read_text().strip() or "unknown"
+            raise InputError(
+                f"process {owner} is already training this (lock {lock}): wait until it ends, "
+                "or stop it first"
+            )
         folder.mkdir(exist_ok=True)
         remove_unfinished(folder)
         held.truncate(0)
@@ -175,29 +181,3 @@ def scratch(stage: str, mark: str, *, patience: float = 3.0) -> Iterator[Scratch
         yield (found := Scratch(folder))
         found.remove()
         lock.unlink()
-
-
-def _locked(lock: Path, deadline: float) -> TextIO:
-    """The lock's file, locked until it is closed.
-
-    InputError when another process still has it at `deadline`.
-    """
-    while True:
-        held = lock.open("a+")
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A trainer that ends removes its lock: who opened it before that has locked a file that
-            # nobody else sees.
-            if os.path.samestat(os.fstat(held.fileno()), lock.stat()):
-                return held
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        with held:
-            if time.monotonic() > deadline:
-                held.seek(0)
-                owner = held.read().strip() or "unknown"
-                raise InputError(
-                    f"process {owner} is already training this (lock {lock}): wait until it ends, "
-                    "or stop it first"
-                )
-        time.sleep(0.1)

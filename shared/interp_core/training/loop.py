@@ -23,7 +23,7 @@ from accelerate.utils import broadcast, reduce
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, StateSavedError
 from interp_core.progress import Bar, training_bar
 from interp_core.training.batches import IGNORED, BatchSource, Inputs
 from interp_core.training.checkpoints import Resumed, Scratch, checkpoint_steps
@@ -77,7 +77,7 @@ def train(
     on the main process alone) the training resumes from it, and the weights of those rows are kept
     there for which `keep`, given the history so far, says so. A batch is computed in `accumulation`
     parts, one after the other: less memory, the same mean over its labels. Diverged when the loss
-    stops being finite; KeyboardInterrupt, after saving, on Ctrl-C.
+    stops being finite; on Ctrl-C StateSavedError, or KeyboardInterrupt without a scratch.
     """
     torch.set_num_threads(recipe.threads)
     accelerator = Accelerator(
@@ -107,7 +107,7 @@ def train(
             speed.note(trainer, ids.numel(), run, bar)
             trainer.save_if_due(interrupted.is_set())
             if trainer.agree(interrupted.is_set()):
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt if scratch is None else StateSavedError
     return trainer.history
 
 

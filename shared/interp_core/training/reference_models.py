@@ -218,7 +218,7 @@ def train_into(
         settings=settings,
     )
     with (
-        _main_process_scratch(training.stage, f"{name}-{mark}") as held,
+        _main_process_scratch(training.stage, f"{name}-{mark}", places.models) as held,
         tracked_run(about, held and held.folder) as run,
     ):
         history = train(
@@ -333,9 +333,10 @@ def _untied(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
 
 
-def _main_process_scratch(stage: str, mark: str) -> Any:
+def _main_process_scratch(stage: str, mark: str, beside: Path) -> Any:
     """The locked scratch folder on the process of rank 0, nothing on the others."""
-    return scratch(stage, mark) if environ.get("RANK", "0") == "0" else nullcontext()
+    is_main = environ.get("RANK", "0") == "0"
+    return scratch(stage, mark, beside=beside) if is_main else nullcontext()
 
 
 def _write(

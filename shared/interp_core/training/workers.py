@@ -5,17 +5,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
 from interp_core import processor
-from interp_core.errors import InputError
+from interp_core.errors import InputError, StateSavedError
 
 Task = tuple[
     Callable[..., None], tuple[Any, ...], dict[str, Any]
 ]  # a module-level function and its arguments
+
+
+_STATE_SAVED, _INTERRUPTED = 130, 131  # exit codes
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,23 @@ def run_in_processes(tasks: Sequence[Task], *, processes: int) -> None:
                 worker = running.pop(sentinel)
                 free.insert(0, worker.slot)
                 _check(worker)
+    except KeyboardInterrupt:
+        # A terminal's Ctrl-C comes here too, before a worker's.
+        _end(running.values())
+        if any(worker.process.exitcode == _STATE_SAVED for worker in running.values()):
+            raise StateSavedError from None
+        raise
     finally:
-        for worker in running.values():
-            if worker.process.pid is not None and worker.process.is_alive():
-                os.kill(worker.process.pid, signal.SIGTERM)
-        for worker in running.values():
-            worker.process.join()
+        _end(running.values())
+
+
+def _end(workers: Collection[_Worker]) -> None:
+    """Stop those that still run, as a terminal would."""
+    for worker in workers:
+        if worker.process.pid is not None and worker.process.is_alive():
+            os.kill(worker.process.pid, signal.SIGTERM)
+    for worker in workers:
+        worker.process.join()
 
 
 def _start(task: Task, slot: int) -> _Worker:
@@ -68,7 +82,9 @@ def _check(worker: _Worker) -> None:
     worker.process.join()
     if worker.process.exitcode == 0:
         return
-    if worker.process.exitcode == 130:
+    if worker.process.exitcode == _STATE_SAVED:
+        raise StateSavedError
+    if worker.process.exitcode == _INTERRUPTED:
         raise KeyboardInterrupt
     try:
         message = worker.problem.recv()
@@ -88,8 +104,10 @@ def _work(task: Task, slot: int, problem: Any) -> None:
     except InputError as error:
         problem.send(str(error))
         sys.exit(2)
+    except StateSavedError:
+        sys.exit(_STATE_SAVED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 def _end_with_parent() -> None:
