@@ -31,8 +31,10 @@ def measured(subject: Any) -> dict[str, np.ndarray]:
     }
 
 
-def halves(model: PreTrainedModel, first: int | str, second: int | str) -> dict[str, int | str]:
-    """Layer 1, the trunk's last part and an unembedding of its own in the second half."""
+def halves(model: PreTrainedModel, first: int | str, second: int | str) -> dict[str, Any]:
+    """The embedding and layer 1 in the first half, all else in the second, so that each layer reads
+    what was written elsewhere; an unembedding that is the embedding stays with it.
+    """
     blocks = next(name for name, one in model.named_modules() if isinstance(one, nn.ModuleList))
     trunk = blocks.rpartition(".")[0]
     parts = [f"{trunk}.{name}" for name, _ in model.get_submodule(trunk).named_children()]
@@ -40,6 +42,6 @@ def halves(model: PreTrainedModel, first: int | str, second: int | str) -> dict[
     tops = [name for name, _ in model.named_children() if not trunk.startswith(name)]
 
     tied = model.config.get_text_config().tie_word_embeddings
-    behind = {f"{blocks}.1", parts[-1], *(() if tied else tops)}
+    near = {parts[0], f"{blocks}.1", *(tops if tied else ())}
     every = [*parts, *(f"{blocks}.{layer}" for layer in range(small.LAYERS)), *tops]
-    return {part: second if part in behind else first for part in every}
+    return {part: first if part in near else second for part in every}

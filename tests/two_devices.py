@@ -32,7 +32,7 @@ class _There(Tensor):
     numbers: Tensor
 
     @staticmethod
-    def __new__(cls, numbers: Tensor, device: torch.device) -> "_There":
+    def __new__(cls: Any, numbers: Tensor, device: torch.device) -> "_There":
         make: Any = Tensor._make_wrapper_subclass  # pyright: ignore[reportAttributeAccessIssue]
         return make(
             cls,
@@ -114,7 +114,7 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Te
     return _There(torch.empty_strided(size, stride, dtype=dtype), torch.device(TWIN))
 
 
-def _copy_from(source: Tensor, to: Tensor, non_blocking: bool = False) -> Tensor:  # noqa: FBT001, FBT002
+def _copy_from(source: Tensor, to: Tensor, non_blocking: bool = False) -> Tensor:
     plain = [one.numbers if isinstance(one, _There) else one for one in (source, to)]
     plain[1].copy_(plain[0])
     return to
@@ -146,9 +146,10 @@ def main(kind: str) -> None:
     expected = measured(subject_of(decoders.build(kind).double(), bos=0))
 
     for first, second in ((TWIN, CPU), (CPU, TWIN)):
-        model = decoders.build(kind).double()
+        model: Any = decoders.build(kind).double()
         with two_devices():
-            model = dispatch_model(model, halves(model, first, second), main_device="cpu")
+            cpu = torch.device(CPU)
+            model = dispatch_model(model, halves(model, first, second), main_device=cpu)
             subject = subject_of(model, bos=0)
             assert subject.device == torch.device(first)
             assert {p.device.type for p in model.parameters()} == {"cpu", "twin"}

@@ -342,8 +342,7 @@ class _Probe:
     def straight(self) -> bool:
         """Whether each block reads what the one before it wrote."""
         return all(
-            _same(end, start)
-            for end, start in zip(self.ends, self.residuals[1:], strict=False)
+            _same(end, start) for end, start in zip(self.ends, self.residuals[1:], strict=False)
         )
 
     def final_norm(self, hidden: Tensor) -> nn.Module | None:
@@ -379,7 +378,10 @@ class _Probe:
                 except _REFUSALS:
                     return False
         return torch.allclose(
-            residual.to(ends[0].device), ends[0], rtol=_CLOSE, atol=_CLOSE * float(residual.abs().max())
+            residual.to(ends[0].device),
+            ends[0],
+            rtol=_CLOSE,
+            atol=_CLOSE * float(residual.abs().max()),
         )
 
     def _out_projections(self) -> tuple[list[_Call], list[bool]]:
@@ -586,7 +588,9 @@ class _Probe:
                 )
             for call in changed:
                 stack.enter_context(
-                    hooked(call.module, "output", lambda given: given + self.change.to(given.device))
+                    hooked(
+                        call.module, "output", lambda given: given + self.change.to(given.device)
+                    )
                 )
 
             with tracing(self.model, lambda _: None):

@@ -23,7 +23,7 @@ MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 def device_map_of(model: "PreTrainedModel") -> dict[str, int | str | torch.device] | None:
     """Which part of the model is where; None for a model that is in one piece."""
-    found = getattr(model, "hf_device_map", None)
+    found: Any = getattr(model, "hf_device_map", None)
     divided = found and any(hasattr(module, "_hf_hook") for module in model.modules())
     return dict(found) if divided else None
 

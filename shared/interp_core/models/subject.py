@@ -96,7 +96,7 @@ class Subject(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where ids go in and logits come out; the weights are there, unless the model is divided."""
+        """Where ids go in and logits come out: where the weights are, unless it is divided."""
         return home_of(self.model)
 
     @property
