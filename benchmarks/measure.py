@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,37 @@ def table(title: str, rows: list[Row]) -> str:
         f"| {r.what} | {r.ours} | {r.theirs} | {r.ratio:.2f} | {r.target} | {r.met} |" for r in rows
     ]
     return "\n".join([*lines, ""])
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one side's repetitions."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)  # of all threads
+
+    @property
+    def least_processor(self) -> float:
+        """Other work on the machine only ever adds to it."""
+        return min(self.processor)
+
+    @property
+    def median_wall(self) -> float:
+        """What a user waits."""
+        return float(np.median(self.wall))
+
+
+def alternated(works: Mapping[str, Work], *, repetitions: int = 3) -> dict[str, Times]:
+    """Both clocks of each side, run in turn; warm up before."""
+    times = {name: Times() for name in works}
+    for _ in range(repetitions):
+        for name, work in works.items():
+            gc.collect()
+            wall, processor = time.perf_counter(), time.process_time()
+            work()
+            times[name].wall.append(time.perf_counter() - wall)
+            times[name].processor.append(time.process_time() - processor)
+    return times
 
 
 def interleaved(works: Mapping[str, Work], *, repetitions: int = 3) -> dict[str, float]:

@@ -153,8 +153,6 @@ OF_TYPE: dict[str, dict[str, Any]] = {
         "pronunciation_embed_dim": 8,
     },
     "xmod": {"languages": ("en_XX",), "default_language": "en_XX"},
-    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"]},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], **_MAMBA_2},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 
@@ -183,6 +181,8 @@ EVERYWHERE: dict[str, dict[str, Any]] = {
     "qwen4_exp": _INDEXED,
     "qwen4_exp_text": _INDEXED,
     "recurrent_gemma": {"block_types": ("attention",)},
+    "zamba": {"layers_block_type": ["hybrid"] * LAYERS},
+    "zamba2": {"layers_block_type": ["hybrid"] * LAYERS, **_MAMBA_2},
 }
 
 

@@ -244,7 +244,7 @@ def page(run: Any, *, text: str | None) -> None:
     show_default=True,
     help="Of the random heads taken away as control.",
 )
-@option("--device", help="cpu, cuda, cuda:N or mps.")
+@option("--device", help="cpu, cuda, cuda:N, mps, or auto: divided over all.")
 @option("--dtype", help="float32, bfloat16 or float64.")
 @profile_option
 def explore(

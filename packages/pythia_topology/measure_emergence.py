@@ -154,6 +154,11 @@ def _subjects(
 
 def _put(subject: Transformer, file: Path) -> None:
     """Give the subject the weights of a checkpoint, all of them."""
+    if any(parameter.is_meta for parameter in subject.model.parameters()):
+        raise InputError(
+            f"{subject.name} lies partly on disk: checkpoints are put into memory only"
+        )
+
     weights = load_weights(file)
     own = {name: tensor.shape for name, tensor in subject.model.state_dict().items()}
 

@@ -20,7 +20,7 @@ class PythiaTopology(Params):
 
     # models: names of the profile's `models`, directories, or hub ids
     models: tuple[str, ...] = Field(min_length=1)
-    device: str = "cpu"  # where it runs: cpu, cuda, cuda:N or mps
+    device: str = "cpu"  # where it runs: cpu, cuda, cuda:N, mps, or auto: divided over all
     bos: str | int = "own"  # what prompts begin with: own, none, a token, or its id
     dtype: Dtype = "float32"  # of the model's numbers
     threads: PositiveInt  # CPU threads of torch

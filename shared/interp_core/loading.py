@@ -3,9 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +15,10 @@ import torch
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_json
 from interp_core.files.sums import RECORD, check_sum, listed_in
-from interp_core.mamba.families import recurrence_of, recurrent_subject, refusal
+from interp_core.mamba.families import KNOWN, recurrence_of, recurrent_subject, refusal
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
+from interp_core.models.divided import MAPS, all_tensors, device_map_of, torn_apart
 from interp_core.models.native import NativeSubject
 from interp_core.models.self_check import checked
 from interp_core.models.spec import Dtype, ModelSpec
@@ -24,6 +27,8 @@ from interp_core.stimuli.opening import NO_BOS, OWN, opening
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DeviceMap = str | Mapping[str, int | str | torch.device]
 
 HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 _AGAIN = "train it again"
@@ -36,25 +41,35 @@ def load_model(
     *,
     name: str,
     device: str = "cpu",
+    device_map: DeviceMap | None = None,
     dtype: Dtype = "float32",
     bos: str | int = OWN,
 ) -> Subject:
     """A model ready for study, in evaluation mode, checked: weights finite, tokenizer and
     vocabulary fit.
 
+    `device` is cpu, cuda, cuda:N or mps. A model that fits on none alone is divided: `device_map`
+    says which part goes where, as accelerate has it, or how to fill the devices (auto, balanced,
+    sequential), which may also stand for `device`.
     `bos` is what prompts begin with: OWN for what its tokenizer or configuration names, an id, a
     token, or `none`.
     InputError (one line) for an unreachable hub, a directory without weights, damaged weights,
     not-a-number weights, a tokenizer with more ids than the model embeds, or a device that is not
     there.
     """
-    _check_device(device)
+    device_map = device if device_map is None and device in MAPS else device_map
+    if device_map is None:
+        _check_device(device)
     if spec.source == "random":
+        if device_map is not None:
+            raise InputError(f"{name}: a model made here from random weights is not divided")
         return _random(spec, name, device, dtype, bos)
     folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
     digest = weights_sha256(folder)
     _match_record(folder)
-    model = _placed(_from_folder(folder, dtype), device)
+    model = _from_folder(folder, dtype, device_map)
+    if device_map is None:
+        _placed(model, device)
     tokenizer = _tokenizer(folder)
     _check_weights(model, name)
     _check_vocabulary(model, tokenizer, name)
@@ -95,6 +110,9 @@ def subject_of(
         bos = opening(name, tokenizer, config, config.vocab_size, asked=bos)
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
+    divided = device_map_of(model) is not None
+    if divided and model.config.model_type in KNOWN:
+        raise InputError(f"{name}: a {model.config.model_type} is not divided over devices here")
     if recurrent := recurrent_subject(model, tokenizer, name=name, bos=bos, digest=digest):
         return recurrent
 
@@ -110,6 +128,12 @@ def subject_of(
 
     if words := recurrence_of(model):
         raise InputError(refusal(name, model, words))
+
+    if divided:
+        raise InputError(
+            f"{name}: a {model.config.model_type} runs through TransformerLens, in one piece: "
+            "load it without a device_map"
+        )
 
     from interp_core.models.lens import bridged
 
@@ -139,7 +163,11 @@ def random_like(subject: Subject, *, seed: int) -> Subject:
         model = AutoModelForCausalLM.from_config(
             subject.config, dtype=torch.float32, trust_remote_code=False
         )
-    model = _placed(model, str(subject.device), next(subject.model.parameters()).dtype)
+    dtype = next(subject.model.parameters()).dtype
+    if (device_map := device_map_of(subject.model)) is not None:
+        model = _divided(_placed(model, "cpu", dtype), device_map)
+    else:
+        model = _placed(model, str(subject.device), dtype)
     return subject_of(model, subject.tokenizer, name=f"{subject.name} untrained", bos=subject.bos)
 
 
@@ -367,12 +395,18 @@ def _match_record(folder: Path) -> None:
             check_sum(folder / name, again=_AGAIN)
 
 
-def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
+def _from_folder(
+    folder: Path, dtype: Dtype, device_map: DeviceMap | None = None
+) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     _check_depth(folder / "config.json")
     disable_progress_bar()
+    # What fits in no memory is read from the weights' files; what has to be made of them first
+    # (experts that are stacked) is kept in a folder for as long as the model is there.
+    made = TemporaryDirectory(prefix="induction-lab-", ignore_cleanup_errors=True)
+    divided = {} if device_map is None else {"device_map": device_map, "offload_folder": made.name}
     with _reading(folder, "not a causal language model that can be loaded"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -381,8 +415,15 @@ def _from_folder(folder: Path, dtype: Dtype) -> "PreTrainedModel":
             output_loading_info=True,
             # unset, transformers asks on standard input, and a "y" runs the folder's code
             trust_remote_code=False,
+            **divided,
         )
     model, report = loaded
+    weakref.finalize(model, made.cleanup)
+    if (names := torn_apart(model)) is not None:
+        raise InputError(
+            f"{folder}: {names[0]} and {names[1]} are one tensor: a device_map that has one of "
+            "them on disk must have both there"
+        )
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} "
@@ -429,6 +470,16 @@ def _placed(
     return model
 
 
+def _divided(
+    model: "PreTrainedModel", device_map: Mapping[str, int | str | torch.device]
+) -> "PreTrainedModel":
+    from accelerate import dispatch_model
+
+    made = TemporaryDirectory(prefix="induction-lab-", ignore_cleanup_errors=True)
+    weakref.finalize(model, made.cleanup)
+    return dispatch_model(model, dict(device_map), offload_dir=made.name)
+
+
 def _first_line(problem: Exception) -> str:
     return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
@@ -462,7 +513,10 @@ def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
 def _check_device(device: str) -> None:
     kind = device.split(":")[0]
     if kind not in ("cpu", "cuda", "mps"):
-        raise InputError(f"unknown device {device}: cpu, cuda, cuda:N or mps")
+        raise InputError(
+            f"unknown device {device}: cpu, cuda, cuda:N, mps, or how to divide a model over all: "
+            f"{', '.join(MAPS)}"
+        )
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "device cuda was asked for, but torch sees no CUDA device; use --device cpu"
@@ -472,8 +526,9 @@ def _check_device(device: str) -> None:
 
 
 def _check_weights(model: "PreTrainedModel", name: str) -> None:
-    for key, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    parameters = dict(model.named_parameters())
+    for key, tensor in all_tensors(model):
+        if key in parameters and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{name}: weight {key} holds numbers that are not finite")
 
 
@@ -503,12 +558,8 @@ def _check_vocabulary(
 
 
 def _parameters_hash(model: "PreTrainedModel") -> str:
-    return _tensors_hash(model.state_dict().items())
-
-
-def _tensors_hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(tensors):
+    for name, tensor in all_tensors(model):
         digest.update(name.encode())
         digest.update(
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

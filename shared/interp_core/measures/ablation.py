@@ -212,7 +212,8 @@ def _rerun_suffixes(
             written = torch.einsum(
                 "bphe,hed->bpd", change, subject.out_weights(first).to(change.dtype)
             )
-            first, residual = first + 1, record.inputs[first + 1].repeat(len(group), 1, 1) + written
+            behind = record.inputs[first + 1].repeat(len(group), 1, 1)
+            first, residual = first + 1, behind + written.to(behind.device)
 
         with intervene(subject, edits):
             final = record.run(subject, first, residual)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_core.models.attention import FoundCall, Watch, tracing, watching
+from interp_core.models.divided import home_of
 from interp_core.models.hooks import hooked
 from interp_core.models.norms import Norm, read_norm
 
@@ -123,7 +124,7 @@ def few_tokens(model: "PreTrainedModel") -> Int[Tensor, "batch position"]:
     if not isinstance(weight, Tensor):
         raise NotUnderstood("it reads several rows of tokens at once")
     vocabulary = len(weight)
-    return torch.arange(1, 2 * count + 1, device=model.device).reshape(2, count) % vocabulary
+    return torch.arange(1, 2 * count + 1, device=home_of(model)).reshape(2, count) % vocabulary
 
 
 @torch.no_grad()
@@ -341,8 +342,7 @@ class _Probe:
     def straight(self) -> bool:
         """Whether each block reads what the one before it wrote."""
         return all(
-            torch.equal(end, start)
-            for end, start in zip(self.ends, self.residuals[1:], strict=False)
+            _same(end, start) for end, start in zip(self.ends, self.residuals[1:], strict=False)
         )
 
     def final_norm(self, hidden: Tensor) -> nn.Module | None:
@@ -378,7 +378,10 @@ class _Probe:
                 except _REFUSALS:
                     return False
         return torch.allclose(
-            residual, ends[0], rtol=_CLOSE, atol=_CLOSE * float(residual.abs().max())
+            residual.to(ends[0].device),
+            ends[0],
+            rtol=_CLOSE,
+            atol=_CLOSE * float(residual.abs().max()),
         )
 
     def _out_projections(self) -> tuple[list[_Call], list[bool]]:
@@ -575,7 +578,7 @@ class _Probe:
         ends: list[Tensor] = []
         with ExitStack() as stack:
             for block, residual in zip(self.blocks, self.residuals, strict=True):
-                start = residual if into is None else residual + into
+                start = residual if into is None else residual + into.to(residual.device)
                 stack.enter_context(hooked(block, "input", lambda _, start=start: start))
                 stack.enter_context(hooked(block, "output", lambda end: ends.append(end)))
 
@@ -585,7 +588,9 @@ class _Probe:
                 )
             for call in changed:
                 stack.enter_context(
-                    hooked(call.module, "output", lambda given: given + self.change)
+                    hooked(
+                        call.module, "output", lambda given: given + self.change.to(given.device)
+                    )
                 )
 
             with tracing(self.model, lambda _: None):
@@ -638,7 +643,7 @@ def _factor(moved: Tensor, change: Tensor) -> float | None:
     """k where every row of `moved` is k times the change, None where it is not, or where nothing
     moved.
     """
-    unit = change.double()
+    unit = change.to(moved.device).double()
     factors = (moved @ unit) / (unit @ unit)
     factor = float(factors.mean())
     rounding = max(_CLOSE, 8 * torch.finfo(change.dtype).eps)
@@ -659,7 +664,8 @@ def _tensor(output: Any) -> Tensor:
 
 
 def _same(one: Tensor, two: Tensor) -> bool:
-    return one.shape == two.shape and torch.equal(one, two)
+    # A part of a divided model reads on its own device what another wrote elsewhere.
+    return one.shape == two.shape and torch.equal(one, two.to(one.device))
 
 
 def _line(problem: Exception) -> str:

@@ -48,8 +48,10 @@ class AttentionCall:
         keys: Int[Tensor, "kind entry"],
     ) -> Float[Tensor, "kind entry head"]:
         """Attention paid by (batch, query) to each of `keys`, in [0, 1]; keys must not lie after
-        their query.
+        their query. It comes back on the device of `batch`, wherever this layer ran.
         """
+        asked_at = batch.device
+        batch, query, keys = (index.to(self.query.device) for index in (batch, query, keys))
         q = self.query[batch, :, query].float() * self.scaling
         lse = self.logsumexp[batch, :, query]
         group = q.shape[1] // self.key.shape[1]
@@ -58,14 +60,15 @@ class AttentionCall:
             k = self.key[batch, :, key].float().repeat_interleave(group, dim=1)
             scores = _capped((q * k).sum(-1), self.softcap)
             kinds.append(torch.exp(scores + self._bias(batch, query, key) - lse))
-        return torch.stack(kinds)
+        return torch.stack(kinds).to(asked_at)
 
     def values(
         self, batch: Int[Tensor, " entry"], position: Int[Tensor, " entry"]
     ) -> Float[Tensor, "entry head d_value"]:
-        """Value vectors, once per query head."""
-        v = self.value[batch, :, position]
-        return v.repeat_interleave(self.query.shape[1] // v.shape[1], dim=1)
+        """Value vectors, once per query head, on the device of `batch`."""
+        here = self.value.device
+        v = self.value[batch.to(here), :, position.to(here)]
+        return v.repeat_interleave(self.query.shape[1] // v.shape[1], dim=1).to(batch.device)
 
     def pattern(self) -> Float[Tensor, "batch head query key"]:
         """The whole pattern: quadratic in length, for drawing and for tests."""

@@ -232,11 +232,14 @@ _METADATA: set[Any] = {
 } | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.stride, torch.Tensor.is_floating_point}
 
 
-# Another shape of the same values is not a use of them: adapters between a module's axes and a
-# site's do only this.
+# The same values in another shape or place are not yet used: adapters between a module's axes and
+# a site's do only this.
 _VIEWS: set[Any] = {
     getattr(torch.Tensor, name)
-    for name in ("flatten", "reshape", "view", "transpose", "permute", "unsqueeze", "contiguous")
+    for name in (
+        *("flatten", "reshape", "view", "transpose", "permute", "unsqueeze", "contiguous"),
+        "to",  # in a divided model an edit goes back to its layer's device
+    )
 }
 
 

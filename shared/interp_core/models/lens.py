@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.models.divided import device_map_of
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.reading import rows_of
 from interp_core.models.sites import Site
@@ -69,7 +70,12 @@ def boot(model: Any, tokenizer: Any, name: str) -> Any:
 
 
 def to_transformer_lens(subject: Subject) -> Any:
-    """A TransformerLens TransformerBridge over the same weights (shared, not copied)."""
+    """A TransformerLens TransformerBridge over the same weights (shared, not copied).
+
+    InputError for a model that is divided over devices.
+    """
+    if device_map_of(subject.model) is not None:
+        raise InputError(f"{subject.name}: TransformerLens runs a model in one piece, not divided")
     shared = {id(t): t for t in (*subject.model.parameters(), *subject.model.buffers())}
     return boot(copy.deepcopy(subject.model, shared), subject.tokenizer, subject.name)
 

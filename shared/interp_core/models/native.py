@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from interp_core.errors import InputError
 from interp_core.models.anatomy import Anatomy, LayerAnatomy, Part, trunk_giving
 from interp_core.models.attention import AttentionCall, Watch, watching
+from interp_core.models.divided import shown_at, weight_of
 from interp_core.models.hooks import hooked, per_head
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.reading import rows_of
@@ -52,7 +53,8 @@ class NativeSubject(Transformer):
         return super().ids(rows_of(self, tokens))
 
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
-        return self.anatomy.trunk(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = self.anatomy.trunk(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden.to(ids.device)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         rows = hidden.reshape(1, -1, hidden.shape[-1])
@@ -65,7 +67,7 @@ class NativeSubject(Transformer):
         """The final norm of a residual stream. InputError for a model that has none."""
         if self.anatomy.final_norm is None:
             raise InputError(f"{self.name}: it has no final norm that was understood")
-        return self.anatomy.final_norm(residual)
+        return self.anatomy.final_norm(residual).to(residual.device)
 
     @property
     def reruns(self) -> bool:
@@ -75,6 +77,7 @@ class NativeSubject(Transformer):
     @contextmanager
     def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
         layer = self._layer(site)
+        function = shown_at(self.device, function)
         if site.name in ATTENTION:
             watch = Watch(edit=_edit_of(site.name, function))
             with watching(self.model, {layer.attention: watch}):
@@ -146,7 +149,7 @@ class NativeSubject(Transformer):
     @torch.no_grad()
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         found = self.anatomy.layers[layer]
-        weight = _weight(found.out).float()
+        weight = weight_of(found.out).to(self.device).float()
         if isinstance(found.out, nn.Linear):
             weight = weight.T
         weights = rearrange(
@@ -163,21 +166,21 @@ class NativeSubject(Transformer):
         if rotary is None:
             return weights
         position = torch.tensor([[distance]], device=weights.device)
-        cos, sin = (turn[0, 0].to(weights.dtype) for turn in rotary(weights, position_ids=position))
+        cos, sin = (turn[0, 0].to(weights) for turn in rotary(weights, position_ids=position))
         turned, passed = weights[..., : len(cos)], weights[..., len(cos) :]
         first, second = turned.chunk(2, dim=-1)
         return torch.cat([turned * cos + torch.cat([-second, first], dim=-1) * sin, passed], dim=-1)
 
     @torch.no_grad()
     def embedding(self) -> Float[Tensor, "vocab d_model"]:
-        return _weight(self.model.get_input_embeddings()).float()
+        return weight_of(self.model.get_input_embeddings()).to(self.device).float()
 
     @torch.no_grad()
     def unembedding(self) -> Float[Tensor, "d_model vocab"]:
         norm, scale = self._final_norm, self._logit_scale
         if norm is None or scale is None:
             raise InputError(f"{self.name}: {self.why_no_attribution()}")
-        weight = _weight(self.model.get_output_embeddings()).float().T
+        weight = weight_of(self.model.get_output_embeddings()).to(self.device).float().T
         return norm.fold(weight if scale == 1.0 else scale * weight)
 
     @contextmanager
@@ -186,19 +189,25 @@ class NativeSubject(Transformer):
         if norm is None or self.anatomy.final_norm is None:
             raise InputError(f"{self.name}: {self.why_no_attribution()}")
         scales: list[Tensor] = []
-        with hooked(self.anatomy.final_norm, "input", lambda x: scales.append(norm.divisor(x))):
+        home = self.device
+
+        def keep(x: Tensor) -> None:
+            scales.append(norm.divisor(x).to(home))
+
+        with hooked(self.anatomy.final_norm, "input", keep):
             yield scales
 
     @contextmanager
     def write_scales(self) -> Iterator[dict[int, Float[Tensor, "batch position"]]]:
         scales: dict[int, Tensor] = {}
+        home = self.device
         with ExitStack() as stack:
             for index, layer in enumerate(self.anatomy.layers):
                 if layer.post_norm is None or layer.attn_out is None:
                     continue
 
                 def keep(x: Tensor, index: int = index, norm: Norm = layer.post_norm) -> None:
-                    scales[index] = norm.divisor(x)
+                    scales[index] = norm.divisor(x).to(home)
 
                 stack.enter_context(hooked(layer.attn_out.module, "input", keep))
             yield scales
@@ -251,6 +260,7 @@ class NativeSubject(Transformer):
         weight = getattr(head, "weight", None)
         if not isinstance(weight, Tensor) or weight.shape[-1] != self.d_model:
             return None
+        weight = weight_of(head).to(self.device)
         with torch.enable_grad():
             hidden = torch.zeros(
                 1, self.d_model, dtype=weight.dtype, device=weight.device, requires_grad=True
@@ -299,7 +309,7 @@ class NativeSubject(Transformer):
         heads = self.n_heads
         kind = self.config.model_type
         if kind == "gpt_neox":
-            packed = attention.query_key_value.weight.float()
+            packed = self._matrix(attention.query_key_value)
             q, k, v = rearrange(
                 packed,
                 "(head three d_head) d_model -> three head d_model d_head",
@@ -307,7 +317,7 @@ class NativeSubject(Transformer):
                 head=heads,
             )
         elif kind == "gpt2":
-            packed = attention.c_attn.weight.float()
+            packed = self._matrix(attention.c_attn)
             q, k, v = rearrange(
                 packed,
                 "d_model (three head d_head) -> three head d_model d_head",
@@ -318,7 +328,7 @@ class NativeSubject(Transformer):
             width = self.d_head
             q, k, v = (
                 rearrange(
-                    linear.weight.float(),
+                    self._matrix(linear),
                     "(head d_head) d_model -> head d_model d_head",
                     d_head=width,
                 )
@@ -330,6 +340,9 @@ class NativeSubject(Transformer):
                 f"{self.name} is a {kind}: circuits from weights alone are known for {known}"
             )
         return q, k, v
+
+    def _matrix(self, module: nn.Module) -> Tensor:
+        return weight_of(module).to(self.device).float()
 
 
 # Families whose queries, keys and values are each one matrix away from the normed stream, and
@@ -363,7 +376,8 @@ def _scaled(
 
 
 def _width_in(out: nn.Module) -> int:
-    weight = _weight(out)
+    weight = out.weight
+    assert isinstance(weight, Tensor)
     return int(weight.shape[1] if isinstance(out, nn.Linear) else weight.shape[0])
 
 
@@ -385,9 +399,3 @@ def _edit_of(
 
 def _ignore(_: object) -> None:
     """A pattern that was observed is only read."""
-
-
-def _weight(module: nn.Module | None) -> Tensor:
-    weight = getattr(module, "weight", None)
-    assert isinstance(weight, Tensor)
-    return weight

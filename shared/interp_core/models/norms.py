@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp_core.models.divided import in_one_piece
+
 _TOLERANCE = 1e-4  # of the largest output: float32 rounding is a hundred times smaller
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps", "layer_norm_eps")
 
@@ -65,6 +67,7 @@ def read_norm(module: nn.Module, width: int) -> Norm | None:
 
     # The forward of a copy in float32: what is rounded, and hooks that are attached, are no part of
     # the question.
+    module = in_one_piece(module)
     probe: Callable[[Tensor], Any] = copy.deepcopy(module).float().cpu().forward
     generator = torch.Generator().manual_seed(0)
     x = 10.0 * torch.randn(1, 8, width, generator=generator)

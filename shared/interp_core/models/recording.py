@@ -34,7 +34,7 @@ class Recording:
         residual: Float[Tensor, "copies_batch position d_model"],
     ) -> Float[Tensor, "copies_batch position d_model"]:
         """The residual stream after the last block, starting with `residual` before block `layer`;
-        the batch may hold several copies of the recorded one.
+        the batch may hold several copies of the recorded one. It comes back at the subject's home.
         """
         batch = len(self.inputs[layer])
         copies = len(residual) // batch
@@ -47,7 +47,7 @@ class Recording:
             args, kwargs = tree_map(spread, self.calls[later])
             output = subject.anatomy.layers[later].block(residual, *args, **kwargs)
             residual = output[0] if isinstance(output, tuple) else output
-        return residual
+        return residual.to(subject.device)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.models.divided import home_of
 from interp_core.models.sites import Site
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Subject(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
+        """Where ids go in and logits come out: where the weights are, unless it is divided."""
+        return home_of(self.model)
 
     @property
     def pattern_is_editable(self) -> bool:
