@@ -17,7 +17,13 @@ from cursive_circuits.figures_heads import excess, offsets
 from cursive_circuits.intervene_paths import path_effects
 from cursive_circuits.measure_alignment import alignment
 from cursive_circuits.measure_gain import KINDS, bag_bound, gain_report, gain_rows, gains
-from cursive_circuits.measure_samples import by_word, candidates, read_right
+from cursive_circuits.measure_samples import (
+    by_word,
+    candidates,
+    read_right,
+    sample_report,
+    written,
+)
 from cursive_circuits.model import Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits, Statistics
@@ -148,6 +154,39 @@ def test_legibility_has_as_many_units_as_words() -> None:
     assert found.low is not None
     assert found.high is not None
     assert found.high - found.low > 0.3
+
+
+def test_samples_are_read_by_their_own_text_and_true_ink_by_another_writers(
+    trained: Trained, section: CursiveCircuits
+) -> None:
+    """The candidates are what the model itself writes; the other writer writes the next word in the
+    place of each.
+    """
+    spelt = ["tek", "ab", "oz", "mi", "lu"]
+    changes = {"temperature": 1e-9, "words": 5, "samples": 2}
+    cold = section.sampling.model_copy(update=changes)
+
+    placeholder = np.array([[0.0, 0.0, 1.0], [0.2, 0.1, 1.0]])
+    bank = [Item("any", word, placeholder, None) for word in spelt]
+    inks = written(trained, Words(bank, trained.tokens, ALPHABET), spelt, cold)
+
+    own = [Item("model", word, ink, None) for word, ink in zip(spelt, inks, strict=True)]
+    after = [*inks[1:], inks[0]]
+    other = [Item("other", word, ink, None) for word, ink in zip(spelt, after, strict=True)]
+    words = Words([*own, *other], trained.tokens, ALPHABET)
+    arrays, report = sample_report(trained, words, cold)
+
+    assert report["samples"]["value"] == 1.0
+    assert report["shown_right"] == len(report["shown"]) == cold.shown
+    assert report["true_ink"]["value"] == 0.0
+
+    # What is shown stands beside the ink of the same word by the other writer.
+    names = [item.text for item in candidates(words, cold)[0]]
+    assert report["shown"] == (names * 2)[: cold.shown]
+    for number, name in enumerate(report["shown"]):
+        place = spelt.index(name)
+        np.testing.assert_array_equal(arrays[f"shown/{number}"], inks[place])
+        np.testing.assert_array_equal(arrays[f"true/{number}"], after[place])
 
 
 def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(
