@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cursive_circuits.data import Words
 from cursive_circuits.data_stimuli import Stimuli, synthetic
 from cursive_circuits.intervene import (
     ablation_report,
@@ -16,10 +17,13 @@ from cursive_circuits.intervene import (
     mean_outputs,
 )
 from cursive_circuits.intervene_paths import path_effects, path_report
+from cursive_circuits.intervene_redraw import continued, redrawn_words
 from cursive_circuits.intervene_values import value_accuracy, value_report
 from cursive_circuits.measure_composition import compositions
+from cursive_circuits.measure_drawings import attention_over_ink, of_strokes
 from cursive_circuits.measure_heads import OFFSETS, attention_scores, head_report
-from cursive_circuits.params import Interventions, Statistics
+from cursive_circuits.measure_samples import written
+from cursive_circuits.params import CursiveCircuits, Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
 from interp_core.measures.ablation import ablated
@@ -228,3 +232,56 @@ def test_taking_nothing_out_changes_nothing(model: Trained, stimuli: Stimuli) ->
         ):
             pass
     torch.testing.assert_close(whole, same)
+
+
+def test_a_copy_is_continued_by_the_circuit_and_not_without_it(
+    model: Trained, stimuli: Stimuli
+) -> None:
+    without = {"none": [], "copying": [INDUCTION], "idle": [IDLE]}
+    means = mean_outputs(model, stimuli, batch_size=24)
+    found = continued(model, without, means, pairs=7, seed=1, temperature=1e-3)
+
+    shares = {name: float(found[f"continued/copied/{name}"]) for name in without}
+    assert shares["none"] == shares["idle"] == 1.0
+    assert shares["copying"] < 0.5
+
+    # Twice the segment, all but the first stroke of the second copy by the model's own hand.
+    strokes = np.diff(found["continued/none"][:, :2], axis=0)
+    np.testing.assert_allclose(strokes[-6:], strokes[-13:-7], atol=1e-6)
+
+
+def test_a_word_that_is_drawn_again_without_no_head_is_the_models_own(
+    trained: Trained, words: Words, section: CursiveCircuits
+) -> None:
+    spelt = sorted({item.text for item in words.items})[:2]
+    strokes = synthetic(trained.tokens, pairs=6, n=4, rng=np.random.default_rng(0))
+    means = mean_outputs(trained, strokes, batch_size=4)
+    without = {"none": [], "some": trained.model.heads[:3]}
+    found = redrawn_words(trained, words, spelt, without, means, section.sampling)
+
+    own = written(trained, words, spelt, section.sampling)
+    for word, points in zip(spelt, own, strict=True):
+        np.testing.assert_array_equal(found[f"redrawn/none/{word}"], points)
+    changed = [found[f"redrawn/some/{word}"] for word in spelt]
+    same = [np.array_equal(points, other) for points, other in zip(own, changed, strict=True)]
+    assert not all(same)
+
+
+def test_over_the_ink_the_induction_head_looks_at_its_stroke(model: Trained) -> None:
+    chosen = of_strokes(model, pairs=7, seed=0)
+    row = chosen.row
+    begins = len(TOKENS.opening)
+    assert len(row) == begins + 28
+    np.testing.assert_array_equal(row[begins : begins + 14], row[begins + 14 :])
+
+    found = attention_over_ink(model, None, chosen)
+    assert found["best"].tolist() == [INDUCTION.layer, INDUCTION.number]
+
+    # Where the pen stands after each pair, and the radius that took it there.
+    np.testing.assert_array_equal(found["position"], begins + 1 + 2 * np.arange(14))
+    steps = np.diff(found["points"][:, :2], axis=0)
+    np.testing.assert_allclose(steps[7:], steps[:6], atol=1e-6)
+
+    # At the last token of a pair of the second copy, the pair's first token of the first copy.
+    query = begins + 14 + 5
+    assert found["self"][1, 0, query].argmax() == query - 14 + 1

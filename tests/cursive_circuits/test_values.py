@@ -20,6 +20,7 @@ from cursive_circuits.measure_gain import KINDS, bag_bound, gain_report, gain_ro
 from cursive_circuits.measure_samples import (
     by_word,
     candidates,
+    curve,
     read_right,
     sample_report,
     written,
@@ -76,6 +77,26 @@ def test_the_excess_of_a_repeat_is_its_control_less_itself(
     assert (excess["n"], excess["unit"]) == (6, "words")
 
 
+def test_a_gain_is_said_of_the_texts_under_which_it_is_clear(
+    tests: Statistics, rng: np.random.Generator
+) -> None:
+    n = 12
+    found = {"bound": np.ones((n, 1))}
+
+    # Under the wrong text alone a repeat costs a nat less than after another word.
+    for text in ("matching", "mismatched", "empty"):
+        helps = text == "mismatched"
+        for place in ("first", "second", "after_other", "after_shuffled"):
+            nats = 1.0 if helps and place == "second" else 2.0
+            shuffled = 1.0 if place == "after_shuffled" else nats
+            found[f"{text}/{place}"] = np.full((n, len(KINDS)), shuffled)
+
+    assert gain_report(found, tests, rng)["verdict"] == (
+        "a repeat helps beyond the control under mismatched text; the order of the strokes adds "
+        "to their bag under no text"
+    )
+
+
 def test_a_wrong_text_is_never_the_words_own(words: Words) -> None:
     made = gain_rows(words, n=12, seed=1)
 
@@ -129,6 +150,18 @@ def test_true_ink_is_read_against_another_writers(words: Words, section: Cursive
     for candidate, ink in zip(rendered, true, strict=True):
         assert candidate.text == ink.text
         assert candidate.author != ink.author
+
+
+def test_a_curve_has_neither_place_nor_size_nor_slant(rng: np.random.Generator) -> None:
+    points = np.column_stack([rng.normal(size=(12, 2)).cumsum(axis=0), np.ones(12)])
+    found = curve(points, 40)
+
+    np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(found.std(axis=0), 1.0, atol=1e-9)
+    assert abs(found[:, 0] @ found[:, 1]) < 1e-9
+
+    moved = points * [3.0, 3.0, 1.0] + [5.0, -2.0, 0.0]
+    np.testing.assert_allclose(curve(moved, 40), found, atol=1e-9)
 
 
 def test_a_sample_is_read_by_the_word_that_was_asked_for() -> None:
