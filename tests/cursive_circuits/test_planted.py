@@ -250,6 +250,19 @@ def test_a_copy_is_continued_by_the_circuit_and_not_without_it(
     np.testing.assert_allclose(strokes[-6:], strokes[-13:-7], atol=1e-6)
 
 
+def test_what_a_continuation_that_ends_early_lacks_is_not_copied(stimuli: Stimuli) -> None:
+    short = planted()
+    means = mean_outputs(short, stimuli, batch_size=24)
+    begins = len(TOKENS.opening) + 14 + 2
+
+    # After four tokens of its own the model says END, whatever was before.
+    with torch.no_grad():
+        short.model.unembed.weight[TOKENS.end, 4 * TOKENS.size + begins + 3] = 100.0
+
+    found = continued(short, {"none": []}, means, pairs=7, seed=1, temperature=1e-3)
+    assert found["continued/copied/none"] == pytest.approx(4 / 12)
+
+
 def test_a_word_that_is_drawn_again_without_no_head_is_the_models_own(
     trained: Trained, words: Words, section: CursiveCircuits
 ) -> None:

@@ -64,6 +64,10 @@ def test_a_planted_lead_is_recovered_with_its_interval(settings: Transition) -> 
     report = transition_report(runs, settings)
     assert {found["verdict"] for found in report["runs"].values()} == {"transition"}
 
+    for run in runs:
+        accuracy, said = run.history["pattern_accuracy"], report["runs"][run.name]["sentence"]
+        assert f"{accuracy[0]:.2f} at first, {accuracy[-1]:.2f} at the end" in said
+
     condition = report["conditions"]["tiled"]
     assert condition["midpoint"]["value"] == pytest.approx(199.5, rel=0.02)
 
