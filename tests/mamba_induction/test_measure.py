@@ -246,6 +246,7 @@ def test_a_circuit_that_copies_is_right_wherever_something_can_be_copied(
 ) -> None:
     settings = params.model_copy(update={"period": 12})
     found = behaviour_arrays(planted, build_stimuli(planted, settings, None), settings)
+
     for name in ("repeat_accuracy", "accuracy_by_period", "accuracy_by_lag"):
         assert (found[name] == 1.0).all(), name
 
