@@ -2,6 +2,8 @@
 broken.
 """
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -20,14 +22,14 @@ from cursive_circuits.intervene_paths import path_effects, path_report
 from cursive_circuits.intervene_redraw import continued, redrawn_words
 from cursive_circuits.intervene_values import value_accuracy, value_report
 from cursive_circuits.measure_composition import compositions
-from cursive_circuits.measure_drawings import attention_over_ink, of_strokes
+from cursive_circuits.measure_drawings import attention_over_ink, of_strokes, of_words
 from cursive_circuits.measure_heads import OFFSETS, attention_scores, head_report
 from cursive_circuits.measure_samples import written
 from cursive_circuits.params import CursiveCircuits, Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
 from interp_core.measures.ablation import ablated
-from interp_core.measures.paths import Cut, without
+from interp_core.measures.paths import Cut, Reads, without
 from planted_strokes import IDLE, INDUCTION, PAIR_BACK, PREVIOUS, TOKENS, planted
 from small_strokes import random_model
 
@@ -198,6 +200,19 @@ def test_the_circuit_is_first_in_k_composition_and_patching_confirms_it(
     assert "logit through values" in paths["verdict"]
 
 
+def test_where_no_path_does_anything_weights_agree_with_nothing(tests: Statistics) -> None:
+    z = {f"self_{reads}_z": np.arange(16.0).reshape(2, 2, 2, 2) for reads in "qkv"}
+    paths = {
+        (INDUCTION, writer, reads): np.zeros((4, 2))
+        for writer in (PREVIOUS, PAIR_BACK)
+        for reads in get_args(Reads)
+    }
+    _, report = path_report(paths, z, tests, np.random.default_rng(0))
+
+    assert [report[reads]["agreement"] for reads in get_args(Reads)] == [0.0, 0.0, 0.0]
+    assert "not confirmed" in report["verdict"]
+
+
 def test_z_scores_of_random_models_are_calibrated() -> None:
     z = []
     for seed in range(6):
@@ -298,3 +313,24 @@ def test_over_the_ink_the_induction_head_looks_at_its_stroke(model: Trained) -> 
     # At the last token of a pair of the second copy, the pair's first token of the first copy.
     query = begins + 14 + 5
     assert found["self"][1, 0, query].argmax() == query - 14 + 1
+
+
+def test_over_a_word_the_cross_attention_head_that_goes_with_the_pen_is_named(
+    trained: Trained, words: Words, section: CursiveCircuits
+) -> None:
+    word = next(item.text for item in words.items if len(item.text) > 1)
+    chosen = of_words(trained, (words, words), [word], section.sampling)
+    assert chosen.text == f"{word} {word}"
+
+    found = attention_over_ink(trained, words, chosen)
+    characters = np.arange(found["cross"].shape[-1])
+    time = np.arange(len(chosen.row) - 1)
+    moves = {
+        (layer, head): np.corrcoef(found["cross"][layer, head, 1:] @ characters, time)[0, 1]
+        for layer, head in np.ndindex(found["cross"].shape[:2])
+    }
+    assert tuple(found["best_cross"]) == max(moves, key=lambda head: moves[head])
+
+    # The second time the same strokes, wholly to the right of the first.
+    first, second = np.split(found["points"], 2)
+    assert second[:, 0].min() > first[:, 0].max()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from cursive_circuits.data import Words
 from cursive_circuits.data_bank import Item
@@ -247,6 +248,10 @@ def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(
         characters = np.arange(len(text))
         away = [row @ abs(characters - letter) for row, letter in zip(rows, letters, strict=True)]
         assert found["error"][number, 1, 0] == pytest.approx(np.mean(away), abs=1e-5)
+
+        # Of a random model many places are all but ties, which rounding orders.
+        moves = spearmanr([row @ characters for row in rows], np.arange(len(rows)))[0]
+        assert found["monotone"][number, 1, 0] == pytest.approx(moves, abs=0.1)
 
 
 def _letter_of_each_token(words: Words, item: Item) -> list[int]:

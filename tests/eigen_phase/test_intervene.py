@@ -94,6 +94,10 @@ def test_a_run_that_never_was_below_the_start_is_refused(small_run: RunDirectory
         start_step(small_run, 0.0)
 
 
+def test_the_start_is_the_last_look_below_it(small_run: RunDirectory) -> None:
+    assert start_step(small_run, 1.1) == max(small_run.eigenvector_steps)
+
+
 def test_adam_goes_on_from_the_memory_of_the_run(small_run: RunDirectory) -> None:
     adam = Adam.of(small_run, 20, small_run.model(20))
     assert adam.count == 20
@@ -195,6 +199,12 @@ def test_the_landscape_of_a_run_agrees_with_what_it_tracked(
     np.testing.assert_array_equal(report["adam_steps_above_edge"], above)
     np.testing.assert_allclose(arrays["mass_by_block"].sum(axis=2), 1.0, rtol=1e-5)
     assert report["adam_edge_of_stability"] == adam_edge(small_run.training)
+
+    first = dict(zip(arrays["block_step"].tolist(), arrays["mass_by_block"][:, 0], strict=True))
+    for step, said in report["largest_block"].items():
+        block, mass = said.rsplit(" ", 1)
+        assert block == arrays["blocks"][first[int(step)].argmax()]
+        assert float(mass) == pytest.approx(first[int(step)].max(), abs=0.005)
 
 
 def test_the_course_of_the_largest_is_that_of_the_tracked_one_on_the_same_rows(
