@@ -98,6 +98,18 @@ def test_shuffled_pairs_before_the_second_copy_leave_nothing_to_find(
     assert report["induction_heads"] == []
 
 
+def test_a_head_that_looks_at_the_earlier_occurrence_itself_is_no_induction_head(
+    model: Trained, stimuli: Stimuli, tests: Statistics
+) -> None:
+    scores = attention_scores(model, stimuli, batch_size=24)
+    scores["offset/+0"][:, IDLE.layer, IDLE.number] = 0.9
+    _, report = head_report(scores, tests, np.random.default_rng(0))
+
+    assert report["induction_heads"] == [str(INDUCTION)]
+    assert report["relays"] == []
+    assert report["anywhere"]["head"] == str(INDUCTION)
+
+
 def test_copying_needs_the_circuit_and_nothing_else(model: Trained, stimuli: Stimuli) -> None:
     means = mean_outputs(model, stimuli, batch_size=24)
     clean = copy_losses(model, stimuli, batch_size=24).mean(axis=0)
