@@ -271,6 +271,10 @@ def test_no_spelling_is_on_both_sides_of_the_split(
     training, held_out = Words.split(items, tokens, ALPHABET, section.bank.split)
     assert not {item.text for item in training.items} & {item.text for item in held_out.items}
     assert len(training.items) + len(held_out.items) == len(items)
+
+    spelt = {item.text for item in items}
+    share = len({item.text for item in held_out.items}) / len(spelt)
+    assert share == pytest.approx(section.bank.split.held_out, abs=1 / len(spelt))
     with pytest.raises(InputError, match="no '!'"):
         training.text(["hi!"])
 

@@ -2,10 +2,13 @@
 broken.
 """
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
+from cursive_circuits.data import Words
 from cursive_circuits.data_stimuli import Stimuli, synthetic
 from cursive_circuits.intervene import (
     ablation_report,
@@ -16,14 +19,17 @@ from cursive_circuits.intervene import (
     mean_outputs,
 )
 from cursive_circuits.intervene_paths import path_effects, path_report
+from cursive_circuits.intervene_redraw import continued, redrawn_words
 from cursive_circuits.intervene_values import value_accuracy, value_report
 from cursive_circuits.measure_composition import compositions
+from cursive_circuits.measure_drawings import attention_over_ink, of_strokes, of_words
 from cursive_circuits.measure_heads import OFFSETS, attention_scores, head_report
-from cursive_circuits.params import Interventions, Statistics
+from cursive_circuits.measure_samples import written
+from cursive_circuits.params import CursiveCircuits, Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
 from interp_core.measures.ablation import ablated
-from interp_core.measures.paths import Cut, without
+from interp_core.measures.paths import Cut, Reads, without
 from planted_strokes import IDLE, INDUCTION, PAIR_BACK, PREVIOUS, TOKENS, planted
 from small_strokes import random_model
 
@@ -90,6 +96,18 @@ def test_shuffled_pairs_before_the_second_copy_leave_nothing_to_find(
         attention_scores(model, swapped, batch_size=24), tests, np.random.default_rng(0)
     )
     assert report["induction_heads"] == []
+
+
+def test_a_head_that_looks_at_the_earlier_occurrence_itself_is_no_induction_head(
+    model: Trained, stimuli: Stimuli, tests: Statistics
+) -> None:
+    scores = attention_scores(model, stimuli, batch_size=24)
+    scores["offset/+0"][:, IDLE.layer, IDLE.number] = 0.9
+    _, report = head_report(scores, tests, np.random.default_rng(0))
+
+    assert report["induction_heads"] == [str(INDUCTION)]
+    assert report["relays"] == []
+    assert report["anywhere"]["head"] == str(INDUCTION)
 
 
 def test_copying_needs_the_circuit_and_nothing_else(model: Trained, stimuli: Stimuli) -> None:
@@ -194,6 +212,19 @@ def test_the_circuit_is_first_in_k_composition_and_patching_confirms_it(
     assert "logit through values" in paths["verdict"]
 
 
+def test_where_no_path_does_anything_weights_agree_with_nothing(tests: Statistics) -> None:
+    z = {f"self_{reads}_z": np.arange(16.0).reshape(2, 2, 2, 2) for reads in "qkv"}
+    paths = {
+        (INDUCTION, writer, reads): np.zeros((4, 2))
+        for writer in (PREVIOUS, PAIR_BACK)
+        for reads in get_args(Reads)
+    }
+    _, report = path_report(paths, z, tests, np.random.default_rng(0))
+
+    assert [report[reads]["agreement"] for reads in get_args(Reads)] == [0.0, 0.0, 0.0]
+    assert "not confirmed" in report["verdict"]
+
+
 def test_z_scores_of_random_models_are_calibrated() -> None:
     z = []
     for seed in range(6):
@@ -228,3 +259,90 @@ def test_taking_nothing_out_changes_nothing(model: Trained, stimuli: Stimuli) ->
         ):
             pass
     torch.testing.assert_close(whole, same)
+
+
+def test_a_copy_is_continued_by_the_circuit_and_not_without_it(
+    model: Trained, stimuli: Stimuli
+) -> None:
+    without = {"none": [], "copying": [INDUCTION], "idle": [IDLE]}
+    means = mean_outputs(model, stimuli, batch_size=24)
+    found = continued(model, without, means, pairs=7, seed=1, temperature=1e-3)
+
+    shares = {name: float(found[f"continued/copied/{name}"]) for name in without}
+    assert shares["none"] == shares["idle"] == 1.0
+    assert shares["copying"] < 0.5
+
+    # Twice the segment, all but the first stroke of the second copy by the model's own hand.
+    strokes = np.diff(found["continued/none"][:, :2], axis=0)
+    np.testing.assert_allclose(strokes[-6:], strokes[-13:-7], atol=1e-6)
+
+
+def test_what_a_continuation_that_ends_early_lacks_is_not_copied(stimuli: Stimuli) -> None:
+    short = planted()
+    means = mean_outputs(short, stimuli, batch_size=24)
+    begins = len(TOKENS.opening) + 14 + 2
+
+    # After four tokens of its own the model says END, whatever was before.
+    with torch.no_grad():
+        short.model.unembed.weight[TOKENS.end, 4 * TOKENS.size + begins + 3] = 100.0
+
+    found = continued(short, {"none": []}, means, pairs=7, seed=1, temperature=1e-3)
+    assert found["continued/copied/none"] == pytest.approx(4 / 12)
+
+
+def test_a_word_that_is_drawn_again_without_no_head_is_the_models_own(
+    trained: Trained, words: Words, section: CursiveCircuits
+) -> None:
+    spelt = sorted({item.text for item in words.items})[:2]
+    strokes = synthetic(trained.tokens, pairs=6, n=4, rng=np.random.default_rng(0))
+    means = mean_outputs(trained, strokes, batch_size=4)
+    without = {"none": [], "some": trained.model.heads[:3]}
+    found = redrawn_words(trained, words, spelt, without, means, section.sampling)
+
+    own = written(trained, words, spelt, section.sampling)
+    for word, points in zip(spelt, own, strict=True):
+        np.testing.assert_array_equal(found[f"redrawn/none/{word}"], points)
+    changed = [found[f"redrawn/some/{word}"] for word in spelt]
+    same = [np.array_equal(points, other) for points, other in zip(own, changed, strict=True)]
+    assert not all(same)
+
+
+def test_over_the_ink_the_induction_head_looks_at_its_stroke(model: Trained) -> None:
+    chosen = of_strokes(model, pairs=7, seed=0)
+    row = chosen.row
+    begins = len(TOKENS.opening)
+    assert len(row) == begins + 28
+    np.testing.assert_array_equal(row[begins : begins + 14], row[begins + 14 :])
+
+    found = attention_over_ink(model, None, chosen)
+    assert found["best"].tolist() == [INDUCTION.layer, INDUCTION.number]
+
+    # Where the pen stands after each pair, and the radius that took it there.
+    np.testing.assert_array_equal(found["position"], begins + 1 + 2 * np.arange(14))
+    steps = np.diff(found["points"][:, :2], axis=0)
+    np.testing.assert_allclose(steps[7:], steps[:6], atol=1e-6)
+
+    # At the last token of a pair of the second copy, the pair's first token of the first copy.
+    query = begins + 14 + 5
+    assert found["self"][1, 0, query].argmax() == query - 14 + 1
+
+
+def test_over_a_word_the_cross_attention_head_that_goes_with_the_pen_is_named(
+    trained: Trained, words: Words, section: CursiveCircuits
+) -> None:
+    word = next(item.text for item in words.items if len(item.text) > 1)
+    chosen = of_words(trained, (words, words), [word], section.sampling)
+    assert chosen.text == f"{word} {word}"
+
+    found = attention_over_ink(trained, words, chosen)
+    characters = np.arange(found["cross"].shape[-1])
+    time = np.arange(len(chosen.row) - 1)
+    moves = {
+        (layer, head): np.corrcoef(found["cross"][layer, head, 1:] @ characters, time)[0, 1]
+        for layer, head in np.ndindex(found["cross"].shape[:2])
+    }
+    assert tuple(found["best_cross"]) == max(moves, key=lambda head: moves[head])
+
+    # The second time the same strokes, wholly to the right of the first.
+    first, second = np.split(found["points"], 2)
+    assert second[:, 0].min() > first[:, 0].max()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from cursive_circuits.data import Words
 from cursive_circuits.data_bank import Item
@@ -17,7 +18,14 @@ from cursive_circuits.figures_heads import excess, offsets
 from cursive_circuits.intervene_paths import path_effects
 from cursive_circuits.measure_alignment import alignment
 from cursive_circuits.measure_gain import KINDS, bag_bound, gain_report, gain_rows, gains
-from cursive_circuits.measure_samples import by_word, candidates, read_right
+from cursive_circuits.measure_samples import (
+    by_word,
+    candidates,
+    curve,
+    read_right,
+    sample_report,
+    written,
+)
 from cursive_circuits.model import Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits, Statistics
@@ -68,6 +76,26 @@ def test_the_excess_of_a_repeat_is_its_control_less_itself(
     excess = report["mismatched"]["excess"]["loss"]
     assert excess["value"] == pytest.approx(difference.mean(), abs=1e-9)
     assert (excess["n"], excess["unit"]) == (6, "words")
+
+
+def test_a_gain_is_said_of_the_texts_under_which_it_is_clear(
+    tests: Statistics, rng: np.random.Generator
+) -> None:
+    n = 12
+    found = {"bound": np.ones((n, 1))}
+
+    # Under the wrong text alone a repeat costs a nat less than after another word.
+    for text in ("matching", "mismatched", "empty"):
+        helps = text == "mismatched"
+        for place in ("first", "second", "after_other", "after_shuffled"):
+            nats = 1.0 if helps and place == "second" else 2.0
+            shuffled = 1.0 if place == "after_shuffled" else nats
+            found[f"{text}/{place}"] = np.full((n, len(KINDS)), shuffled)
+
+    assert gain_report(found, tests, rng)["verdict"] == (
+        "a repeat helps beyond the control under mismatched text; the order of the strokes adds "
+        "to their bag under no text"
+    )
 
 
 def test_a_wrong_text_is_never_the_words_own(words: Words) -> None:
@@ -125,6 +153,18 @@ def test_true_ink_is_read_against_another_writers(words: Words, section: Cursive
         assert candidate.author != ink.author
 
 
+def test_a_curve_has_neither_place_nor_size_nor_slant(rng: np.random.Generator) -> None:
+    points = np.column_stack([rng.normal(size=(12, 2)).cumsum(axis=0), np.ones(12)])
+    found = curve(points, 40)
+
+    np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(found.std(axis=0), 1.0, atol=1e-9)
+    assert abs(found[:, 0] @ found[:, 1]) < 1e-9
+
+    moved = points * [3.0, 3.0, 1.0] + [5.0, -2.0, 0.0]
+    np.testing.assert_allclose(curve(moved, 40), found, atol=1e-9)
+
+
 def test_a_sample_is_read_by_the_word_that_was_asked_for() -> None:
     names = ["ab", "cd", "ef"]
     near = {"ab": [0.1, 2.0, 3.0], "cd": [2.0, 0.2, 3.0], "ef": [3.0, 2.0, 0.3]}
@@ -148,6 +188,39 @@ def test_legibility_has_as_many_units_as_words() -> None:
     assert found.low is not None
     assert found.high is not None
     assert found.high - found.low > 0.3
+
+
+def test_samples_are_read_by_their_own_text_and_true_ink_by_another_writers(
+    trained: Trained, section: CursiveCircuits
+) -> None:
+    """The candidates are what the model itself writes; the other writer writes the next word in the
+    place of each.
+    """
+    spelt = ["tek", "ab", "oz", "mi", "lu"]
+    changes = {"temperature": 1e-9, "words": 5, "samples": 2}
+    cold = section.sampling.model_copy(update=changes)
+
+    placeholder = np.array([[0.0, 0.0, 1.0], [0.2, 0.1, 1.0]])
+    bank = [Item("any", word, placeholder, None) for word in spelt]
+    inks = written(trained, Words(bank, trained.tokens, ALPHABET), spelt, cold)
+
+    own = [Item("model", word, ink, None) for word, ink in zip(spelt, inks, strict=True)]
+    after = [*inks[1:], inks[0]]
+    other = [Item("other", word, ink, None) for word, ink in zip(spelt, after, strict=True)]
+    words = Words([*own, *other], trained.tokens, ALPHABET)
+    arrays, report = sample_report(trained, words, cold)
+
+    assert report["samples"]["value"] == 1.0
+    assert report["shown_right"] == len(report["shown"]) == cold.shown
+    assert report["true_ink"]["value"] == 0.0
+
+    # What is shown stands beside the ink of the same word by the other writer.
+    names = [item.text for item in candidates(words, cold)[0]]
+    assert report["shown"] == (names * 2)[: cold.shown]
+    for number, name in enumerate(report["shown"]):
+        place = spelt.index(name)
+        np.testing.assert_array_equal(arrays[f"shown/{number}"], inks[place])
+        np.testing.assert_array_equal(arrays[f"true/{number}"], after[place])
 
 
 def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(
@@ -175,6 +248,10 @@ def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(
         characters = np.arange(len(text))
         away = [row @ abs(characters - letter) for row, letter in zip(rows, letters, strict=True)]
         assert found["error"][number, 1, 0] == pytest.approx(np.mean(away), abs=1e-5)
+
+        # Of a random model many places are all but ties, which rounding orders.
+        moves = spearmanr([row @ characters for row in rows], np.arange(len(rows)))[0]
+        assert found["monotone"][number, 1, 0] == pytest.approx(moves, abs=0.1)
 
 
 def _letter_of_each_token(words: Words, item: Item) -> list[int]:

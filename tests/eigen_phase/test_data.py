@@ -259,8 +259,15 @@ def test_what_does_not_fit_is_refused_in_words(
 
 def test_what_is_measured_on_and_trained_on_share_no_row() -> None:
     training = read_section("eigen_phase", EigenPhase, "laptop").training
-    source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
+    n = training.batch_size
+    source = batch_source(training.data_settings, rows=n, seed=training.seed)
+
+    # As many rows as a batch: with another number even the same stream gives other rows.
+    as_many = training.model_copy(update={"held_out_sequences": n, "probe_sequences": n})
     streams = {
+        "held out, a batch": held_out_rows(as_many, training.data_settings).ids,
+        "probe, a batch": probe_rows(as_many).ids,
+        "independent, a batch": probe_rows(as_many, stream=INDEPENDENT).ids,
         "held out": held_out_rows(training, training.test_settings).ids,
         "probe": probe_rows(training).ids,
         "independent": probe_rows(training, stream=INDEPENDENT).ids,

@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
+from eigen_phase.data_rows import held_out_rows
 from eigen_phase.intervene import clamped_against_free
 from eigen_phase.intervene_heads import head_ablations, spread_steps
 from eigen_phase.intervene_subspace import ARMS, Adam, changed_step, start_step, subspace_arms
+from eigen_phase.measure_heads import attention_scores
 from eigen_phase.measure_landscape import (
     adam_edge,
     attention_patterns,
@@ -19,6 +21,7 @@ from eigen_phase.measure_landscape import (
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
 from interp_core.errors import InputError
+from interp_core.statistics.heads import Head
 
 
 def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
@@ -44,6 +47,7 @@ def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
     rows = small_run.history["step"].tolist()
     own = small_run.history["pattern_accuracy"][[rows.index(20), rows.index(25), rows.index(30)]]
     np.testing.assert_allclose(arrays["free_accuracy"], own, atol=1e-9)
+    assert report["first_accuracy"] == pytest.approx(own[0], abs=1e-9)
     own = small_run.history["pattern_loss"][[rows.index(20), rows.index(25), rows.index(30)]]
     np.testing.assert_allclose(arrays["free_pattern_loss"], own, rtol=1e-4)
     assert not np.allclose(arrays["inside_pattern_loss"][1:], arrays["outside_pattern_loss"][1:])
@@ -114,7 +118,14 @@ def test_every_head_is_ablated_at_every_step(section: EigenPhase, small_run: Run
     assert others["p"] is None
     assert others["says"].startswith("no test possible")
     assert report["induction"]["change"]["unit"] == "rows"
-    assert len(report["induction"]["heads"]) == 1
+
+    # Of two heads a layer one is taken out: the best of its kind.
+    rows = held_out_rows(small_run.training, small_run.training.test_settings)
+    scores = attention_scores(small_run.model(), rows)
+    for kind, score in (("induction", "prefix_matching"), ("previous_token", "previous_token")):
+        layer, head = np.unravel_index(scores[score].argmax(), scores[score].shape)
+        assert report[kind]["heads"] == [str(Head(int(layer), int(head)))]
+
     assert arrays["step"][0] == 0
     assert arrays["step"][-1] == 30
 
@@ -195,6 +206,12 @@ def test_the_landscape_of_a_run_agrees_with_what_it_tracked(
     np.testing.assert_array_equal(report["adam_steps_above_edge"], above)
     np.testing.assert_allclose(arrays["mass_by_block"].sum(axis=2), 1.0, rtol=1e-5)
     assert report["adam_edge_of_stability"] == adam_edge(small_run.training)
+
+    first = dict(zip(arrays["block_step"].tolist(), arrays["mass_by_block"][:, 0], strict=True))
+    for step, said in report["largest_block"].items():
+        block, mass = said.rsplit(" ", 1)
+        assert block == arrays["blocks"][first[int(step)].argmax()]
+        assert float(mass) == pytest.approx(first[int(step)].max(), abs=0.005)
 
 
 def test_the_course_of_the_largest_is_that_of_the_tracked_one_on_the_same_rows(

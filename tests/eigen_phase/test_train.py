@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eigen_phase.data import batch_source
-from eigen_phase.data_rows import labelled, probe_rows
+from eigen_phase.data_rows import INDEPENDENT, labelled, probe_rows
 from eigen_phase.measure_alignment import (
     flat,
     gradient_of,
@@ -77,6 +77,11 @@ def test_the_kept_eigenvectors_are_those_of_the_kept_weights(small_run: RunDirec
     overlap = subspace_overlap(small_run.eigenvectors(10)[:3], vectors[:3])
     assert small_run.history["persistence"][row] == pytest.approx(overlap, rel=1e-5)
     assert small_run.history["alignment_null"][row] == pytest.approx(3 / training.n_parameters)
+
+    # Rows that the Hessian is not of: its own would share its noise.
+    others = labelled(probe_rows(training, stream=INDEPENDENT), training)
+    mass = float(squared_cosines(vectors[:3], gradient_of(model, *others)[0]).sum())
+    assert small_run.history["alignment_independent"][row] == pytest.approx(mass, rel=1e-3)
 
 
 class Stop:

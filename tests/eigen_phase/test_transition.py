@@ -64,6 +64,10 @@ def test_a_planted_lead_is_recovered_with_its_interval(settings: Transition) -> 
     report = transition_report(runs, settings)
     assert {found["verdict"] for found in report["runs"].values()} == {"transition"}
 
+    for run in runs:
+        accuracy, said = run.history["pattern_accuracy"], report["runs"][run.name]["sentence"]
+        assert f"{accuracy[0]:.2f} at first, {accuracy[-1]:.2f} at the end" in said
+
     condition = report["conditions"]["tiled"]
     assert condition["midpoint"]["value"] == pytest.approx(199.5, rel=0.02)
 
@@ -81,6 +85,24 @@ def test_a_planted_lead_is_recovered_with_its_interval(settings: Transition) -> 
     loss = condition["lags"]["pattern_loss"]
     assert loss["event"] == "fall"
     assert loss["ratio"]["value"] == pytest.approx(1.0, rel=0.02)
+
+
+def test_of_several_metrics_one_leads_only_at_the_level_of_all_together(
+    settings: Transition,
+) -> None:
+    runs = [planted(seed, midpoint=200) for seed in range(5)]
+
+    # Mean over error is 3.3: above Student's 2.8 at .95, below 4.0 at .95 for all three metrics.
+    seeds = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / np.sqrt(2.5)
+    leads = np.exp(0.08 * (seeds - 3.3 / np.sqrt(5)))
+    for run, lead in zip(runs, leads, strict=True):
+        rise = expit(np.log(np.maximum(STEPS, 1) / (200 * lead)) / 0.06)
+        run.history["pattern_loss"] = 3.5 - 3.3 * rise
+
+    lags = transition_report(runs, settings)["conditions"]["tiled"]["lags"]
+    assert len(lags) == 3
+    assert lags["pattern_loss"]["ratio"]["high"] < 1.0
+    assert lags["pattern_loss"]["verdict"] not in ("leads", "lags")
 
 
 def test_a_metric_without_a_step_in_one_seed_has_no_lag(settings: Transition) -> None:

@@ -113,6 +113,17 @@ def at(step: float | None) -> Event:
     return Event(step, None, None, 1.0, "")
 
 
+def test_noise_is_the_standard_deviation_of_a_sample() -> None:
+    before = np.tile([0.0, 0.08], 10)
+    curve = np.concatenate([before, np.ones(40)])
+
+    # 20 values .04 from their mean: the spread of a sample is sqrt(20 / 19) of that.
+    spread = 0.04 * np.sqrt(20 / 19)
+    for noise, dated in ((0.995 / spread, True), (1.005 / spread, False)):
+        guards = Guards(edge=0.05, widest=0.5, noise=noise)
+        assert half_height(STEPS, curve, guards, direction="rise").dated == dated
+
+
 def test_a_lag_is_that_of_all_seeds_or_of_none() -> None:
     accuracy = [at(step) for step in (100.0, 120.0, 90.0)]
     later = [at(step) for step in (120.0, 143.0, 109.0)]

@@ -142,6 +142,12 @@ def test_matrices_that_do_not_fit_are_refused_with_their_size() -> None:
     with pytest.raises(InputError, match=r"2 x 64 channels at 40 tokens takes 0\.0 GiB"):
         attention_matrices(call, largest=1000)
 
+    whole = attention_matrices(call)
+    size = whole.numel() * whole.element_size()
+    torch.testing.assert_close(attention_matrices(call, largest=size), whole)
+    with pytest.raises(InputError, match="whole hidden attention"):
+        attention_matrices(call, largest=size - 1)
+
 
 def test_long_steps_neither_overflow_nor_slow_down_into_denormals(call: MixerCall) -> None:
     long = MixerCall(

@@ -113,6 +113,22 @@ def test_bootstraps_of_accuracies_near_one_do_not_cover() -> None:
     assert np.mean(covered) < 0.55
 
 
+def test_mean_shares_are_worth_as_many_trials_as_would_vary_so() -> None:
+    shares = np.array([0.4, 0.5, 0.6, 0.5])
+    n, value = 4, 0.5
+
+    # Squared deviations by hand over n - 1, and one more unit that misses a third.
+    variance = (0.02 / 3 + (1 / 9) / n) / n
+    stretch = (scipy_stats.norm.ppf(0.975) / scipy_stats.t.ppf(0.975, n - 1)) ** 2
+    trials = value * (1 - value) / variance * stretch
+    assert trials > n
+
+    hits = value * trials
+    low = scipy_stats.beta.ppf(0.025, hits, trials - hits + 1)
+    high = scipy_stats.beta.ppf(0.975, hits + 1, trials - hits)
+    assert mean_share(shares, unit="prompts").ends == pytest.approx((low, high), rel=1e-9)
+
+
 def test_mean_shares_stay_in_range_and_narrow_away_from_one() -> None:
     assert mean_share(np.ones(64), unit="prompts").ends == pytest.approx((0.025 ** (1 / 64), 1.0))
     assert mean_share(np.zeros(64), unit="prompts").ends == pytest.approx(

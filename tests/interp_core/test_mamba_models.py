@@ -15,7 +15,7 @@ from interp_core.models.native import NativeSubject
 from interp_core.models.spec import ModelSpec
 from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, build
 from interp_core.training.batches import IGNORED
-from interp_core.training.mamba_models import MambaModels, train_all
+from interp_core.training.mamba_models import MambaModels, RecallWatch, train_all
 from interp_core.training.recall_mixture import RecallMixture, RecallSource
 from interp_core.training.reference_models import Places
 
@@ -104,6 +104,22 @@ def test_of_shuffled_pairs_only_what_a_pair_tells_counts(source: RecallSource) -
             int(a): int(b) for a, b in zip(row[start::2], row[start + 1 :: 2], strict=False)
         }
         assert all(followers[int(row[t - 1])] == row[t] for t in targets)
+
+
+def test_what_is_watched_is_held_out_text(corpus: Corpus) -> None:
+    settings = section()
+    watch = RecallWatch.of(settings, corpus)
+    period = settings.watched.text_period
+
+    texts = watch.stimuli["repeated_text_accuracy"].tokens[:, 1 : 1 + period]
+    for rows in (texts, watch.validation.ids.numpy()):
+        held_out, seen = (
+            np.lib.stride_tricks.sliding_window_view(text, rows.shape[1])
+            for text in (corpus.validation, corpus.train)
+        )
+        for row in rows:
+            assert (held_out == row).all(axis=1).any()
+            assert not (seen == row).all(axis=1).any()
 
 
 def test_plain_rows_are_text_and_all_counted(source: RecallSource) -> None:

@@ -144,6 +144,15 @@ def test_held_out_stimuli_come_from_held_out_text(corpus: Corpus) -> None:
         assert (windows == row[1:21]).all(axis=1).any()
         np.testing.assert_array_equal(row[1:21], row[21:])
 
+    length = watch.validation.ids.shape[1]
+    held_out, seen = (
+        np.lib.stride_tricks.sliding_window_view(stream, length)
+        for stream in (corpus.validation, corpus.train)
+    )
+    for row in watch.validation.ids.numpy():
+        assert (held_out == row).all(axis=1).any()
+        assert not (seen == row).all(axis=1).any()
+
 
 @pytest.fixture(scope="module")
 def trained(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Places:

@@ -122,6 +122,10 @@ def test_a_planted_rival_is_found(rival: str) -> None:
     assert best.prediction.ends is not None
     assert best.prediction.ends[0] <= 0.2 <= best.prediction.ends[1]
     assert best.behind is None
+    for other in found.rivals[1:]:
+        assert other.behind is not None
+        worse = other.prediction.value - best.prediction.value
+        assert other.behind.value == pytest.approx(worse)
     assert json.loads(json.dumps(found.to_json()))["rivals"][1]["behind"]["unit"] == "trainings"
 
 

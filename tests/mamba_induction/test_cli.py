@@ -106,6 +106,17 @@ def test_the_same_settings_give_the_same_bytes(
         assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
 
 
+def test_arms_are_measured_on_the_documents_that_their_training_is_watched_on(
+    finished: tuple[Path, Said],
+) -> None:
+    tuning, arms = (load_json(finished[0] / f"{name}.json") for name in ("fine_tune", "arms"))
+    own = next(iter(arms["arms"].values()))
+
+    for watched, arm in ((tuning["before"], arms["before"]), (tuning["after"], own)):
+        perplexity = watched["held_out_perplexity"]
+        assert arm["held_out_perplexity"] == pytest.approx(perplexity, rel=1e-6)
+
+
 def test_a_wandb_run_holds_the_induction_numbers_of_every_evaluation(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Edits against the same computation done by hand; controls are what they say."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -334,6 +335,22 @@ def test_the_state_is_swapped_after_the_first_copys_last_token(
     # One token earlier, the last pair's answer would be scanned after the swap, and survive.
     assert state["out"]["accuracy"]["value"] == -1.0
     assert state["back"]["accuracy"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["mamba"], indirect=True)
+@pytest.mark.parametrize("offset", [1], indirect=True)
+def test_where_states_do_not_differ_the_noise_is_none_either(
+    planted: MambaSubject, offset: int, bench_of_planted: Bench, params: MambaInduction
+) -> None:
+    prompts = bench_of_planted.prompts
+    same = replace(prompts, control=prompts.tokens)
+    arrays: dict[str, np.ndarray] = {}
+    changed = params.model_copy(update={"period": 16, "causal_draws": 2})
+    bench = Bench.of(planted, same)
+    swapped_states(bench, bench, planted, changed, arrays)
+
+    assert np.abs(arrays["states/L0/out"]).max() == 0.0
+    assert np.abs(arrays["states/L0/random out"]).max() == 0.0
 
 
 @pytest.mark.parametrize("kind", ["mamba"], indirect=True)

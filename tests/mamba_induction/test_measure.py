@@ -15,10 +15,10 @@ from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
 from interp_core.models.subject import Subject, as_transformer
 from interp_core.stimuli.prompts import Prompts, Vocabulary, repeated_tokens
-from mamba_induction.data import Bigrams, sampled, with_pairs
+from mamba_induction.data import Bigrams, build_stimuli, sampled, with_pairs
 from mamba_induction.measure import change, null_of, peak_offsets, summarise
 from mamba_induction.measure_attention import hidden_similarity, offset_profiles, prefix_matching
-from mamba_induction.measure_behaviour import in_context_score, loss_by_copy
+from mamba_induction.measure_behaviour import behaviour_arrays, in_context_score, loss_by_copy
 from mamba_induction.measure_gap import (
     Recognition,
     at_condition,
@@ -239,6 +239,22 @@ def test_loss_by_copy_leaves_out_the_first_token_of_each_copy(
     assert losses[:, 1].max() < 1e-3
 
 
+@pytest.mark.parametrize("kind", ["mamba"], indirect=True)
+@pytest.mark.parametrize("offset", [1], indirect=True)
+def test_a_circuit_that_copies_is_right_wherever_something_can_be_copied(
+    planted: MambaSubject, offset: int, params: MambaInduction
+) -> None:
+    settings = params.model_copy(update={"period": 12})
+    found = behaviour_arrays(planted, build_stimuli(planted, settings, None), settings)
+
+    for name in ("repeat_accuracy", "accuracy_by_period", "accuracy_by_lag"):
+        assert (found[name] == 1.0).all(), name
+
+    assert found["control_accuracy"].mean() < 0.1
+    np.testing.assert_allclose(found["loss_by_copy"][:, 0], np.log(known.SIZE), atol=0.2)
+    np.testing.assert_allclose(found["repetition_gain"], np.log(known.SIZE), atol=0.2)
+
+
 def test_the_in_context_score_is_late_less_early(params: MambaInduction) -> None:
     losses = np.zeros((2, params.context - 1))
     losses[:, -params.around :] = 1.0
@@ -278,6 +294,18 @@ def test_the_peak_is_found_with_its_interval(params: MambaInduction) -> None:
     sharp, noise = peak_offsets(excess, params)
     assert (sharp["offset"], sharp["ci"], sharp["share_of_draws"]) == (2, [2, 2], 1.0)
     assert noise["share_of_draws"] < 1.0
+
+
+def test_a_peak_that_prompts_disagree_about_has_both_places_in_its_interval(
+    params: MambaInduction,
+) -> None:
+    excess = np.zeros((2, 1, len(OFFSETS)))
+    excess[0, 0, OFFSETS.index(1)], excess[1, 0, OFFSETS.index(3)] = 1.0, 0.9
+    (found,) = peak_offsets(excess, params)
+
+    # Of two prompts a quarter of the draws hold the second alone.
+    assert (found["offset"], found["ci"]) == (1, [1, 3])
+    assert found["share_of_draws"] == pytest.approx(0.75, abs=0.1)
 
 
 def test_what_fine_tuning_changed_is_paired_by_prompt(params: MambaInduction) -> None:

@@ -124,6 +124,19 @@ def test_groups_in_runs_explain_no_more_than_runs_dealt_at_random() -> None:
     assert hits <= 6  # 2 are expected
 
 
+@pytest.mark.parametrize(("spread", "low", "high"), [(0.0, -0.3, 0.3), (1.0, 0.9, 1.0)])
+def test_a_ranking_of_noise_does_not_repeat_in_the_other_half_and_one_of_channels_does(
+    spread: float, low: float, high: float
+) -> None:
+    rng = np.random.default_rng(0)
+    of_channel = np.exp(spread * rng.standard_normal(200))
+    means = of_channel * rng.standard_normal((40, 200))
+    sizes = np.full(40, 20)
+
+    found = delta.split_half_share(means, np.ones((40, 200)), sizes, rng, 20)
+    assert low < found < high
+
+
 def test_the_begin_of_a_text_is_no_step_size(model: Model, texts: Texts) -> None:
     steps = delta.step_sizes(planted.mamba_of(model), texts, [0, 1], 3)
     np.testing.assert_array_equal(steps[1].sizes, texts.lengths - 1)

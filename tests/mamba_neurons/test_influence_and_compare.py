@@ -90,6 +90,7 @@ def test_a_model_differs_from_itself_in_nothing(
         for found in report[section].values():
             assert found["difference"]["value"] == 0
             assert (found["difference"]["low"], found["difference"]["high"]) == (0, 0)
+            assert (found["first"]["n"], found["first"]["unit"]) == (len(texts), "texts")
     assert report["dynamics"]["lens_kl"]["first"]["value"] > 0
 
 

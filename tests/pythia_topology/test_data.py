@@ -17,7 +17,7 @@ from interp_core.errors import InputError
 from interp_core.loading import load_model, subject_of
 from interp_core.models.spec import ModelSpec
 from interp_core.models.subject import Subject
-from interp_core.stimuli.corpus import train_tokenizer
+from interp_core.stimuli.corpus import Corpus, train_tokenizer
 from interp_core.stimuli.prompts import oracle
 from pythia_topology import data
 from pythia_topology.intervene import without_repeats
@@ -120,6 +120,15 @@ def test_names_are_names_and_natural_repeats_are_the_corpus(project: Path, toy: 
     text = decode(stream.validation.tolist())
     for row in prompts["natural_repeats"].tokens:
         assert decode(row[1:].tolist()).strip("\ufffd") in text
+
+
+def test_text_is_held_out_text_and_no_other(project: Path, toy: Subject) -> None:
+    corpus = data.load_corpus(toy, small_project.study())
+    assert corpus is not None
+
+    built = Corpus.load(project / "data" / "corpus")
+    np.testing.assert_array_equal(corpus.validation, built.validation)
+    assert not np.array_equal(built.validation, built.train[: len(built.validation)])
 
 
 def test_text_windows_are_pieces_of_the_corpus_that_do_not_overlap(toy: Subject) -> None:

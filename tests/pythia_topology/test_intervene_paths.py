@@ -49,6 +49,7 @@ def test_the_planted_pair_comes_first_and_is_confirmed(planted: Transformer) -> 
     assert first["path_patching"]["high"] < -0.9
     assert second["path_patching"]["value"] == pytest.approx(0, abs=1e-6)
     assert report["verdict"].startswith("confirmed: without L0H1 -> L1H2")
+    assert "at random by" in report["verdict"]
     assert np.unravel_index(arrays["z"].argmax(), arrays["z"].shape) == (*PLANTED[0], *PLANTED[1])
 
 

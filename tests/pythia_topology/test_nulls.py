@@ -113,6 +113,7 @@ def test_a_trained_model_exceeds_its_untrained_twin_and_a_twin_does_not() -> Non
     )
     summary = untrained_null(trained, twin, smallest_effect=0.1)
     assert summary["max"] < 0.1 < trained[:, 1, 0].mean()
+    np.testing.assert_allclose(summary["per_layer"], twin.mean(axis=(0, 2)))
     assert summary["n_trained_above_max"] >= 1
     assert summary["p_best_head"] == 1 / 17
     assert summary["n_untrained_above_smallest_effect"] == 0
