@@ -49,7 +49,7 @@ test-slow: .venv/installed
 test-browser: .venv/installed
 	@python -m interp_core.processor pytest -m slow tests/end_to_end/test_page_in_browser.py
 
-# Remotes on real servers: apt-get install openssh-server nginx-light; S3 comes with the extra.
+# Remotes, Dask and Slurm: apt-get install openssh-server nginx-light slurm-wlm munge.
 test-servers: .venv/installed
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,servers]"
 	@python -m interp_core.processor pytest -m servers

@@ -30,6 +30,7 @@ def missing(*programs: str, package: str | None = None) -> str | None:
     mends = {
         "sshd": "apt-get install openssh-server",
         "nginx": "apt-get install nginx-light",
+        "slurmctld": "apt-get install slurm-wlm munge",
         "weed": "make test-servers",
     }
     for program in programs:
@@ -226,3 +227,79 @@ def nginx(folder: Path, served: Path) -> Iterator[str]:
         ports=[port],
     ):
         yield f"http://{HOST}:{port}"
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """A Slurm of one node, this machine."""
+
+    config: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its commands need."""
+        return {"SLURM_CONF": str(self.config)}
+
+    def call(self, *command: str, cwd: Path | None = None) -> str:
+        """What one of its commands prints."""
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    def state(self, job: str) -> str:
+        """PENDING, RUNNING, COMPLETED ... of a job."""
+        said = self.call("scontrol", "show", "job", job)
+        return said.partition("JobState=")[2].split()[0]
+
+
+@contextmanager
+def slurm(folder: Path) -> Iterator[Slurm]:
+    """Slurm, whole: munge for its keys, the controller, and one node with two processors."""
+    for name in ("", "state", "spool", "munge"):
+        (folder / name).mkdir(parents=True)
+    folder.chmod(0o755)
+    munge = folder / "munge"
+    munge.chmod(0o700)
+    (munge / "key").write_bytes(os.urandom(1024))
+    (munge / "key").chmod(0o400)
+
+    host = socket.gethostname().partition(".")[0]
+    controller, node = free_ports(2)
+    config = folder / "slurm.conf"
+    config.write_text(
+        f"ClusterName=tests\nSlurmctldHost={host}({HOST})\nSlurmUser={getuser()}\n"
+        f"AuthType=auth/munge\nAuthInfo=socket={munge / 'socket'}\n"
+        f"SlurmctldPort={controller}\nSlurmdPort={node}\n"
+        f"StateSaveLocation={folder / 'state'}\nSlurmdSpoolDir={folder / 'spool'}\n"
+        f"SlurmctldPidFile={folder / 'ctld.pid'}\nSlurmdPidFile={folder / 'd.pid'}\n"
+        # Nothing of the machine is changed: no cgroup, no MPI, no accounting.
+        "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nMpiDefault=none\n"
+        "SelectType=select/cons_tres\nSelectTypeParameters=CR_Core\nReturnToService=2\n"
+        "KillWait=5\nSchedulerParameters=sched_interval=1\n"
+        f"NodeName={host} NodeAddr={HOST} CPUs=2 RealMemory=4000\n"
+        f"PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE OverSubscribe=FORCE:4\n"
+    )
+    programs = {name: which(name) or name for name in ("munged", "slurmctld", "slurmd")}
+    keys = [f"--key-file={munge / 'key'}", f"--socket={munge / 'socket'}"]
+    keys += [f"--{name}-file={munge / name}" for name in ("pid", "log", "seed")]
+
+    with (
+        running([programs["munged"], "--force", "--foreground", *keys], folder / "m", ports=[]),
+        running([programs["slurmctld"], "-D", "-f", str(config)], folder / "c", ports=[controller]),
+        running([programs["slurmd"], "-D", "-f", str(config)], folder / "d", ports=[node]),
+    ):
+        served = Slurm(config)
+        deadline = time.monotonic() + 60
+        while served.call("sinfo", "--noheader", "--format", "%t") != "idle":
+            assert time.monotonic() < deadline, (folder / "d").read_text()[-3000:]
+            time.sleep(0.2)
+        try:
+            yield served
+        finally:
+            served.call("scancel", "--user", getuser())

@@ -392,7 +392,7 @@ def test_the_store_moves_from_s3_to_ssh_as_the_readme_says(project: Path, tmp_pa
         assert f"all sent to remote store ({before.url})" in run(here, "make", "push")
 
         said = {"url": after.url, "store": after.url, "keyfile": after.settings["keyfile"]}
-        for command in readme_commands("remote remove --local", said):
+        for command in readme_commands("dvc remote remove --local", said):
             run(here, *command)
         for command in readme_commands('".[ssh]"', said):
             run(here, *command)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,8 +42,11 @@ PACKAGES = ("numpy", "numba", "scipy", "torch", "transformers")
 PASSED = ("GLIBC_", "HF_", "INDUCTION_LAB_", "MALLOC_", "MKL_", "NUMBA_", "OMP_", "WANDB_")
 KEPT_BACK = ("KEY", "TOKEN", "INDUCTION_LAB_CLUSTER")
 
-# Tasks of this process, which is a worker's, by the call that they are of.
+GOING = 60  # seconds that a worker may take to end after its processes were
+
+# Of this process, where it is a worker's: running tasks by their call, and calls that have ended.
 _running: dict[str, list[subprocess.Popen[bytes]]] = {}
+_ended: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,8 @@ def _end_all(client: Any, call: str) -> None:
 
 
 async def _end_children(call: str) -> None:
-    """On a worker: end the processes of a call as Ctrl-C ends local ones."""
+    """On a worker: end the processes of a call as Ctrl-C ends local ones, and start no other."""
+    _ended.add(call)
     for child in (children := list(_running.get(call, ()))):
         child.terminate()
     while any(child.poll() is None for child in children):
@@ -224,12 +229,38 @@ def _on_worker(task: bytes, place: Place) -> str:
     from distributed import get_worker
 
     worker = get_worker()
-    key = worker.get_current_task()
     if not Path(place.token).is_file():
         raise InputError(
             f"worker {worker.address} does not see {Path(place.token).parent}: all machines of a "
             "cluster must see the same files at the same place"
         )
+
+    while True:
+        code, printed, problem = _in_a_process(task, place, worker)
+        if code == 0:
+            return printed
+        if problem:
+            raise InputError(json.loads(problem))
+        if code not in _STOPPED:
+            break
+        # Slurm stops all processes of a job, the worker too, or somebody this one alone.
+        _wait_for_worker(place, worker)
+
+    where = f"on {worker.address}: its error is in that worker's log"
+    if code == -signal.SIGKILL:
+        raise InputError(f"a task was killed {where}; too little memory is usual")
+    raise RuntimeError(f"a task ended with code {code} {where}")
+
+
+# How a process ends that was asked to: as Ctrl-C, or at once.
+_STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
+
+
+def _in_a_process(task: bytes, place: Place, worker: Any) -> tuple[int, str, str]:
+    """Run a task; returns its exit code, what it printed, and what is wrong with its input."""
+    key = worker.get_current_task()
+    # Workers that a call started here have numbers, and share its terminal.
+    line = worker.name if isinstance(worker.name, int) else 0
 
     reads, writes = os.pipe()
     with tempfile.TemporaryFile() as printed, os.fdopen(reads) as told:
@@ -240,27 +271,32 @@ def _on_worker(task: bytes, place: Place) -> str:
             stdin=subprocess.PIPE,
             stdout=printed,
             pass_fds=[writes],
+            start_new_session=True,  # Ctrl-C in a terminal goes to the caller, who asks in order
         )
         os.close(writes)
         _running.setdefault(place.call, []).append(child)
+
         try:
-            # Workers that a call started here have numbers, and share its terminal.
-            line = worker.name if isinstance(worker.name, int) else 0
             _hand_over(child, pickle.dumps((task, place.ground, line)))
             _wait_for(child, worker, key)
-            problem = told.read()
         finally:
             _running[place.call].remove(child)
 
-        if child.returncode == 0:
-            printed.seek(0)
-            return printed.read().decode(errors="replace")
-        if problem:
-            raise InputError(json.loads(problem))
-        raise RuntimeError(
-            f"a task ended with code {child.returncode} on {worker.address}: its error is in that "
-            "worker's log"
-        )
+        problem = told.read()
+        printed.seek(0)
+        return child.returncode, printed.read().decode(errors="replace"), problem
+
+
+def _wait_for_worker(place: Place, worker: Any) -> None:
+    """Give a worker that is being stopped the time to go; then its task goes on elsewhere.
+
+    InterruptedError where the call is ending: nobody waits for the task.
+    """
+    key = worker.get_current_task()
+    for _ in range(int(GOING / 0.5)):
+        if place.call in _ended or _is_dropped(worker, key):
+            raise InterruptedError("the call has ended")
+        time.sleep(0.5)
 
 
 def _hand_over(child: subprocess.Popen[bytes], work: bytes) -> None:
@@ -279,11 +315,16 @@ def _wait_for(child: subprocess.Popen[bytes], worker: Any, key: str) -> None:
             child.wait(0.5)
             return
         except subprocess.TimeoutExpired:
-            state = worker.state.tasks.get(key)
-            if state is None or state.state in ("cancelled", "released", "forgotten"):
+            if _is_dropped(worker, key):
                 child.terminate()
                 child.wait()
                 return
+
+
+def _is_dropped(worker: Any, key: str) -> bool:
+    """Whether nobody waits for a task any more."""
+    task = worker.state.tasks.get(key)
+    return task is None or task.state in ("cancelled", "released", "forgotten")
 
 
 def _child(told: int) -> None:
