@@ -271,6 +271,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
 
     host = socket.gethostname().partition(".")[0]
     controller, node = free_ports(2)
+    megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 * 9 // 10
     config = folder / "slurm.conf"
     config.write_text(
         f"ClusterName=tests\nSlurmctldHost={host}({HOST})\nSlurmUser={getuser()}\n"
@@ -282,7 +283,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
         "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nMpiDefault=none\n"
         "SelectType=select/cons_tres\nSelectTypeParameters=CR_Core\nReturnToService=2\n"
         "KillWait=5\nSchedulerParameters=sched_interval=1\n"
-        f"NodeName={host} NodeAddr={HOST} CPUs=2 RealMemory=4000\n"
+        f"NodeName={host} NodeAddr={HOST} CPUs=2 RealMemory={megabytes}\n"
         f"PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE OverSubscribe=FORCE:4\n"
     )
     programs = {name: which(name) or name for name in ("munged", "slurmctld", "slurmd")}

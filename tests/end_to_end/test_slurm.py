@@ -190,7 +190,28 @@ def test_a_sweep_over_jobs_writes_the_bytes_of_one_process(
     wait_until(lambda: not slurm.call("squeue", "--noheader"), "no worker's job is left")
 
 
+def test_a_job_that_slurm_refuses_is_one_line(slurm: servers.Slurm, project: Path) -> None:
+    settings = (project / "dask" / "jobqueue.yaml").read_text()
+    (project / "greedy").mkdir()
+    (project / "greedy" / "jobqueue.yaml").write_text(settings.replace("4GB", "9000GB"))
+    asked = [sys.executable, "-m", "interp_core.cli", "models", "--cluster", "slurm:2"]
+    done = subprocess.run(
+        [*asked, "--out", "refused/models", "--history", "refused/training"],
+        cwd=project,
+        env=environment(project) | slurm.environment | {"DASK_CONFIG": str(project / "greedy")},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Memory specification can not be satisfied" in done.stderr
+    assert "jobqueue.yaml" in done.stderr
+    assert not slurm.call("squeue", "--noheader")
+
+
 def test_every_script_of_the_page_is_one_that_bash_reads() -> None:
-    assert len(SCRIPTS) == 3
+    assert len(SCRIPTS) == 4
     for text in SCRIPTS:
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)

@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,42 +108,33 @@ def _client(address: str) -> Iterator[Any]:
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     try:
         import dask
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ModuleNotFoundError:
         raise InputError(
             '--cluster needs Dask: pip install -c constraints.txt -e ".[cluster]"'
         ) from None
 
-    kind, _, count = address.partition(":")
-    with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
-        started: Any = None
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}))
+        kind, _, count = address.partition(":")
+        place: dict[str, Any] = {"address": address}
+        if kind in _STARTS:
+            place = {"address": stack.enter_context(_STARTS[kind](_count(count, address)))}
+        elif Path(address).is_file():
+            place = {"scheduler_file": address}
+
         try:
-            if kind in ("local", "slurm"):
-                workers = _count(count, address)
-                started = _slurm() if kind == "slurm" else _local(LocalCluster, workers)
-                started.scale(jobs=workers) if kind == "slurm" else None
-                client = Client(started)
-            elif Path(address).is_file():
-                client = Client(scheduler_file=address, timeout=PATIENCE)
-            else:
-                client = Client(address, timeout=PATIENCE)
-        except (OSError, ValueError, ImportError) as problem:
-            if isinstance(problem, InputError):
-                raise
+            client = stack.enter_context(Client(**place, timeout=PATIENCE))
+        except (OSError, ValueError) as problem:
             said = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise InputError(
                 f"cluster {address} cannot be used: {said}; --cluster takes local:N, slurm:N, a "
                 "scheduler's tcp://HOST:PORT, or the file that it wrote"
             ) from None
 
-        with client:
-            if not client.scheduler_info()["workers"]:
-                click.echo(f"cluster {address}: no worker yet, waiting for the first", err=True)
-            try:
-                yield client
-            finally:
-                if started is not None:
-                    started.close()
+        if not client.scheduler_info()["workers"]:
+            click.echo(f"cluster {address}: no worker yet, waiting for the first", err=True)
+        yield client
 
 
 def _count(text: str, address: str) -> int:
@@ -152,21 +143,64 @@ def _count(text: str, address: str) -> int:
     return int(text)
 
 
-def _local(kind: Any, workers: int) -> Any:
-    return kind(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+def _local(workers: int) -> Any:
+    from distributed import LocalCluster
+
+    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
 
-def _slurm() -> Any:
-    """What a job is stands in dask-jobqueue's own file, ~/.config/dask/jobqueue.yaml."""
-    from dask_jobqueue.slurm import SLURMCluster
+@contextmanager
+def _slurm(workers: int) -> Iterator[Any]:
+    """A scheduler in this process, and so many jobs of a worker each, cancelled at the end.
 
+    What a job is stands in dask-jobqueue's own file, ~/.config/dask/jobqueue.yaml. It is submitted
+    here: dask-jobqueue would wait for ever for a job that Slurm has refused.
+    """
     try:
-        return SLURMCluster()
+        from dask_jobqueue.slurm import SLURMCluster
+
+        cluster = SLURMCluster(scheduler_options={"dashboard": False})
+    except ModuleNotFoundError:
+        raise InputError(
+            '--cluster slurm needs dask-jobqueue: pip install -c constraints.txt -e ".[cluster]"'
+        ) from None
     except ValueError:
         raise InputError(
             "--cluster slurm: cores and memory of a job are missing in "
             "~/.config/dask/jobqueue.yaml; examples/cluster.md has one"
         ) from None
+
+    # A worker that Slurm put back into the queue comes again under its job's number.
+    script = cluster.job_script().replace("dummy-name", "$SLURM_JOB_ID")
+    jobs: list[str] = []
+    with cluster:
+        try:
+            for _ in range(workers):
+                jobs.append(_submitted(script))
+            yield cluster
+        finally:
+            if jobs:
+                subprocess.run(["scancel", "--quiet", *jobs], check=False)
+
+
+def _submitted(script: str) -> str:
+    """The number of a job. InputError where Slurm refuses it."""
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable"], input=script, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise InputError("--cluster slurm: there is no sbatch on this machine") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it says nothing"]
+        raise InputError(
+            f"--cluster slurm: sbatch refuses a worker's job ({said[0]}): mend "
+            "~/.config/dask/jobqueue.yaml"
+        )
+    return done.stdout.strip().partition(";")[0]
+
+
+_STARTS = {"local": _local, "slurm": _slurm}
 
 
 @contextmanager
