@@ -222,7 +222,7 @@ def default_remote(root: Path) -> Remote:
     address = str(repo.config["remote"].get(name, {}).get("url", "nowhere"))
     try:
         objects = repo.cloud.get_remote_odb(name)
-    except (ConfigError, DvcException) as problem:
+    except (ConfigError, DvcException, ImportError) as problem:
         raise InputError(
             f"remote {name} ({address}): {reason(problem)}{_install(address)}"
         ) from None
