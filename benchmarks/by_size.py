@@ -75,7 +75,7 @@ def measure(name: str) -> dict[str, float]:
         del model
 
         began = time.process_time()
-        spec = ModelSpec(source="local", path=folder)
+        spec = ModelSpec(source="local", path=Path(folder))
         subject = load_model(spec, name=name)
         found["load"] = time.process_time() - began
 

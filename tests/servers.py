@@ -147,7 +147,7 @@ class S3:
 
     def client(self) -> Any:
         """Amazon's own client, to look behind DVC."""
-        import botocore.session
+        import botocore.session  # pyright: ignore[reportMissingImports]
 
         return botocore.session.get_session().create_client(
             "s3",
@@ -190,7 +190,7 @@ def seaweed(folder: Path) -> Iterator[S3]:
 
 def _make_bucket(served: S3, log: Path) -> None:
     """The gateway answers before the filer behind it does."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError  # pyright: ignore[reportMissingImports]
 
     client = served.client()
     deadline = time.monotonic() + 60

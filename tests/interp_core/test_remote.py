@@ -5,12 +5,18 @@ end_to_end/test_remotes.py.
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.repo import Repo
 
 from interp_core.console import remote
 from interp_core.errors import InputError
+
+
+def edited(folder: Path) -> Any:
+    """DVC's own settings of a project, written when the block ends."""
+    return Repo(str(folder)).config.edit()
 
 
 @pytest.fixture
@@ -22,11 +28,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "data" / "short").write_bytes(b"of results")
     monkeypatch.chdir(folder)
 
-    repo = Repo.init(str(folder), no_scm=True)
-    with repo.config.edit() as config:
+    Repo.init(str(folder), no_scm=True)
+    with edited(folder) as config:
         config["core"] |= {"remote": "store", "analytics": False}
         config["remote"]["store"] = {"url": str(tmp_path / "store"), "verify": True}
-    Repo(str(folder)).add("data")
+    dvc: Any = Repo(str(folder))
+    dvc.add("data")
     assert "all sent to remote store" in remote.send(folder)
     return folder
 
@@ -98,7 +105,7 @@ def test_a_cut_object_is_sent_again(project: Path) -> None:
 
 
 def test_no_remote_is_told(project: Path) -> None:
-    with Repo(str(project)).config.edit() as config:
+    with edited(project) as config:
         del config["core"]["remote"]
     with pytest.raises(InputError, match="no remote: `dvc remote add --default store ADDRESS`"):
         remote.fetch(project)
@@ -108,7 +115,7 @@ def test_a_way_to_a_remote_that_is_not_installed_is_named_with_its_extra(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dvc_s3", None)
-    with Repo(str(project)).config.edit() as config:
+    with edited(project) as config:
         config["remote"]["store"] = {"url": "s3://bucket/lab"}
     with pytest.raises(InputError, match=r'install -c constraints.txt -e "\.\[s3\]"'):
         remote.fetch(project)

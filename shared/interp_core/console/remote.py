@@ -239,8 +239,11 @@ def objects_of(root: Path) -> dict[str, str]:
     """What dvc.lock names, a folder or a file of the project, by the MD5 of its object."""
     from dvc.repo import Repo
 
-    outs = [out for out in Repo(str(root)).index.outs if out.use_cache and out.hash_info]
-    return {out.hash_info.value: str(Path(out.fs_path).relative_to(root)) for out in outs}
+    found = {}
+    for out in Repo(str(root)).index.outs:
+        if out.use_cache and out.hash_info and out.hash_info.value:
+            found[out.hash_info.value] = str(Path(out.fs_path).relative_to(root))
+    return found
 
 
 def _why_not_here(root: Path, remote: Remote, said: list[str]) -> str:

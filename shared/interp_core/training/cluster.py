@@ -70,9 +70,9 @@ def run_on_cluster(tasks: Sequence[Any], address: str) -> None:
         raise InputError("--cluster trains one model a worker, torchrun one on all: choose one")
 
     with _client(address) as client, _token() as token:
-        from distributed import as_completed
-        from distributed.client import FutureCancelledError
-        from distributed.scheduler import KilledWorker
+        from distributed import as_completed  # pyright: ignore[reportMissingImports]
+        from distributed.client import FutureCancelledError  # pyright: ignore[reportMissingImports]
+        from distributed.scheduler import KilledWorker  # pyright: ignore[reportMissingImports]
 
         place = _place(token)
         futures = {
@@ -107,8 +107,8 @@ def _client(address: str) -> Iterator[Any]:
     # Read when Dask is loaded, here and in the workers: what a user can mend is said once, by us.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     try:
-        import dask
-        from distributed import Client
+        import dask  # pyright: ignore[reportMissingImports]
+        from distributed import Client  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise InputError(
             '--cluster needs Dask: pip install -c constraints.txt -e ".[cluster]"'
@@ -144,7 +144,7 @@ def _count(text: str, address: str) -> int:
 
 
 def _local(workers: int) -> Any:
-    from distributed import LocalCluster
+    from distributed import LocalCluster  # pyright: ignore[reportMissingImports]
 
     return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
@@ -157,7 +157,7 @@ def _slurm(workers: int) -> Iterator[Any]:
     here: dask-jobqueue would wait for ever for a job that Slurm has refused.
     """
     try:
-        from dask_jobqueue.slurm import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster  # pyright: ignore[reportMissingImports]
 
         cluster = SLURMCluster(scheduler_options={"dashboard": False})
     except ModuleNotFoundError:
@@ -260,7 +260,7 @@ async def _end_children(call: str) -> None:
 
 def _on_worker(task: bytes, place: Place) -> str:
     """On a worker: run a task in a process of its own; returns what it printed."""
-    from distributed import get_worker
+    from distributed import get_worker  # pyright: ignore[reportMissingImports]
 
     worker = get_worker()
     if not Path(place.token).is_file():
