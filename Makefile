@@ -8,12 +8,13 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: help setup repro report test test-slow test-browser torture check stages bench published
+.PHONY: help setup repro pull push report test test-slow test-browser test-servers torture check stages bench published
 
 # The first target: what `make` alone says.
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make repro   set up and run the whole pipeline, then print the answers"
+	@echo "make pull    fetch what was run elsewhere from the remote; make push: send it there"
 	@echo "make report  the run to look at: report/index.html, opened from disk"
 	@echo "make test    prove it; make check: format, lint, types, holes; make test-slow: what takes minutes"
 	@echo "make torture prove that no damaged file and no odd profile ends in a traceback"
@@ -26,6 +27,13 @@ setup: .venv/installed
 repro: .venv/installed
 	@dvc repro
 	@induction-lab answers --compare
+
+# What was run elsewhere, from the remote and to it; no stage is run.
+pull: .venv/installed
+	@induction-lab pull
+
+push: .venv/installed
+	@induction-lab push
 
 # One page of the run, computed from data/ into report/, which git ignores.
 report: .venv/installed
@@ -40,6 +48,11 @@ test-slow: .venv/installed
 # Pages in headless Chromium; those of the run need `make repro` before.
 test-browser: .venv/installed
 	@python -m interp_core.processor pytest -m slow tests/end_to_end/test_page_in_browser.py
+
+# Remotes, Dask and Slurm: apt-get install openssh-server nginx-light slurm-wlm munge.
+test-servers: .venv/installed
+	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test,servers]"
+	@python -m interp_core.processor pytest -m servers
 
 # Files damaged and profiles edited by seed, every one read: minutes. TORTURE="--seed 1 --files 500"
 torture: .venv/installed

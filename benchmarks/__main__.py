@@ -11,7 +11,7 @@ import click
 NAMES = sorted(
     path.stem
     for path in Path(__file__).parent.glob("*.py")
-    if path.stem not in ("__init__", "__main__", "measure", "subjects")
+    if path.stem not in ("__init__", "__main__", "by_size", "measure", "subjects")
 )
 
 

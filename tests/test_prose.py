@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("packages/*/README.md"))]
+PAGES.append(ROOT / "examples" / "cluster.md")
 LONGEST = 25  # words
 
 # Where one sentence ends and the next begins; a colon or a semicolon that starts a new one with a

@@ -7,6 +7,7 @@ import click
 
 from interp_core.console.options import (
     Group,
+    cluster_option,
     fail,
     option,
     out_option,
@@ -83,6 +84,7 @@ def prepare(run: Any) -> None:
 
 
 @main.command()
+@cluster_option
 @option("--only", type=click.Choice(["handwriting", "control"]), help="One of the two models.")
 @_settings()
 def train(run: Any, only: str | None) -> None:
@@ -195,6 +197,7 @@ def figures(run: Any) -> None:
 
 
 @main.command()
+@cluster_option
 @_settings()
 def run(run: Any) -> None:
     """Everything, from the bank to the figures."""

@@ -7,6 +7,7 @@ import click
 
 from interp_core.console.options import (
     Group,
+    cluster_option,
     fail,
     option,
     out_option,
@@ -32,18 +33,30 @@ def _start(
     condition: str | None,
 ) -> Any:
     """The call of the study, and the one training that any option of it asks for."""
-    from eigen_phase.study import one_training, prepare
+    from eigen_phase.study import one_training
     from interp_core.console.call import profile_folder
     from interp_core.files.params import project_root
 
     del command  # what a training is does not depend on it
     if not training and condition is None:
-        return prepare(profile, out), None
+        return _prepare(profile, out), None
 
-    study = prepare(profile, None)
+    study = _prepare(profile, None)
     name, chosen = one_training(study, condition, **training)
     place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     return study, (name, chosen, place)
+
+
+def _prepare(profile: str | None, out: Path | None) -> Any:
+    """The study, its runs shared among as many processes as there will be."""
+    from dataclasses import replace
+
+    from eigen_phase.study import prepare
+    from interp_core.training.workers import shares
+
+    study = prepare(profile, out)
+    n = shares(study.params.processes)
+    return replace(study, params=study.params.model_copy(update={"processes": n}))
 
 
 _settings = settings(
@@ -66,6 +79,7 @@ def main() -> None:
 
 
 @main.command()
+@cluster_option
 @_settings("training")
 def train(run: Any) -> None:
     """Train with the Hessian watched.
@@ -85,6 +99,7 @@ def train(run: Any) -> None:
 @_RUNS
 @profile_option
 @out_option
+@cluster_option
 def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
     """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where
     eigenvectors live.
@@ -125,14 +140,14 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
 @main.command()
 @profile_option
 @out_option
+@cluster_option
 def controls(profile: str | None, out: Path | None) -> None:
     """Control runs, a clamped previous-token head, ablations over the clock, steps inside and
     outside the subspace.
     """
     from eigen_phase import workflow
-    from eigen_phase.study import prepare
 
-    workflow.controls(prepare(profile, out))
+    workflow.controls(_prepare(profile, out))
 
 
 @main.command()
@@ -171,6 +186,7 @@ def page(run_directories: tuple[Path, ...], profile: str | None) -> None:
 
 
 @main.command()
+@cluster_option
 @_settings("training")
 def run(run: Any) -> None:
     """Everything. Any option of the training makes it one run: trained, fitted and drawn."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from interp_core.console.options import Decorator, Group, option, profile_option
+from interp_core.console.options import Decorator, Group, cluster_option, option, profile_option
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -19,9 +19,9 @@ def _say_version(context: click.Context, _: click.Parameter, *, value: bool) -> 
         return
 
     from interp_core.console.doctor import version
-    from interp_core.files.params import project_root
+    from interp_core.console.own_code import code_root
 
-    click.echo(f"induction-lab {version(project_root())}")
+    click.echo(f"induction-lab {version(code_root())}")
     context.exit()
 
 
@@ -32,7 +32,7 @@ def _say_version(context: click.Context, _: click.Parameter, *, value: bool) -> 
     is_eager=True,
     expose_value=False,
     callback=lambda context, parameter, value: _say_version(context, parameter, value=value),
-    help="The version, and a checkout's revision.",
+    help="The version, and the revision of the code that runs.",
 )
 def main() -> None:
     """Induction Lab: the corpus and the reference models that the studies share."""
@@ -85,6 +85,7 @@ def _trains(models: str, history: str) -> Decorator:
         ),
         option("--seed", type=int, help="Seed of weights and batches."),
         option("--processes", type=int, help="Models trained at once."),
+        cluster_option,
     )
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
@@ -121,8 +122,10 @@ def models(
     """Train the reference models; a training that was stopped goes on where it was."""
     from interp_core.files.params import read_section
     from interp_core.training.reference_models import Places, ReferenceModels, train_all
+    from interp_core.training.workers import check_launch
 
     params = read_section("reference_models", ReferenceModels, profile, **given)
+    check_launch(params.recipe.device)
     _hold(out, history)
     train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
@@ -141,8 +144,10 @@ def mamba_models(
     from interp_core.files.params import read_section
     from interp_core.training.mamba_models import MambaModels, train_all
     from interp_core.training.reference_models import Places
+    from interp_core.training.workers import check_launch
 
     params = read_section("mamba_models", MambaModels, profile, **given)
+    check_launch(params.recipe.device)
     _hold(out, history)
     train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
 
@@ -218,6 +223,24 @@ def doctor() -> None:
 
     if any(finding.state == "error" for finding in findings):
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+def pull() -> None:
+    """Fetch what dvc.lock names from the remote, and run nothing; one line says what is missing."""
+    from interp_core.console.remote import fetch
+    from interp_core.files.params import project_root
+
+    click.echo(fetch(project_root()))
+
+
+@main.command()
+def push() -> None:
+    """Send the artifacts of the last run to the remote."""
+    from interp_core.console.remote import send
+    from interp_core.files.params import project_root
+
+    click.echo(send(project_root()))
 
 
 @main.command()

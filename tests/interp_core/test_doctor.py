@@ -198,6 +198,43 @@ def test_the_switch_to_native_is_told(project: Path, monkeypatch: pytest.MonkeyP
     assert told()["instructions"].state == "note"
 
 
+def test_a_hub_that_does_not_answer_is_a_note(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert told()["hub"].state == "note"
+    assert "127.0.0.1: " in told()["hub"].is_so
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in told()["hub"].mend
+
+
+def test_a_remote_that_does_not_answer_is_an_error(project: Path) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    config = "[core]\n    remote = store\n['remote \"store\"']\n    url = http://127.0.0.1:9\n"
+    (project / ".dvc" / "config").write_text(config)
+    (project / "dvc.yaml").write_text("stages:\n  make: {cmd: make, outs: [data/array.npz]}\n")
+    lock = (project / "dvc.lock").read_text().replace("  make:\n", "  make:\n    cmd: make\n")
+    (project / "dvc.lock").write_text(f"schema: '2.0'\n{lock}")
+    found = told()["remote"]
+    assert found.state == "error"
+    assert found.is_so.startswith("remote store (http://127.0.0.1:9): ")
+
+
+def test_code_of_another_checkout_is_told(project: Path) -> None:
+    assert told()["code"].state == "ok"
+    (project / "shared" / "interp_core").mkdir(parents=True)
+    assert told()["code"].state == "note"
+    assert str(project) in told()["code"].is_so
+
+
+def test_the_version_is_of_the_code_that_runs(project: Path) -> None:
+    ours = CliRunner().invoke(main, ["--version"]).output
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    assert CliRunner().invoke(main, ["--version"]).output == ours
+    # A wheel in a folder of somebody's repository has no revision.
+    assert doctor.version(project) == importlib.metadata.version("induction-lab")
+
+
 def test_the_version_names_the_revision() -> None:
     said = CliRunner().invoke(main, ["--version"]).output
     assert said.startswith(f"induction-lab {importlib.metadata.version('induction-lab')}")

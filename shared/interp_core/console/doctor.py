@@ -6,9 +6,11 @@ what only costs time or a service is a note.
 
 import importlib.metadata
 import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,11 @@ from interp_core.console.dvc_files import (
     objects_in,
     outs_of,
 )
+from interp_core.console.own_code import code_root
 from interp_core.errors import InputError
 from interp_core.files.params import profile_path, project_root, read_yaml, settings_root
 
+LEAST_PYTHON = (3, 11)  # as pyproject.toml says
 LEAST_DISK = 5e9  # bytes: arrays, weights and cache of a whole run take about 3e9
 LEAST_MEMORY = 4e9  # bytes: the largest stage of the profile laptop takes about 1e9
 HASHED_PER_SECOND = 4e8  # bytes, MD5 on one core
@@ -53,7 +57,11 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Every finding, the quick ones first."""
+    from interp_core.console import doctor_network
+
     root = project_root()
+    yield _python()
+    yield _code(root)
     yield _instructions()
     yield _threads()
     yield _memory()
@@ -61,6 +69,7 @@ def examine() -> Iterator[Finding]:
     yield from _versions(root / "constraints.txt")
     yield _profile()
     yield _tracking()
+    yield doctor_network.hub()
 
     if (root / "dvc.lock").is_file():
         try:
@@ -72,7 +81,9 @@ def examine() -> Iterator[Finding]:
 def version(root: Path) -> str:
     """The package's version, with the revision of a checkout and a `+` where it was changed."""
     number = importlib.metadata.version("induction-lab")
-    head = _git(root, "rev-parse", "--short", "HEAD")
+    # A wheel may lie inside somebody's repository, whose revision is not ours.
+    is_checkout = (root / "shared" / "interp_core").is_dir()
+    head = _git(root, "rev-parse", "--short", "HEAD") if is_checkout else None
     if head is None:
         return number
     changed = "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
@@ -87,6 +98,24 @@ def _git(root: Path, *arguments: str) -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _python() -> Finding:
+    number = platform.python_version()
+    if sys.version_info >= LEAST_PYTHON:
+        return Finding("ok", "Python", f"{number} at {sys.prefix}")
+    least = ".".join(map(str, LEAST_PYTHON))
+    return Finding("error", "Python", number, f"make setup PYTHON=python{least}")
+
+
+def _code(root: Path) -> Finding:
+    """A person's commands run what is installed; DVC's run the project's own (own_code.py)."""
+    installed = code_root()
+    ours = (root / "shared" / "interp_core").is_dir()
+    if not ours or root.resolve() == installed:
+        return Finding("ok", "code", f"{version(installed)} of {installed}")
+    mend = f"source {root}/.venv/bin/activate, or make setup there"
+    return Finding("note", "code", f"that of {installed}, and this is {root}", mend)
 
 
 def _instructions() -> Finding:
@@ -241,7 +270,9 @@ def _store(root: Path) -> Finding:
         return Finding("note", "remote", "none", "`dvc remote add --default store ADDRESS`")
     address = addresses[-1]
     if "://" in address:
-        return Finding("ok", "remote", f"{address} (not asked)")
+        from interp_core.console.doctor_network import remote
+
+        return remote(root)
 
     folder = (root / ".dvc" / address).resolve()
     if folder.is_dir():

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from interp_core import processor
+from interp_core.console.own_code import run_own_code
 from interp_core.errors import InputError, StateSavedError
 from interp_core.files import OPTIONS_FILE
 
@@ -76,6 +77,11 @@ class Group(click.Group):
     command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            run_own_code()
+        except InputError as problem:
+            fail(str(problem))
+
         # Before the command's body imports PyTorch and NumPy: they look at their environment only
         # then.
         if (differs := processor.settle()) is not None:
@@ -296,6 +302,27 @@ profile_option = option(
     "--profile",
     is_eager=True,  # before --help, which shows its values
     help="Profile: a name in profiles/ or a .yaml file (default: params.yaml's).",
+)
+
+
+def _keep_cluster(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Where tasks run changes no result: the call is not told, and a stage stays one."""
+    if value is not None:
+        from interp_core.training.workers import CLUSTER
+
+        context.meta[CLUSTER] = value
+
+
+cluster_option = option(
+    "--cluster",
+    metavar="ADDRESS",
+    envvar="INDUCTION_LAB_CLUSTER",
+    expose_value=False,
+    callback=_keep_cluster,
+    help=(
+        "Run its tasks on a Dask cluster, with the same bytes: local:N, slurm:N, tcp://HOST:PORT "
+        "or a scheduler's file (also INDUCTION_LAB_CLUSTER)."
+    ),
 )
 out_option = option(
     "--out",

@@ -15,7 +15,11 @@ from pathlib import Path
 # of a result. Whoever adds one says why.
 WITHOUT_EFFECT = {
     "interp_core.models.lens": "no committed model runs through it: all have a native path",
+    "interp_core.console.doctor": "says what is wrong with an installation",
+    "interp_core.console.doctor_network": "asks a hub and a remote whether they answer",
     "interp_core.console.options": "options, and errors in one line",
+    "interp_core.console.own_code": "which checkout's code a stage runs: its own",
+    "interp_core.console.remote": "brings files that dvc.lock names, each checked by its hash",
     "interp_core.pipeline.import_closure": "says what reruns, and what is resumed",
     "interp_core.console.doctor": "what is wrong with an installation",
     "interp_core.console.dvc_files": "what is wrong with an installation",
@@ -25,6 +29,7 @@ WITHOUT_EFFECT = {
     "interp_core.console.made_from": "marks records of experiments; a stage's files have no mark",
     "interp_core.progress": "bars on standard error; every item is passed on, in order",
     "interp_core.training.account": "where curves for W&B go",
+    "interp_core.training.cluster": "on which machine a training runs; each checks what it is",
     "interp_core.training.curves": "names of curves for W&B",
     "interp_core.training.journal": "points of curves for W&B, for when a training goes on",
     "interp_core.training.live_run": "curves for W&B, which nothing reads back",

@@ -1,7 +1,11 @@
-"""Several trainings at once on one machine, each in a process that ends with its parent."""
+"""Several trainings at once, each in a process that ends with its parent.
+
+On this machine, or where `--cluster` says, on a cluster's (cluster.py).
+"""
 
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import threading
@@ -9,6 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
+
+import click
 
 from interp_core import processor
 from interp_core.errors import InputError, StateSavedError
@@ -28,13 +34,57 @@ class _Worker:
     slot: int
 
 
+CLUSTER = "interp_core.cluster"  # where a command keeps what its --cluster says
+SHARES = 10_000  # more than any sweep has trainings
+
+
+def cluster() -> str | None:
+    """What the running command's --cluster says."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(CLUSTER)
+
+
+def shares(processes: int) -> int:
+    """Into how many parts to divide what `processes` would share: on a cluster each is alone."""
+    return processes if cluster() is None else SHARES
+
+
+def check_launch(device: str) -> None:
+    """InputError where torchrun started processes that cannot train one model together.
+
+    accelerate lets processes without a GPU train alone, each for itself, unless they are told to be
+    on CPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or device == "cpu":
+        return
+
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    if os.environ.get("RANK", "0") != "0":
+        sys.exit(2)  # the first process says it for all
+    raise InputError(
+        f"torchrun started {world} processes, but `device: {device}` finds no CUDA device on "
+        f"{platform.node()}: start the command without torchrun, or set `device: cpu` in the "
+        "recipe for processes that share one model on CPUs"
+    )
+
+
 def run_in_processes(tasks: Sequence[Task], *, processes: int) -> None:
     """Run the tasks, `processes` at a time, in order; each gets a keyword `position`, its line for
     a progress bar.
 
-    One task, or one process: in this process. An InputError in one ends the others (they save their
-    state) and is raised here; so does Ctrl-C.
+    One task, or one process: in this process. On a cluster: as many at once as it has threads. An
+    InputError in one ends the others (they save their state) and is raised here; so does Ctrl-C.
     """
+    if (address := cluster()) is not None:
+        from interp_core.training.cluster import run_on_cluster
+
+        run_on_cluster(tasks, address)
+        return
+
     if processes == 1 or len(tasks) < 2:
         for function, arguments, keywords in tasks:
             function(*arguments, **keywords)
