@@ -21,7 +21,6 @@ WITHOUT_EFFECT = {
     "interp_core.console.own_code": "which checkout's code a stage runs: its own",
     "interp_core.console.remote": "brings files that dvc.lock names, each checked by its hash",
     "interp_core.pipeline.import_closure": "says what reruns, and what is resumed",
-    "interp_core.console.doctor": "what is wrong with an installation",
     "interp_core.console.dvc_files": "what is wrong with an installation",
     "interp_core.console.holding": "who may write into a folder now, never what is written",
     "interp_core.files.locks": "who may write into a folder now, never what is written",
