@@ -80,7 +80,7 @@ def confirmed(
         "random_pairs": random,
         "control": _control_words(control),
         "z_max": float(later.max()) if later.size else None,
-        "share_above_2": share_above(circuit, 2),
+        "share_above_2": share_above(circuit, 2.0),
         "verdict": _verdict(chosen, random, least=params.smallest_excess),
     }
     return report, arrays

@@ -157,7 +157,7 @@ def _composition(own: Own, subject: "Transformer", prompts: "Prompts", roles: "R
     )
     report |= {
         "z_against": "other heads' directions",
-        "share_above_2_of_orientations": share_above(oriented, 2),
+        "share_above_2_of_orientations": share_above(oriented, 2.0),
         **begun_with(subject),
     }
     own.run.save("composition", f"composition_{own.name}", report, arrays, made={})

@@ -159,6 +159,9 @@ def k_composition(
     return Composition(score=score.numpy(), z=z.numpy())
 
 
+_LEAST_SPREAD = 1e-6  # of scores in [0, 1]: heads that differ by rounding alone give no scale
+
+
 @torch.no_grad()
 def k_composition_among_heads(subject: CircuitWeights, *, distances: Sequence[int]) -> Composition:
     """The score of k_composition, with z against the output directions of the other earlier heads.
@@ -193,7 +196,7 @@ def k_composition_among_heads(subject: CircuitWeights, *, distances: Sequence[in
             continue
         mean = (strength.sum(dim=0) - own) / others
         from_mean = (strength - mean).pow(2).sum(dim=0) - (own - mean).pow(2)
-        spread = (from_mean / (others - 1)).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        spread = (from_mean.clamp_min(0) / (others - 1)).sqrt().clamp_min(_LEAST_SPREAD)
         z[:layer, :, layer] = ((own - mean) / spread).unflatten(0, (layer, subject.n_heads))
 
     return Composition(score=score.numpy(), z=z.numpy())
