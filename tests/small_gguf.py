@@ -30,7 +30,7 @@ def model(kind: gguf.GGMLQuantizationType) -> LlamaForCausalLM:
         num_key_value_heads=KEY_VALUE_HEADS,
         max_position_embeddings=64,
         rms_norm_eps=1e-5,
-        rope_theta=10000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
         initializer_range=0.3,
         bos_token_id=0,

@@ -477,7 +477,9 @@ def _divided(
 
     made = TemporaryDirectory(prefix="induction-lab-", ignore_cleanup_errors=True)
     weakref.finalize(model, made.cleanup)
-    return dispatch_model(model, dict(device_map), offload_dir=made.name)
+    # The same object, with hooks that move tensors.
+    dispatch_model(model, dict(device_map), offload_dir=made.name)
+    return model
 
 
 def _first_line(problem: Exception) -> str:

@@ -2,6 +2,8 @@
 random models.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -158,7 +160,8 @@ def test_among_heads_z_is_calibrated_where_random_orientations_are_not() -> None
         width = model.config.hidden_size
         loud = torch.ones(width)
         loud[: width // 4] = 8
-        for layer in model.gpt_neox.layers:
+        trunk: Any = model.gpt_neox
+        for layer in trunk.layers:
             layer.attention.dense.weight.data *= loud[:, None]
             layer.attention.query_key_value.weight.data *= loud
     subject = transformer_of(model, bos=0)

@@ -174,7 +174,7 @@ def test_smollm_has_the_heads_that_others_found(smollm: Transformer, prompts: Pr
 
 @pytest.mark.slow
 def test_smollms_scores_are_those_of_eager_attention(smollm: Transformer, prompts: Prompts) -> None:
-    folder = smollm.model.name_or_path
+    folder = str(smollm.model.name_or_path)
     eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     few = prompts.pairs.batch < 4
     pairs = [column[few] for column in (prompts.pairs.batch, prompts.pairs.query)]
