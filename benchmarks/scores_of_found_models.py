@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from benchmarks.measure import Work
+from benchmarks.measure import Row, Times, Work, alternated, peak_growth
 from benchmarks.subjects import prompts_of_length
 from interp_core.loading import subject_of
 from interp_core.measures.scores import attention_keys, attention_scores
@@ -68,7 +68,9 @@ def subject(kind: str) -> NativeSubject:
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0),
         **SHAPES[kind],
     )
-    found = subject_of(AutoModelForCausalLM.from_config(config), bos=0, name=kind)
+    found = subject_of(
+        AutoModelForCausalLM.from_config(config, trust_remote_code=False), bos=0, name=kind
+    )
     assert isinstance(found, NativeSubject)
     return found
 

@@ -21,7 +21,7 @@ from interp_core.models.attention import run_by_us
 from interp_core.models.divided import MAPS, all_tensors, device_map_of, torn_apart
 from interp_core.models.native import NativeSubject
 from interp_core.models.self_check import checked
-from interp_core.models.spec import Dtype, ModelSpec
+from interp_core.models.spec import Dtype, ModelSpec, short_name, spec_of
 from interp_core.models.subject import Subject, Transformer, as_transformer
 from interp_core.stimuli.opening import NO_BOS, OWN, opening
 
@@ -37,9 +37,9 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def load_model(
-    spec: ModelSpec,
+    spec: ModelSpec | str | Path,
     *,
-    name: str,
+    name: str | None = None,
     device: str = "cpu",
     device_map: DeviceMap | None = None,
     dtype: Dtype = "float32",
@@ -48,6 +48,8 @@ def load_model(
     """A model ready for study, in evaluation mode, checked: weights finite, tokenizer and
     vocabulary fit.
 
+    `spec` says where it comes from; a directory or a hub id may be given as it is typed, and names
+    the subject unless `name` does.
     `device` is cpu, cuda, cuda:N or mps. A model that fits on none alone is divided: `device_map`
     says which part goes where, as accelerate has it, or how to fill the devices (auto, balanced,
     sequential), which may also stand for `device`.
@@ -57,9 +59,12 @@ def load_model(
     not-a-number weights, a tokenizer with more ids than the model embeds, or a device that is not
     there.
     """
+    if not isinstance(spec, ModelSpec):
+        name = short_name(str(spec)) if name is None else name
+        spec = spec_of(str(spec), {})
+    name = "model" if name is None else name
     device_map = device if device_map is None and device in MAPS else device_map
-    if device_map is None:
-        _check_device(device)
+    _check_device(device) if device_map is None else _check_map(device_map)
     if spec.source == "random":
         if device_map is not None:
             raise InputError(f"{name}: a model made here from random weights is not divided")
@@ -419,6 +424,9 @@ def _from_folder(
         )
     model, report = loaded
     weakref.finalize(model, made.cleanup)
+    parts = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+    if unknown := sorted(set(device_map if isinstance(device_map, Mapping) else ()) - parts):
+        raise InputError(f"{folder}: device_map names {unknown[0]}, and the model has no such part")
     if (names := torn_apart(model)) is not None:
         raise InputError(
             f"{folder}: {names[0]} and {names[1]} are one tensor: a device_map that has one of "
@@ -459,7 +467,7 @@ def _reading(folder: Path, what: str) -> Iterator[None]:
         ) from None
     # A damaged file may end anywhere inside the library, and its Rust half raises Exception itself.
     except Exception as problem:  # noqa: BLE001
-        reason = _own_code(problem) or _first_line(problem)
+        reason = _own_code(problem) or _not_weights(problem) or _first_line(problem)
         raise InputError(f"{folder}: {what}: {reason[:500]}") from None
 
 
@@ -496,6 +504,13 @@ def _own_code(problem: Exception) -> str | None:
     )
 
 
+def _not_weights(problem: Exception) -> str | None:
+    """What to say of a .bin that holds more than tensors; None for another problem."""
+    if "Weights only load failed" not in str(problem):
+        return None
+    return "its .bin holds more than tensors, or is damaged; what could run as code is not read"
+
+
 def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     from transformers import AutoTokenizer
 
@@ -525,6 +540,18 @@ def _check_device(device: str) -> None:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError("device mps was asked for, but torch sees none; use --device cpu")
+
+
+def _check_map(device_map: DeviceMap) -> None:
+    """InputError for a way of dividing that is not known, and for a device that is not there."""
+    if isinstance(device_map, str):
+        if device_map not in MAPS:
+            raise InputError(f"unknown device_map {device_map}: one of {', '.join(MAPS)}")
+        return
+
+    for place in device_map.values():
+        if str(place) != "disk":
+            _check_device(f"cuda:{place}" if isinstance(place, int) else str(place))
 
 
 def _check_weights(model: "PreTrainedModel", name: str) -> None:

@@ -269,3 +269,10 @@ def test_ablating_leaves_no_trace(planted: Subject) -> None:
             ablation_effects(planted, prompts, [[(0, 1)]], freeze_attention=freeze)
         first_order_effects(planted, prompts)
         assert torch.equal(planted.logits(ids), before)
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+@pytest.mark.parametrize("heads", [[(1, 9)], [(7, 0)], [(1, -1)], []])
+def test_a_head_that_is_not_there_is_no_ablation(name: str, heads: list[tuple[int, int]]) -> None:
+    with pytest.raises(InputError, match=r"there is no L|is empty"):
+        ablation_effects(subject_of(small.build(name), bos=0), small.prompts(), [heads])

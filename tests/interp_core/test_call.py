@@ -39,6 +39,8 @@ def started(seed: int = 0, **options: Any) -> Call[Settings]:
 
 def model(folder: Path) -> str:
     folder.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).touch()
     return str(folder)
 
 
@@ -90,3 +92,12 @@ def test_a_stage_writes_no_mark(project: Path) -> None:
     run = started()
     run.save("profile", "profile_a", {"n": 1}, made=run.made_from({}))
     assert run.file("metrics", "profile", "profile_a").read_text() == '{\n  "n": 1\n}\n'
+
+
+def test_a_folder_without_a_model_is_refused_before_anything_is_loaded(project: Path) -> None:
+    (project / "empty").mkdir()
+    (project / "quantised").mkdir()
+    (project / "quantised" / "m.gguf").touch()
+    for name, says in (("empty", "has no config.json"), ("quantised", "is GGUF; convert it")):
+        with pytest.raises(InputError, match=says):
+            started(given=True).check_models([name])

@@ -620,3 +620,47 @@ def test_a_hub_that_refuses_is_told_apart_from_one_that_is_not_there(
         server.shutdown()
     assert REPO in one_line(problem)
     assert REVISION in one_line(problem)
+
+
+def test_a_bin_that_would_run_code_is_not_read(folder: Path, tmp_path: Path) -> None:
+    class Touches:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"gpt_neox.embed_in.weight": Touches()}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError) as problem:
+        load_model(local(folder), name="toy")
+    assert "holds more than tensors" in one_line(problem)
+    assert "weights_only" not in one_line(problem)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_directory_may_be_given_as_it_is_typed(folder: Path) -> None:
+    typed = load_model(str(folder))
+    assert typed.name == folder.name
+    assert typed.hash == load_model(local(folder), name="toy").hash
+    with pytest.raises(InputError, match=r"unknown model \./no: not a directory, not a hub id"):
+        load_model("./no")
+
+
+@pytest.mark.parametrize(
+    ("device_map", "says"),
+    [
+        ("evenly", "unknown device_map evenly: one of auto, balanced"),
+        ({"": "gpu"}, "unknown device gpu"),
+        ({"gpt_neox": "cpu", "lm_head": "cpu", "head": "cpu"}, "device_map names head"),
+        pytest.param(
+            {"": 0},
+            "torch sees no CUDA device",
+            marks=pytest.mark.skipif(
+                torch.cuda.is_available(), reason="there is a CUDA device here"
+            ),
+        ),
+    ],
+)
+def test_a_device_map_that_does_not_fit_is_refused(
+    folder: Path, device_map: Any, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        load_model(local(folder), name="toy", device_map=device_map)

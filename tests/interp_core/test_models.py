@@ -2,6 +2,8 @@
 TransformerLens.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -225,3 +227,13 @@ def test_text_without_a_tokenizer_is_refused() -> None:
     model = subject_of(small.build("gpt2"), bos=0, name="toy")
     with pytest.raises(InputError, match="toy has no tokenizer: give token ids"):
         model.ids("text")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [[1.5, 2.5], [[1, 2], [3]], [], 5, [True, False], torch.zeros(1, 2, 3, dtype=torch.long)],
+    ids=["fractions", "ragged", "nothing", "one id", "yes and no", "three axes"],
+)
+def test_what_is_no_row_of_ids_is_refused_and_never_cut_to_one(bad: Any) -> None:
+    with pytest.raises(InputError, match="token ids"):
+        subject_of(small.build("llama"), bos=0).ids(bad)

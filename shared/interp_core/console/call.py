@@ -26,6 +26,7 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.params import Params, profile_path, project_root, settings_root
 from interp_core.files.vouching import vouching
+from interp_core.models.folder import folder_of, weight_files
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 
 P = TypeVar("P", bound=Params)
@@ -192,7 +193,7 @@ class Call(Generic[P]):
 
     def check_models(self, models: Iterable[str]) -> None:
         """InputError where two models would write files of one name, in this call or since an
-        earlier one; before anything is computed."""
+        earlier one, and where a model's directory holds none; before anything is computed."""
         found: dict[str, str] = {}
         for model in models:
             name = short_name(model)
@@ -201,7 +202,10 @@ class Call(Generic[P]):
                     f"two models would write files of the name {name}: rename a folder, or use two "
                     "--out"
                 )
-            found[name] = self._origin(spec_of(model, self.known))
+            spec = spec_of(model, self.known)
+            if spec.path is not None and not self.is_stage:
+                weight_files(folder_of(spec))
+            found[name] = self._origin(spec)
         self.check_names(found)
         self._names.update(found)
 

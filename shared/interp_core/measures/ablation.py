@@ -64,6 +64,7 @@ def ablation_effects(
     model.
     """
     subject = as_transformer(subject)
+    _check_heads(subject, sets)
     batch_size = _full_batches(prompts, batch_size, ablation)
     fast = isinstance(subject, NativeSubject) and subject.reruns and not freeze_attention
     parts: list[_Outcome] = []
@@ -100,6 +101,19 @@ def ablation_effects(
         clean_loss=np.concatenate([part.clean[0] for part in parts]),
         clean_accuracy=np.concatenate([part.clean[1] for part in parts]),
     )
+
+
+def _check_heads(subject: Transformer, sets: Sequence[Sequence[Head]]) -> None:
+    """InputError for a head that is not there, and for a set of none."""
+    for heads in sets:
+        if not heads:
+            raise InputError("a set of heads to ablate is empty")
+        for layer, head in heads:
+            if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads):
+                raise InputError(
+                    f"{subject.name} has layers 0 to {subject.n_layers - 1} of heads 0 to "
+                    f"{subject.n_heads - 1}: there is no L{layer}H{head}"
+                )
 
 
 def first_order_effects(

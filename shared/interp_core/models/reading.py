@@ -22,7 +22,18 @@ def rows_of(subject: "Subject", given: Any) -> Tensor:
     if isinstance(texts, list | tuple) and texts and isinstance(texts[0], str):
         return _encoded(subject, list(texts))
 
-    ids = torch.as_tensor(given, dtype=torch.long)
+    try:
+        ids = torch.as_tensor(given)
+    except (ValueError, TypeError) as problem:
+        raise InputError(f"{subject.name}: these are no rows of token ids: {problem}") from None
+
+    # A number with a fraction is a mistake, such as logits given for ids: it is not cut off.
+    whole = not ids.is_floating_point() and not ids.is_complex() and ids.dtype != torch.bool
+    if not whole or ids.ndim not in (1, 2) or ids.numel() == 0:
+        raise InputError(
+            f"{subject.name}: token ids are whole numbers, a row or rows of them; got "
+            f"{list(ids.shape)} of {str(ids.dtype).removeprefix('torch.')}"
+        )
     return ids[None] if ids.ndim == 1 else ids
 
 

@@ -88,10 +88,8 @@ def spec_of(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
         return ModelSpec(source="local", path=Path(name))
     if (found := _hub_id(with_owner(name))) is not None:
         return ModelSpec(source="hub", repo=found[0], revision=found[1] or "main")
-    raise InputError(
-        f"unknown model {name}: not a directory, not a hub id owner/name, not one of "
-        f"{', '.join(known)}"
-    )
+    others = f", not one of {', '.join(known)}" if known else ""
+    raise InputError(f"unknown model {name}: not a directory, not a hub id owner/name{others}")
 
 
 def with_owner(name: str) -> str:
