@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from cursive_circuits.data import Words
 from cursive_circuits.data_bank import Item
-from cursive_circuits.data_stimuli import same_length, synthetic
+from cursive_circuits.data_stimuli import repeated, same_length, synthetic
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.figures_causal import paths
 from cursive_circuits.figures_circuits import composition, direction_maps
@@ -33,6 +33,7 @@ from cursive_circuits.run_directory import Trained
 from drawn_figures import figures_saved
 from interp_core.errors import InputError
 from interp_core.plotting import INDUCTION, NULL
+from interp_core.statistics.interval import mean_share
 from interp_core.statistics.random_sets import unmatched_sets
 from small_strokes import ALPHABET, random_model
 
@@ -107,6 +108,16 @@ def test_a_wrong_text_is_never_the_words_own(words: Words) -> None:
         assert spelt(made.texts["matching", "after_other"][number])[1] == right[1]
         assert right[0] not in spelt(made.texts["mismatched", "repeat"][number])
         assert len(made.texts["empty", "repeat"][number]) == 0
+
+
+def test_no_prompt_with_a_wrong_text_has_its_own_word_in_it(words: Words) -> None:
+    right, wrong = (
+        repeated(words, text=text, n=60, rng=np.random.default_rng(0), family=text)
+        for text in ("matching", "mismatched")
+    )
+    np.testing.assert_array_equal(right.prompts.tokens, wrong.prompts.tokens)
+    for own, other in zip(right.text, wrong.text, strict=True):
+        assert not set(spelt(own)) & set(spelt(other))
 
 
 def test_a_bag_of_pairs_is_bounded_by_the_token() -> None:
@@ -221,6 +232,13 @@ def test_samples_are_read_by_their_own_text_and_true_ink_by_another_writers(
         place = spelt.index(name)
         np.testing.assert_array_equal(arrays[f"shown/{number}"], inks[place])
         np.testing.assert_array_equal(arrays[f"true/{number}"], after[place])
+
+    # One candidate is a line: both samples of its word are read as another, all others as before.
+    line = Item("model", spelt[0], np.array([[0.0, 0.6, 1.0], [0.3, 0.6, 1.0]]), None)
+    report = sample_report(
+        trained, Words([line, *own[1:], *other], trained.tokens, ALPHABET), cold
+    )[1]
+    assert report["samples"] == mean_share(np.array([0, 1, 1, 1, 1]), unit="words").to_json()
 
 
 def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(

@@ -107,6 +107,11 @@ def test_adam_goes_on_from_the_memory_of_the_run(small_run: RunDirectory) -> Non
     assert int((adam.decay == 0).sum()) == norms
 
 
+def test_where_nothing_moved_yet_adams_geometry_is_that_of_epsilon_alone() -> None:
+    still = Adam(torch.zeros(3), torch.zeros(3), 1, torch.zeros(3), (0.9, 0.98), 1.0)
+    torch.testing.assert_close(still.scale(), torch.full((3,), 1e4))
+
+
 def test_every_head_is_ablated_at_every_step(section: EigenPhase, small_run: RunDirectory) -> None:
     arrays, report = head_ablations(small_run, section.controls)
     assert arrays["effect"].shape == (len(arrays["step"]), 2, 2)

@@ -337,20 +337,24 @@ def test_the_state_is_swapped_after_the_first_copys_last_token(
     assert state["back"]["accuracy"]["value"] == 1.0
 
 
-@pytest.mark.parametrize("kind", ["mamba"], indirect=True)
-@pytest.mark.parametrize("offset", [1], indirect=True)
 def test_where_states_do_not_differ_the_noise_is_none_either(
-    planted: MambaSubject, offset: int, bench_of_planted: Bench, params: MambaInduction
+    untrained: MambaSubject, params: MambaInduction
 ) -> None:
-    prompts = bench_of_planted.prompts
-    same = replace(prompts, control=prompts.tokens)
-    arrays: dict[str, np.ndarray] = {}
+    vocabulary = Vocabulary.of(untrained.vocab_size, bos=0, pad=0)
+    prompts = repeated_tokens(vocabulary, period=16, n_prompts=4, rng=np.random.default_rng(0))
+    bench, same, other = (
+        Bench.of(untrained, one)
+        for one in (prompts, replace(prompts, control=prompts.tokens), as_control(prompts))
+    )
     changed = params.model_copy(update={"period": 16, "causal_draws": 2})
-    bench = Bench.of(planted, same)
-    swapped_states(bench, bench, planted, changed, arrays)
+    alike: dict[str, np.ndarray] = {}
+    apart: dict[str, np.ndarray] = {}
+    swapped_states(same, same, untrained, changed, alike)
+    swapped_states(bench, other, untrained, changed, apart)
 
-    assert np.abs(arrays["states/L0/out"]).max() == 0.0
-    assert np.abs(arrays["states/L0/random out"]).max() == 0.0
+    for name in ("states/L0/out", "states/L0/random out"):
+        assert np.abs(alike[name]).max() == 0.0
+        assert np.abs(apart[name]).max() > 0.0
 
 
 @pytest.mark.parametrize("kind", ["mamba"], indirect=True)

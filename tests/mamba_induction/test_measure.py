@@ -27,6 +27,7 @@ from mamba_induction.measure_gap import (
     lens,
     recognition,
 )
+from mamba_induction.measure_sequences import sequence_arrays
 from mamba_induction.model import effective_rows
 from mamba_induction.params import OFFSETS, MambaInduction
 
@@ -253,6 +254,28 @@ def test_a_circuit_that_copies_is_right_wherever_something_can_be_copied(
     assert found["control_accuracy"].mean() < 0.1
     np.testing.assert_allclose(found["loss_by_copy"][:, 0], np.log(known.SIZE), atol=0.2)
     np.testing.assert_allclose(found["repetition_gain"], np.log(known.SIZE), atol=0.2)
+
+
+@pytest.mark.parametrize("kind", ["mamba"], indirect=True)
+@pytest.mark.parametrize("offset", [1], indirect=True)
+def test_a_sequence_shows_where_the_circuit_reads_and_what_it_is_sure_of(
+    planted: MambaSubject, offset: int, params: MambaInduction
+) -> None:
+    settings = params.model_copy(update={"period": 12, "example_period": 12})
+    stimuli = build_stimuli(planted, settings, None)
+    found = sequence_arrays(planted, stimuli, settings)
+    query, earlier, target = (found[f"0/{name}"] for name in ("query", "earlier", "target"))
+
+    attention = found["0/attention"]
+    reading = attention[0, query]
+    np.testing.assert_allclose(reading.sum(axis=1), 1.0, rtol=1e-5)
+    assert (reading[np.arange(len(query)), earlier + offset] > 0.9).all()
+
+    # The last depth is the model's own output.
+    assert (found["0/top_ids"][query, 0] == target).all()
+    assert found["0/probability"][-1, query].min() > 0.99
+    assert found["0/log_rank"][-1, query].max() == 0.0
+    assert found["0/entropy"][-1, query].max() < 0.1
 
 
 def test_the_in_context_score_is_late_less_early(params: MambaInduction) -> None:

@@ -75,6 +75,10 @@ def test_the_share_of_texts_of_unequal_length_is_the_one_that_is_tested() -> Non
     between = mean[steps.text].var(axis=0) / values.var(axis=0)  # every token weighs the same
     np.testing.assert_allclose(found, between, rtol=1e-6)
 
+    # Nor does a share depend on the unit and the level of a step.
+    small = delta.shares(1 + 1e-6 * mean, 1e-12 * within, steps.sizes)
+    np.testing.assert_allclose(small, found, rtol=1e-3)
+
 
 def autocorrelated(rng: np.random.Generator, *, lag_one: float) -> delta.StepSizes:
     """Step sizes that follow themselves and no text; texts of 8 to 90 tokens."""

@@ -255,6 +255,7 @@ def test_orders_bisected_together_are_orders_bisected_alone(
 def test_the_curve_is_drawn_at_sizes_that_bisection_begins_with() -> None:
     assert halving(512, 3) == [64, 128, 192, 256, 320, 384, 448, 512]
     assert halving(1032, 1) == [516, 1032]
+    assert halving(5, 1) == [2, 5]
     assert halving(3, 4) == [1, 2, 3]
 
 
