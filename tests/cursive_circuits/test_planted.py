@@ -22,7 +22,12 @@ from cursive_circuits.intervene_paths import path_effects, path_report
 from cursive_circuits.intervene_redraw import continued, redrawn_words
 from cursive_circuits.intervene_values import value_accuracy, value_report
 from cursive_circuits.measure_composition import compositions
-from cursive_circuits.measure_drawings import attention_over_ink, of_strokes, of_words
+from cursive_circuits.measure_drawings import (
+    attention_over_ink,
+    of_strokes,
+    of_tokens,
+    of_words,
+)
 from cursive_circuits.measure_heads import OFFSETS, attention_scores, head_report
 from cursive_circuits.measure_samples import written
 from cursive_circuits.params import CursiveCircuits, Interventions, Statistics
@@ -346,3 +351,10 @@ def test_over_a_word_the_cross_attention_head_that_goes_with_the_pen_is_named(
     # The second time the same strokes, wholly to the right of the first.
     first, second = np.split(found["points"], 2)
     assert second[:, 0].min() > first[:, 0].max()
+
+
+def test_a_row_of_ones_own_tokens_begins_with_the_first_direction(model: Trained) -> None:
+    radius = TOKENS.directions
+    assert of_tokens(model, [0, radius, 1, radius], "").row.tolist() == [0, radius, 1, radius]
+    with pytest.raises(InputError, match="ids -1 and"):
+        of_tokens(model, [-1, radius, 1, radius], "")

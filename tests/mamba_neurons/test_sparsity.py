@@ -223,5 +223,6 @@ def test_dead_detecting_and_positional_neurons_are_told_apart(params: MambaNeuro
     many = params.model_copy(update={"permutation_draws": 39})
     found = kinds_of_layer(a, token, position, text, many, rng)
     assert found["token_units"].tolist() == [True, False, False, False, False]
+    assert found["token_share"][0] > 0.8 > 0.2 > found["token_share"][1]
     assert found["position_units"].tolist() == [False, True, False, False, False]
     assert found["dead"].tolist() == [False, False, True, False, False]
