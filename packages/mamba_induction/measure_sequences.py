@@ -71,8 +71,9 @@ def _of_sequence(subject: Subject, tokens: np.ndarray) -> dict[str, np.ndarray]:
     with capture(subject, sites) as seen:
         every = torch.arange(length, device=ids.device)
         rows = effective_rows(subject, ids, torch.zeros_like(every), every)
+    tiny = torch.finfo(torch.float32).tiny  # a row of zeros has no shares
     attention = torch.stack(
-        [rows[layer] / rows[layer].sum(dim=1, keepdim=True) for layer in layers]
+        [rows[layer] / rows[layer].sum(dim=1, keepdim=True).clamp_min(tiny) for layer in layers]
     )
     stream = torch.stack([seen[site][0] for site in sites]).float()
     unit = torch.nn.functional.normalize(stream[1:], dim=-1)

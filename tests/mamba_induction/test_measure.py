@@ -2,6 +2,8 @@
 chance gives.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -276,6 +278,21 @@ def test_a_sequence_shows_where_the_circuit_reads_and_what_it_is_sure_of(
     assert found["0/probability"][-1, query].min() > 0.99
     assert found["0/log_rank"][-1, query].max() == 0.0
     assert found["0/entropy"][-1, query].max() < 0.1
+
+
+def test_a_layer_that_reads_nothing_has_no_shares(
+    untrained: MambaSubject, params: MambaInduction
+) -> None:
+    model: Any = untrained.model
+    states = model.config.state_size
+    model.backbone.layers[0].mixer.x_proj.weight.data[-states:] = 0  # C of Gu and Dao
+
+    settings = params.model_copy(update={"period": 12, "example_period": 12})
+    found = sequence_arrays(untrained, build_stimuli(untrained, settings, None), settings)
+    nothing, something = found["0/attention"][:2]
+
+    assert (nothing == 0).all()
+    np.testing.assert_allclose(something.sum(axis=1), 1.0, rtol=1e-5)
 
 
 def test_the_in_context_score_is_late_less_early(params: MambaInduction) -> None:
