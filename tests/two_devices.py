@@ -148,8 +148,8 @@ def main(kind: str) -> None:
     for first, second in ((TWIN, CPU), (CPU, TWIN)):
         model: Any = decoders.build(kind).double()
         with two_devices():
-            cpu = torch.device(CPU)
-            model = dispatch_model(model, halves(model, first, second), main_device=cpu)
+            # By its word: accelerate offloads what is on the CPU where its main device is another.
+            model = dispatch_model(model, halves(model, first, second), main_device=CPU)
             subject = subject_of(model, bos=0)
             assert subject.device == torch.device(first)
             assert {p.device.type for p in model.parameters()} == {"cpu", "twin"}

@@ -167,6 +167,7 @@ def pretrained(profile: str | None, out: Path) -> None:
     from interp_core.models.pretrained import Pretrained, fetch_all
 
     path = profile_path(profile)
+    _hold(out)
     names = fetch_all(read_section("pretrained", Pretrained, profile), out, profile=path)
     for name in names:
         click.echo(f"{out / name}: fetched")

@@ -22,7 +22,7 @@ from interp_core.console.holding import hold
 from interp_core.errors import InputError
 from interp_core.files.folders import replacing_folder
 from interp_core.files.locks import alone_in, locked_file
-from interp_core.files.params import Params
+from interp_core.files.params import Params, read_yaml
 from interp_core.files.sums import SUMS, listed_in
 from interp_core.files.vouching import vouching
 
@@ -216,10 +216,17 @@ def writing_commands() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project's folder without data."""
+    """A project's folder without data: of models what is looked at before anything is read."""
     home = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "params.yaml", home)
     shutil.copytree(ROOT / "profiles", home / "profiles")
+
+    for model in read_yaml(home / "profiles" / "smoke.yaml")["models"].values():
+        if "path" in model:
+            place = home / model["path"]
+            place.mkdir(parents=True)
+            (place / "config.json").write_text("{}")
+            (place / "model.safetensors").touch()
     return home
 
 

@@ -324,7 +324,8 @@ def test_a_data_set_that_is_not_as_pinned_stops_the_run(hub: Path, what: str) ->
     said = mamba_induction("fine-tune")
     assert said.code == 2
     assert message in said.err
-    assert not (hub / "data").exists()
+    # The folder may be there, for whoever writes holds it: there is nothing in it.
+    assert not [file for file in (hub / "data").rglob("*") if file.is_file()]
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(

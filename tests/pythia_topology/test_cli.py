@@ -519,7 +519,7 @@ def test_a_bad_model_is_named(
     line = one_line(induct("profile", "--model", model, "--out", tmp_path / "out"))
     assert says in line
     assert "mine" in line
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.usefixtures("project")
@@ -655,7 +655,7 @@ def test_ctrl_c_is_one_line_and_leaves_whole_files_only(project: Path, tmp_path:
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=60) == 130
         (line,) = running.stderr.read().splitlines()
-    assert line.startswith("interrupted: the same command continues")
+    assert line == "interrupted"  # nothing is saved of a model before it is whole
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "induction-lab.sha256",
         "profile_toy.json",

@@ -110,7 +110,7 @@ def save_plain(gguf: Path, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    source = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    source = {"gguf_file": gguf.name, "local_files_only": True}
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -118,9 +118,10 @@ def save_plain(gguf: Path, folder: Path) -> None:
             dtype=torch.float32,
             # Weights that stay quantised are refused by save_pretrained.
             quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
             **source,
         )
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)
     # A damaged file may end anywhere inside two libraries.
     except Exception as problem:  # noqa: BLE001
         said = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
