@@ -149,7 +149,8 @@ def main(kind: str) -> None:
         model: Any = decoders.build(kind).double()
         with two_devices():
             # By its word: accelerate offloads what is on the CPU where its main device is another.
-            model = dispatch_model(model, halves(model, first, second), main_device=CPU)
+            home: Any = CPU
+            model = dispatch_model(model, halves(model, first, second), main_device=home)
             subject = subject_of(model, bos=0)
             assert subject.device == torch.device(first)
             assert {p.device.type for p in model.parameters()} == {"cpu", "twin"}
