@@ -9,7 +9,7 @@ from interp_core.page.document import views_of, write
 Report = Mapping[str, Any]
 
 # The view of strokes and what it is drawn with; it has no curves.
-_SCRIPTS = ("arrays", "elements", "grid", "strokes", "start")
+SCRIPTS = ("arrays", "elements", "grid", "ink", "strokes", "start")
 _SHOWN = ("strokes", "position", "letters", "recurs", "matching", "best", "self", "cross")
 
 
@@ -40,7 +40,7 @@ def write_page(models: Mapping[str, Report], path: Path) -> None:
     write(
         path,
         "model.html.jinja",
-        scripts=_SCRIPTS,
+        scripts=SCRIPTS,
         title="What a stroke reads",
         lead="The same strokes twice: a word for a model that writes, random ones for the control.",
         views=views_of(views),

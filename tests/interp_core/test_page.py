@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import known_circuits as known
+from cursive_circuits import figures_page
 from interp_core.console.answers import Answer, of_studies
 from interp_core.errors import InputError
 from interp_core.files.params import project_root
 from interp_core.loading import transformer_of
 from interp_core.models.subject import Transformer
-from interp_core.page import views
+from interp_core.page import document, explore, views
 from interp_core.page.packed import numbers, shares
 from interp_core.page.report import LARGEST, MOST_WORDS, build, verdict
 from interp_core.page.study_page import Part
@@ -63,6 +64,18 @@ def test_only_the_script_that_is_built_in_may_run() -> None:
     assert f"script-src 'sha256-{digest}'" in allowed
     assert "default-src 'none'" in allowed
     assert "connect-src 'none'" in allowed
+
+
+@pytest.mark.parametrize("scripts", [document.SCRIPTS, explore.SCRIPTS, figures_page.SCRIPTS])
+def test_a_page_has_every_script_that_its_scripts_use(scripts: tuple[str, ...]) -> None:
+    folder = Path(document.__file__).parent / "script"
+    texts = [(folder / f"{name}.js").read_text() for name in scripts]
+    made = {name for text in texts for name in re.findall(r"^lab\.(\w+) = ", text, re.MULTILINE)}
+    made |= set(re.findall(r"^const lab = { (\w+):", texts[0], re.MULTILINE))
+    used = {name for text in texts for name in re.findall(r"\blab\.(\w+)", text)}
+
+    assert used
+    assert used <= made
 
 
 def test_bytes_hold_shares_to_one_in_510() -> None:

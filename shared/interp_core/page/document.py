@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent
 # In the order in which they run: what all views use, the views, what finds and starts them.
 _LIBRARY = ("vendor/d3.min.js", "vendor/plot.min.js")
 _WITH_CURVES = {"channels", "curves", "offsets"}  # views that the library draws
-_SCRIPTS = (
+SCRIPTS = (
     "arrays",
     "elements",
     "grid",
@@ -41,7 +41,7 @@ _SCRIPTS = (
 )
 
 
-def render(template: str, *, scripts: tuple[str, ...] = _SCRIPTS, **content: Any) -> str:
+def render(template: str, *, scripts: tuple[str, ...] = SCRIPTS, **content: Any) -> str:
     """The page as text.
 
     Every value is escaped by the template; `content["views"]` becomes its data.

@@ -2,7 +2,7 @@
 
 "use strict";
 
-const lab = {};
+const lab = { views: {} };
 
 /** Decode { shape, bytes } once; `at(i, j, ...)` gives where a run of the last axis begins. */
 lab.shares = function (packed) {

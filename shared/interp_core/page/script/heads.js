@@ -1,7 +1,5 @@
 // Every head of a model, and behind each what it looks at and what is lost without it.
 
-lab.views = {};
-
 lab.views.heads = function (root, view) {
   const state = { score: 0, text: 0, layer: 0, head: 0, query: 0 };
   const told = lab.told();
