@@ -59,11 +59,12 @@ def test_a_hole_that_cannot_be_mended_is_told(name: str, mended: list[str], why:
     assert lines[0].startswith(f"note ({why}): {name} 1.0: PYSEC-2026-1, ")
 
 
-def test_an_index_that_knows_a_hole_fails_the_check(
-    project: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_known_hole_is_told_and_fails_who_asks_strictly(
+    strict: bool, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answering(project, package("click", HOLE))
-    assert advisories.main(project) == 1
+    assert advisories.main(project, strict=strict) == strict
     assert "error: click 1.0" in capsys.readouterr().out
 
 
@@ -89,7 +90,7 @@ def test_where_nobody_answers_the_reason_is_told_and_nothing_fails(
     monkeypatch.setattr(advisories, "SECONDS", 0.3 if script == "exec sleep 60" else 10.0)
     if script is not None:
         stand_in(project, script)
-    assert advisories.main(project) == 0
+    assert advisories.main(project, strict=True) == 0
     said = capsys.readouterr().out
     assert said.startswith("advisories: skipped, ")
     assert said.strip().endswith(reason)
