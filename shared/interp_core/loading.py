@@ -19,6 +19,7 @@ from interp_core.mamba.families import KNOWN, recurrence_of, recurrent_subject, 
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.divided import MAPS, all_tensors, device_map_of, torn_apart
+from interp_core.models.folder import WEIGHTS, folder_of, weight_files
 from interp_core.models.native import NativeSubject
 from interp_core.models.self_check import checked
 from interp_core.models.spec import Dtype, ModelSpec, short_name, spec_of
@@ -33,7 +34,6 @@ DeviceMap = str | Mapping[str, int | str | torch.device]
 HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 _AGAIN = "train it again"
 _MOST_LAYERS = 1000
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def load_model(
@@ -69,7 +69,7 @@ def load_model(
         if device_map is not None:
             raise InputError(f"{name}: a model made here from random weights is not divided")
         return _random(spec, name, device, dtype, bos)
-    folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
+    folder = _hub_folder(spec) if spec.source == "hub" else folder_of(spec)
     digest = weights_sha256(folder)
     _match_record(folder)
     model = _from_folder(folder, dtype, device_map)
@@ -210,7 +210,7 @@ def _hub_folder(spec: ModelSpec) -> Path:
     assert spec.repo is not None
     try:
         cached = Path(snapshot_download(spec.repo, revision=spec.revision, local_files_only=True))
-        if any(any(cached.glob(pattern)) for pattern in _WEIGHTS):
+        if any(any(cached.glob(pattern)) for pattern in WEIGHTS):
             return cached
     except (LocalEntryNotFoundError, FileNotFoundError):
         pass
@@ -243,111 +243,13 @@ def _worth_fetching(files: Sequence[str]) -> list[str]:
     return ["*.json", weights, "*.model", "*.txt"]
 
 
-def _local_folder(spec: ModelSpec) -> Path:
-    folder = spec.path
-    assert folder is not None
-
-    if folder.is_dir():
-        folder = _snapshot_in(folder)
-        _refuse_other_formats(folder)
-    elif folder.suffix == ".gguf":
-        raise InputError(_how_to_convert(folder))
-
-    if not folder.is_dir():
-        made = "; `dvc repro reference_models` trains it" if spec.source == "trained" else ""
-        raise InputError(f"no model directory {folder}{made}")
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} has no config.json: not a Hugging Face model directory")
-    return folder
-
-
-def _snapshot_in(folder: Path) -> Path:
-    """The folder itself, or the snapshot in a hub cache's folder of one repository.
-
-    InputError where it holds several, and no branch main says which.
-    """
-    if (folder / "config.json").is_file() or not (folder / "snapshots").is_dir():
-        return folder
-
-    main = folder / "refs" / "main"
-    if main.is_file() and (found := folder / "snapshots" / main.read_text().strip()).is_dir():
-        return found
-
-    snapshots = sorted((folder / "snapshots").iterdir())
-    if len(snapshots) == 1:
-        return snapshots[0]
-
-    raise InputError(
-        f"{folder} holds {len(snapshots)} snapshots and no branch main: name one of the folders "
-        "in its `snapshots`"
-    )
-
-
-def _refuse_other_formats(folder: Path) -> None:
-    """InputError, with what to do, for a model in a format that is read by other programs."""
-    if any(any(folder.glob(pattern)) for pattern in _WEIGHTS) and _is_of_mamba_ssm(folder):
-        raise InputError(
-            f"{folder} is in the format of the package mamba_ssm: give its twin for transformers "
-            "(on the hub its name ends in -hf, such as state-spaces/mamba-130m-hf)"
-        )
-
-    ggufs = sorted(folder.glob("*.gguf"))
-    if ggufs and not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-        raise InputError(_how_to_convert(ggufs[0]))
-
-
-def _is_of_mamba_ssm(folder: Path) -> bool:
-    """Whether the configuration is that of the Mamba authors' own code."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and "model_type" not in config and "ssm_cfg" in config
-
-
-def _how_to_convert(file: Path) -> str:
-    """A GGUF's weights are quantised: what is measured of them has to be plain first."""
-    folder, name = str(file.parent), file.name
-    arguments = f"({folder!r}, gguf_file={name!r})"
-    return (
-        f"{file} is GGUF; convert it (pip install gguf), then give the folder PLAIN: "
-        "`from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-        f"M.from_pretrained{arguments}.save_pretrained('PLAIN'); "
-        f"T.from_pretrained{arguments}.save_pretrained('PLAIN')`"
-    )
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    files = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))
-    if not files:
-        raise InputError(f"{folder} has no weights (model.safetensors or pytorch_model.bin)")
-
-    for index in (*folder.glob("*.safetensors.index.json"), *folder.glob("*.bin.index.json")):
-        _check_shards(index)
-    return files
-
-
-def _check_shards(index: Path) -> None:
-    """InputError naming the first file that an index of shards lists and the folder lacks."""
-    try:
-        listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{index} is no index of weight files: fetch it again") from None
-
-    if absent := [name for name in listed if not (index.parent / str(name)).is_file()]:
-        raise InputError(
-            f"{index.parent / str(absent[0])} is missing, one of the {len(listed)} files that "
-            f"{index.name} lists: fetch it"
-        )
-
-
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of the weight files.
 
     Hub caches name large files by their hash: one that is not its name is damaged.
     """
     digest = hashlib.sha256()
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         of_file = file_sha256(path)
         stored = path.resolve().name
         if re.fullmatch(r"[0-9a-f]{64}", stored) and stored != of_file:
@@ -367,7 +269,7 @@ def files_sha256(spec: ModelSpec) -> str:
     """
     if spec.source == "random":
         return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-    folder = _hub_folder(spec) if spec.source == "hub" else _local_folder(spec)
+    folder = _hub_folder(spec) if spec.source == "hub" else folder_of(spec)
     beside = [
         file for pattern in ("*.json", "*.txt", "*.model") for file in sorted(folder.glob(pattern))
     ]
