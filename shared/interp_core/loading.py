@@ -1,7 +1,6 @@
 """load_model: from a ModelSpec (or a name, directory or hub id that was typed) to a Subject."""
 
 import hashlib
-import json
 import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence

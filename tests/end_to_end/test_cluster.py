@@ -11,16 +11,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-import yaml
-
-from interp_core.files.params import project_root
 
 pytest.importorskip("distributed", reason="Dask is not installed (make test-servers)")
 
 from interp_core.training import cluster
+from small_trainings import lay_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
 
@@ -60,22 +57,7 @@ def to(name: str) -> list[str]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a small text, its corpus, and three models that save after every step."""
     folder = tmp_path_factory.mktemp("project")
-    smoke = yaml.safe_load((project_root() / "profiles" / "smoke.yaml").read_text())
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80)]
-    text = "\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60))
-    (folder / "text.txt").write_text(text)
-
-    models = smoke["reference_models"]
-    names = ("one", "two", "three")
-    models["models"] = {name: {"layers": 1, "heads": 2, "width": 16} for name in names}
-    models["recipe"] |= {"steps": 150, "warmup": 5, "checkpoint_every": 50, "save_seconds": 0}
-    corpus = {"path": {"path": "text.txt"}, "vocabulary": 300, "validation_every": 4}
-    (folder / "profiles").mkdir()
-    (folder / "profiles" / "test.yaml").write_text(
-        yaml.safe_dump({"corpus": corpus, "reference_models": models})
-    )
-    (folder / "params.yaml").write_text("profile: test\n")
+    lay_out(folder, models=("one", "two", "three"), steps=150)
 
     assert finish(folder, "corpus", "--out", "corpus")[0] == 0
     return folder

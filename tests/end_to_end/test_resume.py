@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from interp_core.cli import main
-from interp_core.files.params import project_root
+from small_trainings import lay_out
 
 MODELS = ["models", "--corpus", "corpus"]
 COMMAND = [sys.executable, "-m", "interp_core.cli", *MODELS]
@@ -27,21 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     every step.
     """
     folder = tmp_path_factory.mktemp("project")
-    smoke = yaml.safe_load((project_root() / "profiles" / "smoke.yaml").read_text())
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80)]
-    (folder / "text.txt").write_text(
-        "\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60))
-    )
-    models = smoke["reference_models"]
-    models["models"] = {name: {"layers": 1, "heads": 2, "width": 16} for name in ("one", "two")}
-    models["recipe"] |= {"steps": 60, "warmup": 5, "checkpoint_every": 50, "save_seconds": 0}
-    corpus = {"path": {"path": "text.txt"}, "vocabulary": 300, "validation_every": 4}
-    (folder / "profiles").mkdir()
-    (folder / "profiles" / "test.yaml").write_text(
-        yaml.safe_dump({"corpus": corpus, "reference_models": models})
-    )
-    (folder / "params.yaml").write_text("profile: test\n")
+    lay_out(folder, models=("one", "two"), steps=60)
     assert finish(folder, "corpus", "--out", "corpus").exit_code == 0
     return folder
 

@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 
 import servers
-from interp_core.files.params import project_root
+from small_trainings import lay_out
 
 PAGE = (Path(__file__).parents[2] / "examples" / "cluster.md").read_text()
 SCRIPTS = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -37,21 +35,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Slurm]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a small text, its corpus, and two models that save after every step."""
     folder = tmp_path_factory.mktemp("project")
-    smoke = yaml.safe_load((project_root() / "profiles" / "smoke.yaml").read_text())
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), size=4)) for _ in range(80)]
-    text = "\n\n".join(" ".join(rng.choice(words, size=60)) for _ in range(60))
-    (folder / "text.txt").write_text(text)
-
-    models = smoke["reference_models"]
-    models["models"] = {n: {"layers": 1, "heads": 2, "width": 16} for n in ("neox-8l", "small")}
-    models["recipe"] |= {"steps": 150, "warmup": 5, "checkpoint_every": 50, "save_seconds": 0}
-    corpus = {"path": {"path": "text.txt"}, "vocabulary": 300, "validation_every": 4}
-    (folder / "profiles").mkdir()
-    (folder / "profiles" / "test.yaml").write_text(
-        yaml.safe_dump({"corpus": corpus, "reference_models": models})
-    )
-    (folder / "params.yaml").write_text("profile: test\n")
+    lay_out(folder, models=("neox-8l", "small"), steps=150)
     (folder / ".venv").symlink_to(sys.prefix)
 
     # What is typed into dask-jobqueue's file, with the only network that there is here.
