@@ -25,7 +25,7 @@ setup: .venv/installed
 	@echo "done: source .venv/bin/activate, then: induct profile --model DIRECTORY --out mine"
 
 repro: .venv/installed
-	@dvc repro
+	@induction-lab repro
 	@induction-lab answers --compare
 
 # What was run elsewhere, from the remote and to it; no stage is run.

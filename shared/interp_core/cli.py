@@ -227,6 +227,22 @@ def doctor() -> None:
 
 
 @main.command()
+@option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    help="Stages that run at once (default: 2 where there are two processors or more).",
+)
+def repro(at_once: int | None) -> None:
+    """The pipeline as `dvc repro` runs it, with several stages at once; same records, same bytes."""
+    import os
+
+    from interp_core.files.params import project_root
+    from interp_core.pipeline.reproduce import reproduce
+
+    reproduce(project_root(), at_once or min(2, os.cpu_count() or 1))
+
+
+@main.command()
 def pull() -> None:
     """Fetch what dvc.lock names from the remote, and run nothing; one line says what is missing."""
     from interp_core.console.remote import fetch

@@ -171,7 +171,7 @@ def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
 def _run(command: list[str], folder: Path, *, module: bool = False) -> None:
     """Run a program in a folder, on that folder's own code. InputError when it fails."""
     code = os.pathsep.join(str(folder / home) for home in ("shared", "packages"))
-    started = [sys.executable, "-m", *command] if module else command
+    started = [sys.executable, "-P", "-m", *command] if module else command
     done = subprocess.run(started, cwd=folder, env={**os.environ, "PYTHONPATH": code}, check=False)
 
     if done.returncode:
