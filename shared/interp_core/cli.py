@@ -233,7 +233,7 @@ def doctor() -> None:
     help="Stages that run at once (default: 2 where there are two processors or more).",
 )
 def repro(at_once: int | None) -> None:
-    """The pipeline as `dvc repro` runs it, with several stages at once; same records, same bytes."""
+    """The pipeline as `dvc repro` runs it, several stages at once: same records, same bytes."""
     import os
 
     from interp_core.files.params import project_root
