@@ -36,7 +36,8 @@ def outcome_of(case: Callable[[], str]) -> Outcome:
     try:
         return Outcome(case(), "")
     except InputError as problem:
-        return Outcome("refused" if len(str(problem)) < 2000 else "lines", str(problem))
+        is_one_line = len(str(problem)) < 2000 and str(problem).isprintable()
+        return Outcome("refused" if is_one_line else "lines", ascii(str(problem)))
     except OSError as problem:
         if problem.errno in _OF_THE_MACHINE:
             return Outcome("refused", str(problem))

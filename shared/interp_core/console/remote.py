@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 
 # By the scheme of an address: the extra that brings DVC's way to it, and how a key is named.
 EXTRAS = {"s3": "s3", "ssh": "ssh"}
@@ -319,8 +319,7 @@ class _Keeping(logging.Handler):
 
 def reason(problem: BaseException) -> str:
     """One line of what went wrong."""
-    first = str(problem).strip().splitlines() or [type(problem).__name__]
-    said = re.sub(r"^\[Errno -?\d+\] ", "", first[0])
+    said = re.sub(r"^\[Errno -?\d+\] ", "", first_line(problem))
     halves = said.split(": ")
     # asyncssh says everything twice.
     if len(halves) == 2 and halves[0] == halves[1]:
