@@ -34,6 +34,7 @@ HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 _AGAIN = "train it again"
 _MOST_LAYERS = 1000
 _MOST_A_BYTE = 8  # weights: the smallest that are packed have one bit
+_AT_ONCE = 10**8  # weights that are drawn in a second
 
 
 def load_model(
@@ -213,7 +214,7 @@ def _hub_folder(spec: ModelSpec) -> Path:
         if any(any(cached.glob(pattern)) for pattern in WEIGHTS):
             return cached
     except (LocalEntryNotFoundError, FileNotFoundError):
-        pass
+        _check_size(folder)
     try:
         info = HfApi().model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
         wanted = _worth_fetching([file.rfilename for file in info.siblings or ()])
@@ -369,10 +370,10 @@ def _check_size(folder: Path) -> None:
 
     held = sum(file.stat().st_size for file in weight_files(folder))
     weights = sum(parameter.numel() for parameter in sizes.parameters())
-    if weights > _MOST_A_BYTE * held:
+    if weights > max(_AT_ONCE, _MOST_A_BYTE * held):
         raise InputError(
             f"{folder / 'config.json'} describes {weights:,} weights, and the files of weights "
-            f"have {held:,} bytes: a size in it is wrong, or the files are of another model"
+            f"have {held:,} bytes: a size in it is wrong, or the files are cut or of another model"
         )
 
 
