@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 MOMENTS = 18  # of each training, half of them among its last changes
 FEW = 8  # moments of a command that draws
 LAST = 40  # changes: of the final swap, and of what is tidied after it
-WAIT = 120.0  # seconds, after which a command hangs
+WAIT = 300.0  # seconds, after which a command hangs
 
 # Python runs this first in every process: it counts changes below the project, a byte each, and
 # kills the process before the one of this number.
