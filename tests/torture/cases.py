@@ -12,11 +12,13 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from interp_core.console.options import _OF_THE_MACHINE
 from interp_core.errors import InputError
 
-SECONDS = 15.0  # longer is a hang
+SECONDS = 15.0  # of a processor's time, of which more is a hang
+ASLEEP = 40 * SECONDS  # by the clock: it waits for what never comes
 BATCH = 100  # cases of one child
 
 
@@ -60,7 +62,7 @@ def run(cases: Sequence[Callable[[], str]], *, processes: int) -> list[Outcome]:
             child = children[pipe]
             if pipe in ready and child.read(found):
                 continue
-            late = time.monotonic() - child.since > SECONDS
+            late = child.is_late()
             if pipe in ready or late:
                 found_kind = "hang" if late else "died"
                 if (rest := child.end(found, found_kind)) is not None:
@@ -77,8 +79,16 @@ class _Child:
     pipe: int
     cases: range
     done: int
-    since: float
+    since: float  # by the clock
+    used: float = 0.0  # a processor's seconds, before this case
     rest: bytes = b""
+
+    def is_late(self) -> bool:
+        """Whether its case hangs. On a busy machine the clock alone says little."""
+        if time.monotonic() - self.since < SECONDS:
+            return False
+        asleep = time.monotonic() - self.since > ASLEEP
+        return asleep or _used(self.pid) - self.used > SECONDS
 
     @classmethod
     def start(cls, cases: Sequence[Callable[[], str]], which: range) -> "_Child":
@@ -102,7 +112,7 @@ class _Child:
             length = 4 + int.from_bytes(self.rest[:4], "little")
             found[self.cases[self.done]] = Outcome(*json.loads(self.rest[4:length]))
             self.rest, self.done = self.rest[length:], self.done + 1
-            self.since = time.monotonic()
+            self.since, self.used = time.monotonic(), _used(self.pid)
         return bool(new)
 
     def end(self, found: dict[int, Outcome], kind: str) -> range | None:
@@ -116,6 +126,12 @@ class _Child:
         found[self.cases[self.done]] = Outcome(kind, "")
         rest = self.cases[self.done + 1 :]
         return rest if len(rest) else None
+
+
+def _used(pid: int) -> float:
+    """A processor's seconds that a child has had."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _end(problem: BaseException) -> str:
