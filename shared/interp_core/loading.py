@@ -214,7 +214,7 @@ def _hub_folder(spec: ModelSpec) -> Path:
         if any(any(cached.glob(pattern)) for pattern in WEIGHTS):
             return cached
     except (LocalEntryNotFoundError, FileNotFoundError):
-        _check_size(folder)
+        pass
     try:
         info = HfApi().model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
         wanted = _worth_fetching([file.rfilename for file in info.siblings or ()])
