@@ -5,12 +5,13 @@ the test. None is touched that the machine runs itself.
 """
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from getpass import getuser
@@ -39,6 +40,29 @@ def missing(*programs: str, package: str | None = None) -> str | None:
     if package is not None and find_spec(package) is None:
         return f"{package} is not installed (make test-servers)"
     return None
+
+
+def no_small_disk(*, as_root: bool = False) -> str | None:
+    """Why a small disk cannot be had here; None where it can."""
+    if as_root and os.geteuid() != 0:
+        return "a server with a small disk is started by root alone"
+    asks = [*small_disk(Path("/mnt"), kilobytes=64, as_root=as_root), "true"]
+    if (
+        which("unshare") is None
+        or subprocess.run(asks, capture_output=True, check=False).returncode
+    ):
+        return "this system lets nobody mount a small disk (unshare --user --mount)"
+    return None
+
+
+def small_disk(place: Path, *, kilobytes: int, as_root: bool = False) -> list[str]:
+    """What a command begins with so that a folder is a small disk to it, and to nobody else.
+
+    Nobody has to be root for it; a server that gives its rights away must be (`as_root`).
+    """
+    begin = ["unshare"] if as_root else ["unshare", "--user", "--map-root-user"]
+    mount = f"mount -t tmpfs -o size={kilobytes}k small {shlex.quote(str(place))}"
+    return [*begin, "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
 
 
 def which(program: str) -> str | None:
@@ -105,8 +129,8 @@ class Ssh:
 
 
 @contextmanager
-def sshd(folder: Path) -> Iterator[Ssh]:
-    """An sshd with keys of its own, for the user who runs the tests."""
+def sshd(folder: Path, *, disk: Sequence[str] = ()) -> Iterator[Ssh]:
+    """An sshd with keys of its own, for the user who runs the tests, on a `small_disk` or not."""
     folder.mkdir(parents=True)
     folder.chmod(0o700)
     keys = {name: folder / name for name in ("host", "known", "stranger")}
@@ -126,7 +150,7 @@ def sshd(folder: Path) -> Iterator[Ssh]:
     )
     program = which("sshd")
     assert program is not None
-    command = [program, "-D", "-e", "-f", str(folder / "config")]
+    command = [*disk, program, "-D", "-e", "-f", str(folder / "config")]
 
     with running(command, folder / "log", ports=[port]):
         yield Ssh(port, keys["known"], keys["stranger"])

@@ -32,7 +32,7 @@ from jaxtyping import Bool, Int
 from pydantic import Field
 
 from cursive_circuits.data_tokens import Points
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.artifacts import BROKEN_ARCHIVE, file_sha256, replacing
 from interp_core.files.params import Params
 from interp_core.files.sums import check_sum
@@ -215,7 +215,8 @@ def fetch(source: Source, folder: Path) -> Path:
             _check(part, source.sha256, source.path)
     except (URLError, TimeoutError) as problem:
         raise InputError(
-            f"{source.path}: cannot be fetched ({problem}); download it and name the file"
+            f"{source.path}: cannot be fetched ({first_line(problem)}); download it and name the "
+            "file"
         ) from None
     return target
 
@@ -235,7 +236,9 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         except BROKEN_ARCHIVE as problem:
             if isinstance(problem, InputError):
                 raise
-            raise InputError(f"{path} is damaged ({problem}): fetch or write it again") from None
+            raise InputError(
+                f"{path} is damaged ({first_line(problem)}): fetch or write it again"
+            ) from None
 
 
 def _member(archive: zipfile.ZipFile, path: Path) -> str:
@@ -313,7 +316,7 @@ def _entries(stream: io.BufferedReader, path: Path) -> Iterator[Any]:
     except (RecursionError, ValueError) as problem:
         if isinstance(problem, InputError):
             raise
-        raise InputError(f"{path}: no item of a bank: {str(problem)[:100]}") from None
+        raise InputError(f"{path}: no item of a bank: {first_line(problem)}") from None
     if not ended:
         raise InputError(
             f"{path} is damaged: the JSON list of items does not end, or is no JSON: {text[:40]!r}"

@@ -21,7 +21,7 @@ from cursive_circuits.model import CursiveTransformer
 from cursive_circuits.model_shape import Shape
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained, open_run
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.artifacts import BROKEN_ARCHIVE, load_weights
 from interp_core.files.params import check
 
@@ -92,11 +92,14 @@ def load_public(
             f"{path}: not a checkpoint of {shape.layers} layers: {'; '.join(told)[:600]}"
         )
     for name in sorted(masks & set(found)):
-        if not torch.equal(
-            found[name].bool().squeeze(), torch.ones_like(found[name].bool().squeeze()).tril()
-        ):
+        if not _is_causal(found[name], shape.context):
             raise InputError(f"{path}: {name} is not a causal mask")
     _speaks(found, tokens, alphabet, path)
+
+    sizes = {"vocabulary": tokens.size, "alphabet": len(alphabet)}
+    # Sizes are compared before anything is indexed, and before memory is taken for them.
+    with torch.device("meta"):
+        _check_sizes(found, wanted, CursiveTransformer(shape, **sizes, seed=0), path)
 
     ours: dict[str, Tensor] = {}
     for name, targets in wanted.items():
@@ -106,15 +109,35 @@ def load_public(
     for name in ("embed.weight", "unembed.weight"):
         ours[name] = ours[name][order]
 
-    model = CursiveTransformer(shape, vocabulary=tokens.size, alphabet=len(alphabet), seed=0)
-    for name, tensor in model.state_dict().items():
-        if ours[name].shape != tensor.shape:
-            raise InputError(
-                f"{path}: {name} is {list(ours[name].shape)}, its other tensors need "
-                f"{list(tensor.shape)}"
-            )
+    model = CursiveTransformer(shape, **sizes, seed=0)
     model.load_state_dict(ours, strict=True)
     return model.eval()
+
+
+def _is_causal(mask: Tensor, context: int) -> bool:
+    """Whether it is ones on and below the diagonal; axes of one may stand before its two."""
+    if mask.shape[-2:] != (context, context) or mask.numel() != context**2:
+        return False
+    square = mask.reshape(context, context).bool()
+    return torch.equal(square, torch.ones_like(square).tril())
+
+
+def _check_sizes(
+    found: dict[str, Tensor],
+    wanted: dict[str, list[str]],
+    model: CursiveTransformer,
+    path: Path,
+) -> None:
+    """InputError for a tensor of another size than the others make it."""
+    sizes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+    for name, targets in wanted.items():
+        rows = sum(sizes[target][0] for target in targets)
+        needed = [rows, *sizes[targets[0]][1:]]
+        if list(found[name].shape) != needed:
+            raise InputError(
+                f"{path}: {name} is {list(found[name].shape)}, its other tensors need {needed}"
+            )
 
 
 def _shape_of(found: dict[str, Tensor], shape: Shape, path: Path) -> Shape:
@@ -129,9 +152,10 @@ def _shape_of(found: dict[str, Tensor], shape: Shape, path: Path) -> Shape:
         if name.endswith("weight") and "ln_f" not in name and found[name].ndim != 2
     ]:
         raise InputError(f"{path}: {flat[0]} is {list(found[flat[0]].shape)}, not a matrix")
-    blocks = [int(name.split(".")[2]) for name in found if re.match(r"transformer\.h\.\d+\.", name)]
+    # As many as there are, not what the largest is called: a name costs nothing.
+    blocks = {name.split(".")[2] for name in found if re.match(r"transformer\.h\.\d+\.", name)}
     sizes = {
-        "layers": max(blocks, default=0) + 1,
+        "layers": max(len(blocks), 1),
         "d_model": found["transformer.wte.weight"].shape[1],
         "context": found["transformer.wpe.weight"].shape[0],
         "characters": found["transformer.wcpe.weight"].shape[0],
@@ -197,7 +221,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (*broken, *BROKEN_ARCHIVE) as problem:
         raise InputError(
-            f"{path} is no checkpoint of plain tensors: {str(problem)[:200]}"
+            f"{path} is no checkpoint of plain tensors: {first_line(problem)}"
         ) from None
     content = content.get("model_state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(

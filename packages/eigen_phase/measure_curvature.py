@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.training.batches import IGNORED
 
 Batch = tuple[Tensor, ...]
@@ -90,8 +90,8 @@ class Hessian(Operator):
             if "derivative for" not in str(problem):
                 raise
             raise InputError(
-                f"this model cannot be differentiated twice ({problem}); fused attention cannot:"
-                " use its explicit or eager attention"
+                f"this model cannot be differentiated twice ({first_line(problem)}); fused "
+                "attention cannot: use its explicit or eager attention"
             ) from None
         return _flat(products).detach()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.artifacts import file_sha256, load_json
 from interp_core.files.sums import RECORD, check_sum, listed_in
 from interp_core.mamba.families import KNOWN, recurrence_of, recurrent_subject, refusal
@@ -33,6 +33,8 @@ DeviceMap = str | Mapping[str, int | str | torch.device]
 HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 _AGAIN = "train it again"
 _MOST_LAYERS = 1000
+_MOST_A_BYTE = 8  # weights: the smallest that are packed have one bit
+_AT_ONCE = 10**8  # weights that are drawn in a second
 
 
 def load_model(
@@ -183,7 +185,7 @@ def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype, bos: str | in
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     except (KeyError, ValueError) as problem:
         raise InputError(
-            f"{name}: `config` needs a model_type that transformers knows: {problem}"
+            f"{name}: `config` needs a model_type that transformers knows: {first_line(problem)}"
         ) from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
@@ -221,7 +223,7 @@ def _hub_folder(spec: ModelSpec) -> Path:
         raise InputError(f"{spec.repo} has no revision {spec.revision} on the hub") from None
     except (RepositoryNotFoundError, HfHubHTTPError) as problem:
         raise InputError(
-            f"{spec.repo} at {spec.revision}: the hub refused: {str(problem).splitlines()[0]}"
+            f"{spec.repo} at {spec.revision}: the hub refused: {first_line(problem)}"
         ) from None
     except (OSError, HTTPError):
         raise InputError(
@@ -314,6 +316,7 @@ def _from_folder(
     made = TemporaryDirectory(prefix="induction-lab-", ignore_cleanup_errors=True)
     divided = {} if device_map is None else {"device_map": device_map, "offload_folder": made.name}
     with _reading(folder, "not a causal language model that can be loaded"):
+        _check_size(folder)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -355,6 +358,25 @@ def _check_depth(config: Path) -> None:
             raise InputError(f"{config}: `{key}` is {_MOST_LAYERS} at most")
 
 
+def _check_size(folder: Path) -> None:
+    """InputError for a configuration out of all proportion to the weights: transformers would draw
+    what they lack for minutes, and then find that they do not fit."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # Sizes alone, no memory; and no number is drawn that anybody else would have drawn.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        sizes = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+    held = sum(file.stat().st_size for file in weight_files(folder))
+    weights = sum(parameter.numel() for parameter in sizes.parameters())
+    if weights > max(_AT_ONCE, _MOST_A_BYTE * held):
+        raise InputError(
+            f"{folder / 'config.json'} describes {weights:,} weights, and the files of weights "
+            f"have {held:,} bytes: a size in it is wrong, or the files are cut or of another model"
+        )
+
+
 @contextmanager
 def _reading(folder: Path, what: str) -> Iterator[None]:
     """InputError, with `what` and its first line, for whatever transformers says of a folder."""
@@ -362,14 +384,17 @@ def _reading(folder: Path, what: str) -> Iterator[None]:
 
     try:
         yield
+    except InputError:
+        raise
     except SafetensorError as problem:
         raise InputError(
-            f"{folder}: the weights are damaged ({problem}): fetch or train the model again"
+            f"{folder}: the weights are damaged ({first_line(problem)}): fetch or train the model "
+            "again"
         ) from None
     # A damaged file may end anywhere inside the library, and its Rust half raises Exception itself.
     except Exception as problem:  # noqa: BLE001
-        reason = _own_code(problem) or _not_weights(problem) or _first_line(problem)
-        raise InputError(f"{folder}: {what}: {reason[:500]}") from None
+        reason = _own_code(problem) or _not_weights(problem) or first_line(problem)
+        raise InputError(f"{folder}: {what}: {reason}") from None
 
 
 def _placed(
@@ -389,10 +414,6 @@ def _divided(
     # The same object, with hooks that move tensors.
     dispatch_model(model, dict(device_map), offload_dir=made.name)
     return model
-
-
-def _first_line(problem: Exception) -> str:
-    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
 
 def _own_code(problem: Exception) -> str | None:

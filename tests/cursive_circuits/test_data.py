@@ -201,6 +201,23 @@ def test_an_archive_that_is_not_trusted_is_refused(
         load_bank(tmp_path / "bank.zip", alphabet=ALPHABET)
 
 
+def test_a_zip_whose_bytes_become_a_name_is_refused_in_one_short_line(
+    items: list[Item], tmp_path: Path
+) -> None:
+    save_bank(tmp_path / "bank.zip", items)
+    content = bytearray((tmp_path / "bank.zip").read_bytes())
+    content[26:28] = (2000).to_bytes(2, "little")  # how long the first member's name is
+    (tmp_path / "bank.zip").write_bytes(content)
+
+    with pytest.raises(InputError) as problem:
+        load_bank(tmp_path / "bank.zip", alphabet=ALPHABET)
+    said = str(problem.value).removeprefix(str(tmp_path))
+    assert said.startswith("/bank.zip is damaged (File name in directory 'bank.json' and header")
+    assert said.endswith("): fetch or write it again")
+    assert said.isprintable()
+    assert len(said) < 400
+
+
 def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -384,7 +384,27 @@ def test_a_public_checkpoint_loads_exactly_and_runs_as_its_names_say(
         ),
         (
             lambda public: public.update({"lm_head.weight": torch.ones(525, 8)}),
-            r"unembed.weight is \[525, 8\], its other tensors need \[525, 16\]",
+            r"lm_head.weight is \[525, 8\], its other tensors need \[525, 16\]",
+        ),
+        (
+            lambda public: public.update({"lm_head.weight": torch.ones(16, 16)}),
+            r"lm_head.weight is \[16, 16\], its other tensors need \[525, 16\]",
+        ),
+        (
+            lambda public: public.update({"transformer.h.0.attn.c_attn.bias": torch.tensor(1.0)}),
+            r"attn.c_attn.bias is \[\], its other tensors need \[48\]",
+        ),
+        (
+            lambda public: public.update({"transformer.wpe.weight": torch.ones(120, 8)}),
+            r"transformer.wpe.weight is \[120, 8\], its other tensors need \[120, 16\]",
+        ),
+        (
+            lambda public: public.update({"transformer.h.987654321.ln_1.bias": torch.ones(16)}),
+            "of 3 layers: missing",
+        ),
+        (
+            lambda public: public.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 1, 1)[0]}),
+            "not a causal mask",
         ),
         (
             lambda public: public.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4)}),

@@ -1,7 +1,8 @@
-"""`kill -9` at seeded moments of every training: the same command ends with the same bytes.
+"""`kill -9` at seeded moments of every training, and of what draws: the same command ends with the
+same bytes.
 
-A moment is a change of the file system: of a state that is saved, a checkpoint, a record, or the
-final swap of folders. Every command runs in a fork with the libraries loaded.
+A moment is a change of the file system: of a state that is saved, a checkpoint, a record, a figure,
+or the final swap of folders. Every command runs in a fork with the libraries loaded.
 """
 
 import os
@@ -9,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,8 +25,9 @@ from warm_commands import warm_commands
 
 ROOT = Path(__file__).parents[2]
 MOMENTS = 18  # of each training, half of them among its last changes
+FEW = 8  # moments of a command that draws
 LAST = 40  # changes: of the final swap, and of what is tidied after it
-WAIT = 120.0  # seconds, after which a command hangs
+WAIT = 300.0  # seconds, after which a command hangs
 
 # Python runs this first in every process: it counts changes below the project, a byte each, and
 # kills the process before the one of this number.
@@ -66,6 +70,15 @@ TRAININGS = {
     "handwriting": ["cursive-circuits", "train", "--only", "handwriting"],
     "control": ["cursive-circuits", "train", "--only", "control"],
 }
+MODELS = ["induction-lab", "models"]
+PROFILE = ["induct", "profile"]
+# What draws, behind what it draws from: with scores, from files alone, and into a run's folder.
+DRAWINGS = {
+    "profile": [MODELS, PROFILE],
+    "figures": [MODELS, PROFILE, ["induct", "figures"]],
+    "visualize": [TRAININGS["eigen-phase"], ["eigen-phase", "visualize", "mine/tiled-s3"]],
+    "page": [MODELS, PROFILE, ["induction-lab", "report", "--out", "report"]],
+}
 BEFORE = [
     ["induction-lab", "corpus"],
     ["induction-lab", "mamba-models", "--models", "mamba-2l"],
@@ -81,7 +94,8 @@ def profile() -> dict[str, Any]:
 
     for section in ("reference_models", "mamba_models"):
         content[section]["recipe"] |= small
-    content["reference_models"]["models"] = {"one": {"layers": 1, "heads": 2, "width": 16}}
+    content["reference_models"]["models"] = {"neox-2l": {"layers": 2, "heads": 2, "width": 16}}
+    content["pythia_topology"]["models"] = ["neox-2l"]
 
     often = {"num_steps": 6, "eval_interval": 2, "eigen_interval": 3, "checkpoint_interval": 3}
     content["eigen_phase"]["training"] |= often | {"save_seconds": 0}
@@ -156,18 +170,42 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 @pytest.mark.slow
 @pytest.mark.parametrize("training", TRAININGS)
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(training: str, project: Project) -> None:
-    command = TRAININGS[training]
     project.lay_out()
+    killed_at_moments(project, TRAININGS[training], name=training, moments=MOMENTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drawing", DRAWINGS)
+def test_killed_while_it_draws_it_leaves_no_half_of_a_figure(
+    drawing: str, project: Project, tmp_path: Path
+) -> None:
+    *before, command = DRAWINGS[drawing]
+    project.lay_out()
+    for earlier in before:
+        code, _, said = project.run(earlier)
+        assert code == 0, said
+
+    shutil.copytree(project.home, tmp_path / "base")
+    drawn = replace(project, base=tmp_path / "base")
+    figures = killed_at_moments(drawn, command, name=drawing, moments=FEW)
+    assert any(name.endswith((".png", ".html")) for name in figures)
+
+
+def killed_at_moments(
+    project: Project, command: list[str], *, name: str, moments: int
+) -> dict[str, bytes]:
+    """Kill the command once at each moment and run it again; all files that it makes."""
     code, changes, said = project.run(command)
     assert code == 0, said
     whole = project.files()
     assert not [name for name in whole if ".scratch" in name or ".part" in name], "left behind"
 
-    rng = Random(f"kill -9 {training}")
-    anywhere = rng.sample(range(changes), MOMENTS // 2)
-    swap = rng.sample(range(max(0, changes - LAST), changes), MOMENTS - MOMENTS // 2)
+    rng = Random(f"kill -9 {name}")
+    anywhere = rng.sample(range(changes), min(changes, moments // 2))
+    swap = range(max(0, changes - LAST), changes)
+    last = rng.sample(swap, min(len(swap), moments - moments // 2))
 
-    for moment in sorted({*anywhere, *swap}):
+    for moment in sorted({*anywhere, *last}):
         project.lay_out()
         code, reached, said = project.run(command, kill_at=moment)
         assert (code, reached) == (256 - signal.SIGKILL, moment), said
@@ -175,3 +213,128 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(training: str, project
         code, _, said = project.run(command)
         assert code == 0, f"after a kill at change {moment}: {said}"
         assert project.files() == whole, f"after a kill at change {moment} of {changes}"
+    return whole
+
+
+PIPELINE = {
+    "stages": {
+        "models": {
+            "cmd": "induction-lab models",
+            "deps": ["data/corpus"],
+            "params": [{"profiles/small.yaml": ["reference_models"]}],
+            "outs": ["data/models", {"data/training": {"cache": False}}],
+        },
+        "profile": {
+            "cmd": "induct profile",
+            "deps": ["data/models", "data/corpus"],
+            "params": [{"profiles/small.yaml": ["pythia_topology"]}],
+            "outs": ["data/pythia_topology/scores/profile"],
+            "metrics": [{"data/pythia_topology/metrics/profile": {"cache": False}}],
+            "plots": [{"data/pythia_topology/figures": {"cache": False}}],
+        },
+    }
+}
+# What is there for the first time when DVC is killed, and its child goes on.
+REACHED = {
+    "a training has begun": ".scratch/*/*",
+    "a state is saved": ".scratch/**/*.safetensors",
+    "the folder of a model is in its place": "data/models/neox-2l/files.json",
+    "DVC puts the models into its cache": ".dvc/cache/files/md5/??/*",
+    "the next stage has saved scores": "data/pythia_topology/scores/profile/*.npz",
+    "a figure is there": "data/pythia_topology/figures/**/*.png",
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, dict[str, bytes]]:
+    """The same project with two stages, whose commands are DVC's children, and what they make."""
+    made = tmp_path_factory.mktemp("pipeline")
+    shutil.copytree(project.base, made / "base")
+    (made / "base" / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
+    (made / "base" / ".dvcignore").write_text(".scratch/\n")
+    (made / "base" / ".dvc").mkdir()
+    settings = "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+    (made / "base" / ".dvc" / "config").write_text(settings)
+
+    _, _, programs = project.environment["PATH"].partition(os.pathsep)  # the first are the server's
+    found = Project(made / "project", made / "base", project.environment | {"PATH": programs})
+    found.lay_out()
+    code, said = repro(found)
+    assert code == 0, said
+    whole = results(found)
+    assert not [name for name in whole if ".scratch" in name or ".part" in name], "left behind"
+    return found, whole
+
+
+def repro(project: Project) -> tuple[int, str]:
+    """Exit code of a `dvc repro`, and what it said."""
+    done = subprocess.run(
+        ["dvc", "repro"],
+        cwd=project.home,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def results(project: Project) -> dict[str, bytes]:
+    """All that counts of a run: its files, and what DVC wrote of them."""
+    return {
+        name: held
+        for name, held in project.files().items()
+        if name.startswith(("data/", ".scratch")) or name == "dvc.lock"
+    }
+
+
+def those_of(session: int) -> list[int]:
+    """Processes of a session that have not ended."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # State, parent, group and session stand behind the name, which may hold anything.
+            state, _, _, its_session, *_ = (place / "stat").read_text().rpartition(")")[2].split()
+            if int(its_session) == session and state != "Z":
+                found.append(int(place.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", REACHED)
+def test_dvc_alone_is_killed_and_its_child_is_left(
+    moment: str, pipeline: tuple[Project, dict[str, bytes]], tmp_path: Path
+) -> None:
+    project, whole = pipeline
+    project.lay_out()
+
+    with (tmp_path / "said").open("w") as said:
+        first = subprocess.Popen(
+            ["dvc", "repro"],
+            cwd=project.home,
+            env=project.environment,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + WAIT
+    while not any(project.home.glob(REACHED[moment])):
+        assert first.poll() is None, (tmp_path / "said").read_text()
+        assert time.monotonic() < deadline
+    first.kill()
+    first.wait()
+
+    # At once, while the child may still be at work: it ends well, or says who is in the way.
+    code, told = repro(project)
+    assert "Traceback" not in told
+    assert code == 0 or "is writing into" in told, told
+
+    while those_of(first.pid):
+        assert time.monotonic() < deadline, "an orphan that does not end"
+        time.sleep(0.1)
+    code, told = repro(project)
+    assert code == 0, told
+    assert results(project) == whole

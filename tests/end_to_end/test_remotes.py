@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ import servers
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("corpus", "reference_models")
+PUSH = "induction-lab push"
 KINDS = ("folder", "ssh", "s3", "http")
 
 # No key, no known host and no cache of the user's.
@@ -362,6 +364,83 @@ def test_a_key_that_is_not_there_is_named(project: Path, tmp_path: Path) -> None
     assert said.code == 2
     assert absent in said.last
     assert "give a key" in said.last
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A project without stages, of three objects of half a megabyte, and a folder for its store."""
+    folder = tmp_path / "large"
+    (folder / "data").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    rng = Random(0)
+    for name in "abc":
+        (folder / "data" / name).write_bytes(rng.randbytes(500_000))
+
+    (folder / "params.yaml").write_text("profile: none\n")
+    for home in ("packages", "shared", "profiles"):
+        (folder / home).symlink_to(ROOT / home)
+    run(folder, "dvc", "init", "--quiet", "--no-scm")
+    run(folder, "dvc", "add", "--quiet", "data")
+    run(folder, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    return folder
+
+
+def test_a_full_disk_of_a_store_is_one_line_and_no_half_of_a_copy(
+    large: Path, tmp_path: Path
+) -> None:
+    if (reason := servers.no_small_disk()) is not None:
+        pytest.skip(reason)
+
+    store = tmp_path / "store"
+    disk = servers.small_disk(store, kilobytes=1200)
+    room = f"mount -o remount,size=9000k {store}"
+    look = f"find {store} -type f -name '*.tmp'"
+    said = call(large, *disk, "sh", "-c", f"{PUSH}; {look}; {room}; {PUSH}")
+
+    (told,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(
+        rf"error: remote store \({store}\) is full, [\d,]+ bytes have no room there; make room "
+        r"and `make push` again, or name another one: `dvc remote modify store url ADDRESS`",
+        told,
+    )
+    assert ".tmp" not in said.out
+    assert f"all sent to remote store ({store})" in said.out, "after there was room"
+
+
+def test_a_full_disk_behind_ssh_is_told_though_its_protocol_has_no_word_for_it(
+    large: Path, tmp_path: Path
+) -> None:
+    reason = servers.missing(*NEEDS["ssh"], package=PACKAGES["ssh"])
+    if (reason := reason or servers.no_small_disk(as_root=True)) is not None:
+        pytest.skip(reason)
+
+    store = tmp_path / "store"
+    disk = servers.small_disk(store, kilobytes=1200, as_root=True)
+    with servers.sshd(tmp_path / "ssh", disk=disk) as ssh:
+        told_of(large, Store("ssh", ssh.address(store), {"keyfile": str(ssh.key)}, None))
+        said = call(large, *PUSH.split())
+    assert said.code == 2
+    assert said.last.startswith(f"error: remote store ({ssh.address(store)}) is full, ")
+    assert "make room and `make push` again, or name another one: " in said.last
+
+
+def test_a_full_disk_here_is_told_apart_from_what_is_wrong_with_the_store(
+    large: Path, tmp_path: Path
+) -> None:
+    if (reason := servers.no_small_disk()) is not None:
+        pytest.skip(reason)
+
+    run(large, *PUSH.split())
+    shutil.rmtree(large / ".dvc" / "cache")
+    shutil.rmtree(large / "data")
+    (large / ".dvc" / "cache").mkdir()
+    disk = servers.small_disk(large / ".dvc" / "cache", kilobytes=1200)
+    said = call(large, *disk, "induction-lab", "pull")
+    assert said.code == 2
+    assert said.last == (
+        f"error: this disk is full, what remote store ({tmp_path / 'store'}) has finds no room; "
+        "make some, then `make pull`"
+    )
 
 
 def test_what_is_served_over_http_is_not_written_to(project: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 import small_models as small
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
-from interp_core.loading import load_model, random_like
+from interp_core.loading import _check_size, load_model, random_like
 from interp_core.models.native import NativeSubject
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 
@@ -323,6 +323,33 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     ) as problem:
         load_model(local(folder), name="toy")
     one_line(problem)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("mamba", "intermediate_size"), ("gpt_neox", "vocab_size")]
+)
+def test_sizes_out_of_all_proportion_to_the_weights_are_refused_before_anything_is_drawn(
+    kind: str, key: str, tmp_path: Path
+) -> None:
+    small.build(kind).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: 64_000_000}))
+    before = torch.random.get_rng_state()
+
+    since = time.monotonic()
+    with pytest.raises(InputError, match=r"config.json describes [\d,]+ weights, and") as problem:
+        load_model(local(tmp_path), name="toy")
+    assert time.monotonic() - since < 10
+    assert "a size in it is wrong, or the files are cut or of another model" in one_line(problem)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", small.ALL | small.MAMBAS)
+def test_a_model_s_sizes_are_looked_at_without_a_number_drawn(kind: str, tmp_path: Path) -> None:
+    small.build(kind).save_pretrained(tmp_path)
+    before = torch.random.get_rng_state()
+    _check_size(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_an_unknown_architecture_is_refused(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Profiles: found, checked, and refused in one line that names the file, the key and the mend."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from interp_core.files.params import (
     read_section,
     read_yaml,
 )
+from torture.damage import places_of
+from torture.profiles import SECTIONS
+
+ROOT = Path(__file__).parents[2]
+SMALL, LARGE = 1e-100, 1e100  # the ends of what can be reckoned with
+# What a slip, or somebody who is curious, makes of a number.
+EXTREMES = (0, 2**63 - 1, SMALL, LARGE, "1e-320")
+# Sections of hundreds of numbers, whose validators compare and do not divide.
+LONG = ("eigen_phase", "cursive_circuits")
 
 
 class Inner(Params):
@@ -34,6 +44,7 @@ class Study(Params):
     share: float = Field(default=0.5, gt=0, lt=1)
     inner: Inner | None = None
     models: Mapping[str, Inner] = Field(default_factory=dict)
+    weights: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> "Study":
@@ -104,7 +115,10 @@ def test_values_never_change_after_reading() -> None:
     [
         ({"share": 0.1}, "here.yaml: study: `period`: Field required"),
         ({"period": 3, "shar": 1}, "here.yaml: study: unknown key `shar`; did you mean `share`?"),
-        ({"period": 3, "zzz": 1}, "unknown key `zzz`; known here: period, share, inner, models"),
+        (
+            {"period": 3, "zzz": 1},
+            "unknown key `zzz`; known here: period, share, inner, models, weights",
+        ),
         (
             {"period": 3, "inner": {"width": 1, "nmes": []}},
             "unknown key `inner.nmes`; did you mean `names`?",
@@ -171,6 +185,8 @@ def test_a_file_that_cannot_be_parsed_names_the_line(tmp_path: Path) -> None:
         ("a\0b", "`period`: Input should be a text without NUL"),
         ([3, float("nan")], "`period`: Input should be a finite number"),
         ("x" * 10**6, "`period`: Input should be a text of at most 100000 characters"),
+        (1e-320, "`period`: Input should be zero or a number between 1e-100 and 1e+100"),
+        (-1e308, "`period`: Input should be zero or a number between 1e-100 and 1e+100"),
     ],
 )
 def test_what_no_setting_can_be_is_refused_with_its_key(value: Any, told: str) -> None:
@@ -179,6 +195,41 @@ def test_what_no_setting_can_be_is_refused_with_its_key(value: Any, told: str) -
         {"period": 3, "inner": {"width": value}}
     )
     assert refusal({"period": value}, options=["period"]).startswith("--period: ")
+
+
+@pytest.mark.parametrize("value", ["1e-320", 1e-320, " 1e-200", 5e-324])
+def test_a_number_is_looked_at_whether_or_not_it_stood_in_quotes(value: Any) -> None:
+    told = "Input should be zero or a number between"
+    assert f"`share`: {told}" in refusal({"period": 3, "share": value})
+    assert f"--share: {told}" in refusal({"period": 3, "share": value}, options=["share"])
+    assert f"`weights`: {told}" in refusal({"period": 3, "weights": {"a": value}})
+    assert "`period`: Input should be a number of at most 64 bits" in refusal({"period": "9" * 30})
+
+
+@pytest.mark.parametrize(
+    "section",
+    [pytest.param(one, marks=pytest.mark.slow) if one in LONG else one for one in SECTIONS],
+)
+def test_no_number_of_a_profile_ends_in_arithmetic(section: str) -> None:
+    values = read_yaml(ROOT / "profiles" / "smoke.yaml")[section]
+    refused = 0
+
+    for holder, key in places_of(values):
+        found = holder[key]
+        is_number = isinstance(found, int | float) and not isinstance(found, bool)
+        # Of a list the first: the others are of the same kind.
+        if not is_number or (isinstance(holder, list) and key > 0):
+            continue
+        for odd in EXTREMES:
+            holder[key] = odd
+            # A validator that reckons with it must not end in an error of arithmetic.
+            with suppress(InputError):
+                check(SECTIONS[section], values, where=section)
+                refused -= 1
+            refused += 1
+        holder[key] = found
+
+    assert refused > len(EXTREMES)
 
 
 _LAUGHS = "\n".join(

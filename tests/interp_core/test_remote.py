@@ -134,3 +134,18 @@ def test_a_way_to_a_remote_that_is_not_installed_is_named_with_its_extra(
 )
 def test_each_trouble_has_its_mend(said: str, mend: str, project: Path) -> None:
     assert remote.default_remote(project).mend(said).startswith(mend)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_full"),
+    [
+        ("failed to transfer 'c2': No space left on device: '/a' -> '/b'", True),
+        ("failed to transfer 'c2': Disk quota exceeded", True),
+        ("(XMinioStorageFull) when calling the PutObject operation: Storage backend has", True),
+        ("failed to transfer 'c2': Failure", False),
+        ("failed to transfer 'c2': Connection lost", False),
+    ],
+)
+def test_a_store_is_full_in_anybodys_words(said: str, is_full: bool, project: Path) -> None:
+    store = remote.default_remote(project)
+    assert store.is_full([said, "failed to push data to the cloud: 1 files"], 10) is is_full

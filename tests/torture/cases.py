@@ -12,11 +12,13 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from interp_core.console.options import _OF_THE_MACHINE
 from interp_core.errors import InputError
 
-SECONDS = 15.0  # longer is a hang
+SECONDS = 15.0  # of a processor's time, of which more is a hang
+ASLEEP = 40 * SECONDS  # by the clock: it waits for what never comes
 BATCH = 100  # cases of one child
 
 
@@ -36,7 +38,8 @@ def outcome_of(case: Callable[[], str]) -> Outcome:
     try:
         return Outcome(case(), "")
     except InputError as problem:
-        return Outcome("refused" if len(str(problem)) < 2000 else "lines", str(problem))
+        is_one_line = len(str(problem)) < 2000 and str(problem).isprintable()
+        return Outcome("refused" if is_one_line else "lines", ascii(str(problem)))
     except OSError as problem:
         if problem.errno in _OF_THE_MACHINE:
             return Outcome("refused", str(problem))
@@ -59,7 +62,7 @@ def run(cases: Sequence[Callable[[], str]], *, processes: int) -> list[Outcome]:
             child = children[pipe]
             if pipe in ready and child.read(found):
                 continue
-            late = time.monotonic() - child.since > SECONDS
+            late = child.is_late()
             if pipe in ready or late:
                 found_kind = "hang" if late else "died"
                 if (rest := child.end(found, found_kind)) is not None:
@@ -76,8 +79,16 @@ class _Child:
     pipe: int
     cases: range
     done: int
-    since: float
+    since: float  # by the clock
+    used: float = 0.0  # a processor's seconds, before this case
     rest: bytes = b""
+
+    def is_late(self) -> bool:
+        """Whether its case hangs. On a busy machine the clock alone says little."""
+        if time.monotonic() - self.since < SECONDS:
+            return False
+        asleep = time.monotonic() - self.since > ASLEEP
+        return asleep or _used(self.pid) - self.used > SECONDS
 
     @classmethod
     def start(cls, cases: Sequence[Callable[[], str]], which: range) -> "_Child":
@@ -101,7 +112,7 @@ class _Child:
             length = 4 + int.from_bytes(self.rest[:4], "little")
             found[self.cases[self.done]] = Outcome(*json.loads(self.rest[4:length]))
             self.rest, self.done = self.rest[length:], self.done + 1
-            self.since = time.monotonic()
+            self.since, self.used = time.monotonic(), _used(self.pid)
         return bool(new)
 
     def end(self, found: dict[int, Outcome], kind: str) -> range | None:
@@ -115,6 +126,12 @@ class _Child:
         found[self.cases[self.done]] = Outcome(kind, "")
         rest = self.cases[self.done + 1 :]
         return rest if len(rest) else None
+
+
+def _used(pid: int) -> float:
+    """A processor's seconds that a child has had."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _end(problem: BaseException) -> str:

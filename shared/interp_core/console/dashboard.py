@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.training import account
 from interp_core.training.curves import AXIS, SECTIONS, Curve, curve_of
 
@@ -141,7 +141,7 @@ def make(entity: str, project: str) -> list[str]:
         told.save()
     except ValueError as problem:
         mend = f"send a run there first (WANDB_ENTITY={entity} WANDB_PROJECT={project})"
-        raise InputError(f"{str(problem).split('. ')[0]}: {mend}") from None
+        raise InputError(f"{first_line(problem).split('. ')[0]}: {mend}") from None
 
     made = [f"view {one.name}: {one.save().url}" for one in views]
     return [*made, f"report {told.title}: {told.url}"]

@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 from interp_core.console.doctor import Finding
 from interp_core.console.remote import answering
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 
 PATIENCE = 5  # seconds that a hub may take
 
@@ -43,7 +43,7 @@ def _ask(address: str) -> str | None:
     except URLError as problem:
         return str(problem.reason)
     except OSError as problem:
-        return str(problem) or type(problem).__name__
+        return first_line(problem)
 
 
 def remote(root: Path) -> Finding:

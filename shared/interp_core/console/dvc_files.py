@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 
 _DIRECTORY = ".dir"
 # What .dvcignore leaves out of a folder's hash.
@@ -74,7 +74,7 @@ def cache_folder(root: Path) -> Path:
     try:
         cache = Config(dvc_dir=own, local_dvc_dir=own)["cache"].get("dir")
     except ConfigError as problem:
-        raise InputError(f"{root / '.dvc'}: {problem}") from None
+        raise InputError(f"{root / '.dvc'}: {first_line(problem)}") from None
     return Path(cache or root / ".dvc" / "cache") / "files" / "md5"
 
 

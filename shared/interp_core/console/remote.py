@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 
 # By the scheme of an address: the extra that brings DVC's way to it, and how a key is named.
 EXTRAS = {"s3": "s3", "ssh": "ssh"}
@@ -24,6 +24,8 @@ KEYS = {"s3": "profile MY_AWS_PROFILE", "ssh": "keyfile ~/.ssh/id_ed25519"}
 # In what servers and their clients say.
 _REFUSED = ("permission denied", "forbidden", "403", "401", "credentials", "signature", "key")
 _ABSENT = ("no such file", "bucket does not exist")
+# The system's words, those of a quota, and MinIO's.
+_FULL = ("no space left", "quota exceeded", "storagefull")
 _AGAIN = "`make push` where the run was made"
 
 
@@ -102,6 +104,32 @@ class Remote:
         except _problems() as problem:
             raise InputError(self._trouble(problem)) from None
 
+    def is_full(self, said: list[str], wanted: int) -> bool:
+        """Whether what it said means that it has no room for so many bytes."""
+        if _no_room(said):
+            return True
+        # SSH's protocol has no word for it: its server is asked what is free.
+        free = self._free() if any(one.endswith(": Failure") for one in said) else None
+        return free is not None and free < wanted
+
+    def _free(self) -> int | None:
+        """Free bytes behind a server of SSH; None where none is asked, or it does not tell."""
+        client = getattr(self.objects.fs.fs, "client", None)
+        if self.scheme != "ssh" or client is None:
+            return None
+
+        from fsspec.asyn import sync
+
+        async def ask() -> int:
+            async with client.start_sftp_client() as files:
+                found = await files.statvfs(self.objects.path)
+                return found.bavail * found.frsize
+
+        try:
+            return sync(self.objects.fs.fs.loop, ask)
+        except _problems():
+            return None
+
     def _trouble(self, problem: BaseException) -> str:
         return f"{self}: {reason(problem)}; {self.mend(str(problem))}"
 
@@ -130,6 +158,10 @@ def fetch(root: Path) -> str:
     remote = answering(root)
     code, said = _dvc("pull")
 
+    if code != 0 and _no_room(said):
+        raise InputError(
+            f"this disk is full, what {remote} has finds no room; make some, then `make pull`"
+        )
     if code != 0:
         raise InputError(_why_not_here(root, remote, said))
 
@@ -157,8 +189,34 @@ def send(root: Path) -> str:
     if remote.scheme in ("http", "https"):
         raise InputError(f"{remote} is read-only over HTTP; name one to write to: {remote.modify}")
 
+    there = remote.sizes()
+    here = {
+        one: size for md5 in objects_of(root) for one, size in _with_listed(remote, md5).items()
+    }
+    wanted = sum(size for one, size in here.items() if one not in there)
+    if remote.is_full(said, wanted):
+        raise InputError(
+            f"{remote} is full, {wanted:,} bytes have no room there; make room and `make push` "
+            f"again, or name another one: {remote.modify}"
+        )
+
     last = said[-1] if said else "it took not everything"
     raise InputError(f"{remote}: {last}; {remote.mend(last)}")
+
+
+def _no_room(said: list[str]) -> bool:
+    """Whether a disk is full, in the words of those who have some for it."""
+    return any(word in one.lower() for one in said for word in _FULL)
+
+
+def _with_listed(remote: Remote, md5: str) -> dict[str, int]:
+    """Bytes of an object in the cache, and of those that it lists, by MD5; of what is here."""
+    listed: list[dict[str, str]] = []
+    if md5.endswith(".dir") and remote.is_here(md5):
+        listed = json.loads(remote.cached(md5).read_bytes())
+
+    every = {md5, *(entry["md5"] for entry in listed)}
+    return {one: remote.cached(one).stat().st_size for one in every if remote.is_here(one)}
 
 
 def _forget_incomplete(remote: Remote, root: Path) -> None:
@@ -176,10 +234,7 @@ def _forget_incomplete(remote: Remote, root: Path) -> None:
         if not md5.endswith(".dir") or md5 not in there or not remote.is_here(md5):
             continue
 
-        listed = {entry["md5"] for entry in json.loads(remote.cached(md5).read_bytes())}
-        ours = {
-            one: remote.cached(one).stat().st_size for one in {md5, *listed} if remote.is_here(one)
-        }
+        ours = _with_listed(remote, md5)
         wrong = {one for one, size in ours.items() if there.get(one) != size}
 
         if wrong:
@@ -305,7 +360,7 @@ def _dvc(command: str) -> tuple[int, list[str]]:
 
 
 class _Keeping(logging.Handler):
-    """Keeps errors, and the exceptions behind them, as text."""
+    """Keeps errors, and the exceptions behind them, as text; and no half of a copy."""
 
     def __init__(self, said: list[str]) -> None:
         super().__init__(logging.ERROR)
@@ -316,11 +371,15 @@ class _Keeping(logging.Handler):
         parts = [record.getMessage(), reason(problem) if problem else ""]
         self._said.append(": ".join(part for part in parts if part))
 
+        # DVC leaves the half of a copy that found no room, and the disk full.
+        half = getattr(problem, "filename2", None)
+        if half is not None and re.fullmatch(r"\..+\.tmp", Path(half).name):
+            Path(half).unlink(missing_ok=True)
+
 
 def reason(problem: BaseException) -> str:
     """One line of what went wrong."""
-    first = str(problem).strip().splitlines() or [type(problem).__name__]
-    said = re.sub(r"^\[Errno -?\d+\] ", "", first[0])
+    said = re.sub(r"^\[Errno -?\d+\] ", "", first_line(problem))
     halves = said.split(": ")
     # asyncssh says everything twice.
     if len(halves) == 2 and halves[0] == halves[1]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.sums import check_sum
 from interp_core.files.sums import file_sha256 as file_sha256
 
@@ -99,7 +99,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except BROKEN_ARCHIVE as problem:
         raise InputError(
-            f"{path} is damaged ({problem}): delete it and run the command that writes it"
+            f"{path} is damaged ({first_line(problem)}): delete it and run the command that writes "
+            "it"
         ) from None
 
     # What is in an archive and no array comes as bytes: a PyTorch file's pickle stays closed.
@@ -132,7 +133,8 @@ def load_json(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as problem:
         raise InputError(
-            f"{path} is damaged ({problem}): delete it and run the command that writes it"
+            f"{path} is damaged ({first_line(problem)}): delete it and run the command that writes "
+            "it"
         ) from None
 
     if not isinstance(found, dict):
@@ -174,7 +176,9 @@ def load_weights(path: Path) -> "dict[str, torch.Tensor]":
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (SafetensorError, OSError) as problem:
-        raise InputError(f"{path} is damaged ({problem}): fetch or train it again") from None
+        raise InputError(
+            f"{path} is damaged ({first_line(problem)}): fetch or train it again"
+        ) from None
 
 
 def array_sha256(*arrays: np.ndarray) -> str:

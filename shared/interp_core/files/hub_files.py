@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.artifacts import file_sha256
 
 
@@ -37,7 +37,7 @@ def fetch_pinned(dataset: str, file: str, *, revision: str, sha256: str | None) 
         try:
             found = fetch()
         except (EntryNotFoundError, HfHubHTTPError) as problem:
-            raise InputError(f"{what}: {problem}: {ways_out}") from None
+            raise InputError(f"{what}: {first_line(problem)}: {ways_out}") from None
     actual = file_sha256(Path(found))
     if sha256 is not None and actual != sha256:
         raise InputError(

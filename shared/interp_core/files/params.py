@@ -10,18 +10,20 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.profile_yaml import NotAProfile, parse
 
 # Beyond this an integer fits no array, no seed and no counter of PyTorch's.
 _LARGEST = 2**63 - 1
+# Beyond these a number, or one over it, times another overflows: no setting comes near.
+_SMALL, _LARGE = 1e-100, 1e100
 _ODD = "odd_value"
 _LONGEST = 10**5  # characters of one text
 
 
 class Params(BaseModel):
     """Base of every section of a profile: unknown keys are errors, values never change after
-    reading, and every number is finite and fits into 64 bits.
+    reading, and every number is finite, fits into 64 bits, and can be reckoned with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -33,6 +35,17 @@ class Params(BaseModel):
             if (odd := odd_value(value)) is not None:
                 raise PydanticCustomError(_ODD, "{what}", {"what": odd, "key": str(key)})
         return values
+
+    @model_validator(mode="after")
+    def _ordinary(self) -> "Params":
+        # Once more: a number may have stood in quotes. Before a section's own validators, which
+        # reckon with it.
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            values = [*value, *value.values()] if isinstance(value, dict) else value
+            if (odd := odd_value(values)) is not None:
+                raise PydanticCustomError(_ODD, "{what}", {"what": odd, "key": key})
+        return self
 
 
 def odd_value(value: Any) -> str | None:
@@ -46,6 +59,8 @@ def odd_value(value: Any) -> str | None:
         return "Input should be a number of at most 64 bits"
     if isinstance(value, float) and not math.isfinite(value):
         return "Input should be a finite number"
+    if isinstance(value, float) and value and not _SMALL <= abs(value) <= _LARGE:
+        return f"Input should be zero or a number between {_SMALL:g} and {_LARGE:g}"
     if isinstance(value, str) and len(value) > _LONGEST:
         return f"Input should be a text of at most {_LONGEST} characters"
     if isinstance(value, str) and _is_broken(value):
@@ -86,7 +101,7 @@ def file_name(name: Any, *, where: str) -> str:
     try:
         return _fits_a_file(str(name))
     except ValueError as problem:
-        raise InputError(f"{where}: {name!r} {problem}") from None
+        raise InputError(f"{where}: {name!r} {first_line(problem)}") from None
 
 
 # What a wheel brings, and a checkout does not have: its profiles lie above.

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from interp_core.errors import all_lines, first_line
+
 _LARGEST = 100_000  # values of a profile, each alias counted as what it stands for
 _DEEPEST = 50  # brackets inside each other
 
@@ -35,12 +37,12 @@ def _parsed(text: str) -> dict[str, Any]:
             _check_size(node)
         content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, NotAProfile) as problem:
-        raise NotAProfile(f"not valid YAML: {' '.join(str(problem).split())[:400]}") from None
+        raise NotAProfile(f"not valid YAML: {all_lines(problem)}") from None
     except RecursionError:
         raise NotAProfile("not valid YAML: too many brackets inside each other") from None
     except (ValueError, OverflowError, AttributeError, TypeError, KeyError) as problem:
         # A date of month 13, a number of 5,000 digits, a word marked as a date.
-        raise NotAProfile(f"holds a value that cannot be: {str(problem)[:200]}") from None
+        raise NotAProfile(f"holds a value that cannot be: {first_line(problem)}") from None
     finally:
         if loader is not None:
             loader.dispose()

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp_core.errors import first_line
 from interp_core.models.attention import FoundCall, Watch, tracing, watching
 from interp_core.models.divided import home_of
 from interp_core.models.hooks import hooked
@@ -142,7 +143,7 @@ def look(model: "PreTrainedModel") -> Anatomy | None:
         return _taken_apart(model, ids, run)
     except _REFUSALS as problem:
         # Code that reads more than its arguments, or wants them whole.
-        raise NotUnderstood(f"its parts do not run apart: {_line(problem)}") from None
+        raise NotUnderstood(f"its parts do not run apart: {first_line(problem)}") from None
 
 
 def _taken_apart(
@@ -190,7 +191,9 @@ def _traced(model: "PreTrainedModel", ids: Tensor) -> _Run:
         try:
             model(input_ids=ids, use_cache=False)
         except _REFUSALS as problem:
-            raise NotUnderstood(f"it does not run on token ids alone: {_line(problem)}") from None
+            raise NotUnderstood(
+                f"it does not run on token ids alone: {first_line(problem)}"
+            ) from None
     return run
 
 
@@ -666,10 +669,6 @@ def _tensor(output: Any) -> Tensor:
 def _same(one: Tensor, two: Tensor) -> bool:
     # A part of a divided model reads on its own device what another wrote elsewhere.
     return one.shape == two.shape and torch.equal(one, two.to(one.device))
-
-
-def _line(problem: Exception) -> str:
-    return next(iter(str(problem).strip().splitlines()), type(problem).__name__)
 
 
 def _idle(module: nn.Module) -> bool:

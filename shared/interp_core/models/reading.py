@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.stimuli.opening import NO_BOS
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ def rows_of(subject: "Subject", given: Any) -> Tensor:
     try:
         ids = torch.as_tensor(given)
     except (ValueError, TypeError) as problem:
-        raise InputError(f"{subject.name}: these are no rows of token ids: {problem}") from None
+        raise InputError(
+            f"{subject.name}: these are no rows of token ids: {first_line(problem)}"
+        ) from None
 
     # A number with a fraction is a mistake, such as logits given for ids: it is not cut off.
     whole = not ids.is_floating_point() and not ids.is_complex() and ids.dtype != torch.bool

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, TaggedScalar
 from ruamel.yaml.error import YAMLError
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, all_lines
 from interp_core.files.params import nearest
 
 BASE = "laptop"
@@ -139,7 +139,7 @@ def _read(path: Path) -> CommentedMap:
     try:
         content = _yaml().load(path)
     except YAMLError as problem:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from None
+        raise InputError(f"{path}: not valid YAML: {all_lines(problem)}") from None
 
     if not isinstance(content, CommentedMap):
         raise InputError(f"{path}: holds no sections")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 
 Direction = Literal["above", "below"]
 
@@ -76,7 +76,9 @@ class AgainstRandom:
             ends = (random["value"], random["low"], random["high"])
             return cls(entry["observed"], entry["direction"], *ends, random["n"], entry["p"])
         except KeyError as missing:
-            raise InputError(f"a comparison lacks {missing}: write its report again") from None
+            raise InputError(
+                f"a comparison lacks {first_line(missing)}: write its report again"
+            ) from None
 
 
 def against_random(

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from scipy import special
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.statistics.resampling import Interval as Ends
 from interp_core.statistics.resampling import mean_interval, resampled_means
 
@@ -53,7 +53,9 @@ class Interval:
         try:
             return cls(entry["value"], entry["low"], entry["high"], entry["n"], entry["unit"])
         except KeyError as missing:
-            raise InputError(f"an interval lacks {missing}: write its report again") from None
+            raise InputError(
+                f"an interval lacks {first_line(missing)}: write its report again"
+            ) from None
 
     @classmethod
     def of(cls, ends: Ends, *, n: int, unit: str) -> "Interval":

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 
 import click
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.params import profile_path
 
 PATIENCE = 6  # seconds that a server may take to say who asks
@@ -130,7 +130,7 @@ def _ask() -> str | None:
         # wandb may trust certificates that Python does not.
         return None if isinstance(problem.reason, ssl.SSLError) else str(problem.reason)
     except (OSError, HTTPException) as problem:
-        return str(problem) or type(problem).__name__
+        return first_line(problem)
     except (ValueError, AttributeError):
         return "what answers there is no W&B server"
     return None if viewer or key is None else _said(401)

@@ -29,7 +29,7 @@ import click
 
 import interp_core
 from interp_core import processor
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.params import project_root
 
 PATIENCE = 15  # seconds that a scheduler may take to answer
@@ -91,7 +91,8 @@ def run_on_cluster(tasks: Sequence[Any], address: str) -> None:
             ) from None
         except (FutureCancelledError, OSError) as problem:
             raise InputError(
-                f"cluster {address}: its scheduler went away ({problem}): the same command goes on"
+                f"cluster {address}: its scheduler went away ({first_line(problem)}): the same "
+                "command goes on"
             ) from None
         finally:
             client.cancel(list(futures))
@@ -126,10 +127,9 @@ def _client(address: str) -> Iterator[Any]:
         try:
             client = stack.enter_context(Client(**place, timeout=PATIENCE))
         except (OSError, ValueError) as problem:
-            said = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise InputError(
-                f"cluster {address} cannot be used: {said}; --cluster takes local:N, slurm:N, a "
-                "scheduler's tcp://HOST:PORT, or the file that it wrote"
+                f"cluster {address} cannot be used: {first_line(problem)}; --cluster takes "
+                "local:N, slurm:N, a scheduler's tcp://HOST:PORT, or the file that it wrote"
             ) from None
 
         if not client.scheduler_info()["workers"]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from interp_core.errors import all_lines
 from interp_core.training import account
 from interp_core.training.curves import AXIS, Cell, Curve, cell_of, curve_of
 from interp_core.training.journal import Entry, Journal
@@ -175,7 +176,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 def line(problem: Exception) -> str:
     """An error in one line."""
-    return " ".join(str(problem).split())[:200] or type(problem).__name__
+    return all_lines(problem)
 
 
 def say(text: str) -> None:
