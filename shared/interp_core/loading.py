@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -64,6 +64,8 @@ def load_model(
     name = "model" if name is None else name
     device_map = device if device_map is None and device in MAPS else device_map
     _check_device(device) if device_map is None else _check_map(device_map)
+    if dtype not in (kinds := get_args(Dtype)):
+        raise InputError(f"unknown dtype {dtype}: {', '.join(kinds)}")
     if spec.source == "random":
         if device_map is not None:
             raise InputError(f"{name}: a model made here from random weights is not divided")
@@ -109,8 +111,13 @@ def subject_of(
     Native where it calls attention through transformers' registry, else through TransformerLens.
     InputError, with the reason, for one that is no plain decoder.
     """
-    if not isinstance(bos, int):
-        config = model.config.get_text_config()
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+        raise InputError(
+            f"a {type(model).__name__} is no causal language model of transformers; a directory "
+            "or a name is read by load_model(...)"
+        )
+    config = model.config.get_text_config()
+    if isinstance(bos, bool) or bos != NO_BOS:
         bos = opening(name, tokenizer, config, config.vocab_size, asked=bos)
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
@@ -429,7 +436,7 @@ def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
 
 
 def _check_device(device: str) -> None:
-    kind = device.split(":")[0]
+    kind = device.split(":")[0] if isinstance(device, str) else None
     if kind not in ("cpu", "cuda", "mps"):
         raise InputError(
             f"unknown device {device}: cpu, cuda, cuda:N, mps, or how to divide a model over all: "
@@ -449,6 +456,10 @@ def _check_map(device_map: DeviceMap) -> None:
         if device_map not in MAPS:
             raise InputError(f"unknown device_map {device_map}: one of {', '.join(MAPS)}")
         return
+    if not isinstance(device_map, Mapping):
+        raise InputError(
+            f"device_map is one of {', '.join(MAPS)}, or maps parts to devices; got {device_map!r}"
+        )
 
     for place in device_map.values():
         if str(place) != "disk":
