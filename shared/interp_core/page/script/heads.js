@@ -74,7 +74,10 @@ lab.views.heads = function (root, view) {
       lab.element("p", { class: "quiet" },
         "Rows look at columns. Tap a token to ask there. Outlined: the token after the earlier occurrence, " +
         "where an induction head looks. Coloured names: what the control replaced."),
-      lab.element("div", { class: "side" }, panels), pointed, switched?.root ?? "");
+      lab.element("div", { class: "side" }, panels), pointed,
+      switched?.root ?? lab.element("p", { class: "quiet" },
+        "What is predicted without a head is left out here: it takes a run of the model a head. " +
+        "Its own page has it (induct page --model)."));
   };
 
   const best = view.scores[0].value.flatMap((row, layer) => row.map((value, head) => ({ value, layer, head })))
