@@ -116,8 +116,9 @@ def subject_of(
             "or a name is read by load_model(...)"
         )
     config = model.config.get_text_config()
-    if isinstance(bos, bool) or bos != NO_BOS:
-        bos = opening(name, tokenizer, config, config.vocab_size, asked=bos)
+    bos = (
+        NO_BOS if bos == NO_BOS else opening(name, tokenizer, config, config.vocab_size, asked=bos)
+    )
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
     divided = device_map_of(model) is not None

@@ -102,8 +102,10 @@ def test_the_page_of_the_run_says_of_a_pretrained_model_what_its_stages_found(
     for name in ("params.yaml", "profiles", "data"):
         source = project_root() / name
         ignored = shutil.ignore_patterns("scores", "*.npz", "*.safetensors", "*.png", "corpus")
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / name, **({"ignore": ignored} if source.is_dir() else {}))
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=ignored)
+        else:
+            shutil.copy(source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
 
     (own,) = each()

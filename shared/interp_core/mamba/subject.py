@@ -180,10 +180,11 @@ def as_mamba(subject: Subject) -> MambaSubject:
 
     InputError, naming what it is, when it is something else.
     """
-    if not isinstance(as_subject(subject), MambaSubject):
+    known = as_subject(subject)
+    if not isinstance(known, MambaSubject):
         raise InputError(
             f"{subject.name} is a {subject.config.model_type}, not a Mamba (model_type mamba, "
             "falcon_mamba or mamba2)"
         )
-    subject.check()
-    return subject
+    known.check()
+    return known
