@@ -16,6 +16,7 @@ from interp_core.console.options import (
     study_option,
     trainings_option,
 )
+from interp_core.errors import InputError
 
 _MODEL = option(
     "--model",
@@ -43,6 +44,10 @@ def _start(
     **asked: Any,
 ) -> Any:
     """The call of a command, its folder looked at, with the words of the bank that it names."""
+    # Here, for the study's rooms load PyTorch.
+    if model is not None:
+        _check_model(model)
+
     from cursive_circuits import study, workflow
 
     del only  # a part of a stage, and no other result
@@ -56,6 +61,17 @@ def _start(
     if bank is not None and command not in ("prepare", "run"):
         workflow.ensure_bank(run)
     return run
+
+
+def _check_model(path: Path) -> None:
+    """InputError for a model that is not there, before a bank is taken."""
+    if not path.exists():
+        raise InputError(f"no checkpoint {path}: name a run directory, or a .pt or .safetensors")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(
+            f"{path} is not a run directory: it has no config.json; `cursive-circuits train` "
+            "writes one"
+        )
 
 
 _settings = settings(__file__, _start, more=(profile_option, out_option, _BANK))

@@ -40,7 +40,8 @@ def _start(
     from mamba_induction import study
 
     del text  # what a page shows, and no other result
-    run = study.prepare(profile, out, dataset=dataset, **settings)
+    loads = command not in ("figures", "summary")
+    run = study.prepare(profile, out, dataset=dataset, loads=loads, **settings)
     if command not in ("fine_tune", "run_all"):
         study.check_tuned(run)
     return run

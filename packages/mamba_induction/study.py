@@ -18,9 +18,16 @@ Induction = Call[MambaInduction]
 
 
 def prepare(
-    profile: str | None, out: Path | None, *, dataset: str | None = None, **given: Any
+    profile: str | None,
+    out: Path | None,
+    *,
+    dataset: str | None = None,
+    loads: bool = True,
+    **given: Any,
 ) -> Induction:
-    """Settings from the profile and the options given; any option makes it an experiment."""
+    """Settings from the profile and the options given; any option makes it an experiment. `loads`:
+    whether it loads models, or draws from files alone.
+    """
     params = read_section("mamba_induction", MambaInduction, profile)
     if dataset is not None:
         given["dataset"] = dataset_of(dataset, params.dataset)
@@ -39,7 +46,8 @@ def prepare(
         given=bool(given),
         subjects=[given["model"]] if "model" in given else [],
     )
-    run.check_models([model for model in models(run) if model != str(tuned(run))])
+    named = [model for model in models(run) if model != str(tuned(run))]
+    run.check_models(named, loaded=loads)
     run.check_folder()
     return run
 

@@ -9,6 +9,7 @@ from interp_core.console import call
 from interp_core.console.call import Call
 from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue
+from interp_core.stimuli.corpus import place_of_text
 from mamba_neurons.params import MambaNeurons
 
 Neurons = Call[MambaNeurons]
@@ -63,6 +64,8 @@ def prepare(
     models = (params.model, params.transformer) if both else (params.model,)
     figures = plots or (None if run.is_stage else run.folder / "plots")
     run = replace(run, models=models, figures=figures)
-    run.check_models(models)
+    run.check_models(models, loaded=command != "figures")
+    if given.get("texts") is not None:
+        place_of_text(given["texts"])
     run.check_folder()
     return run

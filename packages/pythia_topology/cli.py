@@ -251,12 +251,15 @@ def explore(
     model: str, port: int, seed: int, device: str | None, dtype: str | None, profile: str | None
 ) -> None:
     """A model live in your browser: type a text, take heads away, see what is predicted then."""
-    from interp_core.loading import load_model
     from interp_core.models.spec import short_name, spec_of
-    from interp_core.page.explore import serve
     from pythia_topology.study import prepare
 
     run = prepare(profile, None, models=(model,), device=device, dtype=dtype)
+
+    # Once the model's folder was looked at: these load PyTorch.
+    from interp_core.loading import load_model
+    from interp_core.page.explore import serve
+
     subject = load_model(
         spec_of(model, run.known),
         name=short_name(model),

@@ -20,6 +20,7 @@ from interp_core.page.views import View
 from pythia_topology.data import load_corpus, stimuli
 from pythia_topology.model import load
 from pythia_topology.params import PythiaTopology
+from pythia_topology.pretrained import Own, each
 from pythia_topology.study import Induct, names, prepare
 
 if TYPE_CHECKING:
@@ -103,17 +104,28 @@ def head_scores(arrays: Arrays) -> list[View]:
 
 
 def heads_view(
-    subject: "Transformer", arrays: Arrays, profile: Report, texts: Sequence[Shown], *, seed: int
+    subject: "Transformer",
+    arrays: Arrays,
+    profile: Report,
+    texts: Sequence[Shown],
+    *,
+    seed: int,
+    predicts: bool = True,
 ) -> View:
     """The head map of one model, with texts behind it."""
     return views.heads(
         subject,
         head_scores(arrays),
         texts,
-        n=f"Brackets are 95 % intervals over {profile['n']} prompts of repeated random tokens",
+        n=_intervals_over(profile),
         found=profile["induction_heads"],
         seed=seed,
+        predicts=predicts,
     )
+
+
+def _intervals_over(profile: Report) -> str:
+    return f"Brackets are 95 % intervals over {profile['n']} prompts of repeated random tokens"
 
 
 def texts_of(subject: "Transformer", params: PythiaTopology) -> list[Shown]:
@@ -184,6 +196,63 @@ def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -
         ],
         formed=formed or ["nothing formed within this training"],
     )  # fmt: skip
+
+
+def pretrained_card(name: str, profile: Report, causal: Report, composition: Report) -> View:
+    """A model that was not trained here: its sizes, and what its stages found, in sentences."""
+    copied = profile["behaviour"]["repeated_tokens"]["accuracy"]
+    centre = profile["centre_of_mass"]
+
+    return views.card(
+        f"{name}, pretrained",
+        {
+            "layers": profile["n_layers"],
+            "heads a layer": profile["n_heads"],
+            "parameters": f"{profile['n_parameters']:,}",
+            "induction heads": profile["n_induction_heads"],
+        },
+        steps=[],
+        panels=[],
+        formed=[
+            f"it copies {_with_ends(copied)} of repeated random tokens",
+            f"most induction in layer {profile['peak_layer']}, centre at relative depth "
+            f"{_with_ends(centre)}",
+            causal["verdict"],
+            composition["verdict"],
+        ],
+    )
+
+
+def _with_ends(found: Report) -> str:
+    value = f"{found['value']:.2f}"
+    return value if found["low"] is None else f"{value} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _of_pretrained(own: Own) -> tuple[list[View], View]:
+    """A pretrained model's head map, as far as its files allow, and its card.
+
+    What is lost without each head would take a forward pass a head: a minute and more.
+    """
+    run, name = own.run, own.name
+    profile, causal, composition = (
+        load_json(run.file("metrics", command, f"{command}_{name}"))
+        for command in ("profile", "causal", "composition")
+    )
+    card = pretrained_card(name, profile, causal, composition)
+    scores = run.file("scores", "profile", f"scores_{name}")
+
+    if not there([scores]):
+        return [], card
+
+    arrays = load_arrays(scores)
+    if not there([own.weights / "config.json"]):
+        found = profile["induction_heads"]
+        plain = views.head_map(name, head_scores(arrays), n=_intervals_over(profile), found=found)
+        return [plain], card
+
+    subject, seed = load(name, run.known, run.params), run.params.seed
+    text = _own_text(subject, None, run.params)
+    return [heads_view(subject, arrays, profile, [text], seed=seed, predicts=False)], card
 
 
 def _onset(emergence: Report) -> dict[str, Report]:
@@ -289,5 +358,10 @@ def of_the_run() -> Part:
 
         history = read_columns(project_root() / "data" / "training" / f"{name}.csv")
         cards.append(model_card(name, profile, emergence, history))
+
+    for own in each():
+        found, card = _of_pretrained(own)
+        maps += found
+        cards.append(card)
 
     return Part(WORDS, [*maps, *clocks], cards)

@@ -3,11 +3,11 @@
 import hashlib
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -18,7 +18,7 @@ from interp_core.mamba.families import KNOWN, recurrence_of, recurrent_subject, 
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.divided import MAPS, all_tensors, device_map_of, torn_apart
-from interp_core.models.folder import WEIGHTS, folder_of, weight_files
+from interp_core.models.folder import folder_of, weight_files
 from interp_core.models.native import NativeSubject
 from interp_core.models.self_check import checked
 from interp_core.models.spec import Dtype, ModelSpec, short_name, spec_of
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 DeviceMap = str | Mapping[str, int | str | torch.device]
 
-HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 _AGAIN = "train it again"
 _MOST_LAYERS = 1000
 _MOST_A_BYTE = 8  # weights: the smallest that are packed have one bit
@@ -66,11 +65,13 @@ def load_model(
     name = "model" if name is None else name
     device_map = device if device_map is None and device in MAPS else device_map
     _check_device(device) if device_map is None else _check_map(device_map)
+    if dtype not in (kinds := get_args(Dtype)):
+        raise InputError(f"unknown dtype {dtype}: {', '.join(kinds)}")
     if spec.source == "random":
         if device_map is not None:
             raise InputError(f"{name}: a model made here from random weights is not divided")
         return _random(spec, name, device, dtype, bos)
-    folder = _hub_folder(spec) if spec.source == "hub" else folder_of(spec)
+    folder = folder_of(spec)
     digest = weights_sha256(folder)
     _match_record(folder)
     model = _from_folder(folder, dtype, device_map)
@@ -111,9 +112,15 @@ def subject_of(
     Native where it calls attention through transformers' registry, else through TransformerLens.
     InputError, with the reason, for one that is no plain decoder.
     """
-    if not isinstance(bos, int):
-        config = model.config.get_text_config()
-        bos = opening(name, tokenizer, config, config.vocab_size, asked=bos)
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+        raise InputError(
+            f"a {type(model).__name__} is no causal language model of transformers; a directory "
+            "or a name is read by load_model(...)"
+        )
+    config = model.config.get_text_config()
+    bos = (
+        NO_BOS if bos == NO_BOS else opening(name, tokenizer, config, config.vocab_size, asked=bos)
+    )
     model.eval().requires_grad_(requires_grad=False)
     digest = digest or _parameters_hash(model)
     divided = device_map_of(model) is not None
@@ -195,55 +202,6 @@ def _random(spec: ModelSpec, name: str, device: str, dtype: Dtype, bos: str | in
     return subject_of(_placed(model, device), None, name=name, bos=bos)
 
 
-def _hub_folder(spec: ModelSpec) -> Path:
-    """The snapshot of a hub model, from the cache if it is there; one quick question tells whether
-    the hub answers.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HTTPError,  # of whichever client this version of the hub library speaks through  # pyright: ignore[reportPrivateImportUsage]
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    assert spec.repo is not None
-    try:
-        cached = Path(snapshot_download(spec.repo, revision=spec.revision, local_files_only=True))
-        if any(any(cached.glob(pattern)) for pattern in WEIGHTS):
-            return cached
-    except (LocalEntryNotFoundError, FileNotFoundError):
-        pass
-    try:
-        info = HfApi().model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
-        wanted = _worth_fetching([file.rfilename for file in info.siblings or ()])
-        return Path(snapshot_download(spec.repo, revision=spec.revision, allow_patterns=wanted))
-    except RevisionNotFoundError:
-        raise InputError(f"{spec.repo} has no revision {spec.revision} on the hub") from None
-    except (RepositoryNotFoundError, HfHubHTTPError) as problem:
-        raise InputError(
-            f"{spec.repo} at {spec.revision}: the hub refused: {first_line(problem)}"
-        ) from None
-    except (OSError, HTTPError):
-        raise InputError(
-            f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot "
-            "be reached; "
-            "ways out: (1) download it where there is a network and copy the cache (HF_HOME) here, "
-            "(2) give a folder "
-            "that holds the model instead of its name, (3) use the models trained here (profile "
-            "laptop, no hub)"
-        ) from None
-
-
-def _worth_fetching(files: Sequence[str]) -> list[str]:
-    """Patterns of the files that a model is loaded from; its weights once, where a repository has
-    them in two formats."""
-    has_safetensors = any(file.endswith(".safetensors") and "/" not in file for file in files)
-    weights = "*.safetensors" if has_safetensors else "pytorch_model*.bin"
-    return ["*.json", weights, "*.model", "*.txt"]
-
-
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of the weight files.
 
@@ -270,7 +228,7 @@ def files_sha256(spec: ModelSpec) -> str:
     """
     if spec.source == "random":
         return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-    folder = _hub_folder(spec) if spec.source == "hub" else folder_of(spec)
+    folder = folder_of(spec)
     beside = [
         file for pattern in ("*.json", "*.txt", "*.model") for file in sorted(folder.glob(pattern))
     ]
@@ -450,7 +408,7 @@ def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
 
 
 def _check_device(device: str) -> None:
-    kind = device.split(":")[0]
+    kind = device.split(":")[0] if isinstance(device, str) else None
     if kind not in ("cpu", "cuda", "mps"):
         raise InputError(
             f"unknown device {device}: cpu, cuda, cuda:N, mps, or how to divide a model over all: "
@@ -470,6 +428,10 @@ def _check_map(device_map: DeviceMap) -> None:
         if device_map not in MAPS:
             raise InputError(f"unknown device_map {device_map}: one of {', '.join(MAPS)}")
         return
+    if not isinstance(device_map, Mapping):
+        raise InputError(
+            f"device_map is one of {', '.join(MAPS)}, or maps parts to devices; got {device_map!r}"
+        )
 
     for place in device_map.values():
         if str(place) != "disk":

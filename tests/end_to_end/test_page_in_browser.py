@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -19,6 +20,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 import known_circuits as known
 from interp_core.files.params import project_root
 from interp_core.loading import subject_of
+from interp_core.page import views
+from interp_core.page.document import write_own
 from interp_core.page.explore import application
 from interp_core.page.report import build
 from page_parts import HOSTILE, hostile_page
@@ -273,6 +276,15 @@ def test_paper_shows_every_view_and_no_switches(browser: Browser) -> None:
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
+def test_paper_shows_the_figures_that_are_folded_away(browser: Browser) -> None:
+    seen = "return document.querySelector('.gallery img').checkVisibility()"
+    folded = browser.run(seen)
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    unfolded = browser.run(seen)
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert (folded, unfolded) == (False, True)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_the_paper(browser: Browser, scheme: str) -> None:
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -319,6 +331,27 @@ def test_no_name_can_run_anything_or_ask_for_anything(window: Browser, tmp_path:
 
     asked = [url for url in window.requests() if not url.startswith((tmp_path.as_uri(), "data:"))]
     assert asked == []
+
+
+def test_a_map_with_nothing_behind_its_heads_can_be_used(window: Browser, tmp_path: Path) -> None:
+    value = np.linspace(0, 1, 6).reshape(2, 3)
+    scores = [
+        views.score(label, "What it is.", value, value - 0.1, value + 0.1, colour="induction")
+        for label in ("first", "second")
+    ]
+    page = tmp_path / "plain.html"
+    write_own(page, [views.head_map("m", scores, n="n", found=[])], title="t", lead="l", made={})
+
+    window.open(page)
+    root = window.view("heads")
+    cell = root.find_element(By.CSS_SELECTOR, '[data-head="L1H1"]')
+    window.point_at(cell)
+    cell.click()
+    Select(root.find_element(By.TAG_NAME, "select")).select_by_index(1)
+
+    assert told(root) == "L1H1 .80 [.70, .90], first"
+    assert cell.get_attribute("aria-pressed") == "true"
+    assert window.complaints() == []
 
 
 @pytest.fixture

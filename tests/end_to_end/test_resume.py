@@ -121,7 +121,8 @@ def test_ctrl_c_says_one_line_and_the_next_run_goes_on(
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert said.strip().splitlines() == [
-        "interrupted: the same command continues from the last saved state"
+        "loading ...",
+        "interrupted: the same command continues from the last saved state",
     ]
     assert finish(project, *MODELS, *to(name, processes)).exit_code == 0
     assert files(project / name) == files(untouched)

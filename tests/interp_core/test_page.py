@@ -184,6 +184,29 @@ def test_a_view_is_json_and_small(layers: int) -> None:
     assert json.loads(json.dumps(view, allow_nan=False))["texts"][0]["pairs"]
 
 
+def test_a_map_needs_no_model_and_attention_no_predictions() -> None:
+    subject = transformer_of(known.induction_model(), name="planted")
+    rank = np.zeros((subject.n_layers, subject.n_heads))
+    scores = [views.score("score", "what it is", rank, colour="induction")]
+    plain = views.head_map(subject.name, scores, n="n", found=["L1H0"])
+    text = shown_twice(subject)
+    watched = views.heads(subject, scores, [text], n="n", found=["L1H0"], seed=0, predicts=False)
+
+    assert json.dumps(watched, allow_nan=False)
+    assert {**watched, "texts": []} == plain
+    assert watched["texts"][0]["without"] is None
+    assert watched["texts"][0]["attention"]["shape"][:3] == [2, *rank.shape]
+
+
+def test_only_the_page_of_strokes_is_built_without_the_style_of_paper() -> None:
+    paper = (Path(document.__file__).parent / "style" / "paper.css").read_text()
+
+    assert paper in hostile_page("any")
+    assert paper in hostile_live_page("any")
+    # That page is a result of the pipeline: its bytes follow page.css alone.
+    assert paper not in document._style(figures_page.SCRIPTS)
+
+
 # What a verdict may say.
 
 ANSWERS = {

@@ -16,6 +16,7 @@ STUDIES = sorted(folder.name for folder in (ROOT / "packages").iterdir() if fold
 # From the bottom up: a room imports those before it, at the top of a module or inside a function.
 ORDER = (
     "errors",
+    "given",
     "processor",
     "progress",
     "settled",

@@ -288,7 +288,7 @@ def test_the_installed_program_writes_the_same_bytes(
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "loading toy ...\n")
     for file in profiled.iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -530,7 +530,7 @@ def test_an_unreachable_hub_names_the_ways_out(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     line = one_line(induct("profile", "--model", "lab/absent", "--out", tmp_path / "out"))
     assert re.search(r"lab/absent at revision main .*\(1\).*\(2\).*\(3\)", line)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """`induct page` and `induct explore` as a person types them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 import known_circuits as known
+from interp_core.files.params import project_root
 from page_parts import Page
+from pythia_topology.page import of_the_run
+from pythia_topology.pretrained import each
 from small_project import induct
 
 TEXT = "w5 w6 w7 w8 w9 w5 w6 w7 w8"
@@ -89,3 +93,30 @@ def test_what_a_user_can_mend_is_one_line(
     assert said.code == 2, said.err
     assert message in said.err
     assert said.err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_the_page_of_the_run_says_of_a_pretrained_model_what_its_stages_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From committed files alone: neither arrays nor weights are in a clone."""
+    for name in ("params.yaml", "profiles", "data"):
+        source = project_root() / name
+        ignored = shutil.ignore_patterns("scores", "*.npz", "*.safetensors", "*.png", "corpus")
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=ignored)
+        else:
+            shutil.copy(source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+
+    (own,) = each()
+    metrics = tmp_path / "data" / "pythia_topology" / "pretrained" / "metrics"
+    found = {
+        command: json.loads((metrics / command / f"{command}_{own.name}.json").read_text())
+        for command in ("profile", "causal", "composition")
+    }
+    (card,) = [one for one in of_the_run().cards if one["name"] == f"{own.name}, pretrained"]
+    centre = found["profile"]["centre_of_mass"]
+
+    assert card["sizes"]["induction heads"] == found["profile"]["n_induction_heads"]
+    assert {found["causal"]["verdict"], found["composition"]["verdict"]} < set(card["formed"])
+    assert f"{centre['value']:.2f} [{centre['low']:.2f}, {centre['high']:.2f}]" in card["formed"][1]

@@ -191,9 +191,11 @@ class Call(Generic[P]):
                         "name another folder (--out)"
                     )
 
-    def check_models(self, models: Iterable[str]) -> None:
+    def check_models(self, models: Iterable[str], *, loaded: bool = True) -> None:
         """InputError where two models would write files of one name, in this call or since an
-        earlier one, and where a model's directory holds none; before anything is computed."""
+        earlier one, where a model's directory holds none, and where a hub does not give it; before
+        anything is computed. Not `loaded` are models of which only files are drawn: no hub is
+        asked for them."""
         found: dict[str, str] = {}
         for model in models:
             name = short_name(model)
@@ -203,7 +205,8 @@ class Call(Generic[P]):
                     "--out"
                 )
             spec = spec_of(model, self.known)
-            if spec.path is not None and not self.is_stage:
+            looked_at = spec.path is not None or (loaded and spec.source == "hub")
+            if looked_at and not self.is_stage:
                 weight_files(folder_of(spec))
             found[name] = self._origin(spec)
         self.check_names(found)

@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from interp_core import processor
+from interp_core.console.first_line import say_before_loading
 from interp_core.console.own_code import run_own_code
 from interp_core.errors import InputError, StateSavedError
 from interp_core.files import OPTIONS_FILE
@@ -86,6 +87,7 @@ class Group(click.Group):
         # then.
         if (differs := processor.settle()) is not None:
             click.echo(f"note: {differs}", err=True)
+        say_before_loading()
 
         try:
             with _ended_in_order():

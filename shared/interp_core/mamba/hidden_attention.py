@@ -21,10 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.given import places, shown, whole
 from interp_core.mamba.head_attention import HeadCall
 from interp_core.mamba.mamba2 import Mamba2Subject
 from interp_core.mamba.selective_scan import causal_conv_silu, over_parts, split_projection
-from interp_core.mamba.subject import MambaSubject
+from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.models.sites import Site
 
 LARGEST_ERROR = 1e-4  # relative; above it the taps are not what the model computed
@@ -132,9 +133,10 @@ def _observing_heads(subject: Mamba2Subject, layer: int, observer: Observer) -> 
 @torch.no_grad()
 def mixer_calls(subject: MambaSubject, ids: Int[Tensor, "batch position"]) -> list[Call]:
     """Every layer's call in one pass over the model: all operands of the batch are held at once."""
+    subject = as_mamba(subject)
     found: dict[int, Call] = {}
     with observing_mixers(subject, lambda layer, call: found.__setitem__(layer, call)):
-        subject.trunk(ids)
+        subject.trunk(subject.ids(ids))
     return [found[layer] for layer in range(subject.n_layers)]
 
 
@@ -182,22 +184,38 @@ def attention_entries(
     key: Int[Tensor, " pair"],
 ) -> Float[Tensor, "pair channel"]:
     """alpha of all channels at wanted (sequence, query, key); 0 where the key comes after its
-    query.
+    query. InputError for what does not lie in the call's sequences.
     """
+    wanted = [torch.as_tensor(index) for index in _inside(call, batch, query, key)]
     if isinstance(call, HeadCall):
-        return call.by_channel(call.entries(batch, query, key))
+        return call.by_channel(call.entries(*(index.to(call.dt.device) for index in wanted)))
 
     from interp_core.mamba import hidden_attention_kernels
 
     entries: Any = hidden_attention_kernels.entries
 
     out = torch.empty(len(query), call.dt.shape[2], dtype=call.dt.dtype)
-    places = [_host(torch.as_tensor(index)) for index in (batch, query, key)]
+    indices = [_host(index) for index in wanted]
     operands = [_host(t) for t in (call.S, call.dt, call.A.T, call.B, call.C)]
     over_parts(
-        len(query), lambda first, last: entries(first, last, *operands, *places, out.numpy())
+        len(query), lambda first, last: entries(first, last, *operands, *indices, out.numpy())
     )
     return out.to(call.dt.device)
+
+
+def _inside(call: Any, batch: Any, query: Any, key: Any) -> list[Int[np.ndarray, " pair"]]:
+    """Places that lie in a call's sequences. InputError for others: kernels do not look."""
+    if not isinstance(call, Call):
+        raise InputError(
+            f"a call is what mixer_calls(subject, ids) has of one layer; got {shown(call)}"
+        )
+    rows, length, _ = call.dt.shape
+    found = [places(batch, "batch", below=rows)]
+    n = len(found[0])
+    return found + [
+        places(index, name, below=length, length=n)
+        for name, index in (("query", query), ("key", key))
+    ]
 
 
 def attention_matrices(
@@ -265,6 +283,9 @@ def stream_attention(
 
     Divide a group's shares by the number of its pairs for a mean in [0, 1].
     """
+    batch, query, key = _inside(call, batch, query, key)
+    groups = whole(groups, "groups", least=0)
+    group = places(group, "group", below=groups, length=len(batch))
     if isinstance(call, HeadCall):
         return _stream_heads(call, (batch, query, key, group), groups)
 

@@ -116,6 +116,11 @@ def mamba_mixers(model: nn.Module) -> list[Any]:
 
     InputError, naming the variant, where there are none that we know.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a {type(model).__name__} is no model of transformers; of what load_model returns, "
+            "give its .model"
+        )
     mixers = [
         module
         for module in model.modules()

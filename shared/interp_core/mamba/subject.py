@@ -19,7 +19,7 @@ from interp_core.models.hooks import hooked
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.reading import rows_of
 from interp_core.models.sites import MAMBA_TAPS, Site, Tap
-from interp_core.models.subject import Subject
+from interp_core.models.subject import Subject, as_subject
 
 UNBOUNDED = 2**31 - 1  # tokens: a scan has no longest sequence
 
@@ -82,7 +82,7 @@ class MambaSubject(Subject):
 
     def mixer(self, layer: int) -> Any:
         """A layer's mixer: in_proj, conv1d, x_proj, dt_proj, A_log, D, out_proj."""
-        return self.model.get_submodule(f"backbone.layers.{layer}.mixer")
+        return self.model.get_submodule(f"backbone.layers.{self.checked_layer(layer)}.mixer")
 
     @contextmanager
     def stock(self) -> Iterator[None]:
@@ -123,8 +123,7 @@ class MambaSubject(Subject):
             raise InputError(
                 f"{self.name} is a {self.kind}: it has no {site}; sites are {', '.join(self.taps)}"
             )
-        if not 0 <= site.layer < self.n_layers:
-            raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
+        self.checked_layer(site.layer, site)
         tap = self.taps[site.name]
         with hooked(
             self.model.get_submodule(tap.module.format(layer=site.layer)), tap.side, function
@@ -181,10 +180,11 @@ def as_mamba(subject: Subject) -> MambaSubject:
 
     InputError, naming what it is, when it is something else.
     """
-    if not isinstance(subject, MambaSubject):
+    known = as_subject(subject)
+    if not isinstance(known, MambaSubject):
         raise InputError(
             f"{subject.name} is a {subject.config.model_type}, not a Mamba (model_type mamba, "
             "falcon_mamba or mamba2)"
         )
-    subject.check()
-    return subject
+    known.check()
+    return known

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.given import places, shown, whole
 from interp_core.measures.circuits import vocabulary_covariance
 from interp_core.models.sites import Site
 from interp_core.models.subject import AttentionRows, Subject, Transformer, as_transformer
@@ -89,6 +91,8 @@ def score_heads(
     `label` names the progress bar.
     """
     subject = as_transformer(subject)
+    batch_size = whole(batch_size, "batch_size", least=1)
+    keys = _checked(subject, tokens, pairs, keys, targets=behaviour or contributions)
     directions = _TargetDirections.of(subject) if contributions else None
     heads: list[dict[str, Tensor]] = []
     accuracy, loss = [np.empty(0)], [np.empty(0)]
@@ -126,6 +130,45 @@ def score_heads(
         accuracy=np.concatenate(accuracy) if behaviour else nothing,
         loss=np.concatenate(loss) if behaviour else nothing,
     )
+
+
+def _checked(
+    subject: Subject, tokens: Any, pairs: Any, keys: Any, *, targets: bool
+) -> dict[str, Int[np.ndarray, " pair"]]:
+    """The keys, once all places lie in the prompts. InputError for those that do not.
+
+    Attention to a key behind its query is 0, and the formula for single entries would say
+    something else.
+    """
+    if not isinstance(pairs, Pairs):
+        raise InputError(f"pairs are the Pairs of prompts, prompts.pairs; got {shown(pairs)}")
+    if isinstance(tokens, Prompts) or np.ndim(tokens) != 2:
+        raise InputError(f"tokens are rows of ids, such as prompts.tokens; got {shown(tokens)}")
+    if not isinstance(keys, Mapping) or not keys:
+        right = '{"prefix_matching": prompts.pairs.induction_key}'
+        raise InputError(f"keys map names to positions, such as {right}; got {shown(keys)}")
+
+    length = len(tokens[0]) if len(tokens) else 0
+    of_pairs = {"below": length, "length": len(pairs)}
+    query = places(pairs.query, "pairs.query", **of_pairs)
+    places(pairs.earlier, "pairs.earlier", **of_pairs)
+    places(pairs.batch, "pairs.batch", below=len(tokens), length=len(pairs))
+    if targets:
+        places(pairs.target, "pairs.target", below=subject.vocab_size, length=len(pairs))
+
+    found = {}
+
+    for name, key in keys.items():
+        found[name] = places(key, f"keys[{name!r}]", **of_pairs)
+        late = np.flatnonzero(found[name] > query)
+        if len(late):
+            where = int(late[0])
+            raise InputError(
+                f"keys[{name!r}] holds {found[name][where]} for a query at {query[where]}: nothing "
+                "attends to what comes after it"
+            )
+
+    return found
 
 
 @torch.no_grad()

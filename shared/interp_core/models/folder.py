@@ -1,21 +1,27 @@
 """A model's directory, looked at before anything is loaded. Imports no torch: what is wrong with a
-path is said at once.
+path, and that a hub does not answer, is said at once.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from interp_core.errors import InputError
 from interp_core.models.spec import ModelSpec
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 
 
 def folder_of(spec: ModelSpec) -> Path:
-    """The directory that a local model is loaded from.
+    """The directory that a model is loaded from; a hub's is fetched, unless the cache has it.
 
-    InputError for none, and for one in a format that other programs read.
+    InputError for none, for one in a format that other programs read, and for a hub that refuses
+    or cannot be reached.
     """
+    if spec.source == "hub":
+        return _of_hub(spec)
+
     folder = spec.path
     assert folder is not None
 
@@ -31,6 +37,55 @@ def folder_of(spec: ModelSpec) -> Path:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json: not a Hugging Face model directory")
     return folder
+
+
+def _of_hub(spec: ModelSpec) -> Path:
+    """The snapshot of a hub model, from the cache if it is there; one quick question tells whether
+    the hub answers.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # of whichever client this version of the hub library speaks through  # pyright: ignore[reportPrivateImportUsage]
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    assert spec.repo is not None
+    try:
+        cached = Path(snapshot_download(spec.repo, revision=spec.revision, local_files_only=True))
+        if any(any(cached.glob(pattern)) for pattern in WEIGHTS):
+            return cached
+    except (LocalEntryNotFoundError, FileNotFoundError):
+        pass
+    try:
+        info = HfApi().model_info(spec.repo, revision=spec.revision, timeout=HUB_TIMEOUT)
+        wanted = _worth_fetching([file.rfilename for file in info.siblings or ()])
+        return Path(snapshot_download(spec.repo, revision=spec.revision, allow_patterns=wanted))
+    except RevisionNotFoundError:
+        raise InputError(f"{spec.repo} has no revision {spec.revision} on the hub") from None
+    except (RepositoryNotFoundError, HfHubHTTPError) as problem:
+        raise InputError(
+            f"{spec.repo} at {spec.revision}: the hub refused: {str(problem).splitlines()[0]}"
+        ) from None
+    except (OSError, HTTPError):
+        raise InputError(
+            f"{spec.repo} at revision {spec.revision} is not in the local cache and the hub cannot "
+            "be reached; "
+            "ways out: (1) download it where there is a network and copy the cache (HF_HOME) here, "
+            "(2) give a folder "
+            "that holds the model instead of its name, (3) use the models trained here (profile "
+            "laptop, no hub)"
+        ) from None
+
+
+def _worth_fetching(files: Sequence[str]) -> list[str]:
+    """Patterns of the files that a model is loaded from; its weights once, where a repository has
+    them in two formats."""
+    has_safetensors = any(file.endswith(".safetensors") and "/" not in file for file in files)
+    weights = "*.safetensors" if has_safetensors else "pytorch_model*.bin"
+    return ["*.json", weights, "*.model", "*.txt"]
 
 
 def _snapshot_in(folder: Path) -> Path:

@@ -13,6 +13,7 @@ errors (HookError): each would otherwise be a silent null result.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from interp_core.errors import InputError
-from interp_core.models.sites import Site
+from interp_core.given import shown, wholes
+from interp_core.models.sites import WITH_HEADS, Site
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -54,7 +56,7 @@ class Captured(dict[Site, Tensor]):
     def __missing__(self, key: Any) -> Tensor:
         if isinstance(key, str):
             return self[Site.parse(key)]
-        raise KeyError(key)
+        raise InputError(f"{Site.of(key)} was not captured, only {_listed(self) or 'nothing'}")
 
 
 class HookError(RuntimeError):
@@ -71,8 +73,12 @@ def capture(
     fired.
     """
     seen = Captured()
+    _check_subject(subject)
+    if isinstance(sites, str | Site) or not isinstance(sites, Iterable):
+        raise InputError(f'sites is a list, such as ["blocks.2.attn.z"]; got {shown(sites)}')
+
     with ExitStack() as stack:
-        wanted = [_site(site) for site in sites]
+        wanted = [Site.of(site) for site in sites]
         for site in wanted:
 
             def keep(activation: Tensor, site: Site = site) -> None:
@@ -95,9 +101,15 @@ def intervene(subject: HasSites, edits: Mapping[Site, Edit] | Mapping[str, Edit]
     """
     fired: set[Site] = set()
     unread: set[Site] = set()
+    _check_subject(subject)
+    if not isinstance(edits, Mapping):
+        right = "{Site(2, 'attn.z'): zero(heads=[1])}"
+        raise InputError(f"edits map sites to functions, such as {right}; got {shown(edits)}")
+
     with ExitStack() as stack:
         for given, edit in edits.items():
-            site = _site(given)
+            site = Site.of(given)
+            _check_edit(site, edit)
             if site.name == "attn.pattern" and not subject.pattern_is_editable:
                 raise HookError(
                     f"{site}: nothing reads an edited pattern; edit attn.rot_q, attn.rot_k or "
@@ -113,7 +125,7 @@ def intervene(subject: HasSites, edits: Mapping[Site, Edit] | Mapping[str, Edit]
 
             stack.enter_context(subject.attach(site, replace))
         yield
-    _all_fired([_site(site) for site in edits], fired)
+    _all_fired([Site.of(site) for site in edits], fired)
     if unread:
         raise HookError(
             f"nothing read the edited {_listed(unread)}: the model does not use this activation"
@@ -122,35 +134,73 @@ def intervene(subject: HasSites, edits: Mapping[Site, Edit] | Mapping[str, Edit]
 
 def zero(heads: Sequence[int]) -> Edit:
     """Zero ablation: the heads' vectors become 0. For sites with a head axis."""
-    return lambda z: _with_heads(z, heads, torch.zeros_like(z[..., _chosen(z, heads), :]))
+    return _OfHeads(tuple(wholes(heads, "heads")), None)
 
 
 def replace_by(heads: Sequence[int], source: Tensor) -> Edit:
     """Mean, resample or patch: the heads' vectors become those of `source`, which broadcasts to the
-    activation.
+    activation. For sites with a head axis.
     """
-    return lambda z: _with_heads(
-        z, heads, source[..., _chosen(z, heads), :].expand(*z.shape[:-2], len(heads), z.shape[-1])
-    )
+    if not isinstance(source, Tensor) or source.ndim < 2:
+        raise InputError(f"source is a tensor [..., head, d_head]; got {shown(source)}")
+    return _OfHeads(tuple(wholes(heads, "heads")), source)
 
 
-def _site(site: Site | str) -> Site:
-    return Site.parse(site) if isinstance(site, str) else site
+@dataclass(frozen=True, eq=False)
+class _OfHeads:
+    """An edit of some heads' vectors: those of `source`, or 0."""
+
+    heads: tuple[int, ...]
+    source: Tensor | None
+
+    def __call__(self, z: Tensor) -> Tensor:
+        chosen = self._chosen(z)
+        edited = z.clone()
+        edited[..., chosen, :] = self._vectors(z, chosen)
+        return edited
+
+    def _chosen(self, z: Tensor) -> list[int]:
+        """The heads, of those that the activation has. InputError for another number."""
+        n_heads = z.shape[-2]
+        for head in self.heads:
+            if not 0 <= head < n_heads:
+                raise InputError(
+                    f"there is no head {head}: this layer has heads 0 to {n_heads - 1}"
+                )
+        return list(self.heads)
+
+    def _vectors(self, z: Tensor, chosen: list[int]) -> Tensor:
+        if self.source is None:
+            return torch.zeros_like(z[..., chosen, :])
+        try:
+            whole = self.source.to(z.dtype).expand(z.shape)
+        except RuntimeError:
+            raise InputError(
+                f"source has the shape {list(self.source.shape)}, which does not broadcast to the "
+                f"activation's, {list(z.shape)}: [batch, position, head, d_head]"
+            ) from None
+        return whole[..., chosen, :]
 
 
-def _chosen(z: Tensor, heads: Sequence[int]) -> list[int]:
-    """The heads, of those that the activation has. InputError for another number."""
-    n_heads = z.shape[-2]
-    for head in heads:
-        if not 0 <= head < n_heads:
-            raise InputError(f"there is no head {head}: this layer has heads 0 to {n_heads - 1}")
-    return list(heads)
+def _check_subject(subject: Any) -> None:
+    """InputError for a model that has no names for its activations."""
+    # By its class: asking an instance would run its properties.
+    if not hasattr(type(subject), "attach"):
+        raise InputError(
+            f"a {type(subject).__name__} has no sites: give what load_model(...) or "
+            "subject_of(model) returns"
+        )
 
 
-def _with_heads(z: Tensor, heads: Sequence[int], vectors: Tensor) -> Tensor:
-    edited = z.clone()
-    edited[..., list(heads), :] = vectors.to(z.dtype)
-    return edited
+def _check_edit(site: Site, edit: Any) -> None:
+    """InputError for what is no function, and for heads of an activation that has none."""
+    if not callable(edit):
+        raise InputError(
+            f"{site}: an edit is a function of the activation, such as zero(heads=[1]); got "
+            f"{shown(edit)}"
+        )
+    if isinstance(edit, _OfHeads) and site.name not in WITH_HEADS:
+        raise InputError(f"{site} has no axis of heads: those with one are {', '.join(WITH_HEADS)}")
 
 
 def _all_fired(wanted: Iterable[Site], fired: Iterable[Site]) -> None:
@@ -161,6 +211,9 @@ def _all_fired(wanted: Iterable[Site], fired: Iterable[Site]) -> None:
 
 
 def _same_kind(site: Site, before: Tensor, after: Tensor) -> None:
+    if not isinstance(after, Tensor):
+        raise HookError(f"{site}: the edit returned {shown(after)}, and a tensor is wanted")
+
     for what in ("shape", "dtype", "device"):
         if getattr(before, what) != getattr(after, what):
             raise HookError(

@@ -220,8 +220,9 @@ class BridgeSubject(Transformer):
 
     @contextmanager
     def attach(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        if not 0 <= site.layer < self.n_layers:
-            raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
+        self.checked_layer(site.layer, site)
+        if site.name not in HOOKS:
+            raise InputError(f"{self.name} is a transformer: it has no site {site}")
         hooks = HOOKS[site.name]
         if (
             site.name in ("attn.rot_q", "attn.rot_k")
@@ -267,7 +268,7 @@ class BridgeSubject(Transformer):
 
     @torch.no_grad()
     def head_weights(self, layer: int) -> HeadWeights:
-        block = self.bridge.blocks[layer]
+        block = self.bridge.blocks[self.checked_layer(layer)]
         norm = (
             read_norm(block.ln1.original_component, self.d_model) if hasattr(block, "ln1") else None
         )
@@ -280,7 +281,7 @@ class BridgeSubject(Transformer):
 
     @torch.no_grad()
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        return self.bridge.W_O[layer].float()
+        return self.bridge.W_O[self.checked_layer(layer)].float()
 
     @torch.no_grad()
     def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:

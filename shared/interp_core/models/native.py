@@ -102,7 +102,8 @@ class NativeSubject(Transformer):
         def of_layer(layer: int) -> Watch:
             return Watch(observe=lambda call: observer(layer, call))
 
-        chosen = range(self.n_layers) if layers is None else layers
+        asked = range(self.n_layers) if layers is None else layers
+        chosen = [self.checked_layer(layer) for layer in asked]
         return watching(
             self.model, {self.anatomy.layers[layer].attention: of_layer(layer) for layer in chosen}
         )
@@ -131,6 +132,7 @@ class NativeSubject(Transformer):
 
     @torch.no_grad()
     def head_weights(self, layer: int) -> HeadWeights:
+        layer = self.checked_layer(layer)
         query, key, value = self._projections(layer)
         module = self.anatomy.layers[layer].attention_norm
         norm = None if module is None else read_norm(module, self.d_model)
@@ -148,7 +150,7 @@ class NativeSubject(Transformer):
 
     @torch.no_grad()
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        found = self.anatomy.layers[layer]
+        found = self.anatomy.layers[self.checked_layer(layer)]
         weight = weight_of(found.out).to(self.device).float()
         if isinstance(found.out, nn.Linear):
             weight = weight.T
@@ -220,7 +222,7 @@ class NativeSubject(Transformer):
 
     def carried(self, layer: int) -> float:
         factor = 1.0
-        for later in self.anatomy.layers[layer + 1 :]:
+        for later in self.anatomy.layers[self.checked_layer(layer) + 1 :]:
             factor *= 1.0 if later.carry is None else later.carry
         return factor
 
@@ -279,9 +281,7 @@ class NativeSubject(Transformer):
         return 1.0 if abs(scale - 1.0) < rounding else scale
 
     def _layer(self, site: Site) -> LayerAnatomy:
-        if not 0 <= site.layer < self.n_layers:
-            raise InputError(f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {site}")
-        return self.anatomy.layers[site.layer]
+        return self.anatomy.layers[self.checked_layer(site.layer, site)]
 
     def _part(self, site: Site, layer: LayerAnatomy) -> Part:
         one = self.anatomy.one_stream

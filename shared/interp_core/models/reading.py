@@ -24,7 +24,7 @@ def rows_of(subject: "Subject", given: Any) -> Tensor:
 
     try:
         ids = torch.as_tensor(given)
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, RuntimeError) as problem:
         raise InputError(
             f"{subject.name}: these are no rows of token ids: {first_line(problem)}"
         ) from None

@@ -25,14 +25,16 @@ and in a Mamba, whose channels are those of the inner stream (d_inner)
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from interp_core.errors import InputError
+from interp_core.given import shown, whole
 
 RESIDUAL = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 ATTENTION = ("attn.rot_q", "attn.rot_k", "attn.v")
 MIXER = ("mixer.in_proj", "mixer.x", "mixer.x_proj", "mixer.gated_y", "mixer_out")
 NAMES = (*RESIDUAL, "attn.z", *ATTENTION, "attn.pattern", "cross_attn.z", *MIXER)
+WITH_HEADS = ("attn.z", *ATTENTION, "cross_attn.z")  # whose third axis is heads
 
 
 @dataclass(frozen=True, order=True)
@@ -43,16 +45,29 @@ class Site:
     name: str
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
+        # As a plain int: a tensor of the same number would be another key.
+        object.__setattr__(self, "layer", whole(self.layer, "the layer of a site"))
+        if not isinstance(self.name, str) or self.name not in NAMES:
             raise InputError(f"no site is called {self.name!r}; sites are {', '.join(NAMES)}")
 
     def __str__(self) -> str:
         return f"blocks.{self.layer}.{self.name}"
 
     @classmethod
+    def of(cls, given: Any) -> "Site":
+        """A site, or its name in text. InputError for anything else."""
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, str):
+            raise InputError(
+                f'a site is Site(2, "attn.z"), or "blocks.2.attn.z"; got {shown(given)}'
+            )
+        return cls.parse(given)
+
+    @classmethod
     def parse(cls, text: str) -> "Site":
         """`blocks.3.attn.z`, or TransformerLens's spelling `blocks.3.attn.hook_z`."""
-        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", text.replace("hook_", ""))
+        match = re.fullmatch(r"blocks\.([0-9]+)\.(.+)", text.replace("hook_", ""))
         if match is None:
             raise InputError(
                 f"{text!r} is not a site: write blocks.LAYER.NAME, NAME one of {', '.join(NAMES)}"

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.given import whole
 from interp_core.models.divided import home_of
 from interp_core.models.sites import Site
 
@@ -103,6 +104,18 @@ class Subject(ABC):
     def pattern_is_editable(self) -> bool:
         """Whether an edited `attn.pattern` is what the model goes on with."""
         return False
+
+    def checked_layer(self, layer: int, asked: Any = None) -> int:
+        """The number of a layer that the model has, counted from 0. InputError, naming what was
+        asked for, for another.
+        """
+        number = whole(layer, "a layer")
+        if not 0 <= number < self.n_layers:
+            asked = f"layer {number}" if asked is None else asked
+            raise InputError(
+                f"{self.name} has layers 0 to {self.n_layers - 1}; there is no {asked}"
+            )
+        return number
 
     def ids(self, tokens: Any) -> Int[Tensor, "batch position"]:
         """Token ids (array or tensor) on the model's device.
@@ -249,8 +262,19 @@ class Transformer(Subject):
         return 1.0
 
 
+def as_subject(given: Any) -> Subject:
+    """A model that was made ready for study. InputError, with the way, for another thing."""
+    if not isinstance(given, Subject):
+        raise InputError(
+            f"a {type(given).__name__} is no model ready for study: give what load_model(...) or "
+            "subject_of(model) returns"
+        )
+    return given
+
+
 def as_transformer(subject: Subject) -> Transformer:
     """The subject, known to have heads. InputError, naming what it is, when it has none."""
+    subject = as_subject(subject)
     if not isinstance(subject, Transformer):
         raise InputError(
             f"{subject.name} is a {subject.config.model_type}: it has no attention heads; this "

@@ -65,7 +65,7 @@ def render(template: str, *, scripts: tuple[str, ...] = SCRIPTS, **content: Any)
         .render(
             policy="; ".join(policy),
             script=Markup(script),
-            style=Markup((_HERE / "style" / "page.css").read_text()),
+            style=Markup(_style(scripts)),
             curves=bool(library),
             **content,
         )
@@ -114,6 +114,12 @@ def _script(library: tuple[str, ...], scripts: tuple[str, ...]) -> str:
 
     assert "</script" not in text.lower()
     return text
+
+
+def _style(scripts: tuple[str, ...]) -> str:
+    """The look of all pages, and on paper what pages with attention have in them."""
+    files = ("page", "paper") if "attention" in scripts else ("page",)
+    return "".join((_HERE / "style" / f"{name}.css").read_text() for name in files)
 
 
 def _digest(script: str) -> str:

@@ -44,29 +44,44 @@ def heads(
     n: str,
     found: Sequence[str],
     seed: int,
+    predicts: bool = True,
 ) -> View:
     """The head map of a model; behind each head its attention over texts, and what is lost without
     it.
 
     `scores[0]` ranks the heads. `n` says what the scores' intervals are over, `found` names the
-    heads that pass the study's test.
+    heads that pass the study's test. `predicts`: whether predictions without heads are made, which
+    takes a forward pass a head.
     """
     rank = np.array(scores[0]["value"], dtype=np.float64)
 
+    shown = []
+
+    for text in texts:
+        without = _without(subject, text, rank, seed) if predicts else None
+        shown.append(_text(subject, text) | {"without": without})
+
+    return head_map(subject.name, scores, n=n, found=found) | {"texts": shown}
+
+
+def head_map(name: str, scores: Sequence[View], *, n: str, found: Sequence[str]) -> View:
+    """The same from scores alone: no model is loaded, and nothing is behind a head."""
+    layers, heads = np.shape(scores[0]["value"])
+
     return {
         "kind": "heads",
-        "title": f"Heads of {subject.name}",
-        "model": subject.name,
-        "layers": subject.n_layers,
-        "heads": subject.n_heads,
+        "title": f"Heads of {name}",
+        "model": name,
+        "layers": layers,
+        "heads": heads,
         "n": n,
         "found": list(found),
         "scores": list(scores),
-        "texts": [_text(subject, text, rank, seed) for text in texts],
+        "texts": [],
     }
 
 
-def _text(subject: Subject, text: Shown, rank: Float[np.ndarray, "layer head"], seed: int) -> View:
+def _text(subject: Subject, text: Shown) -> View:
     patterns = attention(subject, np.stack([text.ids, text.control]))
     pairs = text.pairs
 
@@ -76,7 +91,6 @@ def _text(subject: Subject, text: Shown, rank: Float[np.ndarray, "layer head"], 
         "control": words(subject, text.control),
         "pairs": np.stack([pairs.query, pairs.induction_key], axis=1).tolist(),
         "attention": lower(patterns),  # [clean or control, layer, head, entry]
-        "without": _without(subject, text, rank, seed),
     }
 
 

@@ -17,6 +17,7 @@ WITHOUT_EFFECT = {
     "interp_core.models.lens": "no committed model runs through it: all have a native path",
     "interp_core.console.doctor": "says what is wrong with an installation",
     "interp_core.console.doctor_network": "asks a hub and a remote whether they answer",
+    "interp_core.console.first_line": "a line on standard error before slow imports",
     "interp_core.console.options": "options, and errors in one line",
     "interp_core.console.own_code": "which checkout's code a stage runs: its own",
     "interp_core.console.remote": "brings files that dvc.lock names, each checked by its hash",

@@ -330,14 +330,22 @@ def _packaged_texts(packaged: PackagedText) -> tuple[list[str], dict[str, Any]]:
     return texts, {"kind": "packaged", "versions": versions}
 
 
+def place_of_text(path: Path) -> Path:
+    """A text file or a folder of them; relative paths start at the project's folder. InputError for
+    one that is not there.
+    """
+    place = path if path.is_absolute() else project_root() / path
+
+    if not place.exists():
+        raise InputError(
+            f"corpus: {place} does not exist; give a text file or a folder of .txt or .md files"
+        )
+    return place
+
+
 def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     assert source is not None
-    path = source.path if source.path.is_absolute() else project_root() / source.path
-
-    if not path.exists():
-        raise InputError(
-            f"corpus: {path} does not exist; give a text file or a folder of .txt or .md files"
-        )
+    path = place_of_text(source.path)
 
     files = (
         [path]

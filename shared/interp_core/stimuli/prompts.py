@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int, Integer
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
+from interp_core.given import shown, whole
 
 
 def special_ids(tokenizer: Any, size: int) -> list[int]:
@@ -304,15 +305,21 @@ def shuffled_antecedents(
 
 
 def at_least(least: int, **given: int) -> None:
-    """InputError for the first named value below `least`."""
+    """InputError for the first named value that is no whole number, or below `least`."""
     for name, value in given.items():
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
+        whole(value, name, least=least)
 
 
 def _distinct_ids(
     vocabulary: Vocabulary, n: int, n_prompts: int, rng: np.random.Generator, *, what: str
 ) -> Int[np.ndarray, "prompt n"]:
+    if not isinstance(vocabulary, Vocabulary):
+        raise InputError(
+            f"vocabulary is a Vocabulary, such as Vocabulary.of(50257, bos=0, pad=0); got "
+            f"{shown(vocabulary)}"
+        )
+    if not isinstance(rng, np.random.Generator):
+        raise InputError(f"rng is a generator, np.random.default_rng(seed); got {shown(rng)}")
     if n > len(vocabulary.ids):
         raise InputError(
             f"vocabulary too small: {what} needs {n} distinct ids, {len(vocabulary.ids)} are "

@@ -24,14 +24,16 @@ lab.views.heads = function (root, view) {
     says.textContent = `${score.says} ${view.n}.${frame}`;
   };
 
-  // The switch is built once a text, so that what was chosen in it stays.
-  const switches = view.texts.map((text) => lab.without(view, text));
+  // The switch is built once a text, so that what was chosen in it stays; a large model has none.
+  const switches = view.texts.map((text) => (text.without ? lab.without(view, text) : null));
   const attention = view.texts.map((text) => lab.shares(text.attention));
   const place = lab.element("div");
 
   const show = () => {
     const text = view.texts[state.text];
     const { layer, head, query } = state;
+    grid.press(layer, head);
+    if (!text) return;
     const { colour } = view.scores[state.score];
     const changed = text.tokens.map((token, i) => token !== text.control[i]);
     const sides = [["the text", text.tokens], ["its control", text.control]];
@@ -65,14 +67,17 @@ lab.views.heads = function (root, view) {
         }));
     });
 
-    grid.press(layer, head);
-    switches[state.text].show(layer, head, query);
+    const switched = switches[state.text];
+    switched?.show(layer, head, query);
     place.replaceChildren(
       lab.element("h4", {}, `L${layer}H${head} over ${text.title}`),
       lab.element("p", { class: "quiet" },
         "Rows look at columns. Tap a token to ask there. Outlined: the token after the earlier occurrence, " +
         "where an induction head looks. Coloured names: what the control replaced."),
-      lab.element("div", { class: "side" }, panels), pointed, switches[state.text].root);
+      lab.element("div", { class: "side" }, panels), pointed,
+      switched?.root ?? lab.element("p", { class: "quiet" },
+        "What is predicted without a head is left out here: it takes a run of the model a head. " +
+        "Its own page has it (induct page --model)."));
   };
 
   const best = view.scores[0].value.flatMap((row, layer) => row.map((value, head) => ({ value, layer, head })))
@@ -91,6 +96,5 @@ lab.views.heads = function (root, view) {
   root.append(says, controls, grid.root, told, place);
   paint();
   told.textContent = say(state.layer, state.head);
-  if (view.texts.length) show();
-  else grid.press(state.layer, state.head);
+  show();
 };
