@@ -123,6 +123,21 @@ def test_a_repeated_eigenvalue_is_found_as_often_as_it_is_there() -> None:
     torch.testing.assert_close(products, torch.eye(4, dtype=DOUBLE), atol=1e-8, rtol=0)
 
 
+@pytest.mark.parametrize("tolerance", [0.03, 0.1])
+def test_what_the_complement_adds_is_orthogonal_however_coarse_the_search_was(
+    tolerance: float,
+) -> None:
+    """What coarse eigenvectors leave of themselves in an image is taken out of it."""
+    values = torch.cat([torch.tensor([5.0, 5.0, 5.0, 4.9]), torch.linspace(-4, 4, 60)])
+    operator, _ = symmetric(values)
+    found = find(operator, 4, tolerance)
+    assert found.multiplicity_known
+    assert float(found.residuals.max()) > tolerance / 10
+
+    products = found.vectors[:4] @ found.vectors[:4].T
+    torch.testing.assert_close(products, torch.eye(4, dtype=DOUBLE), atol=1e-10, rtol=0)
+
+
 def two_halves() -> Operator:
     """The Hessian of a network of two equal halves that share nothing: eigenvalues in pairs."""
     inputs = torch.randn(40, 8, dtype=DOUBLE, generator=generator(3))
