@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.sparse.linalg import eigsh
 
-from eigen_phase.data_rows import held_out_rows
+from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.intervene import clamped_against_free
 from eigen_phase.intervene_heads import head_ablations, spread_steps
 from eigen_phase.intervene_subspace import ARMS, Adam, changed_step, start_step, subspace_arms
+from eigen_phase.measure_curvature import adam_preconditioned, next_token_hessian
 from eigen_phase.measure_heads import attention_scores
 from eigen_phase.measure_landscape import (
     adam_edge,
@@ -22,6 +24,7 @@ from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
 from interp_core.errors import InputError
 from interp_core.statistics.heads import Head
+from tiny_transformer import Products, changed
 
 
 def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
@@ -217,6 +220,33 @@ def test_the_landscape_of_a_run_agrees_with_what_it_tracked(
         block, mass = said.rsplit(" ", 1)
         assert block == arrays["blocks"][first[int(step)].argmax()]
         assert float(mass) == pytest.approx(first[int(step)].max(), abs=0.005)
+
+
+def test_adams_sharpness_is_as_fine_as_its_own_tolerance_asks(
+    section: EigenPhase, small_run: RunDirectory
+) -> None:
+    """Whatever the tolerance of the tracked eigenvalues is; another library has the values."""
+    training = changed(small_run.training, lanczos_tolerance=0.5)
+    run = small_run.__class__(small_run.folder, small_run.config, training)
+    quick = {"density_probes": 1, "density_steps": 2, "trace_products": 3, "probe_sizes": ()}
+    settings = section.spectrum.model_copy(update=quick | {"largest_tolerance": 1e-4})
+    found = landscape(run, settings)[0]["adam_sharpness"]
+
+    rows = labelled(probe_rows(training, rows=training.batch_size), training)
+    expected = []
+    for step in (10, 20, 30):
+        model = run.model(step)
+        with model.explicit_attention():
+            hessian = next_token_hessian(model, *rows, micro_batch=len(rows[0]))
+            square = run.adam(step)[1]
+            scaled = adam_preconditioned(
+                hessian, square, step=step, beta=training.betas[1], epsilon=1e-8
+            )
+            expected += eigsh(Products(scaled), k=1, which="LA")[0].tolist()
+
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    coarse = settings.model_copy(update={"largest_tolerance": 0.5})
+    assert not np.allclose(landscape(run, coarse)[0]["adam_sharpness"], expected, rtol=1e-3)
 
 
 def test_the_course_of_the_largest_is_that_of_the_tracked_one_on_the_same_rows(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from eigen_phase.measure_curvature import Operator, next_token_hessian
@@ -17,7 +17,7 @@ from eigen_phase.measure_spectrum import (
 )
 from eigen_phase.model import Transformer
 from interp_core.errors import InputError
-from tiny_transformer import dense, some_batch, tiny
+from tiny_transformer import Products, dense, some_batch, tiny
 
 DOUBLE = torch.float64
 
@@ -70,17 +70,6 @@ def test_the_stated_residual_is_the_true_one(tolerance: float) -> None:
     assert (true <= tolerance * 1.01).all()
     torch.testing.assert_close(true, found.residuals, rtol=1e-4, atol=1e-10)
     assert found.products < operator.size
-
-
-class Products(LinearOperator):
-    """Our operator as SciPy knows one."""
-
-    def __init__(self, operator: Operator) -> None:
-        super().__init__(np.dtype(np.float64), (operator.size, operator.size))
-        self.operator = operator
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        return self.operator(torch.from_numpy(x).flatten()).numpy()
 
 
 def test_another_librarys_lanczos_finds_the_same_pairs() -> None:
