@@ -8,11 +8,20 @@ import torch
 from scipy import stats
 from scipy.sparse.linalg import eigsh
 
+from eigen_phase.data import batch_source
 from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.intervene import clamped_against_free
 from eigen_phase.intervene_heads import head_ablations, spread_steps
-from eigen_phase.intervene_subspace import ARMS, Adam, changed_step, start_step, subspace_arms
-from eigen_phase.measure_curvature import adam_preconditioned, next_token_hessian
+from eigen_phase.intervene_subspace import (
+    ARMS,
+    Adam,
+    Arm,
+    changed_step,
+    start_step,
+    subspace_arms,
+)
+from eigen_phase.measure_alignment import flat, gradient_of
+from eigen_phase.measure_curvature import Operator, adam_preconditioned, next_token_hessian
 from eigen_phase.measure_heads import attention_scores
 from eigen_phase.measure_landscape import (
     adam_edge,
@@ -66,7 +75,14 @@ def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
         np.testing.assert_allclose(arrays[f"{arm}_length"], 1.0, rtol=1e-3)
     np.testing.assert_allclose(arrays["inside_length"], arrays["inside_inside"] ** 0.5, rtol=1e-3)
     np.testing.assert_allclose(arrays["short_length"], arrays["short_inside"] ** 0.5, rtol=1e-3)
+    for name in ARMS:
+        # All begin where the free one does; what a report says of an arm is of its own arrays.
+        assert arrays[f"{name}_pattern_loss"][0] == arrays["free_pattern_loss"][0]
+        assert report["length"][name] == pytest.approx(arrays[f"{name}_length"].mean())
+        assert report["final_accuracy"][name] == arrays[f"{name}_accuracy"][-1]
     assert set(report["length"]) == set(ARMS)
+    assert report["k"] == small_run.training.track_top_k_eigenvalues == 3
+    assert report["null_share"] == pytest.approx(3 / small_run.training.n_parameters)
     assert report["change_of_pattern_loss"]["free"] == pytest.approx(own[-1] - own[0], rel=1e-3)
 
 
@@ -77,6 +93,97 @@ def test_arms_end_where_the_free_one_has_arrived(
     settings = section.controls.model_copy(update=changes | {"subspace_refresh": 4})
     arrays, report = subspace_arms(small_run, settings)
     assert report["steps"] == len(arrays["step"]) == 4
+
+
+def _others_space(run: RunDirectory, step: int, scale: torch.Tensor) -> torch.Tensor:
+    """The three eigenvectors largest by magnitude of S H S, by another library."""
+    rows = labelled(probe_rows(run.training), run.training)
+    model = run.model(step)
+    with model.explicit_attention():
+        hessian = next_token_hessian(model, *rows, micro_batch=len(rows[0]))
+        scaled = Operator(lambda vector: scale * hessian(scale * vector), scale)
+        vectors = eigsh(Products(scaled), k=3, which="LM")[1]
+
+    return torch.from_numpy(vectors.T.copy()).to(scale)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARMS if not kind.startswith("random")])
+def test_an_arm_steps_in_the_space_that_its_name_says(kind: str, small_run: RunDirectory) -> None:
+    training, model = small_run.training, small_run.model(20)
+    first, second = training.betas
+    mean, square = small_run.adam(20)
+    scale = torch.ones_like(mean)
+    if kind.startswith("own"):
+        scale = ((square / (1 - second**20)).sqrt() + 1e-8).rsqrt()
+
+    arm = Arm.at(small_run, 20, kind)
+    arm.look()
+    assert arm.space is not None
+    torch.testing.assert_close(arm.space @ arm.space.T, torch.eye(3), atol=1e-3, rtol=0)
+    expected = _others_space(small_run, 20, scale)
+    assert float((arm.space @ expected.T).norm() ** 2) == pytest.approx(3.0, rel=1e-3)
+
+    # AdamW's next step by its formula, and its share in that space, in the arm's geometry.
+    source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
+    gradient = gradient_of(model, *source(20))[0]
+    gradient = gradient * min(1.0, training.clip / float(gradient.norm()))
+    mean = (first * mean + (1 - first) * gradient) / (1 - first**21)
+    square = (second * square + (1 - second) * gradient**2) / (1 - second**21)
+    decay = Adam.of(small_run, 20, model).decay * flat(list(model.parameters()))
+    step = -(mean / (square.sqrt() + 1e-8) + decay) / scale
+
+    share = float((expected @ step).norm() / step.norm()) ** 2
+    assert arm.run(1, 1)["inside"][0] == pytest.approx(share, rel=2e-2)
+
+
+@pytest.mark.parametrize("kind", ["random", "random_long"])
+def test_a_random_arm_draws_as_many_directions_anew_at_every_look(
+    kind: str, small_run: RunDirectory
+) -> None:
+    arm = Arm.at(small_run, 20, kind)
+    arm.run(4, 2)
+    size, generator = small_run.training.n_parameters, torch.Generator().manual_seed(0)
+    drawn = [torch.randn(size, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    space = arm.space
+    assert space is not None
+    assert space.shape == (3, size)
+
+    # All of the second draw, nothing of the first.
+    bases = [torch.linalg.qr(one).Q.to(space) for one in drawn]
+    overlaps = [float((space @ basis).norm() ** 2) for basis in bases]
+    assert overlaps[1] == pytest.approx(3.0, rel=1e-5)
+    assert overlaps[0] < 0.1
+
+
+def test_the_space_of_eigenvectors_is_found_anew_at_the_arms_own_weights(
+    small_run: RunDirectory,
+) -> None:
+    arm = Arm.at(small_run, 20, "free")
+    arm.run(4, 2)
+    again = Arm.at(small_run, 20, "free")
+    again.run(2, 2)
+    again.look()
+    assert arm.space is not None
+    assert again.space is not None
+    assert float((arm.space @ again.space.T).norm() ** 2) == pytest.approx(3.0, rel=1e-3)
+
+    again = Arm.at(small_run, 20, "free")
+    again.look()
+    assert again.space is not None
+    assert float((arm.space @ again.space.T).norm() ** 2) < 2.99
+
+
+def test_adams_gradients_are_clipped_as_in_training() -> None:
+    direction = torch.tensor([0.6, -0.8, 0.0])
+    weights = torch.zeros(3)
+
+    def step(gradient: torch.Tensor, clip: float) -> torch.Tensor:
+        adam = Adam(torch.ones(3), torch.ones(3), 5, torch.zeros(3), (0.9, 0.98), clip)
+        return adam.step(gradient, weights, rate=0.1)
+
+    torch.testing.assert_close(step(10 * direction, 1.0), step(direction, 1e9))
+    torch.testing.assert_close(step(0.5 * direction, 1.0), step(0.5 * direction, 1e9))
+    assert not torch.allclose(step(10 * direction, 1.0), step(10 * direction, 1e9))
 
 
 @pytest.mark.parametrize(
