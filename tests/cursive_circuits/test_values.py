@@ -208,7 +208,7 @@ def test_samples_are_read_by_their_own_text_and_true_ink_by_another_writers(
     place of each.
     """
     # Twelve, because fewer words are each worth one trial in an interval, however their inks vary.
-    spelt = ["tek", "ab", "oz", "mi", "lu", "ra", "no", "pe", "su", "vi", "ko", "ya"]
+    spelt = ["tek", "ab", "oz", "mi", "lu", "ra", "ko", "fox", "zebra", "dog", "jam", "vex"]
     changes = {"temperature": 1e-9, "words": 12, "samples": 2}
     cold = section.sampling.model_copy(update=changes)
 
