@@ -18,7 +18,12 @@ from torch import Tensor
 from eigen_phase.data import Sequences, batch_source
 from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.measure_alignment import flat, gradient_of
-from eigen_phase.measure_curvature import Operator, adam_preconditioned, next_token_hessian
+from eigen_phase.measure_curvature import (
+    EPSILON,
+    Operator,
+    adam_preconditioned,
+    next_token_hessian,
+)
 from eigen_phase.measure_heads import behaviour
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
@@ -38,7 +43,6 @@ ARMS = {
     "own_inside": "their part inside the top eigenvectors of Adam's own Hessian",
     "own_outside": "the rest",
 }
-EPSILON = 1e-8  # AdamW's
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
