@@ -94,6 +94,12 @@ def test_arms_end_where_the_free_one_has_arrived(
     arrays, report = subspace_arms(small_run, settings)
     assert report["steps"] == len(arrays["step"]) == 4
 
+    # What it has at a look is enough; anything more is not.
+    reached = float(arrays["free_accuracy"][1])
+    for until, steps in ((reached, 4), (np.nextafter(reached, 1.0), 8)):
+        changed_end = settings.model_copy(update={"subspace_until": until})
+        assert subspace_arms(small_run, changed_end)[1]["steps"] == steps
+
 
 def _others_space(run: RunDirectory, step: int, scale: torch.Tensor) -> torch.Tensor:
     """The three eigenvectors largest by magnitude of S H S, by another library."""
