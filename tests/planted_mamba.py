@@ -18,15 +18,23 @@ CARRIER = (1, 11)  # layer, channel
 
 
 def random_mamba(
-    seed: int = 0, *, layers: int = LAYERS, vocab: int = VOCAB, scale: float = 0.5
+    seed: int = 0,
+    *,
+    layers: int = LAYERS,
+    vocab: int = VOCAB,
+    scale: float = 0.5,
+    biases: bool = False,
 ) -> Any:
-    """A small Mamba with random weights, large enough for its channels to matter."""
+    """A small Mamba with random weights, large enough for its channels to matter; its projections
+    have biases where asked for.
+    """
     config = MambaConfig(
         vocab_size=vocab,
         hidden_size=WIDTH,
         state_size=STATES,
         num_hidden_layers=layers,
         initializer_range=scale,
+        use_bias=biases,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,

@@ -2,7 +2,9 @@
 settings.
 """
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from eigen_phase.measure_curvature import Operator
@@ -43,3 +45,15 @@ def dense(operator: Operator) -> Tensor:
 def changed(training: Training, **changes: object) -> Training:
     """The same run but for some settings. InputError when they cannot be."""
     return check(Training, training.model_dump() | changes, where="test")
+
+
+class Products(LinearOperator):
+    """Our operator as SciPy knows one."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(np.dtype(np.float64), (operator.size, operator.size))
+        self.operator = operator
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        vector = torch.from_numpy(x).flatten().to(self.operator.dtype)
+        return self.operator(vector).double().numpy()

@@ -27,6 +27,7 @@ from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
 from interp_core.measures.ablation import ablated
+from interp_core.measures.means import PlaceMeans
 from interp_core.plotting import interval_text
 from interp_core.progress import progress
 from interp_core.statistics.against_random import AgainstRandom, against_random
@@ -49,21 +50,18 @@ def mean_outputs(
     It is what a head collects when there is nothing to copy.
     """
     model = trained.model
-    totals = {head: torch.zeros(model.d_head, dtype=torch.float64) for head in model.heads}
-    count = 0
+    means: PlaceMeans[Head] = PlaceMeans()
 
     for part in in_batches(stimuli, batch_size):
         real = torch.from_numpy(part.prompts.control != trained.tokens.pad)
-        count += int(real.sum())
 
         with observing(model) as seen:
             model(*_inputs(model, part.prompts.control, part.control_text))
 
-        for head in model.heads:
-            z = seen[head.layer, head.kind].z[:, :, head.number].cpu().double()
-            totals[head] += z[real].sum(dim=0)
+        vectors = {head: seen[head.layer, head.kind].z[:, :, head.number] for head in model.heads}
+        means.add(vectors, real)
 
-    return {head: (total / count).float().to(model.device) for head, total in totals.items()}
+    return means.means()
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def train(run: Any) -> None:
     if one is None:
         workflow.train(study)
     else:
-        _train_one(*one)
+        _train_one(study, *one)
 
 
 @main.command()
@@ -194,7 +194,7 @@ def run(run: Any) -> None:
 
     study, one = run
     if one is not None:
-        trained = _train_one(*one)
+        trained = _train_one(study, *one)
         workflow.curvature_of(trained, study)
         workflow.transition_of([trained], study)
         for path in workflow.visualize_run(trained, study):
@@ -222,10 +222,10 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     write("eigen_phase", found, out, trainings)
 
 
-def _train_one(name: str, training: Any, place: Path) -> Any:
+def _train_one(study: Any, name: str, training: Any, place: Path) -> Any:
     from eigen_phase import workflow
 
-    trained = workflow.train_one(name, training, place)
+    trained = workflow.train_one(study, name, training, place)
     click.echo(
         f"{place}: {training.num_steps} steps,"
         f" pattern accuracy {trained.history['pattern_accuracy'][-1]:.3f}"

@@ -51,17 +51,19 @@ class Ceiling:
     rows: int
 
 
-def ceiling(sequences: Sequences, vocab_size: int, rng: np.random.Generator) -> Ceiling:
+def ceiling(
+    sequences: Sequences, vocab_size: int, rng: np.random.Generator, *, resamples: int
+) -> Ceiling:
     """What one who does nothing but the longest induction reaches on these rows."""
     predicted = oracle(sequences.ids)
     hit = np.where(predicted < 0, 1 / vocab_size, predicted == sequences.ids)[:, 1:]
     flagged = sequences.predictable[:, 1:]
-    everywhere = mean_interval(hit.mean(axis=1), rng, resamples=1000)
+    everywhere = mean_interval(hit.mean(axis=1), rng, resamples=resamples)
     found, low, high = float("nan"), float("nan"), float("nan")
     if flagged.any():
         some = flagged.any(axis=1)
         per_row = (hit * flagged)[some].sum(axis=1) / flagged[some].sum(axis=1)
-        interval = mean_interval(per_row, rng, resamples=1000)
+        interval = mean_interval(per_row, rng, resamples=resamples)
         found, low, high = float(interval.value), float(interval.low), float(interval.high)
     return Ceiling(
         predictable=found,

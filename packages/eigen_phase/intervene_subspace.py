@@ -18,7 +18,12 @@ from torch import Tensor
 from eigen_phase.data import Sequences, batch_source
 from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.measure_alignment import flat, gradient_of
-from eigen_phase.measure_curvature import Operator, adam_preconditioned, next_token_hessian
+from eigen_phase.measure_curvature import (
+    EPSILON,
+    Operator,
+    adam_preconditioned,
+    next_token_hessian,
+)
 from eigen_phase.measure_heads import behaviour
 from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
@@ -38,7 +43,6 @@ ARMS = {
     "own_inside": "their part inside the top eigenvectors of Adam's own Hessian",
     "own_outside": "the rest",
 }
-EPSILON = 1e-8  # AdamW's
 
 Report = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -59,14 +63,14 @@ def subspace_arms(run: RunDirectory, settings: Controls) -> tuple[Arrays, Report
     look at the Hessian.
     """
     start = start_step(run, settings.subspace_start)
-    free = _Arm.at(run, start, "free").run(
+    free = Arm.at(run, start, "free").run(
         settings.subspace_steps, settings.subspace_refresh, until=settings.subspace_until
     )
     steps = len(free["loss"])
     arms = {"free": free}
     for arm in ARMS:
         if arm != "free":
-            arms[arm] = _Arm.at(run, start, arm).run(steps, settings.subspace_refresh)
+            arms[arm] = Arm.at(run, start, arm).run(steps, settings.subspace_refresh)
 
     arrays = {
         f"{arm}_{name}": values for arm, found in arms.items() for name, values in found.items()
@@ -113,7 +117,7 @@ def start_step(run: RunDirectory, accuracy: float) -> int:
 
 
 @dataclass
-class _Arm:
+class Arm:
     """One continuation: where it stands, and how it changes a step."""
 
     kind: str
@@ -128,7 +132,7 @@ class _Arm:
     scale: Vector | None = None  # of Adam's geometry: P^-1/2, where the arm is in it
 
     @classmethod
-    def at(cls, run: RunDirectory, start: int, kind: str) -> "_Arm":
+    def at(cls, run: RunDirectory, start: int, kind: str) -> "Arm":
         """Where the run stood."""
         training, model = run.training, run.model(start)
         return cls(
@@ -158,7 +162,7 @@ class _Arm:
                 if number > 0 and now["pattern_accuracy"] >= until:
                     break
                 if number < steps:
-                    self._look()
+                    self.look()
 
             if number == steps:
                 break
@@ -179,7 +183,7 @@ class _Arm:
 
         return {name: np.array(values) for name, values in found.items()}
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """The subspace at the arm's own weights."""
         k = self.training.track_top_k_eigenvalues
 

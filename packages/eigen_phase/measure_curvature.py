@@ -18,6 +18,8 @@ from torch.nn import functional
 from interp_core.errors import InputError, first_line
 from interp_core.training.batches import IGNORED
 
+EPSILON = 1e-8  # AdamW's, in trainings and in their geometry
+
 Batch = tuple[Tensor, ...]
 LossSum = Callable[[nn.Module, Batch], Tensor]
 Vector = Float[Tensor, " parameter"]

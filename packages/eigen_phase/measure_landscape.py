@@ -8,6 +8,7 @@ import torch
 from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.intervene_heads import spread_steps
 from eigen_phase.measure_curvature import (
+    EPSILON,
     Operator,
     adam_preconditioned,
     next_token_gauss_newton,
@@ -213,7 +214,7 @@ def _adam(run: RunDirectory, settings: Spectrum) -> Arrays:
         with model.explicit_attention():
             hessian = next_token_hessian(model, *rows, micro_batch=training.batch_size)
             scaled = adam_preconditioned(
-                hessian, run.adam(step)[1], step=step, beta=training.betas[1], epsilon=1e-8
+                hessian, run.adam(step)[1], step=step, beta=training.betas[1], epsilon=EPSILON
             )
             value = largest_eigenvalue(
                 scaled,

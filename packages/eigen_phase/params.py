@@ -230,6 +230,7 @@ class EigenPhase(Params):
     processes: (
         PositiveInt  # runs at once, each in a process of its own; the bytes do not depend on it
     )
+    ceiling_draws: PositiveInt = Field(ge=100)  # of the bootstrap over rows of what no run can pass
     training: Training
     conditions: dict[FileName, Condition]
     spectrum: Spectrum

@@ -40,11 +40,23 @@ STAGE = "eigen_phase"
 
 
 def train_runs(
-    runs: Mapping[str, Training], folder: Path, *, job_type: str, position: int = 0
+    runs: Mapping[str, Training],
+    folder: Path,
+    *,
+    ceiling_draws: int,
+    job_type: str,
+    position: int = 0,
 ) -> None:
     """Several runs one after the other in this process, each into folder/NAME."""
     for name, training in runs.items():
-        train_run(name, training, folder / name, job_type=job_type, position=position)
+        train_run(
+            name,
+            training,
+            folder / name,
+            ceiling_draws=ceiling_draws,
+            job_type=job_type,
+            position=position,
+        )
 
 
 def train_run(
@@ -52,10 +64,12 @@ def train_run(
     training: Training,
     place: Path,
     *,
+    ceiling_draws: int,
     job_type: str = "train",
     position: int = 0,
 ) -> None:
-    """Train one run and write its directory at `place`.
+    """Train one run and write its directory at `place`; with its bounds, whose intervals are of
+    `ceiling_draws` draws.
 
     Resumes; same settings and threads, same bytes.
 
@@ -105,7 +119,7 @@ def train_run(
                 training,
                 problem.history,
                 None,
-                bounds=bounds(training),
+                bounds=bounds(training, ceiling_draws),
                 working=held.folder,
                 diverged=str(problem),
             )
@@ -119,17 +133,18 @@ def train_run(
             training,
             history,
             transformer,
-            bounds=bounds(training),
+            bounds=bounds(training, ceiling_draws),
             working=held.folder,
         )
 
 
-def bounds(training: Training) -> dict[str, float | bool]:
+def bounds(training: Training, draws: int) -> dict[str, float | bool]:
     """What no model can do better than: the oracle's accuracy on predictable test targets, its
     interval over rows, and the floor of the training's own loss.
     """
     rows = held_out_rows(training, training.test_settings)
-    found = ceiling(rows, training.vocab_size, np.random.default_rng([training.seed, 41]))
+    rng = np.random.default_rng([training.seed, 41])
+    found = ceiling(rows, training.vocab_size, rng, resamples=draws)
 
     own = held_out_rows(training, training.data_settings)
     floor, exact = entropy_floor(own, training.data_settings)

@@ -41,7 +41,7 @@ def train(study: Eigen) -> None:
         study.save("train", f"train_{run.name}", _summary(run), made=_made(study, [run]))
 
 
-def train_one(name: str, training: Training, place: Path) -> RunDirectory:
+def train_one(study: Eigen, name: str, training: Training, place: Path) -> RunDirectory:
     """One run into a directory of the user's."""
     from eigen_phase.train import train_run
     from interp_core.training.tracking import announce
@@ -50,7 +50,7 @@ def train_one(name: str, training: Training, place: Path) -> RunDirectory:
     check_replaceable(place, kind=KIND, name=name)
     hold(place)
     announce()
-    train_run(name, training, place)
+    train_run(name, training, place, ceiling_draws=study.params.ceiling_draws)
     return RunDirectory.open(place)
 
 
@@ -270,9 +270,8 @@ def _train_all(study: Eigen, runs: Mapping[str, Training], folder: Path, *, job_
     n = study.params.processes
     longest = sorted(runs, key=lambda name: -runs[name].work)
     shares = [{name: runs[name] for name in longest[i::n]} for i in range(n)]
-    tasks: list[Task] = [
-        (train_runs, (share, folder), {"job_type": job_type}) for share in shares if share
-    ]
+    asked = {"ceiling_draws": study.params.ceiling_draws, "job_type": job_type}
+    tasks: list[Task] = [(train_runs, (share, folder), asked) for share in shares if share]
     run_in_processes(tasks, processes=n)
 
 

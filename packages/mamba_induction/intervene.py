@@ -21,6 +21,7 @@ from interp_core.mamba.hidden_attention import (
     state_after,
 )
 from interp_core.mamba.subject import MambaSubject
+from interp_core.measures.means import PlaceMeans
 from interp_core.models.hooks import Edit, capture, intervene
 from interp_core.models.sites import Site
 from interp_core.models.subject import AttentionRows, Subject, as_transformer
@@ -62,7 +63,9 @@ def mean_writes(
     with capture(subject, sites) as seen:
         subject.trunk(ids)
 
-    return {site: seen[site].double().mean(dim=(0, 1)).float() for site in sites}
+    means: PlaceMeans[Site] = PlaceMeans()
+    means.add(seen, torch.ones(ids.shape, dtype=torch.bool))
+    return means.means()
 
 
 @contextmanager

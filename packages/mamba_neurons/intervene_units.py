@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp_core.measures.means import PlaceMeans
 from interp_core.models.hooks import capture
 from interp_core.models.sites import Site
 from interp_core.progress import progress
@@ -47,27 +48,24 @@ class Means:
 @torch.no_grad()
 def unit_means(model: Model, texts: Texts, batch_size: int) -> Means:
     """Means of every unit over all tokens of all texts; padding does not count."""
-    subject = model.subject
-    shape = (model.n_layers, model.n_neurons)
-    neurons = torch.zeros(shape, dtype=torch.float64, device=subject.device)
-    heads: dict[int, Tensor] = {}
+    neurons: PlaceMeans[int] = PlaceMeans()
+    heads: PlaceMeans[int] = PlaceMeans()
 
     for batch in texts.batches(batch_size):
-        real = torch.as_tensor(batch.real, device=neurons.device)
+        real = torch.as_tensor(batch.real)
 
-        with capture(subject, head_sites(model)) as vectors:
+        with capture(model.subject, head_sites(model)) as vectors:
             clean = clean_run(model, batch)
 
-        for layer in range(model.n_layers):
-            neurons[layer] += clean.neurons[layer][real].double().sum(dim=0)
-        for site, z in vectors.items():
-            total = z[real].double().sum(dim=0)
-            heads[site.layer] = heads.get(site.layer, torch.zeros_like(total)) + total
+        neurons.add(dict(enumerate(clean.neurons)), real)
+        heads.add({site.layer: z for site, z in vectors.items()}, real)
 
-    n = int(texts.lengths.sum())
-    none = neurons.new_zeros(model.n_layers, 0, 0)
-    of_heads = torch.stack([heads[layer] for layer in sorted(heads)]) if heads else none
-    return Means((neurons / n).float(), (of_heads / n).float())
+    by_layer, of_heads = (found.means() for found in (neurons, heads))
+    ours = torch.stack([by_layer[layer] for layer in range(model.n_layers)])
+    if not of_heads:
+        return Means(ours, ours.new_zeros(model.n_layers, 0, 0))
+
+    return Means(ours, torch.stack([of_heads[layer] for layer in sorted(of_heads)]))
 
 
 def head_sites(model: Model) -> list[Site]:

@@ -15,6 +15,7 @@ from interp_core.errors import InputError
 from interp_core.loading import load_model
 from interp_core.mamba.families import KNOWN
 from interp_core.mamba.subject import MambaSubject
+from interp_core.measures.means import PlaceMeans
 from interp_core.models.hooks import hooked
 from interp_core.models.native import NativeSubject
 from interp_core.models.recording import Recording, recording
@@ -234,14 +235,11 @@ def load(name: str, known: Mapping[str, ModelSpec], params: MambaNeurons) -> Mod
 @torch.no_grad()
 def neuron_means(model: Model, texts: Texts, batch_size: int) -> Float[Tensor, "layer neuron"]:
     """Each neuron's mean over all tokens of all texts: what mean ablation puts in its place."""
-    shape = (model.n_layers, model.n_neurons)
-    total = torch.zeros(shape, dtype=torch.float64, device=model.subject.device)
+    means: PlaceMeans[int] = PlaceMeans()
 
     for batch in texts.batches(batch_size):
         clean = clean_run(model, batch)
-        real = torch.as_tensor(batch.real, device=total.device)
+        means.add(dict(enumerate(clean.neurons)), torch.as_tensor(batch.real))
 
-        for layer, neurons in enumerate(clean.neurons):
-            total[layer] += neurons[real].double().sum(dim=0)
-
-    return (total / int(texts.lengths.sum())).float()
+    found = means.means()
+    return torch.stack([found[layer] for layer in range(model.n_layers)])

@@ -2,6 +2,7 @@
 broken.
 """
 
+from itertools import product
 from typing import get_args
 
 import numpy as np
@@ -21,7 +22,8 @@ from cursive_circuits.intervene import (
 from cursive_circuits.intervene_paths import path_effects, path_report
 from cursive_circuits.intervene_redraw import continued, redrawn_words
 from cursive_circuits.intervene_values import value_accuracy, value_report
-from cursive_circuits.measure_composition import compositions
+from cursive_circuits.measure_circuits import folded
+from cursive_circuits.measure_composition import compositions, get_composition_score
 from cursive_circuits.measure_drawings import (
     attention_over_ink,
     of_strokes,
@@ -248,6 +250,64 @@ def test_z_scores_of_random_models_are_calibrated() -> None:
                 )
     inside = np.mean(np.abs(np.concatenate(z)) < 2)
     assert 0.93 < inside < 0.98
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_composition_is_what_a_writer_gives_the_bilinear_form_that_a_reader_scores_by(
+    positions: str,
+) -> None:
+    """|W_OV M| / (|W_OV| |M|) with M written out: where the query stands so many tokens later, its
+    side is turned so far; values are not turned.
+    """
+    model = random_model(TOKENS, seed=3, layers=3, d_model=32, heads=4, positions=positions)
+    distances = (1, 5)
+    arrays, report = compositions(model, distances=distances, draws=2, seed=0)
+
+    def turned_by(distance: int, query: torch.Tensor) -> torch.Tensor:
+        if positions == "learned":
+            return query
+        halves = torch.view_as_complex(torch.stack(query.double().chunk(2, dim=-1), dim=-1))
+        turns = halves * torch.exp(1j * distance * model.frequencies().double())
+        return torch.cat([turns.real, turns.imag], dim=-1)
+
+    for writer in ("self", "cross"):
+        W_V, W_O = folded(model, 0, writer)[2][:, :-1], model.out_weights(0, writer)
+        query, key, value = (part[:, :-1].double() for part in folded(model, 2, "self"))
+        output = model.out_weights(2, "self").double()
+
+        for reads in "qkv":
+            expected = np.zeros((4, 4))
+            for head, reader in product(range(4), range(4)):
+                written = (W_V[head] @ W_O[head]).double()
+                forms = {
+                    "k": [key[reader] @ turned_by(d, query[reader]).T for d in distances],
+                    "q": [turned_by(d, query[reader]) @ key[reader].T for d in distances],
+                    "v": [value[reader] @ output[reader]],
+                }[reads]
+                expected[head, reader] = np.mean(
+                    [get_composition_score(written, form.to(written)) for form in forms]
+                )
+
+            found = arrays[f"{writer}_{reads}_score"]
+            np.testing.assert_allclose(found[0, :, 2], expected, rtol=1e-4)
+
+            # Three pairs of layers in which the writer comes first, sixteen pairs of heads each.
+            pairs = report[f"{writer}_{reads}"]
+            assert len(pairs) == 10
+            earlier = np.concatenate(
+                [
+                    arrays[f"{writer}_{reads}_z"][a, :, b].ravel()
+                    for a, b in ((0, 1), (0, 2), (1, 2))
+                ]
+            )
+            assert [pair["z"] for pair in pairs] == sorted(earlier.tolist(), reverse=True)[:10]
+
+
+def test_fewer_pairs_than_are_asked_for_are_all_listed_and_no_others() -> None:
+    report = compositions(random_model(TOKENS, seed=1), distances=(1,), draws=2, seed=0)[1]
+    for kind in ("self_k", "cross_v"):
+        layers = [(pair["writer"][:2], pair["reader"][:2]) for pair in report[kind]]
+        assert layers == [("L0", "L1")] * 4
 
 
 def test_taking_nothing_out_changes_nothing(model: Trained, stimuli: Stimuli) -> None:

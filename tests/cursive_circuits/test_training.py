@@ -8,10 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
+from torch.nn.functional import cross_entropy
 
-from cursive_circuits.data_bank import Item, save_bank
+from cursive_circuits.data import Words, WrittenRows
+from cursive_circuits.data_bank import Item, load_bank, save_bank
+from cursive_circuits.params import CursiveCircuits
+from cursive_circuits.run_directory import open_run
+from cursive_circuits.train import HELD_OUT
 from interp_core.files.artifacts import load_json
+from interp_core.files.params import read_section
 from small_study import call, write_profile
 
 STEPS = 40
@@ -80,3 +87,42 @@ def test_samples_reach_the_run_as_pictures(project: Path, monkeypatch: pytest.Mo
     pictures = list(project.glob("wandb/offline-run-*/files/media/images/ink/sample_0_*.png"))
     assert len(pictures) == 1
     assert pictures[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_training_is_watched_on_words_that_it_never_sees_as_they_were_written(
+    project: Path,
+) -> None:
+    """The last row of its history, from the written model by another way."""
+    profile = write_profile(
+        project / "profiles" / "short.yaml", None, steps=4, warmup=1, checkpoint_every=4
+    )
+    done = call("train", "--profile", str(profile), "--only", "handwriting", "--out", "untouched")
+    assert done.exit_code == 0, done.output
+
+    params = read_section("cursive_circuits", CursiveCircuits, str(profile))
+    settings, bank = params.handwriting, params.bank
+    run = project / "untouched" / "runs" / "handwriting"
+    model = open_run(run).model
+    items = load_bank(project / "untouched" / "bank" / "bank.zip", alphabet=bank.alphabet)
+    seen, unseen = Words.split(items, params.tokens, bank.alphabet, bank.split)
+    assert not {item.text for item in seen.items} & {item.text for item in unseen.items}
+
+    plain = settings.mixture.model_copy(update={"jitter": 0.0, "slant": 0.0, "stretch": 0.0})
+    found = {}
+    for name, words, mixture in (
+        ("watched", unseen, plain),
+        ("seen", seen, plain),
+        ("augmented", unseen, settings.mixture),
+    ):
+        rows = WrittenRows(
+            words, mixture, params.watched.rows, settings.dealt, settings.seed, model.shape.context
+        )
+        ids, labels = rows(HELD_OUT)
+        with torch.no_grad():
+            logits = model(ids, rows.inputs(HELD_OUT)["text"]).logits
+        found[name] = float(cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()))
+
+    last = load_json(run / "history.json")["rows"][-1]
+    assert last["held_out_loss"] == pytest.approx(found["watched"], rel=1e-5)
+    for other in ("seen", "augmented"):
+        assert found[other] != pytest.approx(found["watched"], rel=1e-4)

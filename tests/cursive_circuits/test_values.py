@@ -207,8 +207,9 @@ def test_samples_are_read_by_their_own_text_and_true_ink_by_another_writers(
     """The candidates are what the model itself writes; the other writer writes the next word in the
     place of each.
     """
-    spelt = ["tek", "ab", "oz", "mi", "lu"]
-    changes = {"temperature": 1e-9, "words": 5, "samples": 2}
+    # Twelve, because fewer words are each worth one trial in an interval, however their inks vary.
+    spelt = ["tek", "ab", "oz", "mi", "lu", "ra", "ko", "fox", "zebra", "dog", "jam", "vex"]
+    changes = {"temperature": 1e-9, "words": 12, "samples": 2}
     cold = section.sampling.model_copy(update=changes)
 
     placeholder = np.array([[0.0, 0.0, 1.0], [0.2, 0.1, 1.0]])
@@ -233,12 +234,21 @@ def test_samples_are_read_by_their_own_text_and_true_ink_by_another_writers(
         np.testing.assert_array_equal(arrays[f"shown/{number}"], inks[place])
         np.testing.assert_array_equal(arrays[f"true/{number}"], after[place])
 
+    # Two words stand in each other's place, all others in their own: true ink is asked for by its
+    # own spelling, whatever the order of the candidates.
+    assert names != sorted(names)
+    crossed = [*inks[:10], inks[11], inks[10]]
+    mixed = [Item("other", word, ink, None) for word, ink in zip(spelt, crossed, strict=True)]
+    report = sample_report(trained, Words([*own, *mixed], trained.tokens, ALPHABET), cold)[1]
+    assert report["true_ink"] == mean_share(np.array([1] * 10 + [0, 0]), unit="words").to_json()
+    assert report["samples"]["value"] == 1.0
+
     # One candidate is a line: both samples of its word are read as another, all others as before.
     line = Item("model", spelt[0], np.array([[0.0, 0.6, 1.0], [0.3, 0.6, 1.0]]), None)
     report = sample_report(
         trained, Words([line, *own[1:], *other], trained.tokens, ALPHABET), cold
     )[1]
-    assert report["samples"] == mean_share(np.array([0, 1, 1, 1, 1]), unit="words").to_json()
+    assert report["samples"] == mean_share(np.array([0] + [1] * 11), unit="words").to_json()
 
 
 def test_alignment_asks_about_the_letter_of_the_token_that_comes_next(

@@ -45,5 +45,5 @@ def small_run(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "disabled")
         patch.chdir(project)
-        train_run("tiled-s0", section.runs["tiled-s0"], folder / "tiled-s0")
+        train_run("tiled-s0", section.runs["tiled-s0"], folder / "tiled-s0", ceiling_draws=1000)
     return RunDirectory.open(folder / "tiled-s0")

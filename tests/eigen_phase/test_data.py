@@ -170,7 +170,7 @@ def test_labels_leave_out_what_induction_predicts_and_nothing_else() -> None:
 
 def test_without_repeats_the_oracle_is_at_chance() -> None:
     rows = rows_of("unrepeated", 4000)
-    found = ceiling(rows, 50, np.random.default_rng(1))
+    found = ceiling(rows, 50, np.random.default_rng(1), resamples=1000)
     assert np.isnan(found.predictable)
     low, high = found.all_interval
     assert low < 1 / 50 < high
@@ -179,7 +179,7 @@ def test_without_repeats_the_oracle_is_at_chance() -> None:
 @pytest.mark.parametrize("kind", ["tiled", "placed", "fixed_distance"])
 def test_the_ceiling_counts_a_blind_guess_at_chance(kind: str) -> None:
     rows = rows_of(kind, 200)
-    found = ceiling(rows, 50, np.random.default_rng(1))
+    found = ceiling(rows, 50, np.random.default_rng(1), resamples=1000)
     hits, n = 0.0, 0
     for ids in rows.ids:
         for t, guess in enumerate(brute_force_oracle(ids.tolist())[1:], start=1):

@@ -6,11 +6,22 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.sparse.linalg import eigsh
 
-from eigen_phase.data_rows import held_out_rows
+from eigen_phase.data import batch_source
+from eigen_phase.data_rows import held_out_rows, labelled, probe_rows
 from eigen_phase.intervene import clamped_against_free
 from eigen_phase.intervene_heads import head_ablations, spread_steps
-from eigen_phase.intervene_subspace import ARMS, Adam, changed_step, start_step, subspace_arms
+from eigen_phase.intervene_subspace import (
+    ARMS,
+    Adam,
+    Arm,
+    changed_step,
+    start_step,
+    subspace_arms,
+)
+from eigen_phase.measure_alignment import flat, gradient_of
+from eigen_phase.measure_curvature import Operator, adam_preconditioned, next_token_hessian
 from eigen_phase.measure_heads import attention_scores
 from eigen_phase.measure_landscape import (
     adam_edge,
@@ -22,6 +33,7 @@ from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
 from interp_core.errors import InputError
 from interp_core.statistics.heads import Head
+from tiny_transformer import Products, changed
 
 
 def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
@@ -63,7 +75,14 @@ def test_the_free_arm_repeats_the_run_and_the_others_stay_on_their_side(
         np.testing.assert_allclose(arrays[f"{arm}_length"], 1.0, rtol=1e-3)
     np.testing.assert_allclose(arrays["inside_length"], arrays["inside_inside"] ** 0.5, rtol=1e-3)
     np.testing.assert_allclose(arrays["short_length"], arrays["short_inside"] ** 0.5, rtol=1e-3)
+    for name in ARMS:
+        # All begin where the free one does; what a report says of an arm is of its own arrays.
+        assert arrays[f"{name}_pattern_loss"][0] == arrays["free_pattern_loss"][0]
+        assert report["length"][name] == pytest.approx(arrays[f"{name}_length"].mean())
+        assert report["final_accuracy"][name] == arrays[f"{name}_accuracy"][-1]
     assert set(report["length"]) == set(ARMS)
+    assert report["k"] == small_run.training.track_top_k_eigenvalues == 3
+    assert report["null_share"] == pytest.approx(3 / small_run.training.n_parameters)
     assert report["change_of_pattern_loss"]["free"] == pytest.approx(own[-1] - own[0], rel=1e-3)
 
 
@@ -74,6 +93,103 @@ def test_arms_end_where_the_free_one_has_arrived(
     settings = section.controls.model_copy(update=changes | {"subspace_refresh": 4})
     arrays, report = subspace_arms(small_run, settings)
     assert report["steps"] == len(arrays["step"]) == 4
+
+    # What it has at a look is enough; anything more is not.
+    reached = float(arrays["free_accuracy"][1])
+    for until, steps in ((reached, 4), (np.nextafter(reached, 1.0), 8)):
+        changed_end = settings.model_copy(update={"subspace_until": until})
+        assert subspace_arms(small_run, changed_end)[1]["steps"] == steps
+
+
+def _others_space(run: RunDirectory, step: int, scale: torch.Tensor) -> torch.Tensor:
+    """The three eigenvectors largest by magnitude of S H S, by another library."""
+    rows = labelled(probe_rows(run.training), run.training)
+    model = run.model(step)
+    with model.explicit_attention():
+        hessian = next_token_hessian(model, *rows, micro_batch=len(rows[0]))
+        scaled = Operator(lambda vector: scale * hessian(scale * vector), scale)
+        vectors = eigsh(Products(scaled), k=3, which="LM")[1]
+
+    return torch.from_numpy(vectors.T.copy()).to(scale)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARMS if not kind.startswith("random")])
+def test_an_arm_steps_in_the_space_that_its_name_says(kind: str, small_run: RunDirectory) -> None:
+    training, model = small_run.training, small_run.model(20)
+    first, second = training.betas
+    mean, square = small_run.adam(20)
+    scale = torch.ones_like(mean)
+    if kind.startswith("own"):
+        scale = ((square / (1 - second**20)).sqrt() + 1e-8).rsqrt()
+
+    arm = Arm.at(small_run, 20, kind)
+    arm.look()
+    assert arm.space is not None
+    torch.testing.assert_close(arm.space @ arm.space.T, torch.eye(3), atol=1e-3, rtol=0)
+    expected = _others_space(small_run, 20, scale)
+    assert float((arm.space @ expected.T).norm() ** 2) == pytest.approx(3.0, rel=1e-3)
+
+    # AdamW's next step by its formula, and its share in that space, in the arm's geometry.
+    source = batch_source(training.data_settings, rows=training.batch_size, seed=training.seed)
+    gradient = gradient_of(model, *source(20))[0]
+    gradient = gradient * min(1.0, training.clip / float(gradient.norm()))
+    mean = (first * mean + (1 - first) * gradient) / (1 - first**21)
+    square = (second * square + (1 - second) * gradient**2) / (1 - second**21)
+    decay = Adam.of(small_run, 20, model).decay * flat(list(model.parameters()))
+    step = -(mean / (square.sqrt() + 1e-8) + decay) / scale
+
+    share = float((expected @ step).norm() / step.norm()) ** 2
+    assert arm.run(1, 1)["inside"][0] == pytest.approx(share, rel=2e-2)
+
+
+@pytest.mark.parametrize("kind", ["random", "random_long"])
+def test_a_random_arm_draws_as_many_directions_anew_at_every_look(
+    kind: str, small_run: RunDirectory
+) -> None:
+    arm = Arm.at(small_run, 20, kind)
+    arm.run(4, 2)
+    size, generator = small_run.training.n_parameters, torch.Generator().manual_seed(0)
+    drawn = [torch.randn(size, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    space = arm.space
+    assert space is not None
+    assert space.shape == (3, size)
+
+    # All of the second draw, nothing of the first.
+    bases = [torch.linalg.qr(one).Q.to(space) for one in drawn]
+    overlaps = [float((space @ basis).norm() ** 2) for basis in bases]
+    assert overlaps[1] == pytest.approx(3.0, rel=1e-5)
+    assert overlaps[0] < 0.1
+
+
+def test_the_space_of_eigenvectors_is_found_anew_at_the_arms_own_weights(
+    small_run: RunDirectory,
+) -> None:
+    arm = Arm.at(small_run, 20, "free")
+    arm.run(4, 2)
+    again = Arm.at(small_run, 20, "free")
+    again.run(2, 2)
+    again.look()
+    assert arm.space is not None
+    assert again.space is not None
+    assert float((arm.space @ again.space.T).norm() ** 2) == pytest.approx(3.0, rel=1e-3)
+
+    again = Arm.at(small_run, 20, "free")
+    again.look()
+    assert again.space is not None
+    assert float((arm.space @ again.space.T).norm() ** 2) < 2.99
+
+
+def test_adams_gradients_are_clipped_as_in_training() -> None:
+    direction = torch.tensor([0.6, -0.8, 0.0])
+    weights = torch.zeros(3)
+
+    def step(gradient: torch.Tensor, clip: float) -> torch.Tensor:
+        adam = Adam(torch.ones(3), torch.ones(3), 5, torch.zeros(3), (0.9, 0.98), clip)
+        return adam.step(gradient, weights, rate=0.1)
+
+    torch.testing.assert_close(step(10 * direction, 1.0), step(direction, 1e9))
+    torch.testing.assert_close(step(0.5 * direction, 1.0), step(0.5 * direction, 1e9))
+    assert not torch.allclose(step(10 * direction, 1.0), step(10 * direction, 1e9))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +333,33 @@ def test_the_landscape_of_a_run_agrees_with_what_it_tracked(
         block, mass = said.rsplit(" ", 1)
         assert block == arrays["blocks"][first[int(step)].argmax()]
         assert float(mass) == pytest.approx(first[int(step)].max(), abs=0.005)
+
+
+def test_adams_sharpness_is_as_fine_as_its_own_tolerance_asks(
+    section: EigenPhase, small_run: RunDirectory
+) -> None:
+    """Whatever the tolerance of the tracked eigenvalues is; another library has the values."""
+    training = changed(small_run.training, lanczos_tolerance=0.5)
+    run = small_run.__class__(small_run.folder, small_run.config, training)
+    quick = {"density_probes": 1, "density_steps": 2, "trace_products": 3, "probe_sizes": ()}
+    settings = section.spectrum.model_copy(update=quick | {"largest_tolerance": 1e-4})
+    found = landscape(run, settings)[0]["adam_sharpness"]
+
+    rows = labelled(probe_rows(training, rows=training.batch_size), training)
+    expected = []
+    for step in (10, 20, 30):
+        model = run.model(step)
+        with model.explicit_attention():
+            hessian = next_token_hessian(model, *rows, micro_batch=len(rows[0]))
+            square = run.adam(step)[1]
+            scaled = adam_preconditioned(
+                hessian, square, step=step, beta=training.betas[1], epsilon=1e-8
+            )
+            expected += eigsh(Products(scaled), k=1, which="LA")[0].tolist()
+
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    coarse = settings.model_copy(update={"largest_tolerance": 0.5})
+    assert not np.allclose(landscape(run, coarse)[0]["adam_sharpness"], expected, rtol=1e-3)
 
 
 def test_the_course_of_the_largest_is_that_of_the_tracked_one_on_the_same_rows(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from eigen_phase.measure_curvature import Operator, next_token_hessian
@@ -17,7 +17,7 @@ from eigen_phase.measure_spectrum import (
 )
 from eigen_phase.model import Transformer
 from interp_core.errors import InputError
-from tiny_transformer import dense, some_batch, tiny
+from tiny_transformer import Products, dense, some_batch, tiny
 
 DOUBLE = torch.float64
 
@@ -72,17 +72,6 @@ def test_the_stated_residual_is_the_true_one(tolerance: float) -> None:
     assert found.products < operator.size
 
 
-class Products(LinearOperator):
-    """Our operator as SciPy knows one."""
-
-    def __init__(self, operator: Operator) -> None:
-        super().__init__(np.dtype(np.float64), (operator.size, operator.size))
-        self.operator = operator
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        return self.operator(torch.from_numpy(x).flatten()).numpy()
-
-
 def test_another_librarys_lanczos_finds_the_same_pairs() -> None:
     model, batch = tiny(mlp_ratio=2), some_batch()
     with model.explicit_attention():
@@ -121,6 +110,21 @@ def test_a_repeated_eigenvalue_is_found_as_often_as_it_is_there() -> None:
     )
     products = found.vectors[:4] @ found.vectors[:4].T
     torch.testing.assert_close(products, torch.eye(4, dtype=DOUBLE), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("tolerance", [0.03, 0.1])
+def test_what_the_complement_adds_is_orthogonal_however_coarse_the_search_was(
+    tolerance: float,
+) -> None:
+    """What coarse eigenvectors leave of themselves in an image is taken out of it."""
+    values = torch.cat([torch.tensor([5.0, 5.0, 5.0, 4.9]), torch.linspace(-4, 4, 60)])
+    operator, _ = symmetric(values)
+    found = find(operator, 4, tolerance)
+    assert found.multiplicity_known
+    assert float(found.residuals.max()) > tolerance / 10
+
+    products = found.vectors[:4] @ found.vectors[:4].T
+    torch.testing.assert_close(products, torch.eye(4, dtype=DOUBLE), atol=1e-10, rtol=0)
 
 
 def two_halves() -> Operator:

@@ -109,9 +109,9 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
             "eigen_phase.train.batch_source", lambda *a, **k: Stop(batch_source(*a, **k), at)
         )
         with pytest.raises(KeyboardInterrupt):
-            train_run("tiled-s0", training, tmp_path / "again")
+            train_run("tiled-s0", training, tmp_path / "again", ceiling_draws=1000)
     assert not (tmp_path / "again").exists()
-    train_run("tiled-s0", training, tmp_path / "again")
+    train_run("tiled-s0", training, tmp_path / "again", ceiling_draws=1000)
     assert files(tmp_path / "again") == files(small_run.folder)
 
 
@@ -183,7 +183,7 @@ def test_a_diverging_run_keeps_its_history_and_says_where(
     training = changed(section.training, track_top_k_eigenvalues=0)
     monkeypatch.setattr("eigen_phase.train.Transformer", Overflowing)
     with pytest.raises(Diverged, match=r"the loss is nan at step 12.*history up to there is in"):
-        train_run("wild", training, tmp_path / "wild")
+        train_run("wild", training, tmp_path / "wild", ceiling_draws=1000)
     run = RunDirectory.open(tmp_path / "wild")
     assert run.diverged is not None
     assert run.history["step"].tolist() == [0, 1, 2, 4, 5, 8, 10]
@@ -249,6 +249,7 @@ def test_the_laptop_profiles_transformer_turns_and_stays_below_the_oracle(tmp_pa
         "tiled-s1",
         changed(laptop.runs["tiled-s1"], track_top_k_eigenvalues=0),
         tmp_path / "tiled-s1",
+        ceiling_draws=laptop.ceiling_draws,
     )
     run = RunDirectory.open(tmp_path / "tiled-s1")
     report = transition_report([run], laptop.transition)["runs"]["tiled-s1"]

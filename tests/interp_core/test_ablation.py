@@ -11,6 +11,7 @@ import small_models as small
 from interp_core.errors import InputError
 from interp_core.loading import subject_of
 from interp_core.measures.ablation import Ablation, ablation_effects, first_order_effects
+from interp_core.measures.means import PlaceMeans
 from interp_core.measures.scores import copy_behaviour
 from interp_core.models.hooks import capture, intervene, replace_by
 from interp_core.models.lens import BridgeSubject
@@ -276,3 +277,23 @@ def test_ablating_leaves_no_trace(planted: Subject) -> None:
 def test_a_head_that_is_not_there_is_no_ablation(name: str, heads: list[tuple[int, int]]) -> None:
     with pytest.raises(InputError, match=r"there is no L|is empty"):
         ablation_effects(subject_of(small.build(name), bos=0), small.prompts(), [heads])
+
+
+@pytest.mark.parametrize("rows", [9, 4, 1])
+def test_means_over_places_are_of_real_places_alone_however_the_batches_are_dealt(
+    rows: int,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = {name: 30 + torch.randn(9, 7, 2, 3, generator=generator) for name in ("z", "other")}
+    counted = torch.arange(7) < torch.tensor([7, 3, 1, 5, 7, 2, 6, 4, 7])[:, None]
+
+    found: PlaceMeans[str] = PlaceMeans()
+    for first in range(0, 9, rows):
+        part = slice(first, first + rows)
+        found.add({name: values[part] for name, values in vectors.items()}, counted[part])
+
+    means = found.means()
+    assert set(means) == set(vectors)
+    for name, values in vectors.items():
+        expected = values.numpy()[counted.numpy()].mean(axis=0, dtype=np.float64)
+        np.testing.assert_array_equal(means[name].numpy(), expected.astype(np.float32))

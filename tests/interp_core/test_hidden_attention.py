@@ -12,6 +12,7 @@ from transformers.models.mamba import modeling_mamba
 
 from interp_core.errors import InputError
 from interp_core.loading import subject_of
+from interp_core.mamba import hidden_attention
 from interp_core.mamba.hidden_attention import (
     MixerCall,
     attention_entries,
@@ -87,6 +88,20 @@ def test_y_is_alpha_x_and_the_skip_of_the_stock_model_in_every_layer() -> None:
     errors = reconstruction_error(small_mamba(), some_ids())
     assert errors.shape == (3,)
     assert (errors < 2e-6).all()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_y_is_checked_some_channels_at_a_time_where_whole_matrices_do_not_fit(
+    kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = as_mamba(subject_of(build("mamba").to(kind), name="small", bos=0))
+    one = 45**2 * kind.itemsize
+    monkeypatch.setattr(hidden_attention, "LARGEST_MATRICES", 3 * one + 1)
+    assert (reconstruction_error(subject, some_ids()) < 2e-6).all()
+
+    monkeypatch.setattr(hidden_attention, "LARGEST_MATRICES", one - 1)
+    with pytest.raises(InputError, match=r"1 x 1 channels at 45 tokens"):
+        reconstruction_error(subject, some_ids())
 
 
 def test_a_model_that_scans_otherwise_than_its_taps_say_stops_the_run(

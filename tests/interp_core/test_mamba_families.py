@@ -192,6 +192,42 @@ def test_states_of_heads_give_what_the_scan_gives() -> None:
     assert apart(state_after(call, 20), call.states()[:, 20]) < 1e-5
 
 
+@pytest.mark.parametrize("largest", [2**24, 2 * 30 * 64, 1], ids=["at once", "by twos", "by ones"])
+def test_y_without_some_reads_is_that_of_the_matrices_without_them(largest: int) -> None:
+    call = heads_call()
+    # Five places, one of them with two keys, out of order; the last key of a place is its own.
+    batch = torch.tensor([2, 0, 1, 0, 2, 2])
+    query, key = torch.tensor([[12, 29, 7, 3, 12, 20], [5, 0, 7, 1, 11, 20]])
+    alpha = by_definition(call)
+    alpha[batch, :, query, key] = 0.0
+
+    x = call.x.double().unflatten(-1, (4, 16))
+    expected = torch.einsum("bhij,bjhd->bihd", alpha, x).flatten(2) + call.D * call.x
+    found = call.y_without(batch, query, key, largest=largest)
+    assert apart(found, expected) < 1e-5
+    assert (found - call.y).abs().amax(dim=-1)[batch, query].min() > 1e-4
+
+
+@pytest.mark.parametrize("position", [0, 11, 28])
+def test_y_from_another_state_is_that_of_the_recurrence_begun_with_it(position: int) -> None:
+    call = heads_call()
+    state = call.state_after(position) + 0.3 * torch.randn(
+        call.state_after(position).shape, generator=torch.Generator().manual_seed(4)
+    )
+
+    # A token at a time, in float64: channels of a head share its step and its rate.
+    dt, A = (call.by_channel(part).double() for part in (call.dt, call.A[:, 0]))
+    C, B = (part.double().repeat_interleave(32, dim=2) for part in (call.C, call.B))
+    h, expected = state.double(), call.y.double().clone()
+    for t in range(position + 1, 30):
+        written = dt[:, t, :, None] * call.x[:, t, :, None] * B[:, t]
+        h = torch.exp(A * dt[:, t])[..., None] * h + written
+        expected[:, t] = torch.einsum("bcn,bcn->bc", h, C[:, t]) + call.D * call.x[:, t]
+
+    assert apart(call.y_from_state(state, position), expected) < 1e-5
+    assert apart(call.y_from_state(call.state_after(position), position), call.y) < 1e-5
+
+
 def test_sites_of_a_mamba2_fire_and_those_it_lacks_are_named() -> None:
     small = subject("mamba2")
     widths = {"mixer.in_proj": 64 + 88 + 4, "mixer.gated_y": 64}

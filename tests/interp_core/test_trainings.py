@@ -89,6 +89,14 @@ def test_one_training_of_a_size_is_not_enough_and_no_error(values: dict[str, lis
     assert compare_rivals(few).verdict == found.verdict
 
 
+def test_sizes_differ_at_the_level_that_is_asked_for() -> None:
+    values = {"a": [0.0, 1.0, 2.0], "b": [3.1, 4.1, 5.1]}
+    p = float(scipy_stats.ttest_ind(values["a"], values["b"], equal_var=False).pvalue)
+    assert 0.01 < p < 0.05
+    assert sizes_alike(values, margin=0.1, alpha=0.05).verdict == "different"
+    assert sizes_alike(values, margin=0.1, alpha=0.01).verdict == "not decided"
+
+
 def test_spread_is_scipys_one_way_analysis_and_recovers_planted_variances() -> None:
     groups = {"a": [1.0, 1.2, 0.9], "b": [1.5, 1.4], "c": [0.2, 0.6, 0.4, 0.3]}
     found, theirs = spread(groups), scipy_stats.f_oneway(*groups.values())

@@ -69,6 +69,13 @@ def test_the_record_is_what_sha256sum_reads(measured: "call.Call[Settings]") -> 
     check_all(measured.folder / SUMS, again="")
 
 
+def test_of_several_missing_files_the_first_by_name_is_named(tmp_path: Path) -> None:
+    lines = [f"{'0' * 64}  {name}\n" for name in ("c.json", "a.json", "b.json")]
+    (tmp_path / SUMS).write_text("".join(lines))
+    with pytest.raises(InputError, match=r"a\.json is missing, one of induction-lab\.sha256"):
+        check_all(tmp_path / SUMS, again="")
+
+
 @pytest.mark.parametrize("text", ["x", "\xff" * 3, "0" * 64 + " a.json\n"])
 def test_a_damaged_record_is_named(measured: "call.Call[Settings]", text: str) -> None:
     (measured.folder / SUMS).write_text(text, encoding="latin-1")

@@ -280,6 +280,31 @@ def test_a_sequence_shows_where_the_circuit_reads_and_what_it_is_sure_of(
     assert found["0/entropy"][-1, query].max() < 0.1
 
 
+def test_the_last_depth_of_a_sequence_is_the_models_own_output(
+    untrained: MambaSubject, params: MambaInduction
+) -> None:
+    settings = params.model_copy(update={"period": 12, "example_period": 12})
+    found = sequence_arrays(untrained, build_stimuli(untrained, settings, None), settings)
+    tokens = found["0/tokens"]
+    with torch.no_grad():
+        logits = untrained.logits(untrained.ids(tokens[None]))[0, :-1].double()
+    shares = logits.softmax(dim=-1)
+    target = shares[np.arange(len(shares)), tokens[1:]]
+
+    entropy = torch.special.entr(shares).sum(dim=-1)
+    np.testing.assert_allclose(found["0/entropy"][-1], entropy, atol=1e-4)
+    np.testing.assert_allclose(found["0/probability"][-1], target, atol=1e-5)
+    ranks = 1 + (shares > target[:, None]).sum(dim=-1)
+    np.testing.assert_allclose(np.exp(found["0/log_rank"][-1]), ranks, rtol=1e-5)
+
+    top = shares.topk(5, dim=-1)
+    np.testing.assert_allclose(found["0/top_probability"], top.values, atol=1e-5)
+    assert (found["0/top_ids"] == top.indices.numpy()).all()
+    # Without a tokenizer a word is its number.
+    assert found["0/top_words"].tolist() == [[str(i) for i in row] for row in found["0/top_ids"]]
+    assert found["0/words"].tolist() == [str(token) for token in tokens]
+
+
 def test_a_layer_that_reads_nothing_has_no_shares(
     untrained: MambaSubject, params: MambaInduction
 ) -> None:

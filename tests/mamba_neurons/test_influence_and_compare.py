@@ -128,6 +128,27 @@ def test_the_fixed_threshold_is_that_of_the_models_own_kind(
     assert found["mean_sparsity"] == pytest.approx(float(torch.stack(below).mean()))
 
 
+def test_active_neurons_are_those_above_a_share_of_their_layers_median(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> None:
+    real = torch.as_tensor(texts.real)
+    neurons = [a[real].double() for a in clean_run(model, texts).neurons]
+    sizes = torch.stack([a.square().mean(dim=0).sqrt() for a in neurons]).numpy()
+    # A share at which some, not all, are active, and its inverse would leave none or all.
+    strict = params.model_copy(update={"dead_share": 0.4})
+    expected = (sizes > 0.4 * np.median(sizes, axis=1, keepdims=True)).sum()
+    assert 0 < expected < sizes.size
+
+    measured = comparing.measure(model, texts, strict)
+    found = comparing.seeds_efficiency(measured, strict)
+    assert found["active_neurons"] == expected
+    assert found["efficiency_ratio"] == pytest.approx(expected / sizes.size)
+
+    _, report = comparing.compare(measured, measured, strict, np.random.default_rng(0))
+    by_layer = report["fixed_thresholds"][model.name]["root_mean_square_by_layer"]
+    np.testing.assert_allclose(by_layer, np.sqrt((sizes**2).mean(axis=1)), rtol=1e-5)
+
+
 def test_the_halves_share_no_text(texts: Texts) -> None:
     first, second = halves(texts)
     assert not set(first) & set(second)

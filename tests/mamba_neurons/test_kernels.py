@@ -42,6 +42,25 @@ def test_a_suffix_on_the_kernels_is_the_models_own(model: Model, first: int) -> 
     torch.testing.assert_close(suffix.run(residual.clone(), first), expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["in_proj", "out_proj"])
+def test_a_suffix_adds_the_biases_of_its_projections(kind: str) -> None:
+    """Each alone, and large, so that one in the place of the other is seen."""
+    module = planted.random_mamba(seed=4, biases=True)
+    generator = torch.Generator().manual_seed(4)
+    for block in module.backbone.layers:
+        for name in ("in_proj", "out_proj"):
+            bias = getattr(block.mixer, name).bias
+            size = 2.0 if name == kind else 0.0
+            bias.data = size * torch.randn(bias.shape, generator=generator)
+
+    subject = planted.mamba_of(planted.model_of(module))
+    suffix = Suffix.of(subject)
+    assert suffix is not None
+    residual = torch.randn(3, 7, subject.d_model, generator=torch.Generator().manual_seed(0))
+    found = suffix.run(residual.clone(), 0)
+    torch.testing.assert_close(found, subject.suffix(residual, 0), atol=2e-5, rtol=1e-4)
+
+
 def test_a_model_in_another_type_runs_on_its_own_blocks() -> None:
     module = planted.random_mamba(seed=5).double()
     subject = planted.mamba_of(planted.model_of(module))

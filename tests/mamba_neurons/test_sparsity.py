@@ -14,7 +14,7 @@ from interp_core.mamba.hidden_attention import mixer_calls, state_after
 from mamba_neurons import measure_sparsity as sparsity
 from mamba_neurons.data import Texts
 from mamba_neurons.measure_activity import KINDS, activations, states
-from mamba_neurons.measure_kinds import kinds_of_layer
+from mamba_neurons.measure_kinds import kinds, kinds_of_layer
 from mamba_neurons.measure_sparsity import (
     Lifetime,
     effective_dimension,
@@ -24,7 +24,7 @@ from mamba_neurons.measure_sparsity import (
     near_zero,
     treves_rolls,
 )
-from mamba_neurons.model import Model
+from mamba_neurons.model import Model, clean_run
 from mamba_neurons.params import MambaNeurons
 
 VECTORS = arrays_of.arrays(np.float64, st.integers(3, 30), elements=st.floats(0.01, 100))
@@ -226,3 +226,26 @@ def test_dead_detecting_and_positional_neurons_are_told_apart(params: MambaNeuro
     assert found["token_share"][0] > 0.8 > 0.2 > found["token_share"][1]
     assert found["position_units"].tolist() == [False, True, False, False, False]
     assert found["dead"].tolist() == [False, False, True, False, False]
+    np.testing.assert_allclose(found["root_mean_square"], np.sqrt((a**2).mean(axis=0)))
+
+
+def test_kinds_are_of_the_tokens_after_bos_and_counted_by_layer(
+    model: Model, texts: Texts, params: MambaNeurons
+) -> None:
+    # Half of the units are dead: a count that is neither one nor none.
+    few = params.model_copy(update={"permutation_draws": 19, "dead_share": 1.0})
+    arrays, report = kinds(model, texts, [0, 1], "inner", few, np.random.default_rng(0))
+
+    clean = clean_run(model, texts)
+    inside = torch.as_tensor(texts.real)
+    inside[:, 0] = False
+    for layer in (0, 1):
+        a = clean.neurons[layer][inside].double().numpy()
+        size = np.sqrt((a**2).mean(axis=0))
+        np.testing.assert_allclose(arrays["root_mean_square"][layer], size, rtol=1e-5)
+        one = report[str(layer)]
+        assert one["units"] == a.shape[1]
+        assert one["dead"] == (size <= np.median(size)).sum() == a.shape[1] // 2
+        assert one["token_detectors"] == arrays["token_units"][layer].sum()
+        assert one["positional"] == arrays["position_units"][layer].sum()
+        assert one["token_share_median"] == pytest.approx(np.median(arrays["token_share"][layer]))

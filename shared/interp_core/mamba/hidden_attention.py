@@ -392,11 +392,12 @@ def state_after(call: Call, position: int) -> Float[Tensor, "batch channel state
 def _weighted(call: MixerCall, channels: int = 256) -> Float[Tensor, "position channel"]:
     """alpha x of one sequence, some channels at a time."""
     length, width = call.x.shape[1:]
-    step = max(1, min(channels, LARGEST_MATRICES // (4 * length**2)))
+    one = length**2 * call.dt.element_size()
+    step = max(1, min(channels, LARGEST_MATRICES // one))
     parts = []
     for first in range(0, width, step):
         chosen = slice(first, min(first + step, width))
-        alpha = attention_matrices(call, channels=chosen)[0]
+        alpha = attention_matrices(call, channels=chosen, largest=LARGEST_MATRICES)[0]
         parts.append(torch.einsum("cij,jc->ic", alpha, call.x[0, :, chosen].to(alpha.dtype)))
     return torch.cat(parts, dim=1)
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.errors import InputError
+from interp_core.measures.means import PlaceMeans
 from interp_core.measures.scores import CopyBatch, copy_batches
 from interp_core.models.hooks import Edit, HasSites, capture, intervene
 from interp_core.models.native import NativeSubject
@@ -340,7 +341,7 @@ def _mean_vectors(
     subject: Transformer, prompts: Prompts, batch_size: int
 ) -> dict[int, Float[Tensor, "head d_head"]]:
     """Mean of each head's vector over prompts and positions; padding does not count."""
-    sums: dict[int, Tensor] = {}
+    means: PlaceMeans[int] = PlaceMeans()
     sites = [Site(layer, "attn.z") for layer in range(subject.n_layers)]
 
     for first in range(0, len(prompts.tokens), batch_size):
@@ -352,11 +353,9 @@ def _mean_vectors(
         with capture(subject, sites) as seen:
             subject.trunk(ids)
 
-        for site, z in seen.items():
-            total = z[real].double().sum(dim=0)
-            sums[site.layer] = sums.get(site.layer, torch.zeros_like(total)) + total
+        means.add({site.layer: z for site, z in seen.items()}, real)
 
-    return {layer: (total / prompts.lengths.sum()).float() for layer, total in sums.items()}
+    return means.means()
 
 
 @dataclass(frozen=True)

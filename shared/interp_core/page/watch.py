@@ -6,7 +6,7 @@ beside random ones, none of them its own. A Mamba's layer counts as one head, it
 by its hidden attention.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from interp_core.mamba.hidden_attention import mixer_calls, stream_attention
 from interp_core.mamba.subject import MambaSubject
 from interp_core.measures.ablation import Head as Place
+from interp_core.measures.means import PlaceMeans
 from interp_core.models.hooks import Edit, capture, intervene
 from interp_core.models.sites import Site
 from interp_core.models.subject import Subject, Transformer
@@ -94,8 +95,7 @@ def watched(subject: Subject, ids: Int[np.ndarray, " position"]) -> Watched:
     else:
         patterns = torch.stack([seen[site][0].float() for site in seen_in]).cpu().numpy()
 
-    means = {site.layer: _by_head(seen[site]).mean(dim=(0, 1)) for site in written}
-    return Watched(patterns, means, found)
+    return Watched(patterns, _over_places({site: seen[site] for site in written}), found)
 
 
 def heads_each(subject: Subject) -> int:
@@ -113,7 +113,16 @@ def mean_vectors(
     with capture(subject, sites) as seen:
         subject.trunk(subject.ids(rows))
 
-    return {site.layer: _by_head(seen[site]).mean(dim=(0, 1)) for site in sites}
+    return _over_places(seen)
+
+
+def _over_places(seen: Mapping[Site, Tensor]) -> dict[int, Float[Tensor, "head d_head"]]:
+    """Means by layer; every place counts."""
+    means: PlaceMeans[int] = PlaceMeans()
+    vectors = {site.layer: _by_head(written) for site, written in seen.items()}
+    shape = next(iter(vectors.values())).shape[:2]
+    means.add(vectors, torch.ones(shape, dtype=torch.bool))
+    return means.means()
 
 
 @torch.no_grad()

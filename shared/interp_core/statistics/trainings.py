@@ -63,8 +63,8 @@ def sizes_alike(
     """TOST over seeds for every pair of sizes; `values` are each size's, one a training.
 
     Equivalent when every pair is (an intersection-union test: no correction), different when the
-    95 % interval of some pair, corrected for the number of pairs, excludes 0. Variances of sizes
-    may differ (Welch).
+    interval of some pair at 1 - alpha, corrected for the number of pairs, excludes 0. Variances of
+    sizes may differ (Welch).
     """
     too_few = not_enough({size: len(seeds) for size, seeds in values.items()})
     if too_few is not None:
@@ -72,7 +72,7 @@ def sizes_alike(
 
     names = list(combinations(values, 2))
     pairs = [_pair(name, values, margin=margin, alpha=alpha) for name in names]
-    corrected = 1 - 0.05 / len(names)
+    corrected = 1 - alpha / len(names)
     wider = [_welch(values[one], values[other], level=corrected)[0] for one, other in names]
     apart = any(difference.excludes(0.0) for difference in wider)
 
