@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.models.spec import ModelSpec
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -67,7 +67,7 @@ def _of_hub(spec: ModelSpec) -> Path:
         raise InputError(f"{spec.repo} has no revision {spec.revision} on the hub") from None
     except (RepositoryNotFoundError, HfHubHTTPError) as problem:
         raise InputError(
-            f"{spec.repo} at {spec.revision}: the hub refused: {str(problem).splitlines()[0]}"
+            f"{spec.repo} at {spec.revision}: the hub refused: {first_line(problem)}"
         ) from None
     except (OSError, HTTPError):
         raise InputError(
