@@ -320,10 +320,11 @@ def _check_size(folder: Path) -> None:
     """InputError for a configuration out of all proportion to the weights: transformers would draw
     what they lack for minutes, and then find that they do not fit."""
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # Sizes alone, no memory; and no number is drawn that anybody else would have drawn.
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), no_init_weights(), torch.device("meta"):
         sizes = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
     held = sum(file.stat().st_size for file in weight_files(folder))

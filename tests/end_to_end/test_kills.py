@@ -72,9 +72,8 @@ TRAININGS = {
 }
 MODELS = ["induction-lab", "models"]
 PROFILE = ["induct", "profile"]
-# What draws, behind what it draws from: with scores, from files alone, and into a run's folder.
+# What draws, behind what it draws from: figures of a study, of a run into its folder, and a page.
 DRAWINGS = {
-    "profile": [MODELS, PROFILE],
     "figures": [MODELS, PROFILE, ["induct", "figures"]],
     "visualize": [TRAININGS["eigen-phase"], ["eigen-phase", "visualize", "mine/tiled-s3"]],
     "page": [MODELS, PROFILE, ["induction-lab", "report", "--out", "report"]],
@@ -230,6 +229,13 @@ PIPELINE = {
             "params": [{"profiles/small.yaml": ["pythia_topology"]}],
             "outs": ["data/pythia_topology/scores/profile"],
             "metrics": [{"data/pythia_topology/metrics/profile": {"cache": False}}],
+        },
+        "figures": {
+            "cmd": "induct figures",
+            "deps": [
+                "data/pythia_topology/scores/profile",
+                "data/pythia_topology/metrics/profile",
+            ],
             "plots": [{"data/pythia_topology/figures": {"cache": False}}],
         },
     }
@@ -249,7 +255,7 @@ REACHED = {
 def pipeline(
     project: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Project, dict[str, bytes]]:
-    """The same project with two stages, whose commands are DVC's children, and what they make."""
+    """The same project with three stages, whose commands are DVC's children, and what they make."""
     made = tmp_path_factory.mktemp("pipeline")
     shutil.copytree(project.base, made / "base")
     (made / "base" / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
