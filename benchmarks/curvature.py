@@ -285,7 +285,7 @@ def _study(repetitions: int) -> list[Row]:
 
         def work() -> None:
             with TemporaryDirectory() as folder:
-                train_run("benchmark", training, Path(folder) / "run")
+                train_run("benchmark", training, Path(folder) / "run", ceiling_draws=1000)
 
         return work
 

@@ -94,7 +94,8 @@ def test_y_is_alpha_x_and_the_skip_of_the_stock_model_in_every_layer() -> None:
 def test_y_is_checked_some_channels_at_a_time_where_whole_matrices_do_not_fit(
     kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = as_mamba(subject_of(build("mamba").to(kind), name="small", bos=0))
+    model: Any = build("mamba")
+    subject = as_mamba(subject_of(model.to(kind), name="small", bos=0))
     one = 45**2 * kind.itemsize
     monkeypatch.setattr(hidden_attention, "LARGEST_MATRICES", 3 * one + 1)
     assert (reconstruction_error(subject, some_ids()) < 2e-6).all()

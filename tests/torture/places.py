@@ -241,8 +241,9 @@ def _eigen_run(home: Path) -> Path:
     section = read_section("eigen_phase", EigenPhase, "smoke")
     changes = {"num_steps": 4, "eval_interval": 2, "eigen_interval": 2, "checkpoint_interval": 2}
     training = section.runs["tiled-s0"].model_copy(update=changes | {"warmup": 1})
-    train_run("tiled-s0", training, home / "runs" / "tiled-s0")
-    return home / "runs" / "tiled-s0"
+    place = home / "runs" / "tiled-s0"
+    train_run("tiled-s0", training, place, ceiling_draws=section.ceiling_draws)
+    return place
 
 
 def _cursive_run(home: Path) -> Path:
