@@ -18,7 +18,7 @@ WITHOUT_DASK = (
 
 
 def said(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[str]]:
-    """Exit code of a command and its lines on standard error."""
+    """Exit code of a command and its lines on standard error, but for its sign of life."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -27,7 +27,8 @@ def said(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[s
         text=True,
         check=False,
     )
-    return done.returncode, done.stderr.splitlines()
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]
+    return done.returncode, lines
 
 
 @pytest.fixture
