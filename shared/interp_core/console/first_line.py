@@ -25,13 +25,20 @@ def say_before_loading() -> None:
 
 
 class _Saying(MetaPathFinder):
-    """Finds nothing: it is asked for every import, and speaks at the first slow one."""
+    """Finds nothing: it is asked for every import, and speaks at the first slow one.
+
+    It stays where it is: the list is being walked while it is asked, and who takes itself out of it
+    has the next one passed over (processor.py's, on which the committed bytes hang).
+    """
+
+    def __init__(self) -> None:
+        self._has_spoken = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name in _SLOW:
-            sys.meta_path.remove(self)
+        if name in _SLOW and not self._has_spoken:
+            self._has_spoken = True
             click.echo(f"loading {_named()}...", err=True)
         return None
 
