@@ -104,7 +104,8 @@ def test_a_name_that_is_no_file_name_is_refused_wherever_a_profile_has_one(
     with pytest.raises(InputError) as problem:
         check(schema, with_name(section, key, name), where="mine.yaml")
     said = str(problem.value)
-    assert said.startswith(f"mine.yaml: `{key}.{name}`: becomes a file's name: letters, digits,")
+    shown = name.replace("\n", "\\n")  # a refusal is one printable line
+    assert said.startswith(f"mine.yaml: `{key}.{shown}`: becomes a file's name: letters, digits,")
 
 
 @pytest.mark.parametrize("name", NO_FILE_NAMES)

@@ -95,7 +95,7 @@ def test_a_list_takes_what_follows_up_to_the_next_option(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["stumble", "input"], "error: no such thing\n"),
+        (["stumble", "input"], "error: no such\\n thing\n"),
         (["stumble", "ENOSPC"], "error: cannot write out/file.npz: No space left on device\n"),
         (["stumble", "EACCES"], "error: cannot write out/file.npz: Permission denied\n"),
         (["stumble", "EDQUOT"], "error: cannot write out/file.npz: Disk quota exceeded\n"),

@@ -142,7 +142,10 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     }
     folder = project(tmp_path, alone)
     code = (
+        "import signal\n"
         "from pathlib import Path\n"
+        # Whoever runs the tests may ignore Ctrl-C, and a process inherits that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from interp_core.pipeline.reproduce import reproduce\n"
         f"reproduce(Path({str(folder)!r}), 1)"
     )

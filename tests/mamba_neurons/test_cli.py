@@ -326,7 +326,7 @@ def test_texts_longer_than_the_limit_are_cut_counted_and_said(tmp_path: Path) ->
             ["delta", "--text-limit", 1, "--repeats", 0],
             r"1 texts and 0 rows of repeats are too few",
         ),
-        (["delta", "--texts", "not-there.txt"], r"not-there.txt is not there"),
+        (["delta", "--texts", "not-there.txt"], r"not-there.txt does not exist"),
         (
             ["delta", "--text-length", 12],
             r"period: two copies of 8 tokens and BOS are longer than text_length 12",

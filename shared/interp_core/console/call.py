@@ -197,19 +197,22 @@ class Call(Generic[P]):
         anything is computed. Not `loaded` are models of which only files are drawn: no hub is
         asked for them."""
         found: dict[str, str] = {}
-        for model in models:
+        specs = [(model, spec_of(model, self.known)) for model in models]
+
+        for model, spec in specs:
             name = short_name(model)
             if name in found:
                 raise InputError(
                     f"two models would write files of the name {name}: rename a folder, or use two "
                     "--out"
                 )
-            spec = spec_of(model, self.known)
+            found[name] = self._origin(spec)
+        self.check_names(found)
+
+        for _, spec in specs:
             looked_at = spec.path is not None or (loaded and spec.source == "hub")
             if looked_at and not self.is_stage:
                 weight_files(folder_of(spec))
-            found[name] = self._origin(spec)
-        self.check_names(found)
         self._names.update(found)
 
     def _origin(self, spec: ModelSpec) -> str:
