@@ -9,7 +9,6 @@ import copy
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from interp_core.files.params import (
     read_section,
     read_yaml,
 )
+from interp_core.pipeline.reproduce import DVC, written_by
 
 FOLDER = "published"
 ANSWERS = "answers.json"  # in each study's folder of data/
@@ -103,7 +103,7 @@ def _run_in_a_copy(name: str, root: Path, content: Mapping[str, Any], stage: str
     place = root / ".scratch" / FOLDER / name
     _lay(place, root, content)
     click.echo(f"{name}: {place}")
-    _run(["dvc", "repro", stage], place, module=True)
+    _run([*DVC, "repro", stage], place)
     return place
 
 
@@ -131,10 +131,7 @@ def _answers_of(study: str, root: Path) -> tuple[str, str]:
     written = f"data/{study}/{ANSWERS}"
 
     for name, stage in stages.items():
-        places = [
-            next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])
-        ]
-        if written in places:
+        if written in written_by(stage):
             return name, stage["cmd"].split()[0]
 
     raise InputError(f"{root / 'dvc.yaml'}: no stage writes {written}")
@@ -156,7 +153,7 @@ def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         _run(["git", "clone", "--quiet", "--shared", str(root), str(place)], root)
         cache = str(root / ".dvc" / "cache")
-        _run(["dvc", "cache", "dir", "--local", cache], place, module=True)
+        _run([*DVC, "cache", "dir", "--local", cache], place)
 
     if _output(["git", "rev-parse", "HEAD"], place) != revision:
         _run(["git", "fetch", "--quiet", "origin", revision], place)
@@ -168,11 +165,10 @@ def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
     (place / "params.yaml").write_text(f"profile: {FOLDER}\n")
 
 
-def _run(command: list[str], folder: Path, *, module: bool = False) -> None:
+def _run(command: list[str], folder: Path) -> None:
     """Run a program in a folder, on that folder's own code. InputError when it fails."""
     code = os.pathsep.join(str(folder / home) for home in ("shared", "packages"))
-    started = [sys.executable, "-P", "-m", *command] if module else command
-    done = subprocess.run(started, cwd=folder, env={**os.environ, "PYTHONPATH": code}, check=False)
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": code}, check=False)
 
     if done.returncode:
         raise InputError(f"{' '.join(command)} failed in {folder}: what it printed is above")

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from interp_core.errors import InputError
 from interp_core.files.params import read_yaml
 
-_DVC = (sys.executable, "-P", "-m", "dvc")  # -P: no module out of the project's folder
+DVC = (sys.executable, "-P", "-m", "dvc")  # -P: no module out of the project's folder
+_WRITTEN = ("outs", "metrics", "plots")
 _LOOK_SECONDS = 1.0  # between two looks at the clock, for the line below what is printed
 
 
@@ -46,8 +47,6 @@ def reproduce(root: Path, at_once: int) -> None:
     other is begun then, and those that run come to their end.
     """
     changed = _changed(root)
-    if changed is None:  # DVC has said why
-        raise InputError("`dvc status` failed: what it printed is above")
     if not changed:
         click.echo("Data and pipelines are up to date.")
         return
@@ -59,10 +58,7 @@ def reproduce(root: Path, at_once: int) -> None:
 def stages_read(stages: Mapping[str, Any]) -> dict[str, set[str]]:
     """Of every stage of a dvc.yaml, the stages whose outputs it reads."""
     writer = {
-        PurePosixPath(path): name
-        for name, stage in stages.items()
-        for kind in ("outs", "metrics", "plots")
-        for path in _paths(stage.get(kind) or ())
+        PurePosixPath(path): name for name, stage in stages.items() for path in written_by(stage)
     }
 
     reads = {}
@@ -74,6 +70,11 @@ def stages_read(stages: Mapping[str, Any]) -> dict[str, set[str]]:
             if any(out == path or out in path.parents or path in out.parents for path in wanted)
         }
     return reads
+
+
+def written_by(stage: Mapping[str, Any]) -> list[str]:
+    """Paths that a stage of a dvc.yaml writes."""
+    return [path for kind in _WRITTEN for path in _paths(stage.get(kind) or ())]
 
 
 def _paths(entries: Iterable[str | Mapping[str, Any]]) -> list[str]:
@@ -99,24 +100,27 @@ def _with_readers(stages: set[str], reads: Mapping[str, set[str]]) -> list[str]:
     return [stage for stage in reads if stage in wanted]
 
 
-def _changed(root: Path) -> set[str] | None:
-    """Stages that DVC finds out of date; None where it ends in an error, which it prints."""
-    asked = [*_DVC, "status", "--json"]
+def _changed(root: Path) -> set[str]:
+    """Stages that DVC finds out of date. InputError where it ends in an error, which it prints."""
+    asked = [*DVC, "status", "--json"]
     done = subprocess.run(asked, cwd=root, stdout=subprocess.PIPE, text=True, check=False)
-    return None if done.returncode else set(json.loads(done.stdout))
+    if done.returncode:
+        raise InputError("`dvc status` failed: what it printed is above")
+    return set(json.loads(done.stdout))
 
 
 def _run(root: Path, wanted: list[str], reads: Mapping[str, set[str]], at_once: int) -> None:
     waiting = list(wanted)
-    unmade = set(wanted)
     running: dict[str, _Running] = {}
     failed: list[str] = []
     lines: queue.Queue[tuple[str, str | None]] = queue.Queue()
 
     bar = tqdm(total=len(wanted), unit="stage", disable=None, leave=False)
     try:
-        while running or (waiting and not failed):
-            for stage in _startable(waiting, reads, unmade, at_once - len(running), failed):
+        while running or waiting:
+            unmade = {*waiting, *running}
+            ready = [stage for stage in waiting if not reads[stage] & unmade]
+            for stage in ready[: at_once - len(running)]:
                 waiting.remove(stage)
                 running[stage] = _start(stage, root, lines)
                 tqdm.write(f"{stage}: begins")
@@ -134,11 +138,10 @@ def _run(root: Path, wanted: list[str], reads: Mapping[str, set[str]], at_once: 
             ended = running.pop(stage)
             code = ended.process.wait()
             tqdm.write(f"{stage}: {'failed' if code else 'ended'} after {_clock(ended)}")
+            bar.update()
             if code:
                 failed.append(stage)
-            else:
-                unmade.remove(stage)
-                bar.update()
+                waiting.clear()
     except BaseException:
         _interrupt(running.values())
         raise
@@ -147,19 +150,6 @@ def _run(root: Path, wanted: list[str], reads: Mapping[str, set[str]], at_once: 
 
     if failed:
         raise InputError(f"stage {failed[0]} failed: its lines are above")
-
-
-def _startable(
-    waiting: list[str],
-    reads: Mapping[str, set[str]],
-    unmade: set[str],
-    places: int,
-    failed: list[str],
-) -> list[str]:
-    """As many waiting stages as there are places, of which everything that they read is made."""
-    if failed:
-        return []
-    return [stage for stage in waiting if not reads[stage] & unmade][:places]
 
 
 def _start(stage: str, root: Path, lines: "queue.Queue[tuple[str, str | None]]") -> _Running:
@@ -171,7 +161,7 @@ def _start(stage: str, root: Path, lines: "queue.Queue[tuple[str, str | None]]")
     # in two threads became ten times slower beside one.
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     process = subprocess.Popen(
-        [*_DVC, "--wait-for-lock", "repro", "--quiet", "--single-item", stage],
+        [*DVC, "--wait-for-lock", "repro", "--quiet", "--single-item", stage],
         cwd=root,
         env=environment,
         stdin=subprocess.DEVNULL,
