@@ -22,14 +22,15 @@ WORDS = Words(
     question="Does a transformer that writes cursive use induction circuits?",
     verdict=(
         "Not by writing alone: largest excess {largest_excess_writing:interval}; "
-        "the copying control has {largest_excess_control}."
+        "taught to copy, {published.largest_excess_writing:interval}."
     ),
     not_found=(
         "Induction in handwriting that nobody taught, on any family of repeats.",
         "Copying of another writer's word, in either model.",
         "Which of the control's seven heads are needed one by one: the verdict is about three "
         "together.",
-        "More than one training a model: every interval is over prompts or words of that run.",
+        "More than one training of the model that writes alone: its intervals are over prompts or "
+        "words of one run.",
     ),
     captions={
         "ablation.png": Caption(

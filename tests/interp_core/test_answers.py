@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from interp_core import cli
 from interp_core.console.answers import Answer, from_json
 from interp_core.console.answers_table import committed, published, shown, table, verdict
+from interp_core.files.artifacts import save_json
 from planted_answers import PLANTED, planted, save
 
 ROOT = Path(__file__).parents[2]
@@ -286,6 +287,21 @@ def test_one_training_stands_beside_the_published_interval(project: Path) -> Non
     assert "published" not in "".join(after)  # nothing is published of centre of tall
     assert sum("published" in line for line in lines) == 1
     assert lines[-1].endswith("the same")
+
+
+def test_trainings_of_another_kind_say_what_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "pythia_topology"
+    entry = {**ANSWER.__dict__, "unit": "trainings"}
+    del entry["name"]
+    save_json(folder / "answers.json", {"centre_of_short": entry})
+    save_json(folder / "made.json", {"says": "wider, taught to copy first"})
+
+    (found,) = published(tmp_path, ["pythia_topology"])["pythia_topology"]
+    assert found.unit == "trainings, wider, taught to copy first"
+
+    save_json(folder / "made.json", {"says": ""})
+    (found,) = published(tmp_path, ["pythia_topology"])["pythia_topology"]
+    assert found.unit == "trainings"
 
 
 def test_nothing_published_leaves_no_line(project: Path) -> None:

@@ -11,7 +11,9 @@ from scipy import stats
 from interp_core.cli import main
 from interp_core.console.answers import Answer, over_trainings
 from interp_core.errors import InputError
-from interp_core.files.params import read_yaml
+from interp_core.files.artifacts import load_json
+from interp_core.files.params import profile_path, read_yaml
+from interp_core.pipeline import published
 from interp_core.pipeline.published import Published, Repeats, _answers_of, publish, with_seed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +92,45 @@ def test_the_stage_that_writes_a_studys_answers_is_found(study: str) -> None:
 def test_every_study_is_published() -> None:
     studies = {file.parent.name for file in (ROOT / "packages").glob("*/cli.py")}
     assert set(LONG["published"]["studies"]) == studies
+
+
+@pytest.mark.parametrize("study", [folder.name for folder in (ROOT / "published").glob("*/")])
+def test_what_is_published_says_what_it_was_made_from(study: str) -> None:
+    made = load_json(ROOT / "published" / study / "made.json")
+    repeats = Published.model_validate(read_yaml(profile_path(made["profile"]))["published"])
+
+    assert re.fullmatch("[0-9a-f]{40}", made["revision"])
+    assert set(made["seeds"]) <= {*repeats.studies[study].seeds}
+    assert made["says"] == repeats.studies[study].says
+
+    answers = load_json(ROOT / "published" / study / "answers.json")
+    if made["seeds"]:
+        assert max(answer["n"] for answer in answers.values()) == len(made["seeds"])
+
+
+def test_what_the_answers_were_made_from_lies_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies' runs and the study's program are left out: what `publish` does around them."""
+    monkeypatch.setattr(published, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(published, "_answers_of", lambda study, root: ("last", "program"))
+    monkeypatch.setattr(published, "_check_committed", lambda root: None)
+    monkeypatch.setattr(published, "_revision", lambda folder: "a" * 40)
+    monkeypatch.setattr(published, "_run_in_a_copy", lambda name, *_: tmp_path / name)
+    called: list[list[str]] = []
+    monkeypatch.setattr(published, "_run", lambda command, folder: called.append(command))
+
+    out = publish("cursive_circuits", "long")
+
+    repeats = Published.model_validate(LONG["published"]).studies["cursive_circuits"]
+    assert load_json(out / "made.json") == {
+        "profile": "long",
+        "seeds": [*repeats.seeds],
+        "replaced": [*repeats.vary],
+        "says": "wider, taught to copy first",
+        "revision": "a" * 40,
+    }
+    assert [command.count("--trainings") for command in called] == [len(repeats.seeds)]
 
 
 def test_seeds_that_replace_nothing_are_refused() -> None:

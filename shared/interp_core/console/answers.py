@@ -17,6 +17,7 @@ from interp_core.files.artifacts import load_json, save_json
 from interp_core.files.params import project_root
 
 FILE = "answers.json"
+EACH = "by_training.json"  # beside answers over trainings: those of every training, in order
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ def write(
     """A study's answers, read from its metrics, into `answers.json` of its folder.
 
     With `trainings`, the folders that its runs left, one a training: the answers over them, into
-    `out`. InputError when that is not named.
+    `out`, and beside them those of each. InputError when `out` is not named.
     """
     if trainings:
         if out is None:
             raise InputError("--trainings needs --out, a folder for the answers over them")
 
         hold(out)
-        answers = over_trainings([read(folder / "metrics") for folder in trainings])
+        each = [read(folder / "metrics") for folder in trainings]
+        answers = over_trainings(each)
+        save_json(out / EACH, {"trainings": [to_json(one) for one in each]})
         told = f"{study}, {len(answers)} answers over {len(trainings)} trainings"
         place = out / FILE
     else:

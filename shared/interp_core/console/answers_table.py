@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from interp_core.console.answers import FILE, Answer, from_json
@@ -12,6 +13,7 @@ from interp_core.files.artifacts import load_json
 Answers = Mapping[str, list[Answer]]  # by study
 Row = tuple[str, ...]
 PUBLISHED = "  published, over trainings"
+MADE = "made.json"  # beside answers over trainings: what they were made from
 
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
@@ -21,9 +23,20 @@ def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
 
 
 def published(folder: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
-    """The answers over trainings, of the studies that have some in `folder`/STUDY."""
-    files = {study: folder / study / FILE for study in studies}
-    return {study: from_json(load_json(file)) for study, file in files.items() if file.is_file()}
+    """The answers over trainings, of the studies that have some in `folder`/STUDY.
+
+    Where these are no more of the run's own trainings, their unit says what they are.
+    """
+    places = {study: folder / study for study in studies}
+    there = {study: place for study, place in places.items() if (place / FILE).is_file()}
+    return {study: _over_trainings(place) for study, place in there.items()}
+
+
+def _over_trainings(place: Path) -> list[Answer]:
+    made = place / MADE
+    says = load_json(made).get("says") if made.is_file() else None
+    answers = from_json(load_json(place / FILE))
+    return [replace(one, unit=f"{one.unit}, {says}") if says else one for one in answers]
 
 
 def table(yours: Answers, theirs: Answers, over_trainings: Answers | None = None) -> list[str]:

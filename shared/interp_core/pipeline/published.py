@@ -2,7 +2,8 @@
 
 One training is one draw. What a study says about *models* is said over several of them: the same
 pipeline, the same stimuli, other seeds of weights and batches. The profile says which seeds, and
-which of its keys they replace; what the runs give together lies in `published/STUDY`.
+which of its keys they replace; what the runs give together lies in `published/STUDY`, with
+`made.json`: the profile, the seeds and the commit that made it.
 """
 
 import copy
@@ -17,7 +18,10 @@ import click
 import yaml
 from pydantic import NonNegativeInt, model_validator
 
+from interp_core.console.answers import FILE as ANSWERS
+from interp_core.console.answers_table import MADE
 from interp_core.errors import InputError
+from interp_core.files.artifacts import save_json
 from interp_core.files.locks import locked_file
 from interp_core.files.params import (
     FileName,
@@ -30,7 +34,6 @@ from interp_core.files.params import (
 from interp_core.pipeline.reproduce import DVC, written_by
 
 FOLDER = "published"
-ANSWERS = "answers.json"  # in each study's folder of data/
 
 
 class Repeats(Params):
@@ -39,6 +42,8 @@ class Repeats(Params):
     seeds: tuple[NonNegativeInt, ...] = ()
     # keys of the profile that each seed replaces, dots between their parts
     vary: tuple[str, ...] = ()
+    # what sets the trainings apart, where they are not those of the laptop with other seeds
+    says: str = ""
 
     @model_validator(mode="after")
     def _seeds_replace_something(self) -> "Repeats":
@@ -81,11 +86,13 @@ def _publish(study: str, repeats: Repeats, profile: str, root: Path) -> Path:
     _check_committed(root)
 
     out = root / FOLDER / study
+    revision = _revision(root)
 
     if not repeats.seeds:
         ran = _run_in_a_copy(f"{profile}-{study}", root, content, stage)
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ran / "data" / study / ANSWERS, out / ANSWERS)
+        record(out, profile, repeats, revision)
         return out
 
     folders = []
@@ -95,7 +102,20 @@ def _publish(study: str, repeats: Repeats, profile: str, root: Path) -> Path:
         folders.append(ran / "data" / study)
 
     _run([program, "answers", *_each("--trainings", folders), "--out", str(out)], root)
+    record(out, profile, repeats, revision)
     return out
+
+
+def record(out: Path, profile: str, repeats: Repeats, revision: str) -> None:
+    """What the answers in a folder of `published/` were made from, beside them."""
+    made = {
+        "profile": profile,
+        "seeds": list(repeats.seeds),
+        "replaced": list(repeats.vary),
+        "says": repeats.says,
+        "revision": revision,
+    }
+    save_json(out / MADE, made)
 
 
 def _run_in_a_copy(name: str, root: Path, content: Mapping[str, Any], stage: str) -> Path:
@@ -147,7 +167,7 @@ def _check_committed(root: Path) -> None:
 
 def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
     """A copy of the last commit with a profile of its own; one that is there goes on."""
-    revision = _output(["git", "rev-parse", "HEAD"], root)
+    revision = _revision(root)
 
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +175,7 @@ def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
         cache = str(root / ".dvc" / "cache")
         _run([*DVC, "cache", "dir", "--local", cache], place)
 
-    if _output(["git", "rev-parse", "HEAD"], place) != revision:
+    if _revision(place) != revision:
         _run(["git", "fetch", "--quiet", "origin", revision], place)
         # Its files are copies of commits and what the pipeline wrote: nothing of a person's.
         _run(["git", "checkout", "--quiet", "--force", "--detach", revision], place)
@@ -163,6 +183,10 @@ def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
     written = yaml.safe_dump(dict(content), sort_keys=False)
     (place / "profiles" / f"{FOLDER}.yaml").write_text(written)
     (place / "params.yaml").write_text(f"profile: {FOLDER}\n")
+
+
+def _revision(folder: Path) -> str:
+    return _output(["git", "rev-parse", "HEAD"], folder)
 
 
 def _run(command: list[str], folder: Path) -> None:
