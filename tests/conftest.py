@@ -3,7 +3,12 @@
 Models are small_models.py (random) and known_circuits.py (built by hand).
 """
 
+import builtins
 import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from interp_core import processor
 
@@ -24,8 +29,32 @@ import known_circuits as known
 from interp_core.loading import subject_of
 from interp_core.models.subject import Subject
 
+ROOT = Path(__file__).parents[1]
+OURS = {
+    file.parent.name for home in ("shared", "packages") for file in ROOT.glob(f"{home}/*/cli.py")
+}
+
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _integers_alone_are_summed_by_python() -> Iterator[None]:
+    """Python 3.12 adds floats in another way than 3.11: the last digits of a result would depend on
+    the version. `math.fsum` gives the nearest float on all of them.
+    """
+    added = builtins.sum
+
+    def guarded(values: Iterable[Any], /, start: Any = 0) -> Any:
+        found = added(values, start)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if type(found) is float and caller.split(".")[0] in OURS:
+            raise AssertionError(f"{caller} adds floats with sum: math.fsum is the same everywhere")
+        return found
+
+    builtins.sum = guarded  # pyright: ignore[reportAttributeAccessIssue]
+    yield
+    builtins.sum = added
 
 
 @pytest.fixture(autouse=True, scope="session")

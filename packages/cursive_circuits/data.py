@@ -4,6 +4,7 @@ trained on.
 Row i of step n is a function of the seed, n and i alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,8 +42,8 @@ class Mixture(Params):
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "Mixture":
-        if abs(sum(self.shares) - 1) > 1e-9:
-            raise ValueError(f"the shares of rows must sum to 1, not {sum(self.shares):g}")
+        if abs(math.fsum(self.shares) - 1) > 1e-9:
+            raise ValueError(f"the shares of rows must sum to 1, not {math.fsum(self.shares):g}")
         return self
 
     @property

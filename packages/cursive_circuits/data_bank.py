@@ -113,10 +113,13 @@ def from_published(points: Points) -> tuple[Points, Bool[np.ndarray, " published
 
 
 def save_bank(path: Path, items: Iterable[Item]) -> None:
-    """The items as bank.json inside a zip, with fixed times: equal items, equal bytes."""
-    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    """The items as bank.json inside a zip: equal items, equal bytes.
+
+    Times are fixed, and nothing is compressed: what deflate writes depends on the zlib that a
+    system's Python was built with.
+    """
+    with replacing(path) as part, zipfile.ZipFile(part, "w") as archive:
         entry = zipfile.ZipInfo("bank.json", date_time=(1980, 1, 1, 0, 0, 0))
-        entry.compress_type = zipfile.ZIP_DEFLATED
         with archive.open(entry, "w") as written:
             for number, item in enumerate(items):
                 text = json.dumps(item.entry, separators=(",", ":"))

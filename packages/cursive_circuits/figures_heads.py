@@ -1,5 +1,6 @@
 """Heads: excess and other scores, offset profiles, what a repeat is worth, alignment."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def score_maps(scored: Mapping[str, tuple[str, Arrays]], path: Path) -> None:
     layers = [len(scores[f"{family}/previous_token"]) for family, scores in scored.values()]
 
     with drawing(
-        path, width=2.25 * len(there) + 0.7, height=1.0 + sum(0.9 + 0.5 * n for n in layers)
+        path, width=2.25 * len(there) + 0.7, height=1.0 + math.fsum(0.9 + 0.5 * n for n in layers)
     ) as figure:
         grid = figure.subplots(len(scored), len(there), squeeze=False, height_ratios=layers)
 

@@ -6,6 +6,7 @@ Lanczos with full reorthogonalisation, twice where once is not enough: in it a R
 stopping on true residuals costs no product.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -356,7 +357,7 @@ def trace(operator: Operator, *, products: int, generator: torch.Generator) -> T
 
     # The subspace in which most of the trace lies, and then only what is left by chance.
     found = torch.linalg.qr(torch.stack([operator(row) for row in signs()], dim=1)).Q
-    inside = sum(float(column @ operator(column)) for column in found.T)
+    inside = math.fsum(float(column @ operator(column)) for column in found.T)
 
     outside = signs()
     outside = outside - (outside @ found) @ found.T

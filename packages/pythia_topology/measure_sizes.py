@@ -5,6 +5,7 @@ best where a size's centre lies: a constant relative depth, a constant layer, or
 of layers after the previous-token heads? From the profile files of several runs, nothing else.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -132,4 +133,4 @@ def _predictions(
     for one in _trainings(profiles):
         by_size.setdefault(one.size, []).append(fitted * slope_of(one) + start_of(one))
 
-    return {size: sum(values) / len(values) for size, values in by_size.items()}
+    return {size: math.fsum(values) / len(values) for size, values in by_size.items()}

@@ -14,6 +14,7 @@ from cursive_circuits.data_bank import Item, load_bank, published, save_bank
 from cursive_circuits.data_taken import Published, take, thinned
 from cursive_circuits.data_tokens import Tokens
 from interp_core.errors import InputError
+from interp_core.files.artifacts import file_sha256
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 
@@ -214,3 +215,12 @@ def test_words_that_do_not_fit_are_left_out_and_counted() -> None:
         InputError, match="no word is left: 1 of 1 words are left out for characters"
     ):
         take([items[1]], **settings_of())
+
+
+def test_a_banks_bytes_are_those_of_every_python_and_zlib(tmp_path: Path) -> None:
+    points = np.array([[0.0, 0.5, 0.0], [0.25, 0.5, 1.0], [0.5, 1.0, 1.0]])
+    save_bank(tmp_path / "bank.zip", [Item("Ann", "i", points, None)] * 2)
+
+    # No file of ours is compressed, and no header forced: see `save_arrays`.
+    expected = "f5783c94e33aa61aae29a64cd69b4b8c3cba9ce79408176eb9e057e4bb0338e9"
+    assert file_sha256(tmp_path / "bank.zip") == expected

@@ -33,6 +33,8 @@ BROKEN_ARCHIVE = (
     OverflowError,
 )
 
+LARGEST_HEADER = 10_000  # bytes before an array in its .npy: NumPy refuses more when it reads
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -78,13 +80,19 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Named arrays as an uncompressed .npz; member times are fixed, so equal arrays give equal
-    bytes.
+    """Named arrays as an uncompressed .npz; equal arrays give equal bytes.
+
+    Member times are fixed. `np.savez` forces 64-bit headers, which Python's zipfile writes in
+    another way since 3.11.4; without force its bytes are those of every version.
     """
-    with replacing(path) as part:
-        np.savez(
-            part, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()}
-        )  # pyright: ignore[reportArgumentType]
+    with replacing(path) as part, zipfile.ZipFile(part, "w") as archive:
+        for name, array in arrays.items():
+            array = np.asarray(array)
+            member = zipfile.ZipInfo(f"{name}.npy")
+            # Whether the header must be of 64 bits is decided before anything is written.
+            member.file_size = array.nbytes + LARGEST_HEADER
+            with archive.open(member, "w") as written:
+                np.lib.format.write_array(written, array, allow_pickle=False)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

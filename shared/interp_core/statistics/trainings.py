@@ -118,12 +118,12 @@ def _welch(
     """Second less first, its standard error and degrees of freedom (Welch 1947)."""
     sides = [np.asarray(side, dtype=np.float64) for side in (first, second)]
     parts = [side.var(ddof=1) / len(side) for side in sides]
-    difference, variance = float(sides[1].mean() - sides[0].mean()), float(sum(parts))
+    difference, variance = float(sides[1].mean() - sides[0].mean()), math.fsum(parts)
 
     freedom = math.inf
     if variance > 0:
         each = zip(parts, sides, strict=True)
-        freedom = variance**2 / sum(part**2 / (len(side) - 1) for part, side in each)
+        freedom = variance**2 / math.fsum(part**2 / (len(side) - 1) for part, side in each)
 
     error = math.sqrt(variance)
     reach = float(special.stdtrit(freedom, (1 + level) / 2)) * error if error > 0 else 0.0
@@ -315,11 +315,12 @@ def jackknife(
         parts.append((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
         freedom.append(n - 1)
 
-    variance = sum(parts)
+    variance = math.fsum(parts)
     reach = 0.0
 
     if variance > 0:
-        df = variance**2 / sum(part**2 / free for part, free in zip(parts, freedom, strict=True))
+        each = zip(parts, freedom, strict=True)
+        df = variance**2 / math.fsum(part**2 / free for part, free in each)
         reach = float(special.stdtrit(df, (1 + level) / 2)) * math.sqrt(variance)
 
     return Interval(value, value - reach, value + reach, len(sizes), UNIT)

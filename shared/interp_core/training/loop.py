@@ -231,7 +231,7 @@ class _Trainer:
 
     def note_row(self, evaluate: Evaluation, keep: Callable[[History], bool], run: Run) -> Row:
         """Evaluate on the main process, extend the history, keep the weights."""
-        row: Row = {"step": self.step, "loss": sum(self.losses) / len(self.losses)}
+        row: Row = {"step": self.step, "loss": math.fsum(self.losses) / len(self.losses)}
         rate = self.recipe.rate(self.step)
         if self.accelerator.is_main_process:
             self.module.eval()
