@@ -185,6 +185,8 @@ def test_a_contrast_of_two_sizes_has_one_interval_wherever_it_is_said(
     runs: list[Path], tmp_path: Path
 ) -> None:
     """The headline number is the mean of each training's difference: the table's must be it."""
+    ends: list[str] = []
+
     for folder in runs:
         place = folder / "metrics" / "multisize" / "multi_size.json"
         compared = load_json(place)
