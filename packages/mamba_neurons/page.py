@@ -33,14 +33,16 @@ WORDS = Words(
         "Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?"
     ),
     verdict=(
-        "Spread thin: the best channel moves predictions {kl_of_best_channel} nats; "
-        "{share_needed_together} of channels must stay."
+        "Spread thin: best channel mean-ablated, {kl_of_best_channel} nats; "
+        "{share_needed_together:interval} of channels suffice within 1%."
     ),
     not_found=(
         "A channel, or a handful, that carries copying.",
-        "Channels whose step size marks a text: none differs between texts beyond chance.",
+        "Channels whose step size marks a text: none differs between texts beyond chance, but "
+        "small shares may be missed.",
         "A use for attention rollout as a ranking of channels.",
-        "A joint ranking that needs fewer units than ranking them one by one, at 1 % of the loss.",
+        "A joint ranking that gets by with fewer units than ranking them one by one, at 1 % of "
+        "the loss.",
         "One answer to “sparser than the transformer?”: it depends on the measure and on the "
         "layer.",
     ),
@@ -172,8 +174,9 @@ def page(run: Neurons) -> None:
         [_channels(run, name)],
         title=f"Channels of {name}",
         lead=(
-            f"The best of {causal['whole_model']['channels']} channels, {best['neuron']}, moves "
-            f"the predictions by {kl['value']:.3g} nats [{kl['low']:.3g}, {kl['high']:.3g}]."
+            f"Mean-ablated, the best of {causal['whole_model']['channels']} channels, "
+            f"{best['neuron']}, moves the predictions by {kl['value']:.3g} nats "
+            f"[{kl['low']:.3g}, {kl['high']:.3g}]."
         ),
         made={
             "command": f"mamba-neurons page --model {name}",

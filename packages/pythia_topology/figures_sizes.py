@@ -94,6 +94,7 @@ def _counted(found: Any, margin: float) -> str:
     left_out = f" · {without} without induction heads, left out" if without else ""
 
     return (
-        f"n = {n} trainings of each size, which differ by their seed alone{left_out}\n"
+        f"n = {n} trainings of each size, which differ by their seed alone{left_out} · "
+        "sizes are compared seed by seed\n"
         f"rules have one number each, fitted to all trainings · margin of equivalence {margin:g}"
     )

@@ -7,7 +7,6 @@ of layers after the previous-token heads? From the profile files of several runs
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from interp_core.errors import InputError
@@ -15,10 +14,10 @@ from interp_core.statistics.interval import student
 from interp_core.statistics.trainings import (
     RIVALS,
     UNIT,
+    SizesAlike,
     Training,
     compare_rivals,
     sizes_alike,
-    spread,
 )
 
 Report = Mapping[str, Any]
@@ -37,17 +36,23 @@ MEASURED = (
 def sizes_summary(
     profiles: Mapping[str, Sequence[Report]], *, margin: float, alpha: float
 ) -> dict[str, Any]:
-    """The content of sizes.json; `profiles` are each size's, one a training.
+    """The content of sizes.json; `profiles` are each size's, one a seed, in one order of seeds.
 
     A training without induction heads has no centre: it is left out, and counted. Intervals are
-    95 % over trainings (Student). InputError for a size whose trainings have other depths, and for
-    profiles of an older version.
+    95 % over trainings (Student); sizes are compared seed by seed, because a seed draws the same
+    tokens for each. InputError for a size whose trainings have other depths, and for profiles of an
+    older version.
     """
     sizes = {size: _of_size(size, reports) for size, reports in profiles.items()}
-    centres = {size: found["centre_of_mass"]["values"] for size, found in sizes.items()}
-    peaks = {size: found["peak_rel"]["values"] for size, found in sizes.items()}
 
-    alike = sizes_alike(centres, margin=margin, alpha=alpha)
+    def compared(measure: str) -> SizesAlike:
+        values = {
+            size: [_value(report, measure) for report in reports]
+            for size, reports in profiles.items()
+        }
+        return sizes_alike(values, margin=margin, alpha=alpha)
+
+    alike = compared("centre_of_mass")
     rivals = compare_rivals(_trainings(profiles))
     entries = rivals.to_json()
 
@@ -60,8 +65,7 @@ def sizes_summary(
         "equivalence_alpha": alpha,
         "sizes": sizes,
         "centre_of_mass": alike.to_json(),
-        "peak_rel": sizes_alike(peaks, margin=margin, alpha=alpha).to_json(),
-        "spread": asdict(spread(centres)),
+        "peak_rel": compared("peak_rel").to_json(),
         "rivals": entries["rivals"],
         "rivals_verdict": rivals.verdict,
         "verdict": f"relative depth: {alike.verdict}; best rule: {rivals.verdict}",

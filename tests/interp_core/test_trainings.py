@@ -12,9 +12,9 @@ from interp_core.statistics.trainings import (
     RIVALS,
     Training,
     compare_rivals,
+    holm,
     jackknife,
     sizes_alike,
-    spread,
 )
 
 DEPTH, LAYER, AFTER = RIVALS
@@ -30,21 +30,65 @@ def seeds_of(
     return {size: (mean + noise * rng.normal(size=n)).tolist() for size, mean in means.items()}
 
 
-def test_a_pair_is_tested_as_scipys_welch_does() -> None:
-    first, second, margin = [0.41, 0.44, 0.40, 0.47], [0.49, 0.45, 0.52], 0.15
+def test_a_pair_is_tested_as_scipys_paired_test_does() -> None:
+    first, second, margin = [0.41, 0.44, 0.40, 0.47], [0.49, 0.45, 0.52, 0.55], 0.15
     found = sizes_alike({"a": first, "b": second}, margin=margin, alpha=0.05).pairs[0]
-    theirs = scipy_stats.ttest_ind(second, first, equal_var=False)
+    theirs: Any = scipy_stats.ttest_rel(second, first)
     ends = theirs.confidence_interval(0.95)
-    assert found.difference.ends == pytest.approx((ends.low, ends.high), rel=1e-9)
+    assert (found.difference.n, found.difference.ends) == (
+        4,
+        pytest.approx((ends.low, ends.high), rel=1e-9),
+    )
 
     shifted = (("greater", np.add(second, margin)), ("less", np.subtract(second, margin)))
     one_sided = [
-        np.array(scipy_stats.ttest_ind(side, first, equal_var=False, alternative=alternative))[1]
+        np.array(scipy_stats.ttest_rel(side, first, alternative=alternative))[1]
         for alternative, side in shifted
     ]
-    assert found.p == pytest.approx(max(one_sided), rel=1e-9)
+    assert found.p == found.p_corrected == pytest.approx(max(one_sided), rel=1e-9)
     inner = theirs.confidence_interval(0.90)
     assert (found.low, found.high) == pytest.approx((inner.low, inner.high), rel=1e-9)
+
+
+def test_what_a_seed_does_to_all_sizes_is_no_difference_between_them() -> None:
+    """Seeds lie .4 apart, and sizes hardly at all in each: Welch's test would see nothing."""
+    of_seed = np.array([0.2, 0.6, 0.4, 0.3])
+    values = {"a": of_seed.tolist(), "b": (of_seed + np.array([0.01, 0.0, 0.02, 0.01])).tolist()}
+    assert sizes_alike(values, margin=0.1, alpha=0.05).verdict == "equivalent within 0.1"
+
+
+def test_a_training_without_a_value_takes_its_seed_out_of_its_pairs_alone() -> None:
+    values = {"a": [0.4, 0.5, 0.6], "b": [0.5, None, 0.8], "c": [0.4, 0.5, 0.7]}
+    pairs = sizes_alike(values, margin=0.1, alpha=0.05).pairs
+    assert [pair.difference.n for pair in pairs] == [2, 3, 2]
+    assert pairs[0].difference.value == pytest.approx(0.15)
+
+    apart: dict[str, list[float | None]] = {"a": [0.4, 0.5, None], "b": [None, 0.5, 0.6]}
+    few = "not enough trainings: fewer than 2 seeds of both a and b"
+    assert sizes_alike(apart, margin=0.1, alpha=0.05).verdict == few
+
+    with pytest.raises(InputError, match="seed by seed, and there are 2 of a, 3 of b trainings"):
+        sizes_alike({"a": [0.4, 0.5], "b": [0.4, 0.5, 0.6]}, margin=0.1, alpha=0.05)
+
+
+def test_ps_are_corrected_as_holm_does() -> None:
+    assert holm([0.04, 0.01, 0.03, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
+    assert holm([0.04] * 8) == pytest.approx([0.32] * 8)
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_among_pairs_that_differ_by_the_margin_holm_calls_hardly_any_equivalent() -> None:
+    rng, hits, raw = _rng(7), 0, 0
+
+    for _ in range(300):
+        values = seeds_of(rng, {"a": 0.0, "b": 0.1, "c": 0.2, "d": 0.3}, 5, 0.03)
+        pairs = sizes_alike(values, margin=0.1, alpha=0.05).pairs
+        hits += any(pair.p_corrected <= 0.05 for pair in pairs)
+        raw += any(pair.p <= 0.05 for pair in pairs)
+
+    assert hits / 300 <= 0.088  # .05 and three standard errors
+    assert raw / 300 > 0.1
 
 
 @pytest.mark.parametrize(
@@ -85,29 +129,16 @@ def test_one_training_of_a_size_is_not_enough_and_no_error(values: dict[str, lis
     found = sizes_alike(values, margin=0.1, alpha=0.05)
     assert (found.p, found.pairs, found.widest) == (None, [], None)
     assert found.verdict.startswith("not enough trainings")
-    assert spread(values).says == found.verdict
     few = [Training(size, 4, value, 0.0) for size, seeds in values.items() for value in seeds]
     assert compare_rivals(few).verdict == found.verdict
 
 
 def test_sizes_differ_at_the_level_that_is_asked_for() -> None:
-    values = {"a": [0.0, 1.0, 2.0], "b": [3.1, 4.1, 5.1]}
-    theirs: Any = scipy_stats.ttest_ind(values["a"], values["b"], equal_var=False)
+    values = {"a": [0.0, 1.0, 2.0], "b": [1.0, 2.6, 2.9]}
+    theirs: Any = scipy_stats.ttest_rel(values["a"], values["b"])
     assert 0.01 < theirs.pvalue < 0.05
     assert sizes_alike(values, margin=0.1, alpha=0.05).verdict == "different"
     assert sizes_alike(values, margin=0.1, alpha=0.01).verdict == "not decided"
-
-
-def test_spread_is_scipys_one_way_analysis_and_recovers_planted_variances() -> None:
-    groups = {"a": [1.0, 1.2, 0.9], "b": [1.5, 1.4], "c": [0.2, 0.6, 0.4, 0.3]}
-    found, theirs = spread(groups), scipy_stats.f_oneway(*groups.values())
-    assert (found.F, found.p) == pytest.approx((theirs.statistic, theirs.pvalue), rel=1e-9)
-
-    rng = _rng(3)
-    planted = {str(i): (2 * rng.normal() + 0.5 * rng.normal(size=4)).tolist() for i in range(800)}
-    many = spread(planted)
-    assert many.between == pytest.approx(4.0, rel=0.15)
-    assert many.within == pytest.approx(0.25, rel=0.15)
 
 
 def planted(rng: np.random.Generator, rival: str, noise: float, seeds: int = 5) -> list[Training]:

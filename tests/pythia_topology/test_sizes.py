@@ -90,9 +90,10 @@ def test_a_lucky_seed_of_each_size_decides_nothing() -> None:
 
 
 def test_seeds_that_differ_more_than_the_margin_are_not_equivalent() -> None:
-    """Means agree, but the seeds of a size lie .2 of the depth apart."""
+    """Means agree, but seeds lie .2 of the depth apart, in some sizes the other way."""
+    shares = {"4l": (0.35, 0.55), "6l": (0.55, 0.35), "8l": (0.35, 0.55)}
     found = {
-        name: [profile(name, share * n_layers - 0.5) for share in (0.35, 0.55)]
+        name: [profile(name, share * n_layers - 0.5) for share in shares[name]]
         for name, n_layers in LAYERS.items()
     }
     report = sizes_summary(found, **SETTINGS)
@@ -170,13 +171,58 @@ def test_answers_over_trainings_write_what_they_say_of_sizes(
     each = [part for folder in runs for part in ("--trainings", folder)]
     said = induct("answers", *each, "--out", out)
     assert (said.code, said.err) == (0, "")
-    assert {file.name for file in out.iterdir()} == {"answers.json", "sizes.json", "sizes.png"}
+    written = {"answers.json", "by_training.json", "sizes.json", "sizes.png"}
+    assert {file.name for file in out.iterdir()} == written
     assert load_json(out / "answers.json")["centre_of_short"]["n"] == 3
     short = load_json(out / "sizes.json")["sizes"]["short"]
     assert short["n_layers"] == 4
     assert short["without_top_heads"]["values"] == [-0.61] * 3
     assert short["without_best_layer"]["values"] == [-0.97] * 3
     assert "3 trainings of each size: relative depth:" in said.out
+
+
+def test_a_contrast_of_two_sizes_has_one_interval_wherever_it_is_said(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    """The headline number is the mean of each training's difference: the table's must be it."""
+    ends: list[str] = []
+
+    for folder in runs:
+        place = folder / "metrics" / "multisize" / "multi_size.json"
+        compared = load_json(place)
+        ends = [list(compared["models"])[end] for end in (0, -1)]
+        first, last = (
+            load_json(folder / "metrics" / "profile" / f"profile_{name}.json") for name in ends
+        )
+        (pair,) = [pair for pair in compared["pairs"] if pair["models"] == ends]
+        pair["centre_of_mass"]["difference"]["value"] = (
+            last["centre_of_mass"]["value"] - first["centre_of_mass"]["value"]
+        )
+        save_json(place, compared)
+
+    out = tmp_path / "published"
+    induct("answers", *(part for run in runs for part in ("--trainings", run)), "--out", out)
+    headline = load_json(out / "answers.json")["centre_difference"]
+    pairs = load_json(out / "sizes.json")["centre_of_mass"]["pairs"]
+    (said,) = [pair["difference"] for pair in pairs if pair["sizes"] == ends]
+
+    assert {name: headline[name] for name in said} == said
+
+
+def test_a_training_without_induction_heads_leaves_its_seed_out_of_its_pairs() -> None:
+    """The other seeds are still compared with their own, not with what moved up."""
+    found = trainings(DEPTH)
+    whole = sizes_summary(found, **SETTINGS)["centre_of_mass"]["pairs"]
+    found["6l"][0] |= dict.fromkeys(
+        ("centre_of_mass", "centre_in_layers", "peak_rel", "peak_layer")
+    )
+    pairs = sizes_summary(found, **SETTINGS)["centre_of_mass"]["pairs"]
+
+    assert [pair["difference"]["n"] for pair in pairs] == [4, 5, 4]
+    assert pairs[1]["difference"] == whole[1]["difference"]
+    centres = [[one["centre_of_mass"] for one in found[name]] for name in ("4l", "6l")]
+    differences = [six["value"] - four["value"] for four, six in zip(*centres, strict=True) if six]
+    assert pairs[0]["difference"]["value"] == pytest.approx(np.mean(differences))
 
 
 def test_the_figure_shows_every_training_and_every_rule(

@@ -2,10 +2,12 @@
 
     alike = sizes_alike({"2l": centres_2l, "4l": centres_4l}, margin=0.1, alpha=0.05)
     alike.verdict            # "equivalent within 0.1", "different", "not decided" or too few
+    alike.pairs[0].p_corrected               # what is said of one pair among all of them
     rivals = compare_rivals([Training("2l", 2, 0.9, 0.4), ...])      # RIVALS, by prediction error
 
 Several trainings of each size differ by their seeds alone; without two of each there is no test,
-which the results carry as a value.
+which the results carry as a value. A seed draws the tokens of every size's training, so sizes are
+compared seed by seed.
 """
 
 import math
@@ -18,8 +20,8 @@ import numpy as np
 from scipy import special
 
 from interp_core.errors import InputError
-from interp_core.statistics.interval import Interval
-from interp_core.statistics.resampling import equivalence_normal
+from interp_core.statistics.interval import Interval, student
+from interp_core.statistics.resampling import Equivalence, equivalence_normal
 
 FEWEST = 2  # trainings of a size: one has no spread
 UNIT = "trainings"
@@ -27,13 +29,18 @@ UNIT = "trainings"
 
 @dataclass(frozen=True)
 class PairOfSizes:
-    """Second mean less the first, with Welch's 95 % interval; the TOST's own interval and p."""
+    """Second less first in each seed: the mean with Student's 95 % interval, n seeds.
+
+    The equivalence test (TOST) has an interval of its own. `p_corrected` is Holm's over all pairs
+    (Holm 1979): what is said of one pair alone is said with it.
+    """
 
     sizes: tuple[str, str]
     difference: Interval
     low: float  # ends of the 1 - 2 alpha interval, which equivalence wants inside the margin
     high: float
     p: float
+    p_corrected: float
     equivalent: bool
 
 
@@ -58,30 +65,66 @@ class SizesAlike:
 
 
 def sizes_alike(
-    values: Mapping[str, Sequence[float]], *, margin: float, alpha: float
+    values: Mapping[str, Sequence[float | None]], *, margin: float, alpha: float
 ) -> SizesAlike:
-    """TOST over seeds for every pair of sizes; `values` are each size's, one a training.
+    """TOST over seeds for every pair of sizes; `values` are each size's, one a seed, in one order.
 
-    Equivalent when every pair is (an intersection-union test: no correction), different when the
-    interval of some pair at 1 - alpha, corrected for the number of pairs, excludes 0. Variances of
-    sizes may differ (Welch).
+    None is a training without a value: pairs leave its seed out. Equivalent when every pair is (an
+    intersection-union test: no correction), different when the interval of some pair at 1 - alpha,
+    corrected for the number of pairs, excludes 0. InputError for sizes with other numbers of seeds.
     """
-    too_few = not_enough({size: len(seeds) for size, seeds in values.items()})
+    pairs = list(combinations(values, 2))
+    too_few = not_enough({size: _count(seeds) for size, seeds in values.items()})
+
+    if too_few is None and len({len(seeds) for seeds in values.values()}) > 1:
+        counts = ", ".join(f"{len(seeds)} of {size}" for size, seeds in values.items())
+        raise InputError(f"sizes are compared seed by seed, and there are {counts} trainings")
+
+    if too_few is None:
+        too_few = _too_few_in_common(values, pairs)
+
     if too_few is not None:
         return SizesAlike(margin, alpha, [], None, too_few)
 
-    names = list(combinations(values, 2))
-    pairs = [_pair(name, values, margin=margin, alpha=alpha) for name in names]
-    corrected = 1 - alpha / len(names)
-    wider = [_welch(values[one], values[other], level=corrected)[0] for one, other in names]
-    apart = any(difference.excludes(0.0) for difference in wider)
+    differences = [_by_seed(values[one], values[other]) for one, other in pairs]
+    tests = [_equivalence(each, margin=margin, alpha=alpha) for each in differences]
+    corrected = holm([test.p for test in tests])
+    found = [
+        PairOfSizes(
+            sizes, student(each, unit=UNIT), test.low, test.high, test.p, p, test.equivalent
+        )
+        for sizes, each, test, p in zip(pairs, differences, tests, corrected, strict=True)
+    ]
 
-    if all(pair.equivalent for pair in pairs):
+    level = 1 - alpha / len(pairs)
+    apart = any(student(each, unit=UNIT, level=level).excludes(0.0) for each in differences)
+
+    if all(pair.equivalent for pair in found):
         verdict = f"equivalent within {margin:g}"
     else:
         verdict = "different" if apart else "not decided"
 
-    return SizesAlike(margin, alpha, pairs, max(pair.p for pair in pairs), verdict)
+    return SizesAlike(margin, alpha, found, max(pair.p for pair in found), verdict)
+
+
+def _count(seeds: Sequence[float | None]) -> int:
+    return sum(value is not None for value in seeds)
+
+
+def _by_seed(first: Sequence[float | None], second: Sequence[float | None]) -> np.ndarray:
+    """Second less first, in the seeds where both have a value."""
+    both = zip(first, second, strict=True)
+    return np.array([b - a for a, b in both if a is not None and b is not None])
+
+
+def _too_few_in_common(
+    values: Mapping[str, Sequence[float | None]], pairs: Sequence[tuple[str, str]]
+) -> str | None:
+    for one, other in pairs:
+        if len(_by_seed(values[one], values[other])) < FEWEST:
+            return f"not enough trainings: fewer than {FEWEST} seeds of both {one} and {other}"
+
+    return None
 
 
 def not_enough(counts: Mapping[str, int]) -> str | None:
@@ -96,86 +139,32 @@ def not_enough(counts: Mapping[str, int]) -> str | None:
     return None
 
 
-def _pair(
-    sizes: tuple[str, str], values: Mapping[str, Sequence[float]], *, margin: float, alpha: float
-) -> PairOfSizes:
-    difference, error, freedom = _welch(*(values[size] for size in sizes), level=0.95)
+def _equivalence(differences: np.ndarray, *, margin: float, alpha: float) -> Equivalence:
+    """One pair's TOST over its seeds."""
+    mean, n = float(differences.mean()), len(differences)
 
-    if error == 0:
-        # Trainings that agree exactly: nothing is left to test.
-        p = float(abs(difference.value) >= margin)
-        return PairOfSizes(sizes, difference, difference.value, difference.value, p, p == 0)
+    if np.ptp(differences) == 0:
+        # Seeds that agree exactly: nothing is left to test.
+        p = float(abs(mean) >= margin)
+        return Equivalence(mean, mean, mean, p, equivalent=p == 0)
 
-    test = equivalence_normal(
-        difference.value, error, margin=margin, alpha=alpha, degrees_of_freedom=freedom
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    return equivalence_normal(
+        mean, error, margin=margin, alpha=alpha, degrees_of_freedom=float(n - 1)
     )
-    return PairOfSizes(sizes, difference, test.low, test.high, test.p, test.equivalent)
 
 
-def _welch(
-    first: Sequence[float], second: Sequence[float], *, level: float
-) -> tuple[Interval, float, float]:
-    """Second less first, its standard error and degrees of freedom (Welch 1947)."""
-    sides = [np.asarray(side, dtype=np.float64) for side in (first, second)]
-    parts = [side.var(ddof=1) / len(side) for side in sides]
-    difference, variance = float(sides[1].mean() - sides[0].mean()), math.fsum(parts)
-
-    freedom = math.inf
-    if variance > 0:
-        each = zip(parts, sides, strict=True)
-        freedom = variance**2 / math.fsum(part**2 / (len(side) - 1) for part, side in each)
-
-    error = math.sqrt(variance)
-    reach = float(special.stdtrit(freedom, (1 + level) / 2)) * error if error > 0 else 0.0
-    n = len(sides[0]) + len(sides[1])
-    return Interval(difference, difference - reach, difference + reach, n, UNIT), error, freedom
-
-
-@dataclass(frozen=True)
-class Spread:
-    """One-way random effects: how much sizes differ beyond what seeds do.
-
-    Variances are in the square of the values' unit; `between` is 0 where sizes differ less than
-    seeds explain. F and p test that all sizes have one mean. None without enough trainings.
+def holm(p: Sequence[float]) -> list[float]:
+    """Each p corrected for all of them, in their order, at most 1: the least is times their number,
+    the next times one less, and none is below the one before (Holm 1979).
     """
+    corrected, least = [0.0] * len(p), 0.0
 
-    between: float | None
-    within: float | None
-    F: float | None
-    p: float | None
-    says: str
+    for rank, place in enumerate(np.argsort(p, kind="stable")):
+        least = max(least, min(1.0, (len(p) - rank) * p[place]))
+        corrected[place] = least
 
-
-def spread(values: Mapping[str, Sequence[float]]) -> Spread:
-    """Analysis of variance of `values`, each size's, one a training.
-
-    Searle, Casella and McCulloch 1992.
-    """
-    too_few = not_enough({size: len(seeds) for size, seeds in values.items()})
-    if too_few is not None:
-        return Spread(None, None, None, None, too_few)
-
-    groups = [np.asarray(seeds, dtype=np.float64) for seeds in values.values()]
-    counts = np.array([len(group) for group in groups], dtype=np.float64)
-    total, k = counts.sum(), len(groups)
-
-    means = np.array([group.mean() for group in groups])
-    grand = counts @ means / total
-    of_sizes = float(counts @ (means - grand) ** 2 / (k - 1))
-    within = float(sum(((group - group.mean()) ** 2).sum() for group in groups) / (total - k))
-
-    # Trainings of a size, on average, as unequal numbers of them weigh.
-    typical = (total - (counts**2).sum() / total) / (k - 1)
-    between = max(0.0, (of_sizes - within) / float(typical))
-
-    if within == 0:
-        return Spread(between, within, None, None, "seeds do not differ at all: no test")
-
-    F = of_sizes / within
-    p = float(special.fdtrc(k - 1, total - k, F))
-    return Spread(
-        between, within, F, p, f"{k} sizes, {int(total)} trainings: F = {F:.2f}, p = {p:.4f}"
-    )
+    return corrected
 
 
 @dataclass(frozen=True)
