@@ -67,9 +67,10 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
     # Conditions of one training are the last panel. Their names stand in the free place beside it,
     # or in a low row of their own.
     below = bool(single) and panels % columns == 0
-    heights = [1.0] * rows + [0.35] * below
+    low = 0.35 * below  # of a panel's height
+    heights = [1.0] * rows + [low] * below
 
-    with drawing(path, width=11.0, height=1.7 + 2.6 * sum(heights)) as figure:
+    with drawing(path, width=11.0, height=1.7 + 2.6 * (rows + low)) as figure:
         grid = figure.subplots(
             len(heights), columns, sharey=True, squeeze=False, height_ratios=heights
         ).ravel()

@@ -82,7 +82,7 @@ class Course:
     steps: Int[np.ndarray, " look"]
     values: Float[np.ndarray, " look"]
 
-    def at(self, steps: Float[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
+    def at(self, steps: Int[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
         """The value at each of these steps, not-a-number where nothing was looked at."""
         known = dict(zip(self.steps.tolist(), self.values.tolist(), strict=True))
         return np.array([known.get(step, np.nan) for step in steps.tolist()])
