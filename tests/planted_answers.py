@@ -237,6 +237,7 @@ PLANTED: dict[str, Content] = {
         "heads/handwriting.json": {
             "families": _heads(
                 same_text=(0.0003, "L0H2"),
+                mismatched_text=(0.0011, "L1H0"),
                 synthetic=(0.0034, "L3H1"),
                 natural=(0.0018, "L2H0"),
             ),

@@ -24,6 +24,8 @@ def answers(metrics: Path) -> list[Answer]:
             gain,
             "nats a token that a word is cheaper after itself than after another",
         ),
+        # Of words, under another text: what copies random strokes need not copy words.
+        _excess("excess_on_words", writing, "mismatched_text"),
         _excess("largest_excess_writing", writing),
         _excess("largest_excess_control", control),
         _without_writer(paths),
@@ -45,13 +47,13 @@ def _answer(name: str, entry: Report, says: str) -> Answer:
     return Answer(name, value, low, high, n, unit, says)
 
 
-def _excess(name: str, heads: Report) -> Answer:
-    """Of all families of repeats the largest: what is said of it holds for every one."""
+def _excess(name: str, heads: Report, family: str | None = None) -> Answer:
+    """Of a family of repeats, or the largest of all: what it denies is denied of every one."""
     families = heads["families"]
-    family = max(families, key=lambda one: families[one]["best_excess"]["value"])
+    family = family or max(families, key=lambda one: families[one]["best_excess"]["value"])
     found = families[family]
 
-    says = f"attention to what followed the earlier occurrence, {found['best']}, family {family}"
+    says = f"attention to what followed the earlier occurrence, family {family}, {found['best']}"
     return _answer(name, found["best_excess"], says)
 
 

@@ -71,7 +71,7 @@ def draw_heads(found: Mapping[str, tuple[Report, Arrays]], out: Path) -> list[Pa
         values = [
             [arrays[f"{key}{end}"][layer, head] for end in ("", "_low", "_high")] for key in keys
         ]
-        profiles[name] = (best, np.array(values))
+        profiles[name] = (best, family, np.array(values))
 
     figures_heads.excess(found, written[0])
     figures_heads.score_maps(scored, written[1])

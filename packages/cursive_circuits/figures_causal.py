@@ -1,6 +1,6 @@
 """What interventions do: ablations against other heads, dose; paths and weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from interp_core.plotting import (
     INK,
     NULL,
     PREVIOUS_TOKEN,
-    band,
     drawing,
     heading,
     note,
     whisker,
 )
+from interp_core.statistics.against_random import FEWEST_DISTINCT
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -42,10 +42,16 @@ def ablation(reports: Mapping[str, Report], path: Path) -> None:
             f"{report['direct']['against']['says']}"
             for name, report in reports.items()
         ]
+        counts = [
+            f"{name}, other sets of k heads: {_set_counts(report['dose'])}"
+            for name, report in reports.items()
+        ]
         lines = [
             "copy-specific: copied tokens minus the same tokens after a word with nothing to copy",
             "direct: what the heads write to the prediction, other heads held; means, zeros: total",
             *parts,
+            *counts,
+            f"bar: their central 95 %, drawn for {FEWEST_DISTINCT} sets or more",
         ]
         note(figure, "\n".join(lines))
 
@@ -85,16 +91,14 @@ def _dose(axes: Axes, report: Report) -> None:
     doses = report["dose"]
     k = [float(dose["k"]) for dose in doses]
 
-    # A dose has as many random sets as there are: with one set, its range is a point.
-    chance = [(dose["k"], dose["against"]["random"]) for dose in doses]
-    chance = [(at, random) for at, random in chance if random["n"] > 0]
-    if chance:
-        at = [float(dose) for dose, _ in chance]
-        low, high, mean = (
-            [random[key] for _, random in chance] for key in ("low", "high", "value")
-        )
-        band(axes, at, low, high, colour=NULL, label="random heads, 95 %")
-        axes.plot(at, mean, color=NULL, marker=".")
+    # A dose has as many random sets as there are: of a few no range is drawn, only their mean.
+    for dose in doses:
+        random, at = dose["against"]["random"], float(dose["k"])
+        if random["n"] >= FEWEST_DISTINCT:
+            axes.plot([at, at], [random["low"], random["high"]], color=NULL, linewidth=6, alpha=0.4)
+        if random["n"] > 0:
+            axes.plot([at], [random["value"]], "o", color=NULL, markersize=4)
+    axes.plot([], [], "o", color=NULL, markersize=4, label="mean of other sets")
 
     values = np.array([dose["specific"]["value"] for dose in doses])
     ends = np.array([[dose["specific"]["low"], dose["specific"]["high"]] for dose in doses]).T
@@ -106,6 +110,11 @@ def _dose(axes: Axes, report: Report) -> None:
     axes.set_ylabel("copy-specific rise\n(nats a token)")
     # Above the curves: no corner is free of them in every model.
     axes.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=2)
+
+
+def _set_counts(doses: Sequence[Report]) -> str:
+    """How many sets stand behind the control of each number of heads."""
+    return ", ".join(f"{dose['against']['random']['n']} of {dose['k']}" for dose in doses)
 
 
 def paths(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:

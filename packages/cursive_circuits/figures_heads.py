@@ -76,7 +76,7 @@ def excess(found: Mapping[str, tuple[Report, Arrays]], path: Path) -> None:
         axes.plot([], [], "o", color=NULL, alpha=0.6, label="a head")
         axes.plot([], [], "o", color=INDUCTION, label="an induction head, or a relay")
         axes.plot([], [], "|-", color=INK, label="the best at +1 or +2, 95 %")
-        named = [f"{name}: {_TITLES[family].replace(chr(10), ' ')}" for name, family in rows]
+        named = [f"{name}: {_one_line(family)}" for name, family in rows]
         axes.set_yticks(range(len(rows)), named)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(min(-0.05, axes.get_xlim()[0]), max(0.5, axes.get_xlim()[1]))
@@ -130,23 +130,27 @@ def score_maps(scored: Mapping[str, tuple[str, Arrays]], path: Path) -> None:
         for axes in grid[-1]:
             axes.set_xlabel("head")
         figure.suptitle("What heads look at, share of attention")
-        told = [
-            f"{name}: {_TITLES[family].replace(chr(10), ' ')}"
-            for name, (family, _) in scored.items()
-        ]
+        told = [f"{name}: {_one_line(family)}" for name, (family, _) in scored.items()]
         note(figure, " · ".join(told))
 
 
+def _one_line(family: str) -> str:
+    return _TITLES[family].replace("\n", " ")
+
+
 def offsets(
-    profiles: Mapping[str, tuple[str, np.ndarray]], places: Sequence[int], path: Path
+    profiles: Mapping[str, tuple[str, str, np.ndarray]], places: Sequence[int], path: Path
 ) -> None:
-    """Attention of each model's best head around the earlier occurrence, on one axis."""
+    """Attention of each model's best head around the earlier occurrence, on one axis.
+
+    Of every model: the head, the family of repeats in which it is the best, and its attention.
+    """
     with drawing(path, width=5.0 * len(profiles), height=4.2) as figure:
         # One axis for all: a head that looks nowhere must not look like one that does.
         row = np.ravel(figure.subplots(1, len(profiles), sharey=True))
-        top = max(float(profile[:, 2].max()) for _, profile in profiles.values())
+        top = max(float(profile[:, 2].max()) for *_, profile in profiles.values())
 
-        for axes, (name, (head, profile)) in zip(row, profiles.items(), strict=True):
+        for axes, (name, (head, family, profile)) in zip(row, profiles.items(), strict=True):
             colours = [
                 INDUCTION if place > 0 else DUPLICATE_TOKEN if place == 0 else NULL
                 for place in places
@@ -163,9 +167,9 @@ def offsets(
             axes.set_xticks(places, [f"{place:+d}" if place else "0" for place in places])
             axes.set_ylim(0, max(0.1, 1.15 * top))
             axes.set_xlabel("tokens from the earlier occurrence")
-            axes.set_title(f"{name}, {head}")
+            axes.set_title(f"{name}, {head}\n({_one_line(family)})")
         row[0].set_ylabel("attention")
-        figure.suptitle("Where the head with the highest excess looks")
+        figure.suptitle("Where the head with the highest excess in a family of repeats looks")
         note(
             figure,
             "blue: after the earlier occurrence (+1, +2: what an induction head reads) · "

@@ -21,8 +21,8 @@ WORDS = Words(
     place=5,
     question="Does a transformer that writes cursive use induction circuits?",
     verdict=(
-        "Not by writing alone: largest excess {largest_excess_writing:interval}; "
-        "taught to copy, {published.largest_excess_writing:interval}."
+        "Not by writing alone: excess {largest_excess_writing:interval}; "
+        "taught to copy first {published.excess_on_words:interval}."
     ),
     not_found=(
         "Induction in handwriting that nobody taught, on any family of repeats.",

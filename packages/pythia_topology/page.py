@@ -84,6 +84,21 @@ WORDS = Words(
             "test.",
             "The control prompt is subtracted: same position, same lag, no earlier occurrence.",
         ),
+        "nulls_*.png": Caption(
+            "Where the strongest heads lie, and every head's prefix matching, against three nulls.",
+            "The strongest heads dealt to layers at random, shuffled antecedents, and the model "
+            "before any training.",
+        ),
+        "profile_*.png": Caption(
+            "Excess prefix matching over depth: layers, their centre and their peak, with "
+            "intervals.",
+            "The threshold that no head passes by chance.",
+        ),
+        "published_sizes.png": Caption(
+            "Centres of all trainings by size, and what three rules predict.",
+            "The rival rules: one relative depth, one layer, so many layers after the "
+            "previous-token heads.",
+        ),
         "lag_profiles.png": Caption(
             "Layer profiles of copies over few tokens and over many.",
             "The control of each lag is subtracted.",

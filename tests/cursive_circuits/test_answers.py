@@ -14,7 +14,11 @@ def test_what_is_said_of_all_families_holds_for_the_largest(tmp_path: Path) -> N
 
     writing = found["largest_excess_writing"]
     assert (writing.value, found["largest_excess_control"].value) == (0.0034, 0.7)
-    assert writing.says.endswith("earlier occurrence, L3H1, family synthetic")
+    assert writing.says.endswith("earlier occurrence, family synthetic, L3H1")
+
+    words = found["excess_on_words"]
+    assert words.value == 0.0011
+    assert words.says.endswith("earlier occurrence, family mismatched_text, L1H0")
 
     path = found["change_without_writer"]
     assert (path.value, path.n) == (-0.46, 31)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import subprocess
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,7 @@ from interp_core.loading import transformer_of
 from interp_core.models.subject import Transformer
 from interp_core.page import document, explore, views
 from interp_core.page.packed import numbers, shares
-from interp_core.page.report import LARGEST, MOST_WORDS, build, verdict
+from interp_core.page.report import LARGEST, MOST_WORDS, build, figures_of, verdict
 from interp_core.page.study_page import Part
 from interp_core.page.texts import Shown, copy_operations, first_prompt, without_antecedents
 from interp_core.page.watch import all_heads, attention, mean_vectors, predicted
@@ -289,15 +290,23 @@ def test_only_an_older_report_is_replaced(words: dict[str, Part], tmp_path: Path
 
 
 def test_every_committed_figure_is_on_the_report(report: Path) -> None:
-    committed = {
-        file.relative_to(project_root() / "data")
-        for file in (project_root() / "data").glob("*/figures/*.png")
-    }
+    root = project_root()
+    kept = subprocess.run(
+        ["git", "ls-files", "data/*.png", "published/*.png"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    studies = {path.split("/")[1] for path in kept}
+    named = {study: figures_of(root, study) for study in studies}
+
+    assert {str(path.relative_to(root)) for found in named.values() for path in found} == {*kept}
     shown = {
-        file.relative_to(report.parent / "figures")
+        str(file.relative_to(report.parent / "figures"))
         for file in (report.parent / "figures").rglob("*.png")
     }
-    assert shown == {Path(file.parts[0], file.name) for file in committed}
+    assert shown == {f"{study}/{name}" for study in studies for name in named[study].values()}
 
 
 def test_every_answer_is_on_the_report(report: Path) -> None:

@@ -48,6 +48,22 @@ def test_a_training_without_the_number_is_said_and_not_counted_as_zero() -> None
     assert found.says == "relative depth; 1 of 3 trainings have none"
 
 
+def test_what_trainings_say_alike_is_said() -> None:
+    trainings = [
+        [answer(value, says=f"attention, family words, {head}")]
+        for value, head in ((0.1, "L1H2"), (0.3, "L2H3"))
+    ]
+    (found,) = over_trainings(trainings)
+    assert found.says == "attention, family words"
+
+
+def test_a_number_that_no_training_has_a_part_in_keeps_its_own_interval() -> None:
+    ink = Answer("true_ink_read", 0.875, 0.71, 0.96, 32, "words", "share of true ink")
+    (found,) = over_trainings([[ink]] * 3)
+    assert (found.low, found.high, found.n, found.unit) == (0.71, 0.96, 32, "words")
+    assert found.says == "share of true ink; the same in all 3 trainings"
+
+
 def test_where_all_lack_it_there_is_none() -> None:
     (found,) = over_trainings([[answer(None)], [answer(None)]])
     assert found.value is None
@@ -105,7 +121,8 @@ def test_what_is_published_says_what_it_was_made_from(study: str) -> None:
 
     answers = load_json(ROOT / "published" / study / "answers.json")
     if made["seeds"]:
-        assert max(answer["n"] for answer in answers.values()) == len(made["seeds"])
+        over = [one["n"] for one in answers.values() if one["unit"] == "trainings"]
+        assert max(over) == len(made["seeds"])
 
 
 def test_what_the_answers_were_made_from_lies_beside_them(

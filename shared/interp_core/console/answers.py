@@ -4,8 +4,10 @@ A study's room `answers` reads its metrics files and names a handful of numbers.
 beside the metrics; `merge` takes all values into one flat file, DVC's only metrics.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,12 @@ def _together(same: Sequence[Answer]) -> Answer:
     # A third of a second, which answers of one run need not wait.
     from interp_core.statistics.interval import student
 
+    if len(same) > 1 and same[0].value is not None and all(one == same[0] for one in same):
+        # No training has a part in it: an interval over copies of one number would be empty.
+        return replace(same[0], says=f"{same[0].says}; the same in all {len(same)} trainings")
+
     values = [float(answer.value) for answer in same if answer.value is not None]
-    says = _without_parts(same[0].says, [answer.says for answer in same])
+    says = _in_common([answer.says for answer in same])
 
     if len(values) < len(same):
         says = f"{says}; {len(same) - len(values)} of {len(same)} trainings have none"
@@ -120,12 +126,11 @@ def _together(same: Sequence[Answer]) -> Answer:
     return Answer(same[0].name, found.value, found.low, found.high, found.n, found.unit, says)
 
 
-def _without_parts(first: str, all_of_them: Sequence[str]) -> str:
-    """What the trainings' words have in common: they name the heads and sets of one training."""
-    if all(words == first for words in all_of_them):
-        return first
-
-    return first.split(",")[0].split(";")[0]
+def _in_common(words: Sequence[str]) -> str:
+    """What the trainings' words begin with alike; their ends name one training's heads and sets."""
+    parts = [re.split(r"(?=[,;] )", one) for one in words]
+    alike = takewhile(lambda of_each: len({*of_each}) == 1, zip(*parts, strict=False))
+    return "".join(part for part, *_ in alike) or parts[0][0]
 
 
 def merge(data: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from interp_core.console.answers_table import MADE
 from interp_core.errors import InputError
+from interp_core.files.artifacts import load_json
 
 SHORT = 8  # characters of a hash, enough to find it in dvc.lock
 
@@ -44,6 +46,24 @@ class Provenance:
                 return self._writers[str(output)]
 
         return None
+
+    def of_published(self, path: Path) -> Made | None:
+        """How what lies in published/STUDY was made; None without its record."""
+        record = path.with_name(MADE)
+        if not record.is_file():
+            return None
+
+        made = load_json(record)
+        return Made(
+            stage="none",
+            says="the study once a seed, at the commit below",
+            command=f"make published STUDY={path.parent.name}",
+            params={"seeds": made["seeds"], "replaced": made["replaced"]},
+            profile=made["profile"],
+            inputs={},
+            output=str(path.parent.relative_to(self.root)),
+            digest=made["revision"][:SHORT],
+        )
 
     @cached_property
     def _writers(self) -> dict[str, Made]:

@@ -68,7 +68,7 @@ def build(root: Path, out: Path, parts: Mapping[str, Part] | None = None) -> Pat
 def _write(root: Path, parts: Mapping[str, Part], folder: Path) -> None:
     provenance = Provenance(root)
     studies = [
-        _study(root / "data", name, part, _answers(root, name), provenance, folder)
+        _study(root, name, part, _answers(root, name), provenance, folder)
         for name, part in parts.items()
     ]
     studies.sort(key=lambda study: study["place"])
@@ -84,7 +84,7 @@ def _write(root: Path, parts: Mapping[str, Part], folder: Path) -> None:
 
 
 def _study(
-    data: Path,
+    root: Path,
     name: str,
     part: Part,
     answers: Mapping[str, Answer],
@@ -92,7 +92,6 @@ def _study(
     out: Path,
 ) -> dict[str, Any]:
     captions = part.words.captions
-    pictures = out / "figures" / name
     rows = {one: _row(one, answers) for one in answers}
     of_the_run = [row for one, row in rows.items() if not one.startswith(OVER)]
 
@@ -106,7 +105,10 @@ def _study(
         "behind": [rows[match[1]] for match in NAMED.finditer(part.words.verdict)],
         "answers": of_the_run,
         "trainings": len(of_the_run) < len(rows),
-        "figures": _figures(data / name / "figures", captions, provenance, pictures),
+        "figures": [
+            _figure(path, shown, captions, provenance, out / "figures" / name)
+            for path, shown in figures_of(root, name).items()
+        ],
     }
 
 
@@ -160,29 +162,40 @@ def _n(answer: Answer) -> str:
     return f"{answer.n} {answer.unit}"
 
 
-def _figures(
-    folder: Path, captions: Mapping[str, Caption], provenance: Provenance, out: Path
-) -> list[Figure]:
-    """Every figure that is kept, with its caption and how it was made."""
-    found = []
+def figures_of(root: Path, study: str) -> dict[Path, str]:
+    """Every figure that is kept, and its name on the page: of the run, of folders within the
+    study's (`pretrained_dose.png`), and over trainings (`published_sizes.png`).
+    """
+    home, over = root / "data" / study, root / "published" / study
+    found = {}
 
-    for path in sorted(folder.glob("*.png")):
-        matching = [one for pattern, one in captions.items() if fnmatch(path.name, pattern)]
-        made = provenance.of(path)
+    for path in sorted(home.rglob("figures/*.png")):
+        within = path.parent.parent.relative_to(home).parts
+        found[path] = "_".join([*within, path.name])
 
-        if not matching:
-            raise InputError(f"{path} has no caption: add one to the study's page.py")
-        if made is None:
-            raise InputError(
-                f"{path} is written by no stage of dvc.lock: run the pipeline, or remove it"
-            )
+    return found | {path: f"published_{path.name}" for path in sorted(over.glob("*.png"))}
 
-        width, height = _shrink(path, out / path.name)
-        source = f"figures/{out.name}/{path.name}"
-        caption = matching[0]
-        found.append(Figure(path.stem, source, width, height, caption.shows, caption.control, made))
 
-    return found
+def _figure(
+    path: Path, name: str, captions: Mapping[str, Caption], provenance: Provenance, out: Path
+) -> Figure:
+    """A figure with its caption and how it was made; its picture in `out`."""
+    matching = [one for pattern, one in captions.items() if fnmatch(name, pattern)]
+    # Figures within a study's folder show what those of the same name beside them do.
+    matching += [one for pattern, one in captions.items() if fnmatch(path.name, pattern)]
+    made = provenance.of(path) or provenance.of_published(path)
+
+    if not matching:
+        raise InputError(f"{path} has no caption: add one to the study's page.py")
+    if made is None:
+        raise InputError(
+            f"{path} is written by no stage of dvc.lock: run the pipeline, or remove it"
+        )
+
+    width, height = _shrink(path, out / name)
+    source = f"figures/{out.name}/{name}"
+    caption = matching[0]
+    return Figure(Path(name).stem, source, width, height, caption.shows, caption.control, made)
 
 
 def _shrink(path: Path, out: Path) -> tuple[int, int]:
