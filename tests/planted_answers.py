@@ -211,9 +211,10 @@ PLANTED: dict[str, Content] = {
     "eigen_phase": {
         "transition/transition.json": {
             "conditions": {
-                "wide": {"midpoint": None, "runs": 2, "lags": {}},
+                "wide": {"midpoint": None, "peak_over_step": None, "runs": 2, "lags": {}},
                 "tiled": {
                     "midpoint": _over_trainings(288.0, 262.0, 318.0),
+                    "peak_over_step": _over_trainings(1.07, 1.03, 1.11),
                     "runs": 5,
                     "lags": {
                         "largest_eigenvalue": _lag(_over_trainings(1.02, 0.9, 1.16), 5),

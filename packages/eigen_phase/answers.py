@@ -18,6 +18,7 @@ def answers(metrics: Path) -> list[Answer]:
 
     return [
         _step(free),
+        _peak(free),
         _lag("eigenvalue_rise_over_step", "largest_eigenvalue", free),
         _lag("matching_over_step", "qk_matching of the best head", free),
         _arm("loss_change_inside", "inside", arms),
@@ -47,6 +48,14 @@ def _step(free: Report) -> Answer:
     if free["midpoint"] is None:
         says += "; not in every training"
     return _over_trainings("transition_step", free["midpoint"], says)
+
+
+def _peak(free: Report) -> Answer:
+    """Where the largest eigenvalue on many rows is highest: above 1 after the transition."""
+    says = "look at which the largest eigenvalue peaks over the transition's step, above 1 later"
+    if free["peak_over_step"] is None:
+        says += "; not in every training"
+    return _over_trainings("peak_over_step", free["peak_over_step"], says)
 
 
 def _lag(name: str, metric: str, free: Report) -> Answer:

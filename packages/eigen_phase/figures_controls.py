@@ -61,13 +61,22 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
     several = {name: group for name, group in members.items() if len(group) > 1}
     single = [group[0] for group in members.values() if len(group) == 1]
     columns = 2
-    rows = -(-len(several) // columns)
+    panels = len(several) + bool(single)
+    rows = -(-panels // columns)
 
-    with drawing(path, width=11.0, height=1.7 + 2.6 * (rows + bool(single))) as figure:
-        grid = figure.subplots(rows + bool(single), columns, sharey=True, squeeze=False).ravel()
+    # Conditions of one training are the last panel. Their names stand in the free place beside it,
+    # or in a low row of their own.
+    below = bool(single) and panels % columns == 0
+    low = 0.35 * below  # of a panel's height
+    heights = [1.0] * rows + [low] * below
+
+    with drawing(path, width=11.0, height=1.7 + 2.6 * (rows + low)) as figure:
+        grid = figure.subplots(
+            len(heights), columns, sharey=True, squeeze=False, height_ratios=heights
+        ).ravel()
         for axes in grid:
             axes.set_axis_off()
-        shown = [*grid[: len(several)], *grid[rows * columns :][:1]]
+        shown = grid[:panels]
 
         for axes, (condition, group) in zip(shown, several.items(), strict=False):
             for run in group:
@@ -77,6 +86,11 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
 
         if single:
             _single(shown[-1], single, found)
+            names = shown[-1].get_legend_handles_labels()
+            key = grid[panels].legend(
+                *names, fontsize=10.5, loc="center left", ncols=columns if below else 1
+            )
+            key.set_in_layout(False)  # no panel is to shrink for the names
 
         for axes in shown:
             ceiling = runs[0].config["bounds"]["ceiling"]
@@ -84,7 +98,7 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
             axes.set_axis_on()
             axes.set_ylim(-0.02, 1.05)
             axes.set_xlabel("training step")
-        for axes in [*grid[: rows * columns : columns], *shown[len(several) :]]:
+        for axes in shown[::columns]:
             axes.set_ylabel("pattern accuracy")
 
         told = clamped["verdict"].replace("; ", "\n")
@@ -97,7 +111,7 @@ def accuracies(runs: Sequence[RunDirectory], found: Report, clamped: Report, pat
 
 
 def _single(axes: Axes, runs: Sequence[RunDirectory], found: Report) -> None:
-    """Conditions of one training: a line each, named in the free place beside the panel."""
+    """Conditions of one training: a line each."""
     for run, look in zip(runs, model_styles([run.condition for run in runs]).values(), strict=True):
         verdict = found[run.name]["verdict"]
         axes.plot(
@@ -117,9 +131,6 @@ def _single(axes: Axes, runs: Sequence[RunDirectory], found: Report) -> None:
             )
 
     axes.set_title("one training each", loc="left", fontsize=10.5)
-    # The other column's place is free: nothing is to shrink for the names.
-    names = axes.legend(fontsize=10.5, loc="center left", bbox_to_anchor=(1.03, 0.5))
-    names.set_in_layout(False)
 
 
 def _verdicts(found: Report, runs: Sequence[RunDirectory]) -> str:
@@ -163,10 +174,10 @@ def ablations(arrays: Mapping[str, Arrays], reports: Mapping[str, Report], path:
         report = next(iter(reports.values()))["induction"]
         note(
             figure,
-            f"left: a head alone, over the training · right: a pair, at its end · bands and bars: "
-            f"95 % over {report['change']['n']} held-out rows\n"
-            "grey bars: central 95 % of all other pairs of that layer, which are too few for a "
-            "test",
+            "left: a head alone, over the training · right: a pair, at its end · "
+            f"bands and coloured bars: 95 % over {report['change']['n']} held-out rows\n"
+            "grey: mean of the other pairs of that layer, and down to the one that costs most; "
+            "they are too few for a test",
         )
 
 
@@ -204,7 +215,10 @@ def _pairs(axes: Axes, report: Report) -> None:
         _upright(axes, x - 0.15, change, colour=colour, marker="o", label=label)
         if others["value"] is not None:
             told = "other pairs of their layer" if x == 0 else None
-            _upright(axes, x + 0.15, others, colour=NULL, marker="s", label=told)
+            # Five pairs have no 95 %: the report has their mean and the lowest of them.
+            lowest = report[kind]["others"]["lowest"]
+            shown = {"value": others["value"], "low": lowest, "high": others["value"]}
+            _upright(axes, x + 0.15, shown, colour=NULL, marker="s", label=told)
 
     pairs = ["\n".join(report[kind]["heads"]) for kind in kinds]
     axes.set_xticks(range(len(kinds)), pairs, fontsize=10)

@@ -1,16 +1,18 @@
 """The study's part of the page, and the same page of one run directory."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from eigen_phase.measure_transition import transition_report
 from eigen_phase.run_directory import RunDirectory
 from eigen_phase.study import Eigen, prepare
 from interp_core.console.holding import hold
-from interp_core.files.artifacts import load_json
+from interp_core.files.artifacts import load_arrays, load_json
 from interp_core.files.folders import adding_to
 from interp_core.page import views
 from interp_core.page.document import say, write_own
@@ -23,8 +25,8 @@ WORDS = Words(
     place=4,
     question="What does the Hessian's spectrum do while induction heads form?",
     verdict=(
-        "No early warning shown: the eigenvalue peaks just after the accuracy's step, "
-        "{transition_step:interval}."
+        "No early warning shown: the eigenvalue peaks at {peak_over_step:interval} of the "
+        "accuracy's step."
     ),
     not_found=(
         "An eigenvalue that announces the transition: its rise is dated in too few seeds for a "
@@ -32,14 +34,15 @@ WORDS = Words(
         "A head whose score leads, tested together with all other metrics.",
         "A step in alignment on the same batch, or in the persistence of the subspace, in any "
         "training.",
-        "That the previous token is what a clamped head gives: its control does as well.",
+        "That the previous token is what a clamped head gives: no difference from its control is "
+        "shown.",
         "The transition at the literature's scale: profile paper has not been run.",
     ),
     captions={
         "ablation.png": Caption(
             "Change of pattern accuracy without each head over the training, and without the best "
             "pairs at its end.",
-            "The other heads, and all other pairs of the same layer.",
+            "The other heads, and the other five pairs of the same layer: too few for a test.",
         ),
         "alignment.png": Caption(
             "Share of gradients and steps in the top subspace, and what steps inside and outside "
@@ -71,14 +74,31 @@ WORDS = Words(
 )
 
 
-def clock(run: RunDirectory, found: Report | None) -> View:
-    """A training on one clock: heads, accuracy, loss and the spectrum."""
+@dataclass(frozen=True)
+class Course:
+    """The largest eigenvalue of a training on more rows than are tracked, at every look."""
+
+    rows: int
+    steps: Int[np.ndarray, " look"]
+    values: Float[np.ndarray, " look"]
+
+    def at(self, steps: Int[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
+        """The value at each of these steps, not-a-number where nothing was looked at."""
+        known = dict(zip(self.steps.tolist(), self.values.tolist(), strict=True))
+        return np.array([known.get(step, np.nan) for step in steps.tolist()])
+
+
+def clock(run: RunDirectory, found: Report | None, course: Course | None = None) -> View:
+    """A training on one clock: heads, accuracy, loss and the spectrum.
+
+    `course` is the largest eigenvalue on many rows, where it was measured.
+    """
     history = run.history
     eigenvalues = history.get("eigenvalues", np.zeros((0, 0)))
     events = {}
 
     if found is not None:
-        events = named_steps(found)
+        events = named_steps(found, None if course is None else course.rows)
 
     panels = [
         views.panel("Accuracy", "share", [
@@ -93,15 +113,7 @@ def clock(run: RunDirectory, found: Report | None) -> View:
 
     if eigenvalues.size:
         panels += [
-            # Ranks by size jump between looks, as signs do: no curve joins them.
-            views.panel(
-                "Spectrum",
-                "eigenvalue",
-                [views.line("the largest", history["top_eigenvalue"], colour="curvature")],
-                dots=views.line(
-                    f"the {eigenvalues.shape[1]} largest by size", eigenvalues, colour="null"
-                ),
-            ),
+            _spectrum(run, course),
             views.panel("Gradient in the top subspace", "share", [
                 views.line("the gradient", history["alignment_mass"], colour="induction"),
                 views.line(
@@ -126,13 +138,33 @@ def clock(run: RunDirectory, found: Report | None) -> View:
     )
 
 
-def named_steps(found: Report) -> dict[str, float]:
-    """The steps that have a name, where the study dates them in this training."""
+def _spectrum(run: RunDirectory, course: Course | None) -> View:
+    """The tracked eigenvalues, and the largest on more rows: its size depends on how many."""
+    history, few = run.history, f"{run.training.probe_sequences} rows"
+    eigenvalues = history["eigenvalues"]
+    lines = [views.line(f"the largest, {few}", history["top_eigenvalue"], colour="curvature")]
+
+    if course is not None:
+        many = f"the largest, {course.rows} rows"
+        lines.append(views.line(many, course.at(history["step"]), colour="ink"))
+
+    # Ranks by size jump between looks, as signs do: no curve joins them.
+    by_size = f"the {eigenvalues.shape[1]} largest by size, {few}"
+    dots = views.line(by_size, eigenvalues, colour="null")
+    return views.panel("Spectrum", "eigenvalue", lines, dots=dots)
+
+
+def named_steps(found: Report, rows: int | None = None) -> dict[str, float]:
+    """The steps that have a name, where the study dates them in this training.
+
+    `rows`: of how many the largest eigenvalue is whose peak is named.
+    """
+    of_rows = "many rows" if rows is None else f"{rows} rows"
     matching, peak = found["metrics"].get("prefix_matching of the best head"), found["peak"]
     steps = {
         "accuracy": found["midpoint"],
         "best head's prefix matching": None if matching is None else matching["step"],
-        "largest eigenvalue's peak": None if peak is None else peak["step"],
+        f"largest eigenvalue's peak, {of_rows}": None if peak is None else peak["step"],
     }
     return {name: step for name, step in steps.items() if step is not None}
 
@@ -175,8 +207,19 @@ def of_the_run() -> Part:
     runs = [run for run in opened if run.diverged is None]
     first = {run.condition: run for run in reversed(runs)}
 
-    clocks = [clock(run, found[run.name]) for run in reversed(first.values())]
+    clocks = [clock(run, found[run.name], _course(study, run)) for run in reversed(first.values())]
     return Part(WORDS, clocks, [model_card(run, found[run.name]) for run in runs])
+
+
+def _course(study: Eigen, run: RunDirectory) -> Course | None:
+    """The largest eigenvalue on many rows, which some conditions have."""
+    file = study.folder / "scores" / "curvature" / "largest" / f"{run.name}.npz"
+    if not there([file]):
+        return None
+
+    arrays = load_arrays(file)
+    rows = study.params.spectrum.largest_sequences
+    return Course(rows, arrays["largest_step"], arrays["largest"])
 
 
 def page_of(run: RunDirectory, study: Eigen) -> None:

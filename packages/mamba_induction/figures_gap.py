@@ -32,7 +32,8 @@ CONDITIONS = {
 
 def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
     """A row for each model, on repeated random tokens: probability and rank of the target by depth,
-    the parts of its final logit, and how often what is recognised is not predicted.
+    the parts of its final logit, and how often what is recognised is not predicted, there and on
+    natural text.
     """
     with drawing(path, width=16.0, height=1.4 + 3.9 * len(gaps)) as figure:
         panels = figure.subplots(len(gaps), 4, squeeze=False, width_ratios=[1, 1, 1.15, 0.9])
@@ -55,13 +56,27 @@ def prediction_gap(gaps: Mapping[str, Report], path: Path) -> None:
         figure.legend(
             *panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6
         )
-        n = next(iter(gaps.values()))["repeated"]["scores"]["second/probability"]["n"]
+        told = _prompts(next(iter(gaps.values())))
         quantile = 100 * next(iter(gaps.values()))["quantile"]
         note(
             figure,
-            f"n = {n} prompts of repeated random tokens · bands and bars: 95 % over prompts · "
+            f"n = {told} · bands and bars: 95 % over prompts · "
             f"recognised: above the {quantile:g} % quantile of the control",
         )
+
+
+def _prompts(report: Report) -> str:
+    """How many prompts each family of a report has; natural ones need a repeat in them."""
+    families = {
+        "repeated": "prompts of repeated random tokens",
+        "natural": "of natural text (in the rightmost panels)",
+    }
+    counts = {
+        family: report[family]["scores"]["not_predicted/attention"]["n"]
+        for family in families
+        if family in report
+    }
+    return ", ".join(f"{n} {families[family]}" for family, n in counts.items())
 
 
 def plot_by_depth(axes: Axes, scores: Report, kind: str) -> None:

@@ -38,7 +38,12 @@ def summary_text(models: Sequence[str], main: str, place: Place) -> str:
         "MAMBA INDUCTION: ANALYSIS SUMMARY",
         f"models: {', '.join(models)}; single sequences: {main}",
     ]
-    lines += ["numbers in brackets are 95 % intervals, prompts resampled", *_overall(analyses)]
+    lines += [
+        "numbers in brackets are 95 % intervals, prompts resampled",
+        "p of prefix matching: signs of prompts flipped, all layers together; the least is "
+        "1 / (1 + flips)",
+        *_overall(analyses),
+    ]
     if analyses:
         lines += _sequences(load_arrays(place("scores", "analyse") / f"sequences_{main}.npz"))
         lines += [*_layers(analyses), *_predictions(analyses)]

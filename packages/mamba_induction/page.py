@@ -40,8 +40,8 @@ WORDS = Words(
         "Where and how does a Mamba do induction, and why is detecting a pattern not predicting it?"
     ),
     verdict=(
-        "One read does it: cutting it costs {change_without_best_read:size} of accuracy, any other "
-        "at most {change_without_other_read:size}."
+        "One training needs one read: accuracy {change_without_best_read:interval} without it, "
+        "another at most {change_without_other_read}."
     ),
     not_found=(
         "An advantage from context in real text: the Mamba was trained on short rows and is out "
@@ -103,13 +103,14 @@ def reads(name: str, arrays: Arrays, analysis: Report, causal: Report, hidden: V
         cuts = [_cut(offset, cut[offset]) for offset in offsets if offset in cut]
         layers.append({"name": f"L{layer}", "profile": profile, "cuts": cuts})
 
+    read = analysis["scores"]["offset_profile"]["n"]
     return {
         "kind": "offsets",
         "title": f"{name}: what is read, and what a cut costs",
         "says": (
             "Offset +1 is the token after the earlier occurrence: induction. Bars have 95 % "
-            "intervals over"
-            f" {causal['n']} prompts of repeated random tokens."
+            f"intervals over prompts of repeated random tokens: {read} of what is read, "
+            f"{causal['n']} of the cuts."
         ),
         "layers": layers,
         "hidden": hidden,

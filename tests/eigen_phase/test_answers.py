@@ -14,9 +14,10 @@ def by_name(found: list[Answer]) -> dict[str, Answer]:
 def test_the_free_condition_is_the_one_that_the_controls_are_compared_with(tmp_path: Path) -> None:
     found = by_name(answers(save(tmp_path, planted("eigen_phase"))))
     step, rise = found["transition_step"], found["eigenvalue_rise_over_step"]
-    clamped = found["clamped_over_free_step"]
+    clamped, peak = found["clamped_over_free_step"], found["peak_over_step"]
 
     assert (step.value, step.low, step.high, step.n) == (288, 262, 318, 5)
+    assert (peak.value, peak.low, peak.high, peak.n) == (1.07, 1.03, 1.11, 5)
     assert (rise.value, rise.low, rise.high, rise.n) == (1.02, 0.9, 1.16, 5)
     assert (clamped.value, clamped.high, clamped.n) == (0.7, 0.76, 5)
 
@@ -44,7 +45,7 @@ def test_what_rests_on_one_training_has_no_interval_and_says_so(tmp_path: Path) 
 
 def test_trainings_that_do_not_turn_leave_no_number(tmp_path: Path) -> None:
     reports = planted("eigen_phase")
-    tiled = {"midpoint": None, "runs": 5, "lags": {}}
+    tiled = {"midpoint": None, "peak_over_step": None, "runs": 5, "lags": {}}
     reports["transition/transition.json"]["conditions"]["tiled"] = tiled
     nothing = {"ratio": None, "dated": 0, "seeds": [0, 1]}
     reports["controls/clamped.json"]["over_free"] = {"clamped": nothing}

@@ -18,6 +18,7 @@ from eigen_phase.measure_transition import transition_report
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory, write_run
 from interp_core.errors import InputError
+from interp_core.plotting import NULL
 from interp_core.training.history import History
 
 TURNED = {"verdict": "transition", "midpoint": 15.0, "sentence": "transition at step 15"}
@@ -35,12 +36,17 @@ def xs(line: Line2D) -> np.ndarray:
 
 
 def with_history(
-    run: RunDirectory, place: Path, history: History, *, diverged: str | None = None
+    run: RunDirectory,
+    place: Path,
+    history: History,
+    *,
+    diverged: str | None = None,
+    name: str | None = None,
 ) -> RunDirectory:
     """A run like another one with other rows."""
     write_run(
         place,
-        run.name,
+        name or run.name,
         run.training,
         history,
         None if diverged else run.model(),
@@ -181,7 +187,8 @@ def test_controls_and_interventions_are_legible_with_a_key_to_every_line(
     effect = -np.linspace(0, 0.5, 12).reshape(3, 2, 2)
     ends = {"effect_low": effect - 0.01, "effect_high": effect + 0.01}
     pair = {"value": -0.4, "low": -0.5, "high": -0.3, "n": 8}
-    sets = {"heads": ["L1H0", "L1H1"], "change": pair, "others": {"random": pair}}
+    others = {"random": {**pair, "value": -0.2}, "lowest": -0.45}
+    sets = {"heads": ["L1H0", "L1H1"], "change": pair, "others": others}
     figures_controls.ablations(
         {small_run.name: {"step": steps, "effect": effect, **ends}},
         {small_run.name: {"induction": sets, "previous_token": sets}},
@@ -192,6 +199,10 @@ def test_controls_and_interventions_are_legible_with_a_key_to_every_line(
     figures_controls.accuracies([small_run], found, told, tmp_path / "alone.png")
     figures_controls.accuracies([small_run] * 3, found, told, tmp_path / "three.png")
 
+    other = with_history(small_run, tmp_path / "masked-s0", small_run.rows, name="masked-s0")
+    found = {**found, other.name: FLAT}
+    figures_controls.accuracies([small_run] * 3 + [other], found, told, tmp_path / "both.png")
+
     for name, figure in seen.items():
         assert_legible(name, figure)
     labels = [label for looks in figures_controls.ARMS.values() for *_, label in looks.values()]
@@ -200,6 +211,17 @@ def test_controls_and_interventions_are_legible_with_a_key_to_every_line(
     assert "best two induction heads" in seen["b"].words
     assert f"{small_run.condition}: no transition" in seen["alone"].words
     assert f"{small_run.condition} (3): 3 no transition" in seen["three"].words
+
+    # Beside each other, with the names below: no place for a panel is empty.
+    several, single, *names = seen["both"].figure.axes
+    assert several.get_position().y0 == pytest.approx(single.get_position().y0)
+    assert "masked: no transition" in seen["both"].words
+    assert not any(axes.axison for axes in names)
+
+    # Few pairs have no 95 %: from their mean down to the one that costs most.
+    grey = [line for line in seen["b"].figure.axes[1].lines if line.get_color() == NULL]
+    assert [list(line.get_ydata()) for line in grey[:2]] == [[-0.45, -0.2], [-0.2]]
+    assert "central 95 %" not in seen["b"].words
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from click.testing import CliRunner
 
 from eigen_phase.cli import main
-from eigen_phase.page import named_steps
+from eigen_phase.page import Course, clock, named_steps
 from eigen_phase.run_directory import RunDirectory
 from interp_core.files.artifacts import load_json
 from page_parts import Page
@@ -34,6 +34,24 @@ def test_one_clock_has_the_history_of_the_run(small_run: RunDirectory, tmp_path:
     assert [None not in row for row in eigenvalues] == np.isfinite(
         small_run.history["eigenvalues"]
     ).all(axis=1).tolist()
+
+
+def test_the_largest_eigenvalue_says_of_how_many_rows_it_is(small_run: RunDirectory) -> None:
+    """Its size depends on them: the one whose peak is named is the one that is drawn."""
+    found = {"midpoint": 15.2, "metrics": {}, "peak": {"step": 20}}
+    course = Course(128, np.array([10, 20]), np.array([1.5, 4.0]))
+    shown = clock(small_run, found, course)
+    few, many = next(one for one in shown["panels"] if one["title"] == "Spectrum")["lines"]
+    looked = {
+        step: value
+        for step, value in zip(shown["steps"], many["values"], strict=True)
+        if value is not None
+    }
+
+    assert few["label"] == f"the largest, {small_run.training.probe_sequences} rows"
+    assert many["label"] == "the largest, 128 rows"
+    assert looked == {10: 1.5, 20: 4.0}
+    assert {"label": "largest eigenvalue's peak, 128 rows", "step": 20} in shown["events"]
 
 
 def test_every_training_that_turned_has_its_steps_named() -> None:

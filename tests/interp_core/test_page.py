@@ -93,7 +93,17 @@ def test_bytes_hold_shares_to_one_in_510() -> None:
 
 
 def test_numbers_keep_four_digits_and_have_none_where_nothing_was_measured() -> None:
-    assert numbers([[1.23456, float("nan")], [np.float32(2), 7]]) == [[1.235, None], [2.0, 7]]
+    assert numbers([[1.23456, float("nan")], [np.float32(2), 7]]) == [[1.234, None], [2.0, 7]]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(1, 3))
+def test_a_number_that_is_rounded_again_is_as_if_rounded_once(value: float, digits: int) -> None:
+    assert f"{numbers(value):.{digits}g}" == f"{value:.{digits}g}"
+
+
+def test_an_event_has_the_whole_step_that_is_nearest() -> None:
+    shown = views.clock("t", [0.0, 300.0], [], {}, says="", events={"onset": 290.457, "end": 299.6})
+    assert [event["step"] for event in shown["events"]] == [290, 300]
 
 
 def test_the_induction_head_is_what_copying_needs_and_a_random_head_is_not(

@@ -19,7 +19,7 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json
 from mamba_induction.figures import draw_all
 from mamba_induction.figures_causal import sufficient, table_of
-from mamba_induction.figures_gap import plot_parts
+from mamba_induction.figures_gap import plot_parts, prediction_gap
 from mamba_induction.figures_layers import layer_wise
 from mamba_induction.figures_summary import summary_text
 from mamba_project import Said
@@ -149,6 +149,18 @@ def test_what_suffices_is_drawn_of_models_that_need_a_read_alone(
     words = drawn["sufficient"].words
     assert "copier" in words
     assert "random\n" not in words
+
+
+def test_the_gap_says_how_many_prompts_each_family_has(
+    results: Path, drawn: dict[str, Drawn], tmp_path: Path
+) -> None:
+    report = load_json(results / "gap_mamba.json")
+    report["natural"]["scores"]["not_predicted/attention"]["n"] = 3
+    prediction_gap({"mamba": report}, tmp_path / "gap.png")
+
+    n = report["repeated"]["scores"]["not_predicted/attention"]["n"]
+    told = f"n = {n} prompts of repeated random tokens, 3 of natural text"
+    assert told in drawn["gap"].words
 
 
 def test_the_bars_of_a_logit_are_its_parts(results: Path) -> None:

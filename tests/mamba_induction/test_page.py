@@ -31,13 +31,16 @@ def test_the_page_shows_the_reads_that_were_measured(made: Path) -> None:
     page = Page.of((made / "page_mamba.html").read_text())
     view = page.view("offsets")
     scores = load_arrays(made / "scores_mamba.npz")
-    causal = load_json(made / "causal_mamba.json")
+    analysis, causal = (load_json(made / f"{kind}_mamba.json") for kind in ("analysis", "causal"))
 
     assert page.fetched == []
 
     for layer, shown in enumerate(view["layers"]):
         values = [row["value"] for row in shown["profile"]]
         np.testing.assert_allclose(values, scores["offset_profile"][layer], rtol=1e-3)
+
+        read, n = analysis["scores"]["offset_profile"]["n"], causal["n"]
+        assert f"{read} of what is read, {n} of the cuts" in view["says"]
 
         cut = {row["offset"]: row["value"] for row in shown["cuts"]}
         measured = causal["reads"].get(f"L{layer}", {})

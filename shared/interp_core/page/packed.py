@@ -2,12 +2,17 @@
 
 import base64
 import math
+from decimal import ROUND_05UP, Context
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 DIGITS = 4  # significant, of numbers that a reader sees
+
+# Cut, not rounded: 290.457 as 290.5 would be 291 when it is rounded again. A cut that ends in 0 or
+# 5 goes one up, so that it does not pass for a number that ends there.
+_CUT = Context(prec=DIGITS, rounding=ROUND_05UP)
 
 
 def shares(values: Float[np.ndarray, "..."]) -> dict[str, Any]:
@@ -23,7 +28,10 @@ def lower(patterns: Float[np.ndarray, "*head query key"]) -> dict[str, Any]:
 
 
 def numbers(values: Any) -> Any:
-    """Nested lists of numbers with four significant digits; not-a-number becomes None."""
+    """Nested lists of numbers with four significant digits; not-a-number becomes None.
+
+    The page shows fewer digits, and what it rounds again comes out as if rounded once.
+    """
     if isinstance(values, np.ndarray | np.generic):
         return numbers(values.tolist())
 
@@ -31,6 +39,7 @@ def numbers(values: Any) -> Any:
         return [numbers(value) for value in values]
 
     if isinstance(values, float):
-        return float(f"{values:.{DIGITS}g}") if math.isfinite(values) else None
+        # By its shortest digits: 0.1 is 0.1, not the binary number just above it.
+        return float(_CUT.create_decimal(repr(values))) if math.isfinite(values) else None
 
     return values

@@ -192,7 +192,8 @@ def clock(
 ) -> View:
     """One training on one clock: curves and head maps that a slider moves together.
 
-    `maps` holds scores in [0, 1] by name, each with its colour; `events` steps that have a name.
+    `maps` holds scores in [0, 1] by name, each with its colour; `events` steps that have a name,
+    shown to the nearest whole one.
     """
     return {
         "kind": "clock",
@@ -204,9 +205,7 @@ def clock(
             {"label": label, "colour": colour, "value": shares(values)}
             for label, (values, colour) in maps.items()
         ],
-        "events": [
-            {"label": label, "step": numbers(step)} for label, step in (events or {}).items()
-        ],
+        "events": [{"label": label, "step": round(step)} for label, step in (events or {}).items()],
     }
 
 

@@ -25,7 +25,7 @@ lab.views.clock = function (root, view) {
 
   const events = view.events.map((event) => lab.element("button", {
     type: "button", onclick: () => show(nearest(event.step)),
-  }, `${event.label} (${lab.number(Math.round(event.step))})`));
+  }, `${event.label} (${lab.number(event.step)})`));
 
   const show = (i) => {
     slider.input.value = i;
