@@ -8,6 +8,7 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    cluster_option,
     fail,
     option,
     out_option,
@@ -168,6 +169,7 @@ def composition(run: Any) -> None:
 
 
 @main.command()
+@cluster_option
 @_settings()
 def emergence(run: Any) -> None:
     """The same scores over training checkpoints: emergence_M.json, emergence.png."""

@@ -3,7 +3,8 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,21 +193,50 @@ def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     """When copying, induction heads and previous-token heads form, over training checkpoints."""
     from interp_core.models.spec import spec_of
     from pythia_topology.data import first_prompts
+    from pythia_topology.measure_checkpoints import scores_over_training
     from pythia_topology.measure_emergence import emergence as emerge
 
     found = {}
 
     for model, name in zip(run.params.models, names(run), strict=True):
         subject, prompts = _repeated(run, model)
-        used = first_prompts(prompts, run.params.causal_sequences)
-        report, arrays = emerge(subject, spec_of(model, run.known), used, run.params)
-        report |= _begun(run, subject)
+        used, begun = first_prompts(prompts, run.params.causal_sequences), _begun(run, subject)
+        del subject  # whoever measures a checkpoint has it alone in memory
 
-        run.save("emergence", f"emergence_{name}", report, arrays, made=_made(run, [model]))
+        with _unfinished(run, model, used) as kept:
+            spec = spec_of(model, run.known)
+            steps, series = scores_over_training(name, spec, used, run.params, kept=kept)
+            report, arrays = emerge(name, steps, series, run.params)
+            report |= begun
+
+            run.save("emergence", f"emergence_{name}", report, arrays, made=_made(run, [model]))
         found[name] = (arrays, report)
         click.echo(f"{name}: {report['verdict']}")
 
     return found
+
+
+@contextmanager
+def _unfinished(run: Induct, model: str, prompts: "Prompts") -> Iterator[Path]:
+    """Where checkpoints of a model that were measured are kept until all are: a folder for its
+    files, these prompts, settings and code. Deleted when the block ends without an error."""
+    from interp_core.console.made_from import mark
+    from interp_core.training.checkpoints import fingerprint, scratch
+    from pythia_topology.model import READ_LATER
+
+    name = short_name(model)
+    made = mark(
+        run.study,
+        {name: run.source(model)},
+        run.params,
+        unread={"models", *READ_LATER},
+        read=[prompts.sha256],
+    )
+    # The number of threads moves the last digits.
+    code = fingerprint(made, run.params.threads, code=())
+
+    with scratch("pythia_emergence", f"{name}-{code}", beside=run.folder) as held:
+        yield held.folder
 
 
 def figures(run: Induct) -> None:

@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 from types import FunctionType
 
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_json
 from interp_core.files.params import check
+from interp_core.stimuli import corpus
 from interp_core.stimuli.corpus import (
     Corpus,
     CorpusParams,
@@ -26,7 +28,9 @@ from interp_core.stimuli.corpus import (
     PathText,
     build,
     docstrings,
+    encode,
     read_documents,
+    train_tokenizer,
 )
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -141,6 +145,94 @@ def test_the_streams_hold_every_document_and_nothing_else(text_file: Path, tmp_p
         corpus.counts, np.bincount(corpus.train, minlength=tokenizer.get_vocab_size())
     )
     assert corpus.train.dtype == np.uint16
+
+
+def _words(n: int, seed: int) -> str:
+    """Text as a language has it, some words often, on lines."""
+    rng = np.random.default_rng(seed)
+    kinds = np.array(["".join(map(chr, rng.integers(97, 123, size=k % 7 + 2))) for k in range(999)])
+    drawn = kinds[rng.zipf(1.3, size=n) % len(kinds)]
+    ends = rng.choice([" ", "\n", "  \n", ", ", "\n\t", "' ", " '\n", "\n<|endoftext|>"], size=n)
+    return "".join(word + end for word, end in zip(drawn, ends, strict=True))
+
+
+def test_slices_and_pieces_change_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["", _words(3_000, 1), "one", "", _words(40, 2), "no end of a line " * 400, "né\n" * 99]
+    whole = train_tokenizer(texts, 400)
+    expected = [id for text in texts for id in [0, *whole.encode(text).ids]]
+
+    monkeypatch.setattr(corpus, "LONGEST_PIECE", 50)
+    monkeypatch.setattr(corpus, "ENCODED_AT_ONCE", 300)
+    cut = train_tokenizer(texts, 400)
+    stream = encode(cut, texts)
+
+    assert len(list(corpus._pieces(texts[1]))) > 50
+    assert cut.to_str() == whole.to_str()
+    assert stream.tolist() == expected
+    np.testing.assert_array_equal(corpus.count(stream, 400), np.bincount(expected, minlength=400))
+
+
+def test_no_token_goes_across_a_place_where_documents_are_cut() -> None:
+    words = train_tokenizer(["any"], 300).pre_tokenizer
+    assert words is not None
+
+    # Every kind of character on both sides, and the white space of both libraries.
+    kinds: dict[str, str] = {}
+    for code in range(sys.maxunicode):
+        if not 0xD800 <= code < 0xE000:
+            kinds.setdefault(unicodedata.category(chr(code)), chr(code))
+    spaces = [chr(code) for code in range(0x3001) if chr(code).isspace() or code == 0x180E]
+
+    for one in [*kinds.values(), *spaces, "\ufeff", "'", "s"]:
+        for text in (f"a{one}\nb", f"a\n{one}b", f"{one}\n{one}"):
+            for found in corpus._LINE_END.finditer(text):
+                halves = (text[: found.end()], text[found.end() :])
+                cut = [word for half in halves for word, _ in words.pre_tokenize_str(half)]
+                assert cut == [word for word, _ in words.pre_tokenize_str(text)], repr(text)
+
+
+def test_a_file_that_is_read_in_parts_has_the_documents_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "\n\none\n\n\ntwo\r\n\r\nthree né\n\n\n\n\nfour\n"
+    file = tmp_path / "text.txt"
+    file.write_bytes(text.encode())
+    expected = file.read_text(encoding="utf-8").split("\n\n")
+
+    for at_once in range(1, len(text)):
+        monkeypatch.setattr(corpus, "READ_AT_ONCE", at_once)
+        assert list(corpus._documents(file)) == expected
+
+    file.write_bytes(b"good, " * 2000 + b"\xff")
+    with pytest.raises(InputError, match=r"is not UTF-8 text \(byte 12000\)"):
+        list(corpus._documents(file))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one_document", [False, True])
+def test_a_text_of_24_megabytes_takes_a_stated_memory(one_document: bool, tmp_path: Path) -> None:
+    part = _words(300_000, 3)
+    part = part.replace("\n\n", "\n") if one_document else part.replace("  \n", "\n\n")
+    text = part * (24_000_000 // len(part))
+    held_out = "of the validation"
+    (tmp_path / "text").mkdir()
+    for name, content in (("a.txt", text), ("b.txt", held_out)):
+        (tmp_path / "text" / name).write_text(content)
+    path = tmp_path / "text" if one_document else tmp_path / "text" / "a.txt"
+
+    # The system's own peak: that of `resource` begins with the memory of whoever started it.
+    program = (
+        "from pathlib import Path; from interp_core.stimuli.corpus import *;"
+        f"build(CorpusParams(path=PathText(path=Path({str(path)!r})), vocabulary=4096, "
+        f"validation_every=2), Path({str(tmp_path / 'out')!r}));"
+        "lines = Path('/proc/self/status').read_text().splitlines();"
+        "print(next(int(line.split()[1]) // 1024 for line in lines if 'VmHWM' in line))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr[-300:]
+    # README: 150 MB, and five bytes for each of the text.
+    assert int(done.stdout) < 150 + 5 * 24
 
 
 def test_every_third_document_is_held_out_and_none_is_in_both(text_file: Path) -> None:

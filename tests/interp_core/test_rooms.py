@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,3 +113,14 @@ def test_a_room_answers_for_the_module_of_its_name() -> None:
     for room, name in before.items():
         found = getattr(importlib.import_module(f"interp_core.{room}"), name)
         assert found.__module__ == f"interp_core.{room}.{modules[room]}"
+
+
+@pytest.mark.parametrize("room", ["mamba", "models", "stimuli"])
+def test_a_rooms_modules_are_imported_by_name_first_of_all(room: str) -> None:
+    modules = [file.stem for file in (CORE / room).glob("*.py") if file.stem != "__init__"]
+
+    # In a process each: the first import is the one that asks the room.
+    for module in (modules[0], modules[-1]):
+        program = f"from interp_core.{room} import {module}; print({module}.__name__)"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.stdout.strip() == f"interp_core.{room}.{module}", done.stderr[-300:]

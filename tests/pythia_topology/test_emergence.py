@@ -12,13 +12,15 @@ import torch
 import known_circuits as known
 import small_project
 from interp_core.errors import InputError
-from interp_core.files.artifacts import load_arrays, load_json, save_weights
+from interp_core.files.artifacts import load_arrays, load_json, load_weights, save_weights
 from interp_core.loading import load_model
 from interp_core.models.spec import ModelSpec
 from interp_core.models.subject import Transformer, as_transformer
 from interp_core.stimuli.prompts import Prompts
+from pythia_topology import measure_checkpoints
 from pythia_topology.data import stimuli
-from pythia_topology.measure_emergence import checkpoints, emergence
+from pythia_topology.measure_checkpoints import checkpoints, scores_over_training
+from pythia_topology.measure_emergence import emergence
 from small_project import induct
 
 STEPS = [0, *(2**i for i in range(13))]
@@ -84,8 +86,13 @@ def settings(**changes: Any) -> Any:
 
 
 def measured(folder: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    subject, prompts = loaded(folder, **changes)
-    return emergence(subject, local(folder), prompts, settings(**changes))
+    """Kept beside the model, whatever was kept before."""
+    name, params = "induction", settings(**changes)
+    _, prompts = loaded(folder, **changes)
+    steps, series = scores_over_training(
+        name, local(folder), prompts, params, kept=folder.with_name("kept")
+    )
+    return emergence(name, steps, series, params)
 
 
 def loaded(folder: Path, **changes: Any) -> tuple[Transformer, Prompts]:
@@ -167,6 +174,86 @@ def test_random_weights_have_no_onset(random_project: Path, tmp_path: Path) -> N
     assert report["onset"]["induction_head"] is None
     assert report["onset"]["copy_accuracy"] is None
     assert report["verdict"] == "no induction head emerges"
+
+
+# What is kept
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = None) -> list[None]:
+    """Grows with every checkpoint that is measured; Ctrl-C comes at the one after the last."""
+    measured_so_far: list[None] = []
+    score = measure_checkpoints._scores
+
+    def counting(*arguments: Any) -> Any:
+        if len(measured_so_far) == stop_after:
+            raise KeyboardInterrupt
+        measured_so_far.append(None)
+        return score(*arguments)
+
+    monkeypatch.setattr(measure_checkpoints, "_scores", counting)
+    return measured_so_far
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_call_that_was_stopped_goes_on_and_measures_nothing_twice(
+    own: Path, planted_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(out: str, *more: object) -> Any:
+        given = ("--model", own, "--period", 16, "--out", tmp_path / out)
+        return induct("emergence", *given, *more)
+
+    kept = planted_project / ".scratch" / "pythia_emergence"
+    assert command("untouched").code == 0
+
+    with monkeypatch.context() as patched:
+        _counted(patched, stop_after=5)
+        stopped = command("out")
+    assert stopped.code == 130
+    assert "the same command continues" in stopped.err
+    assert len(list(kept.glob("*/step-*/scores.npz"))) == 5
+
+    # What a kill left without its record was not written to its end.
+    torn = next(kept.glob("*/step-000000-*"))
+    (torn / "induction-lab.sha256").unlink()
+
+    # Of other settings nothing is taken, and nothing is lost.
+    counted = _counted(monkeypatch)
+    assert command("other", "--batch-size", 3).code == 0
+    assert len(counted) == len(STEPS)
+
+    counted.clear()
+    assert command("out").code == 0
+    assert len(counted) == len(STEPS) - 4
+    assert _files(tmp_path / "out") == _files(tmp_path / "untouched")
+    assert not list(kept.iterdir())
+
+
+@pytest.mark.usefixtures("planted_project")
+def test_a_checkpoint_that_became_another_is_measured_again(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = _counted(monkeypatch)
+    measured(own)
+    again = own / "checkpoints" / f"step-{STEPS[3]:06d}.safetensors"
+    save_weights(again, with_strength(load_weights(again), 0.99, 0.99))
+
+    counted.clear()
+    measured(own)
+    assert len(counted) == 1
+
+
+@pytest.mark.usefixtures("planted_project")
+def test_kept_scores_that_are_damaged_are_named(own: Path) -> None:
+    measured(own)
+    file = next((own.parent / "kept").glob("step-000004-*/scores.npz"))
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"scores\.npz is damaged: its SHA-256 is not the one"):
+        measured(own)
 
 
 # What is refused

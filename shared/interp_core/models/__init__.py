@@ -10,6 +10,7 @@ if not TYPE_CHECKING:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        from interp_core.models import subject
+        # Not `from interp_core.models import subject`, which asks here for `subject`, for ever.
+        import interp_core.models.subject as subject
 
         return getattr(subject, name)

@@ -10,6 +10,7 @@ if not TYPE_CHECKING:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        from interp_core.stimuli import prompts
+        # Not `from interp_core.stimuli import prompts`, which asks here for `prompts`, for ever.
+        import interp_core.stimuli.prompts as prompts
 
         return getattr(prompts, name)

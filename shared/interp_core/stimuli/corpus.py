@@ -6,11 +6,12 @@ Sources: documentation of installed packages, a text file or folder, a pinned hu
 import ast
 import importlib.metadata
 import inspect
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import numpy as np
@@ -41,6 +42,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"  # id 0: begins every document, and serves as BOS, EOS and padding
+
+# Characters that are worked on at once. What the tokenizer's library says of a token takes 200
+# bytes: of all of a text at once that is 60 times the text.
+READ_AT_ONCE = 2**22
+ENCODED_AT_ONCE = 2**19
+LONGEST_PIECE = 2**16
+
+# A line's end between two characters that are no white space: nothing that the tokenizer looks at
+# goes across it, so a document may be cut behind it.
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 
 
 class PackagedText(Params):
@@ -155,7 +166,7 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
     train, validation = (
         encode(tokenizer, texts) for texts in (documents.train, documents.validation)
     )
-    counts = np.bincount(train, minlength=tokenizer.get_vocab_size()).astype(np.int64)
+    counts = count(train, tokenizer.get_vocab_size())
     # The streams first: by them an unfinished corpus is told from a model's folder.
     save_arrays(folder / "tokens.npz", {"train": train, "validation": validation, "counts": counts})
 
@@ -266,7 +277,8 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> "Tokenizer":
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # It counts words, and no word goes across pieces.
+    tokenizer.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
 
     return tokenizer
 
@@ -274,10 +286,62 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> "Tokenizer":
 def encode(tokenizer: "Tokenizer", texts: list[str]) -> UInt[np.ndarray, " position"]:
     """One stream: id 0, then the document's ids, for each document."""
     dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
-    parts = [
-        np.array([0, *encoding.ids], dtype=dtype) for encoding in tokenizer.encode_batch(texts)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+    parts = [np.zeros(0, dtype=dtype)]
+
+    for some in _slices(texts):
+        ids: list[int] = []
+        encoded = tokenizer.encode_batch([piece for piece, _ in some])
+
+        for (_, begins), encoding in zip(some, encoded, strict=True):
+            ids += [0] * begins + encoding.ids
+        parts.append(np.array(ids, dtype=dtype))
+
+    return np.concatenate(parts)
+
+
+def count(stream: UInt[np.ndarray, " position"], size: int) -> Int[np.ndarray, " vocab"]:
+    """How often each of `size` ids is in a stream."""
+    counts = np.zeros(size, dtype=np.int64)
+
+    # NumPy counts in ids of eight bytes, four times the stream.
+    for start in range(0, len(stream), ENCODED_AT_ONCE):
+        counts += np.bincount(stream[start : start + ENCODED_AT_ONCE], minlength=size)
+    return counts
+
+
+def _slices(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+    """Pieces of documents, as many as are encoded at once, each with whether it begins one."""
+    some: list[tuple[str, bool]] = []
+    characters = 0
+
+    for text in texts:
+        for i, piece in enumerate(_pieces(text)):
+            some.append((piece, i == 0))
+            characters += len(piece)
+
+            if characters >= ENCODED_AT_ONCE:
+                yield some
+                some, characters = [], 0
+
+    if some:
+        yield some
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A document in pieces of at least LONGEST_PIECE characters, cut where no token can go across.
+
+    A document without such a place stays whole. An empty one is one piece.
+    """
+    start = 0
+
+    while len(text) - start > LONGEST_PIECE:
+        end = _LINE_END.search(text, start + LONGEST_PIECE)
+        if end is None:
+            break
+        yield text[start : end.end()]
+        start = end.end()
+
+    yield text[start:]
 
 
 def docstrings(distribution: str) -> Iterator[str]:
@@ -356,10 +420,8 @@ def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     if not files:
         raise InputError(f"corpus: {path} holds no .txt or .md file")
 
-    texts = [_utf8(file) for file in files]
-
-    if path.is_file():
-        texts = texts[0].split("\n\n")
+    # Blank lines separate documents of a file; a folder's files are whole.
+    texts = list(_documents(path)) if path.is_file() else [_utf8(file) for file in files]
 
     hashes = {
         file.name if path.is_file() else str(file.relative_to(path)): file_sha256(file)
@@ -369,13 +431,43 @@ def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     return [text for text in texts if text.strip()], {"kind": "path", "sha256": hashes}
 
 
+def _documents(file: Path) -> Iterator[str]:
+    """What blank lines separate in a file, which is never in memory whole.
+
+    As one string, one character beyond 65,535 would make four bytes of every other.
+    """
+    rest = ""
+
+    with file.open(encoding="utf-8") as opened:
+        while some := _read(opened, file):
+            *whole, rest = (rest + some).split("\n\n")
+            yield from whole
+    yield rest
+
+
+def _read(opened: TextIO, file: Path) -> str:
+    try:
+        return opened.read(READ_AT_ONCE)
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
+
+
 def _utf8(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise _not_utf8(file) from None
+
+
+def _not_utf8(file: Path) -> InputError:
+    """What is wrong, with its place in the file: what was read in parts knows it in its part."""
+    try:
+        file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise InputError(
-            f"corpus: {file} is not UTF-8 text (byte {problem.start}); convert it first"
-        ) from None
+        where = f" (byte {problem.start})"
+    else:
+        where = ""
+    return InputError(f"corpus: {file} is not UTF-8 text{where}; convert it first")
 
 
 def _hub_documents(hub: HubText) -> Documents:

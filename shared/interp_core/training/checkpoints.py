@@ -154,7 +154,7 @@ def _state_sha256(note: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str
 
 @contextmanager
 def scratch(stage: str, mark: str, *, beside: Path, patience: float = 3.0) -> Iterator[Scratch]:
-    """The folder .scratch/<stage>/<mark>, locked against a second trainer of the same thing.
+    """The folder .scratch/<stage>/<mark>, locked against a second one at the same thing.
 
     In the project; in `beside`, where results go, if the project cannot be written.
     A killed trainer's lock is gone with it; `patience` (seconds) covers one that is just ending.
@@ -170,7 +170,7 @@ def scratch(stage: str, mark: str, *, beside: Path, patience: float = 3.0) -> It
         if held is None:
             owner = lock.read_text().strip() or "unknown"
             raise InputError(
-                f"process {owner} is already training this (lock {lock}): wait until it ends, "
+                f"process {owner} is already working on this (lock {lock}): wait until it ends, "
                 "or stop it first"
             )
         folder.mkdir(exist_ok=True)

@@ -1,0 +1,118 @@
+"""Checkpoints on a cluster: emergence writes the bytes of one process, and measures none twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("distributed", reason="Dask is not installed (make test-servers)")
+
+import small_project
+from interp_core.files.artifacts import save_weights
+
+pytestmark = [pytest.mark.slow, pytest.mark.servers]
+
+STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
+START = "from pythia_topology.cli import main; main()"
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if "CLUSTER" not in name}
+    return kept | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+
+
+def start(project: Path, out: str, *more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    given = ["emergence", "--model", "models/toy", "--out", out, *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", START, *given],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(running: subprocess.Popen[str]) -> None:
+    _, said = running.communicate(timeout=300)
+    assert running.returncode == 0, said
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def kept(project: Path) -> dict[str, tuple[int, int]]:
+    """Checkpoints that are kept, each with which writing of its file it is."""
+    found = {}
+    for record in (project / ".scratch").glob("pythia_emergence/*/step-*/induction-lab.sha256"):
+        file = record.with_name("scores.npz")
+        try:
+            told = file.stat()
+        except FileNotFoundError:
+            continue
+        if record.read_text():
+            found[record.parent.name] = (told.st_ino, told.st_mtime_ns)
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project whose first model has checkpoints."""
+    folder = small_project.build_project(tmp_path_factory.mktemp("project"))
+    for step in STEPS:
+        weights = small_project.random_model(layers=2, seed=100 + step).state_dict()
+        place = folder / "models" / "toy" / "checkpoints" / f"step-{step:06d}.safetensors"
+        save_weights(place, weights)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untouched(project: Path) -> dict[str, bytes]:
+    """What one process writes."""
+    finish(start(project, "untouched"))
+    return files(project / "untouched")
+
+
+def test_two_workers_write_the_bytes_of_one_process(
+    project: Path, untouched: dict[str, bytes]
+) -> None:
+    finish(start(project, "two-workers", "--cluster", "local:2"))
+    assert files(project / "two-workers") == untouched
+    assert not list((project / ".scratch" / "pythia_emergence").iterdir())
+
+
+@pytest.mark.parametrize("where", [[], ["--cluster", "local:2"]], ids=["here", "cluster"])
+def test_after_a_kill_the_same_command_measures_no_checkpoint_twice(
+    where: list[str], project: Path, untouched: dict[str, bytes]
+) -> None:
+    out = f"killed-{len(where)}"
+    first = start(project, out, *where)
+    deadline = time.monotonic() + 200
+    while len(kept(project)) < 3:
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate(timeout=60)
+
+    # Tasks of a killed command end within seconds, perhaps with one checkpoint more.
+    time.sleep(3)
+    before = kept(project)
+    assert 3 <= len(before) < len(STEPS)
+
+    again = start(project, out, *where)
+    seen = {name: {identity} for name, identity in before.items()}
+    while again.poll() is None:
+        for name, identity in kept(project).items():
+            seen.setdefault(name, set()).add(identity)
+        time.sleep(0.01)
+    finish(again)
+
+    assert all(len(identities) == 1 for identities in seen.values())
+    assert files(project / out) == untouched
