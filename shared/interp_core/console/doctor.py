@@ -23,6 +23,7 @@ from interp_core.console.dvc_files import (
     artifacts_by_object,
     cache_folder,
     changed_in,
+    default_address,
     files_of,
     name_of,
     object_of,
@@ -262,19 +263,15 @@ def _more(what: str, found: list[Any]) -> Iterator[Finding]:
 
 def _store(root: Path) -> Finding:
     """The default remote; a folder can be looked at, another one is named."""
-    configs = [root / ".dvc" / name for name in ("config", "config.local")]
-    text = "\n".join(config.read_text() for config in configs if config.is_file())
-    addresses = re.findall(r"^\s*url\s*=\s*(\S+)", text, flags=re.MULTILINE)
+    address = default_address(root)
 
-    if not addresses:
+    if address is None:
         return Finding("note", "remote", "none", "`dvc remote add --default store ADDRESS`")
-    address = addresses[-1]
     if "://" in address:
         from interp_core.console.doctor_network import remote
 
         return remote(root)
 
-    folder = (root / ".dvc" / address).resolve()
-    if folder.is_dir():
-        return Finding("ok", "remote", str(folder))
-    return Finding("note", "remote", f"{folder} is not there yet", "`dvc push` makes it")
+    if Path(address).is_dir():
+        return Finding("ok", "remote", address)
+    return Finding("note", "remote", f"{address} is not there yet", "`dvc push` makes it")

@@ -68,14 +68,29 @@ def cache_folder(root: Path) -> Path:
 
     InputError for one that cannot be read.
     """
+    cache = _configuration(root)["cache"].get("dir")
+    return Path(cache or root / ".dvc" / "cache") / "files" / "md5"
+
+
+def default_address(root: Path) -> str | None:
+    """Where the remote is that DVC takes when none is named, a folder with its whole path; None
+    where there is none.
+
+    InputError for a configuration that cannot be read.
+    """
+    configuration = _configuration(root)
+    remote = configuration["remote"].get(configuration["core"].get("remote"), {})
+    return str(remote["url"]) if "url" in remote else None
+
+
+def _configuration(root: Path) -> Any:
     from dvc.config import Config, ConfigError
 
     own = str(root / ".dvc")
     try:
-        cache = Config(dvc_dir=own, local_dvc_dir=own)["cache"].get("dir")
+        return Config(dvc_dir=own, local_dvc_dir=own)
     except ConfigError as problem:
         raise InputError(f"{root / '.dvc'}: {first_line(problem)}") from None
-    return Path(cache or root / ".dvc" / "cache") / "files" / "md5"
 
 
 def object_of(cache: Path, md5: str) -> Path:
