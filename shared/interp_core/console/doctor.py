@@ -23,7 +23,6 @@ from interp_core.console.dvc_files import (
     artifacts_by_object,
     cache_folder,
     changed_in,
-    default_address,
     files_of,
     name_of,
     object_of,
@@ -33,6 +32,7 @@ from interp_core.console.dvc_files import (
 from interp_core.console.own_code import code_root
 from interp_core.errors import InputError
 from interp_core.files.params import profile_path, project_root, read_yaml, settings_root
+from interp_core.files.way_out import default_address
 
 LEAST_PYTHON = (3, 11)  # as pyproject.toml says
 LEAST_DISK = 5e9  # bytes: arrays, weights and cache of a whole run take about 3e9

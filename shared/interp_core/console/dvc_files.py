@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from interp_core.errors import InputError, first_line
+from interp_core.errors import InputError
+from interp_core.files.way_out import dvc_configuration
 
 _DIRECTORY = ".dir"
 # What .dvcignore leaves out of a folder's hash.
@@ -68,29 +69,8 @@ def cache_folder(root: Path) -> Path:
 
     InputError for one that cannot be read.
     """
-    cache = _configuration(root)["cache"].get("dir")
+    cache = dvc_configuration(root)["cache"].get("dir")
     return Path(cache or root / ".dvc" / "cache") / "files" / "md5"
-
-
-def default_address(root: Path) -> str | None:
-    """Where the remote is that DVC takes when none is named, a folder with its whole path; None
-    where there is none.
-
-    InputError for a configuration that cannot be read.
-    """
-    configuration = _configuration(root)
-    remote = configuration["remote"].get(configuration["core"].get("remote"), {})
-    return str(remote["url"]) if "url" in remote else None
-
-
-def _configuration(root: Path) -> Any:
-    from dvc.config import Config, ConfigError
-
-    own = str(root / ".dvc")
-    try:
-        return Config(dvc_dir=own, local_dvc_dir=own)
-    except ConfigError as problem:
-        raise InputError(f"{root / '.dvc'}: {first_line(problem)}") from None
 
 
 def object_of(cache: Path, md5: str) -> Path:
