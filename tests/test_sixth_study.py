@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path) -> None:
-    for name in ("shared", "packages", "profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "pyproject.toml", "params.yaml", "constraints.txt"):
+    copied = ("shared", "packages", "profiles", "published", "tests", "data/training")
+    # The template lies in packages/ of the copy, and is no test there.
+    left_out = shutil.ignore_patterns("__pycache__", "sixth_study", "test_sixth_study.py")
+    for name in (*copied, "data/mamba_training"):
+        shutil.copytree(ROOT / name, folder / name, ignore=left_out)
+    for name in ("dvc.yaml", "pyproject.toml", "params.yaml", "constraints.txt", "Makefile"):
         shutil.copy(ROOT / name, folder / name)
 
     no_words = shutil.ignore_patterns("declared.yaml", "__pycache__")
@@ -37,11 +41,11 @@ def build(folder: Path) -> None:
         add(folder / "profiles" / f"{name}.yaml", DECLARED[f"profiles/{name}.yaml"])
     add(folder / "dvc.yaml", {"stages": DECLARED["dvc.yaml"]})
     into_pyproject(folder / "pyproject.toml")
-    (folder / "params.yaml").write_text("profile: smoke\n")
-
-    # smoke measures models of its own too: the toy joins them.
-    smoke = folder / "profiles" / "overlays" / "smoke.yaml"
-    add(smoke, {"models": DECLARED["profiles/laptop.yaml"]["models"]})
+    replace_in(
+        folder / "shared" / "interp_core" / "console" / "dashboard.py",
+        "SHOWN = (\n",
+        f"SHOWN = (\n    {DECLARED['shared/interp_core/console/dashboard.py']['row']}\n",
+    )
 
     run(folder, "interp_core.cli", "stages")
     for command in ("measure", "figures", "answers"):
@@ -49,39 +53,56 @@ def build(folder: Path) -> None:
 
 
 def add(path: Path, more: dict) -> None:
-    """Keys into a YAML file, its comments and tags kept."""
+    """Entries into a YAML file, its comments and tags kept."""
     reader = YAML()
     reader.width = 4096
     content = reader.load(path.read_text())
+    join(content, more)
 
-    for key, value in more.items():
-        if key in content:
-            content[key].update(value)
-        else:
-            content[key] = value
     with path.open("w") as written:
         reader.dump(content, written)
 
 
+def join(content: dict, more: dict) -> None:
+    for key, value in more.items():
+        if key not in content:
+            content[key] = value
+        elif isinstance(value, dict):
+            join(content[key], value)
+        else:
+            content[key].extend(value)
+
+
 def into_pyproject(path: Path) -> None:
     script, package = DECLARED["pyproject.toml"]["script"], DECLARED["pyproject.toml"]["package"]
+    name = Path(package).name
+    replace_in(path, "[project.scripts]\n", f"[project.scripts]\n{script}\n")
+    replace_in(path, "\npackages = [\n", f'\npackages = [\n  "{package}",\n')
+    replace_in(path, "known-first-party = [", f'known-first-party = ["{name}", ')
+    replace_in(path, "--jaxtyping-packages=", f"--jaxtyping-packages={name},")
+
+
+def replace_in(path: Path, before: str, after: str) -> None:
     text = path.read_text()
-    text = text.replace("[project.scripts]\n", f"[project.scripts]\n{script}\n")
-    text = text.replace("\npackages = [\n", f'\npackages = [\n  "{package}",\n')
-    path.write_text(text)
+    assert text.count(before) == 1, f"{path}: {before}"
+    path.write_text(text.replace(before, after))
 
 
 def run(folder: Path, module: str, *arguments: str) -> str:
+    return run_python(folder, "-m", module, *arguments)
+
+
+def run_python(folder: Path, *arguments: str) -> str:
     homes = os.pathsep.join(str(folder / home) for home in ("shared", "packages"))
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": homes},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -107,11 +128,35 @@ def sections(stage: dict) -> set[str]:
 
 def test_every_profile_has_its_section(project: Path) -> None:
     for profile in (project / "profiles").glob("*.yaml"):
-        assert "sixth_study" in yaml.safe_load(profile.read_text()), profile
+        content = yaml.safe_load(profile.read_text())
+        assert {*content["sixth_study"]["models"]} <= {*content["models"]}, profile
 
 
 def test_what_is_derived_is_up_to_date_at_once(project: Path) -> None:
     run(project, "interp_core.cli", "stages", "--check")
+
+
+@pytest.mark.parametrize("test", ["study_options", "dashboard", "published"])
+def test_the_repositorys_tests_about_studies_pass_with_it(test: str, project: Path) -> None:
+    said = run(project, "pytest", f"tests/interp_core/test_{test}.py", "-p", "no:cacheprovider")
+    assert " passed" in said
+
+
+def test_the_answers_of_all_studies_wait_for_its(project: Path) -> None:
+    answers = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]["answers"]
+    assert "data/sixth_study/answers.json" in answers["deps"]
+
+
+def test_its_page_says_its_verdict(project: Path) -> None:
+    program = (
+        "from pathlib import Path; from interp_core.console.answers import of_studies;"
+        " from interp_core.page.report import parts_of, verdict;"
+        " part = parts_of(['sixth_study'])['sixth_study'];"
+        " found = {one.name: one for one in of_studies(Path('data'))['sixth_study']};"
+        " print(verdict(part.words.verdict, found, where='page'))"
+    )
+    said = run_python(project, "-c", program)
+    assert re.search(r"by 0\.\d+ \[0\.\d+, 0\.\d+\] of its attention", said), said
 
 
 def test_it_measures_draws_and_answers(project: Path) -> None:

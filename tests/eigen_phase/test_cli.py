@@ -48,6 +48,24 @@ def test_seed_options_are_taken_in_both_spellings(spelling: str, tmp_path: Path)
     assert "10 steps, pattern accuracy" in done.output
 
 
+def test_a_training_of_other_settings_in_the_same_folder_stays(project: Path) -> None:
+    asked = (*SMALL, "--seed", "3")
+    for _ in range(2):  # the same settings again are trained again
+        assert call("train", *asked).exit_code == 0
+    folder = project / "outputs" / "eigen_phase" / "smoke" / "tiled-s3"
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    for command in ("train", "run"):
+        said = refused(command, *asked, "--batch-size", "5")
+        assert f"{folder} holds a training with other settings (batch_size " in said
+        assert said.endswith("name another folder (--out)\n")
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+    # One that cannot be read is no training.
+    (folder / "config.json").write_text("{")
+    assert call("train", *asked, "--batch-size", "5").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("option", "value", "field", "expected"),
     [

@@ -116,6 +116,68 @@ def test_what_is_written_elsewhere_is_always_trained(project: Path) -> None:
     assert files(project / "mine" / "models") == files(project / "data" / "models")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--seed", "9"), ("--profile", "test"), ("--history", "mine"), ("--corpus", "data/corpus")],
+)
+def test_with_an_option_it_is_an_experiment_and_leaves_the_pipelines_files(
+    options: tuple[str, str], project: Path
+) -> None:
+    train()
+    before = files(project / "data")
+    train("models", *options)
+
+    assert files(project / "data") == before
+    own = project / "outputs" / "models" / "test"
+    assert (own / "one" / "training.json").is_file()
+    histories = project / "mine" if "--history" in options else own
+    assert [file.name for file in histories.glob("*.csv")] == ["one.csv"]
+
+
+def test_the_history_of_an_experiment_lies_where_its_models_do(project: Path) -> None:
+    train("models", "--seed", "9", "--out", "mine")
+    assert (project / "mine" / "one.csv").is_file()
+    assert not (project / "data" / "training").exists()
+
+
+def test_part_of_a_stage_is_the_stage(project: Path) -> None:
+    train("models", "--models", "one", "--processes", "1")
+    assert (project / "data" / "models" / "one").is_dir()
+    assert (project / "data" / "training" / "one.csv").is_file()
+    assert not (project / "outputs").exists()
+
+
+def test_a_command_of_the_core_starts_at_the_project(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(project / "data")
+    (project / "packages").mkdir()
+    monkeypatch.chdir(project / "packages")
+
+    train("corpus")
+    assert files(project / "data") == before
+    train("corpus", "--max-characters", "3000")
+    assert files(project / "data") == before
+    train()
+
+    assert (project / "data" / "models" / "one").is_dir()
+    assert (project / "outputs" / "corpus" / "test" / "tokens.npz").is_file()
+    assert not any((project / "packages").iterdir())
+
+
+def test_an_experiment_of_other_settings_is_not_replaced(project: Path) -> None:
+    train("models", "--seed", "8")
+    train("models", "--seed", "8")
+    before = files(project / "outputs")
+
+    done = CliRunner().invoke(main, ["models", "--seed", "9"], catch_exceptions=False)
+    assert done.exit_code == 2
+    said = done.stderr.splitlines()[-1]
+    assert "holds a training with other settings (seed 8 there, 9 asked for), so it stays" in said
+    assert said.endswith("name another folder (--out)")
+    assert files(project / "outputs") == before
+
+
 def test_no_more_than_the_newest_are_kept(project: Path) -> None:
     for seed in range(KEPT + 2):
         change(project, seed=seed)

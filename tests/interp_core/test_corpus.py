@@ -126,6 +126,42 @@ def test_same_text_same_bytes_whatever_the_hash_seed(text_file: Path, tmp_path: 
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["tokens.npz", "corpus.json", "tokenizer.json"])
+def test_a_file_of_a_users_in_a_corpuss_place_stays(
+    name: str, text_file: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / name).write_text("[1, 2]")
+    with pytest.raises(InputError, match=rf"has a {name} that is no corpus's, so it stays"):
+        build(text_params(text_file), mine)
+    assert {file.name: file.read_text() for file in mine.iterdir()} == {name: "[1, 2]"}
+
+
+def test_a_corpus_is_replaced_and_one_that_was_stopped_is_begun_again(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "corpus"
+    build(text_params(text_file), folder)
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert {*whole} == {"tokenizer.json", "tokens.npz", "corpus.json"}
+
+    (folder / "tokens.npz").write_bytes(b"damaged since: it is listed")
+    build(text_params(text_file), folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("interp_core.stimuli.corpus.save_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(text_params(text_file), tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "corpus.json").exists()
+    build(text_params(text_file), tmp_path / "stopped")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "stopped").iterdir()} == whole
+
+
 def test_the_streams_hold_every_document_and_nothing_else(text_file: Path, tmp_path: Path) -> None:
     params = text_params(text_file)
     documents = read_documents(params)

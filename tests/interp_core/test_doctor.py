@@ -43,7 +43,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cached = tmp_path / ".dvc" / "cache" / "files" / "md5" / MD5[:2] / MD5[2:]
     cached.parent.mkdir(parents=True)
     cached.write_bytes(CONTENT)
-    (tmp_path / ".dvc" / "config").write_text("['remote \"store\"']\n    url = ../store\n")
+    remote = "[core]\n    remote = store\n['remote \"store\"']\n    url = ../store\n"
+    (tmp_path / ".dvc" / "config").write_text(remote)
     (tmp_path / "store").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "array.npz").write_bytes(CONTENT)
@@ -218,6 +219,23 @@ def test_a_remote_that_does_not_answer_is_an_error(project: Path) -> None:
     found = told()["remote"]
     assert found.state == "error"
     assert found.is_so.startswith("remote store (http://127.0.0.1:9): ")
+
+
+def test_of_several_remotes_the_default_one_is_looked_at(project: Path) -> None:
+    config = project / ".dvc" / "config"
+    (project / "backup").mkdir()
+    config.write_text(config.read_text() + "['remote \"backup\"']\n    url = ../backup\n")
+    assert told()["remote"].is_so == str(project / "store")
+
+    # A clone's own settings come before the project's, whichever file says more.
+    (project / ".dvc" / "config.local").write_text("[core]\n    remote = backup\n")
+    assert told()["remote"].is_so == str(project / "backup")
+    (project / "backup").rmdir()
+    assert told()["remote"].is_so == f"{project / 'backup'} is not there yet"
+
+    config.write_text(config.read_text().replace("[core]\n    remote = store\n", ""))
+    (project / ".dvc" / "config.local").unlink()
+    assert (told()["remote"].state, told()["remote"].is_so) == ("note", "none")
 
 
 def test_code_of_another_checkout_is_told(project: Path) -> None:

@@ -339,6 +339,18 @@ def test_files_of_a_later_command_are_listed_too(tmp_path: Path) -> None:
     assert not files[0].exists()
 
 
+def test_what_is_a_users_in_a_folder_with_a_record_is_not_written_over(tmp_path: Path) -> None:
+    place = tmp_path / NAME
+    write(place, "old")
+    (place / "page.html").write_text("years of work")
+    with (
+        pytest.raises(InputError, match=r"holds page\.html, which its files\.json does not list"),
+        adding_to(place, [place / "page.html"]),
+    ):
+        raise AssertionError("not reached")
+    assert "page.html" not in json.loads((place / RECORD).read_text())["files"]
+
+
 def test_a_folder_without_a_record_stays_without(tmp_path: Path) -> None:
     with adding_to(tmp_path, [tmp_path / "phase.png"]):
         (tmp_path / "phase.png").touch()

@@ -13,7 +13,7 @@ from interp_core.files.artifacts import load_arrays, load_json, load_weights, sa
 from interp_core.files.folders import replacing_folder
 from interp_core.files.params import Params
 from interp_core.files.sums import SUMS, check_all, file_sha256, listed_in
-from interp_core.files.vouching import vouching
+from interp_core.files.vouching import replacing_ours, vouching
 from interp_core.training.checkpoints import Scratch
 
 
@@ -104,6 +104,63 @@ def test_who_is_killed_while_writing_leaves_nothing_that_is_called_damaged(tmp_p
         killed()
     assert load_json(tmp_path / "a.json") == {"n": 2}
     assert listed_in(tmp_path / SUMS) == {}
+
+
+def put(path: Path, text: str) -> None:
+    with replacing_ours(path) as part:
+        part.write_text(text)
+
+
+def test_a_file_that_no_record_lists_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "page.html"
+    mine.write_text("years of work")
+    with pytest.raises(
+        InputError, match=r"page\.html is there, and no record .*: move it away, or"
+    ):
+        put(mine, "ours")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "page.html": "years of work"
+    }
+
+
+def test_a_file_of_ours_is_replaced_and_listed(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        put(tmp_path / "page.html", text)
+        assert (tmp_path / "page.html").read_text() == text
+        check_all(tmp_path / SUMS, again="")
+
+
+def test_who_is_killed_before_a_file_is_in_its_place_can_be_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "page.html", "first")
+    replace = Path.replace
+
+    def killed(part: Path, target: Path) -> Path:
+        # The record is put in its place by the same call, before.
+        if target.name == SUMS:
+            return replace(part, target)
+        raise KeyboardInterrupt
+
+    for name in ("page.html", "sample.png"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                put(tmp_path / name, "second")
+        put(tmp_path / name, "third")
+        assert (tmp_path / name).read_text() == "third"
+    check_all(tmp_path / SUMS, again="")
+
+
+def test_what_comes_there_while_a_file_is_made_stays(tmp_path: Path) -> None:
+    def make() -> None:
+        with replacing_ours(tmp_path / "page.html") as part:
+            part.write_text("ours")
+            (tmp_path / "page.html").write_text("years of work")
+
+    with pytest.raises(InputError, match="so it stays"):
+        make()
+    assert (tmp_path / "page.html").read_text() == "years of work"
 
 
 def test_files_of_a_folder_with_a_record_are_checked_as_deep_as_checkpoints(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from interp_core.console.holding import hold
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json, save_json
 from interp_core.files.params import project_root
+from interp_core.files.way_out import way_out
 
 FILE = "answers.json"
 EACH = "by_training.json"  # beside answers over trainings: those of every training, in order
@@ -45,7 +46,8 @@ def only_file(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
 
     if not found:
-        raise InputError(f"{folder / pattern} is missing: run the command that writes it first")
+        told = f"{folder / pattern} is missing: run the command that writes it first"
+        raise InputError(f"{told}{way_out(folder / pattern, 'writes')}")
 
     if len(found) > 1:
         names = " and ".join(file.name for file in found[:2])

@@ -32,6 +32,7 @@ from interp_core.console.dvc_files import (
 from interp_core.console.own_code import code_root
 from interp_core.errors import InputError
 from interp_core.files.params import profile_path, project_root, read_yaml, settings_root
+from interp_core.files.way_out import default_address
 
 LEAST_PYTHON = (3, 11)  # as pyproject.toml says
 LEAST_DISK = 5e9  # bytes: arrays, weights and cache of a whole run take about 3e9
@@ -262,19 +263,15 @@ def _more(what: str, found: list[Any]) -> Iterator[Finding]:
 
 def _store(root: Path) -> Finding:
     """The default remote; a folder can be looked at, another one is named."""
-    configs = [root / ".dvc" / name for name in ("config", "config.local")]
-    text = "\n".join(config.read_text() for config in configs if config.is_file())
-    addresses = re.findall(r"^\s*url\s*=\s*(\S+)", text, flags=re.MULTILINE)
+    address = default_address(root)
 
-    if not addresses:
+    if address is None:
         return Finding("note", "remote", "none", "`dvc remote add --default store ADDRESS`")
-    address = addresses[-1]
     if "://" in address:
         from interp_core.console.doctor_network import remote
 
         return remote(root)
 
-    folder = (root / ".dvc" / address).resolve()
-    if folder.is_dir():
-        return Finding("ok", "remote", str(folder))
-    return Finding("note", "remote", f"{folder} is not there yet", "`dvc push` makes it")
+    if Path(address).is_dir():
+        return Finding("ok", "remote", address)
+    return Finding("note", "remote", f"{address} is not there yet", "`dvc push` makes it")

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from interp_core.errors import InputError, first_line
+from interp_core.errors import InputError
+from interp_core.files.way_out import dvc_configuration
 
 _DIRECTORY = ".dir"
 # What .dvcignore leaves out of a folder's hash.
@@ -68,13 +69,7 @@ def cache_folder(root: Path) -> Path:
 
     InputError for one that cannot be read.
     """
-    from dvc.config import Config, ConfigError
-
-    own = str(root / ".dvc")
-    try:
-        cache = Config(dvc_dir=own, local_dvc_dir=own)["cache"].get("dir")
-    except ConfigError as problem:
-        raise InputError(f"{root / '.dvc'}: {first_line(problem)}") from None
+    cache = dvc_configuration(root)["cache"].get("dir")
     return Path(cache or root / ".dvc" / "cache") / "files" / "md5"
 
 

@@ -141,6 +141,19 @@ def option(name: str, *args: Any, **attributes: Any) -> Decorator:
     return click.option(*_spellings(name), *args, **attributes)
 
 
+def own_folder(place: str, *, out: Path | None, profile: str | None, given: bool) -> Path:
+    """Where a command of the core writes: a stage into data/, an experiment into `out` or outputs/.
+
+    `given`: whether any option was that changes what is made, or where.
+    """
+    from interp_core.console.call import profile_folder
+    from interp_core.files.params import project_root
+
+    if not given:
+        return project_root() / "data" / place
+    return out or project_root() / "outputs" / place / profile_folder(profile)
+
+
 def _spellings(name: str) -> list[str]:
     """An option as it is, and with underscores."""
     return list(dict.fromkeys([name, re.sub(r"(?<=\w)-", "_", name)]))

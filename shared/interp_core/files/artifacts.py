@@ -21,6 +21,7 @@ import numpy as np
 from interp_core.errors import InputError, first_line
 from interp_core.files.sums import check_sum
 from interp_core.files.sums import file_sha256 as file_sha256
+from interp_core.files.way_out import missing, way_out
 
 if TYPE_CHECKING:
     import torch
@@ -102,9 +103,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
-        ) from None
+        raise missing(path) from None
     except BROKEN_ARCHIVE as problem:
         raise InputError(
             f"{path} is damaged ({first_line(problem)}): delete it and run the command that writes "
@@ -130,15 +129,18 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
         part.write_text(text + "\n")
 
 
+def as_saved(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as `load_json` gives it back after `save_json`: lists, and ten digits."""
+    return _plain(content)
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. InputError when the file is missing or damaged."""
     check_sum(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
-        ) from None
+        raise missing(path) from None
     except (ValueError, RecursionError) as problem:
         raise InputError(
             f"{path} is damaged ({first_line(problem)}): delete it and run the command that writes "
@@ -182,7 +184,7 @@ def load_weights(path: Path) -> "dict[str, torch.Tensor]":
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
+        raise InputError(f"{path} is missing{way_out(path, 'writes')}") from None
     except (SafetensorError, OSError) as problem:
         raise InputError(
             f"{path} is damaged ({first_line(problem)}): fetch or train it again"

@@ -7,15 +7,15 @@ stays, and the command says so before it computes anything. Nothing follows a li
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import file_sha256, save_json
+from interp_core.files.artifacts import as_saved, file_sha256, load_json, save_json
 from interp_core.files.locks import alone_in, hand_over
 from interp_core.files.params import Params
 from interp_core.files.sums import RECORD
@@ -52,6 +52,32 @@ def check_replaceable(place: Path, *, kind: str, name: str) -> None:
     # A marked folder beside it is this program's whatever it holds, but for what was set aside.
     beside = _beside(place)
     _check_own(beside / _OLD if _is_marked(beside) else beside, kind=kind, name=name)
+
+
+def check_same_settings(record: Path, settings: Mapping[str, Any], *, part: str = "") -> None:
+    """InputError where a finished training's record, or that part of it, has other settings.
+
+    They would be lost in silence. Nothing where no record is, or a damaged one: what cannot be read
+    is trained again.
+    """
+    try:
+        content = load_json(record)
+        before = content.get(part, {}) if part else content
+    except InputError:
+        return
+
+    for name, value in as_saved(settings).items():
+        there = before.get(name)
+        if there == value:
+            continue
+
+        # A section inside would fill the line: its name is enough.
+        is_short = not isinstance(value, dict | list) and not isinstance(there, dict | list)
+        told = f"{name} {there} there, {value} asked for" if is_short else name
+        raise InputError(
+            f"{record.parent} holds a training with other settings ({told}), so it stays: name "
+            "another folder (--out)"
+        )
 
 
 @contextmanager
@@ -93,7 +119,7 @@ def adding_to(folder: Path, files: Iterable[Path]) -> Iterator[None]:
 
     They are listed before they are written, so that a command that is stopped halfway can be called
     again; those that were not written in the end are struck off. A folder without a record stays
-    without.
+    without. InputError where one of the files is there and not listed: it is somebody's.
     """
     if not (folder / RECORD).is_file():
         yield
@@ -101,6 +127,11 @@ def adding_to(folder: Path, files: Iterable[Path]) -> Iterator[None]:
 
     names = [file.relative_to(folder).as_posix() for file in files]
     record = _read(folder)
+    foreign = [name for name in names if name not in record.files and (folder / name).exists()]
+    if foreign:
+        told = f"{folder} holds {foreign[0]}, which its {RECORD} does not list"
+        raise InputError(f"{told}, so it stays: move it away")
+
     _save(folder, record.model_copy(update={"files": dict.fromkeys(names) | record.files}))
     try:
         yield

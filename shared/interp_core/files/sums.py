@@ -9,9 +9,11 @@ asked of it.
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from interp_core.errors import InputError
+from interp_core.files.way_out import way_out
 
 SUMS, RECORD = "induction-lab.sha256", "files.json"
 # A record vouches for files in its folder and this many below: run/checkpoints/step-0.safetensors.
@@ -26,7 +28,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
+        raise InputError(f"{path} is missing{way_out(path, 'writes')}") from None
     except OSError as problem:
         raise InputError(f"{path} cannot be read: {problem.strerror}") from None
 
@@ -39,16 +41,29 @@ def check_sum(path: Path, *, again: str = _AGAIN) -> None:
     if not path.is_file():
         return
 
+    for record, name in _records(path):
+        listed = listed_in(record).get(name)
+        if listed is not None and listed != file_sha256(path):
+            told = f"{path} is damaged: its SHA-256 is not the one in {record.name}"
+            raise InputError(f"{told}; {again}")
+        if listed is not None:
+            return
+
+
+def is_listed(path: Path) -> bool:
+    """Whether a record near the file lists it, as it is or as another: then it is of this program.
+
+    InputError for a record that is damaged itself.
+    """
+    return any(name in listed_in(record) for record, name in _records(path))
+
+
+def _records(path: Path) -> Iterator[tuple[Path, str]]:
+    """Every record that may list a file, the nearest first, and the file's name in it."""
     for folder in list(path.parents)[: _DEEP + 1]:
         for record in (folder / SUMS, folder / RECORD):
-            if not record.is_file() or (record.name == RECORD and not _is_ours(record)):
-                continue
-            listed = listed_in(record).get(path.relative_to(folder).as_posix())
-            if listed is not None and listed != file_sha256(path):
-                told = f"{path} is damaged: its SHA-256 is not the one in {record.name}"
-                raise InputError(f"{told}; {again}")
-            if listed is not None:
-                return
+            if record.is_file() and (record.name != RECORD or _is_ours(record)):
+                yield record, path.relative_to(folder).as_posix()
 
 
 def check_all(record: Path, *, again: str) -> None:

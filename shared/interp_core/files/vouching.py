@@ -1,12 +1,15 @@
-"""Writing the record by which files vouch for themselves (`sums.py` reads it)."""
+"""Writing the record by which files vouch for themselves (`sums.py` reads it), and replacing only
+what such a record lists.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from interp_core.errors import InputError
 from interp_core.files.artifacts import replacing
 from interp_core.files.locks import locked_file
-from interp_core.files.sums import SUMS, file_sha256, listed_in
+from interp_core.files.sums import RECORD, SUMS, file_sha256, is_listed, listed_in
 
 
 @contextmanager
@@ -26,6 +29,33 @@ def vouching(*files: Path, folder: Path | None = None) -> Iterator[None]:
     for place in dict.fromkeys(folders.values()):
         there = [file for file in files if folders[file] == place and file.is_file()]
         _list(place, {names[file]: file_sha256(file) for file in there})
+
+
+def check_ours(file: Path) -> None:
+    """InputError for a file that is there and that no record lists: it is somebody else's."""
+    if file.exists() and not is_listed(file):
+        told = f"{file} is there, and no record of this program lists it, so it stays"
+        raise InputError(f"{told}: move it away, or name another folder to write to (--out)")
+
+
+@contextmanager
+def replacing_ours(file: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `file` when the block ends without an error.
+
+    The record of its folder then lists it.
+    InputError, before and after the block, as for `check_ours`.
+    """
+    check_ours(file)
+    with replacing(file) as part:
+        yield part
+
+        # Again: it took long enough for somebody to have put something there.
+        check_ours(file)
+
+        # Before it is there: whoever is killed in between finds a file of ours. A folder that is
+        # replaced whole has a record of another kind, and `adding_to` has put the file there.
+        if not (file.parent / RECORD).is_file():
+            _list(file.parent, {file.name: file_sha256(part)})
 
 
 def _list(folder: Path, changes: dict[str, str | None]) -> None:

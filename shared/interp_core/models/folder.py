@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interp_core.errors import InputError, first_line
+from interp_core.files.way_out import way_out
 from interp_core.models.spec import ModelSpec
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -32,8 +33,10 @@ def folder_of(spec: ModelSpec) -> Path:
         raise InputError(_how_to_convert(folder))
 
     if not folder.is_dir():
-        made = "; `dvc repro reference_models` trains it" if spec.source == "trained" else ""
-        raise InputError(f"no model directory {folder}{made}")
+        # Where dvc.yaml does not say which stage: most are of this one.
+        trains = "; `dvc repro reference_models` trains it" if spec.source == "trained" else ""
+        made = way_out(folder, "trains" if spec.source == "trained" else "writes")
+        raise InputError(f"no model directory {folder}{made or trains}")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json: not a Hugging Face model directory")
     return folder

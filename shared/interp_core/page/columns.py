@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from interp_core.errors import InputError
+from interp_core.files.way_out import way_out
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -14,8 +15,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
         with path.open() as opened:
             rows = list(csv.DictReader(opened))
     except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing: run the training first (`dvc repro` runs all)"
-        ) from None
+        told = "run the training first (`dvc repro` runs all)"
+        raise InputError(f"{path} is missing: {told}{way_out(path, 'writes')}") from None
 
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}

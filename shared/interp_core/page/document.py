@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from interp_core.files.artifacts import replacing
+from interp_core.files.vouching import replacing_ours
 
 _HERE = Path(__file__).parent
 
@@ -83,8 +84,12 @@ def write(path: Path, template: str, **content: Any) -> None:
 def write_own(
     path: Path, views: Sequence[Mapping[str, Any]], *, title: str, lead: str, made: dict[str, Any]
 ) -> None:
-    """The page of what a user brought: its views, and from what they were made."""
-    write(path, "model.html.jinja", title=title, lead=lead, views=views_of(views), made=made)
+    """The page of what a user brought: its views, and from what they were made.
+
+    InputError where a file of that name is there that is none of ours.
+    """
+    with replacing_ours(path) as part:
+        write(part, "model.html.jinja", title=title, lead=lead, views=views_of(views), made=made)
 
 
 def say(path: Path) -> None:

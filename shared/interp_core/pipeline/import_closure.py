@@ -26,6 +26,7 @@ WITHOUT_EFFECT = {
     "interp_core.console.holding": "who may write into a folder now, never what is written",
     "interp_core.files.locks": "who may write into a folder now, never what is written",
     "interp_core.files.unfinished": "where unfinished work lies, never what is in it",
+    "interp_core.files.way_out": "what to do about a file that is missing",
     "interp_core.console.made_from": "marks records of experiments; a stage's files have no mark",
     "interp_core.progress": "bars on standard error; every item is passed on, in order",
     "interp_core.training.account": "where curves for W&B go",

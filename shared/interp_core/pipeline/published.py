@@ -31,7 +31,8 @@ from interp_core.files.params import (
     read_section,
     read_yaml,
 )
-from interp_core.pipeline.reproduce import DVC, written_by
+from interp_core.files.way_out import written_by
+from interp_core.pipeline.reproduce import DVC
 
 FOLDER = "published"
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from interp_core.errors import InputError
 from interp_core.files.params import read_yaml
+from interp_core.files.way_out import paths_of, written_by
 
 DVC = (sys.executable, "-P", "-m", "dvc")  # -P: no module out of the project's folder
-_WRITTEN = ("outs", "metrics", "plots")
 _LOOK_SECONDS = 1.0  # between two looks at the clock, for the line below what is printed
 
 
@@ -63,23 +63,13 @@ def stages_read(stages: Mapping[str, Any]) -> dict[str, set[str]]:
 
     reads = {}
     for name, stage in stages.items():
-        wanted = [PurePosixPath(path) for path in _paths(stage.get("deps") or ())]
+        wanted = [PurePosixPath(path) for path in paths_of(stage.get("deps") or ())]
         reads[name] = {
             by
             for out, by in writer.items()
             if any(out == path or out in path.parents or path in out.parents for path in wanted)
         }
     return reads
-
-
-def written_by(stage: Mapping[str, Any]) -> list[str]:
-    """Paths that a stage of a dvc.yaml writes."""
-    return [path for kind in _WRITTEN for path in _paths(stage.get(kind) or ())]
-
-
-def _paths(entries: Iterable[str | Mapping[str, Any]]) -> list[str]:
-    """Of a list in dvc.yaml, where a path may carry settings."""
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
 def in_order(changed: set[str], reads: Mapping[str, set[str]]) -> list[str]:

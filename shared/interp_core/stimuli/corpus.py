@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"  # id 0: begins every document, and serves as BOS, EOS and padding
 
+# What a corpus is: two files, what lists their sums, and in an unfinished one a mark.
+_FILES, _SUMMARY, _MARK = ("tokenizer.json", "tokens.npz"), "corpus.json", ".corpus.unfinished"
+
 # Characters that are worked on at once. What the tokenizer's library says of a token takes 200
 # bytes: of all of a text at once that is 60 times the text.
 READ_AT_ONCE = 2**22
@@ -153,21 +156,19 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
 
     Same params and text, same bytes.
 
-    InputError, before anything is read, when the folder has another's tokenizer.json, as every
-    model's folder has.
+    InputError, before anything is read, when the folder has another's file of such a name:
+    tokenizer.json is in every model's folder.
     """
-    if (folder / "tokenizer.json").exists() and not (folder / "tokens.npz").exists():
-        raise InputError(
-            f"{folder} has a tokenizer.json that is no corpus's, so it stays: name another --out"
-        )
-
+    _check_own(folder)
     documents = read_documents(params)
     tokenizer = train_tokenizer(documents.train, params.vocabulary)
     train, validation = (
         encode(tokenizer, texts) for texts in (documents.train, documents.validation)
     )
     counts = count(train, tokenizer.get_vocab_size())
-    # The streams first: by them an unfinished corpus is told from a model's folder.
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).touch()
     save_arrays(folder / "tokens.npz", {"train": train, "validation": validation, "counts": counts})
 
     with replacing(folder / "tokenizer.json") as part:
@@ -182,11 +183,30 @@ def build(params: CorpusParams, folder: Path) -> dict[str, Any]:
         },
         "tokens": {"train": train.size, "validation": validation.size},
         "vocabulary": tokenizer.get_vocab_size(),
-        "sha256": {name: file_sha256(folder / name) for name in ("tokenizer.json", "tokens.npz")},
+        "sha256": {name: file_sha256(folder / name) for name in _FILES},
     }
-    save_json(folder / "corpus.json", summary)
+    save_json(folder / _SUMMARY, summary)
+    (folder / _MARK).unlink()
 
     return summary
+
+
+def _check_own(folder: Path) -> None:
+    """InputError for a file in a corpus's place that is not one's, finished or begun."""
+    there = [name for name in (*_FILES, _SUMMARY) if (folder / name).exists()]
+    if not there or (folder / _MARK).is_file():
+        return
+
+    try:
+        listed = load_json(folder / _SUMMARY).get("sha256")
+    except InputError:
+        listed = None
+
+    if not isinstance(listed, dict) or not listed.keys() >= {*_FILES}:
+        raise InputError(
+            f"{folder} has a {there[0]} that is no corpus's, so it stays: move it away, or name "
+            "another --out"
+        )
 
 
 def _check_sums(folder: Path) -> None:

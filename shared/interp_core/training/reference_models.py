@@ -23,7 +23,7 @@ from interp_core.files.artifacts import (
     save_json,
     save_weights,
 )
-from interp_core.files.folders import check_replaceable, replacing_folder
+from interp_core.files.folders import check_replaceable, check_same_settings, replacing_folder
 from interp_core.files.params import FileName, Params
 from interp_core.measures import scores
 from interp_core.pipeline.import_closure import code_of
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STAGE = "reference_models"
+RECORD = "training.json"  # of a finished model: its settings, and what became of it
 
 
 class Shape(Params):
@@ -202,6 +203,10 @@ def train_into(
     name, settings = training.name, training.settings
     place, told = places.models / name, places.history / f"{name}.csv"
     check_replaceable(place, kind=training.stage, name=name)
+
+    # The pipeline's own follow its profile; in a folder of a user's the first training stays.
+    if not places.kept:
+        check_same_settings(place / RECORD, settings)
 
     mark = fingerprint(settings, code=code)
     finished = {"stage": training.stage, "name": name, "mark": mark}
@@ -368,4 +373,4 @@ def _write(
         "checkpoints": [int(row["step"]) for row in history],
         "weights_sha256": file_sha256(folder / "model.safetensors"),
     }
-    save_json(folder / "training.json", record)
+    save_json(folder / RECORD, record)
