@@ -88,6 +88,31 @@ def test_a_name_means_one_model_in_a_folder(project: Path) -> None:
         run.check_names({"final": "b/final"})
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"made_from": "by hand"}',
+        '{"made_from": {"models": ["a"]}}',
+        '{"made_from": {"models": {"a": "b"}}}',
+        '{"made_from": {"models": {"a": {"place": 3}}}}',
+        '{"made_from": {"models": {"a": {}}}}',
+        '{"made_from": [[]]}',
+        '["made_from"]',
+        "9" * 5000,
+        "[" * 200_000,
+        '{"made_from": ',
+        "\xff",
+    ],
+)
+def test_a_users_json_in_the_folder_is_no_record(content: str, project: Path) -> None:
+    run, sources = started(out=project / "out"), {"a": Source("a", "1")}
+    run.folder.mkdir()
+    run.file("metrics", "profile", "notes").write_text(content, encoding="latin-1")
+    run.check_names({"a": "somewhere/a"})
+    if content.endswith("}"):
+        assert not run.is_of("profile", "notes", sources)
+
+
 def test_a_stage_writes_no_mark(project: Path) -> None:
     run = started()
     run.save("profile", "profile_a", {"n": 1}, made=run.made_from({}))

@@ -48,14 +48,29 @@ def mark(
 
 
 def models_of(record: Path) -> dict[str, str]:
-    """Name and place of each model that a record is of; nothing for a file that is no record."""
+    """Name and place of each model that a record is of; nothing for a file that is no record.
+
+    A folder of a user's may hold any JSON: only what has a record's shape is one.
+    """
     try:
-        content = json.loads(record.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        made = made_in(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError):
         return {}
 
+    named = {name: one.get("place") for name, one in _mappings(made.get("models")).items()}
+    return {name: place for name, place in named.items() if isinstance(place, str)}
+
+
+def made_in(content: Any) -> dict[str, Any]:
+    """What the content of a file says that it was made from; nothing where it is no record."""
     made = content.get(MADE_FROM) if isinstance(content, dict) else None
-    return {name: one["place"] for name, one in (made or {}).get("models", {}).items()}
+    return made if isinstance(made, dict) else {}
+
+
+def _mappings(content: Any) -> dict[str, dict[str, Any]]:
+    """A mapping's entries that are mappings themselves; none where it is no mapping."""
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: one for name, one in entries if isinstance(one, dict)}
 
 
 def files_sha256(spec: ModelSpec) -> str:
