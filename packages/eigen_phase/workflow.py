@@ -112,6 +112,7 @@ def curvature_of(run: RunDirectory, study: Eigen) -> None:
     """The same of one run directory, into it."""
     from eigen_phase.measure_landscape import largest_course
 
+    check_writable(run.folder)
     hold(run.folder)
     use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
@@ -256,6 +257,7 @@ def visualize_run(run: RunDirectory, study: Eigen) -> list[Path]:
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
+    check_writable(run.folder)
     hold(run.folder)
     found = transition_report([run], study.params.transition)["runs"][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}

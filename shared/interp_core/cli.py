@@ -46,12 +46,11 @@ def main() -> None:
 @option("--max-characters", type=int, help="Use only this much text.")
 def corpus(profile: str | None, out: Path, max_characters: int | None) -> None:
     """Text to tokens: tokenizer.json, tokens.npz and corpus.json."""
-    from interp_core.console.holding import hold
     from interp_core.files.params import read_section
     from interp_core.stimuli.corpus import CorpusParams, build
 
     params = read_section("corpus", CorpusParams, profile, max_characters=max_characters)
-    hold(out)
+    _hold(out)
     summary = build(params, out)
     tokens = summary["tokens"]
     click.echo(f"{out}: {tokens['train']} training and {tokens['validation']} held-out tokens")
@@ -103,9 +102,12 @@ def _is_stage() -> bool:
 
 
 def _hold(*folders: Path) -> None:
+    """InputError for a folder that cannot be written or is another command's, before hours."""
     from interp_core.console.holding import hold
+    from interp_core.files.artifacts import check_writable
 
     for folder in folders:
+        check_writable(folder)
         hold(folder)
 
 

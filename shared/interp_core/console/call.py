@@ -169,8 +169,13 @@ class Call(Generic[P]):
         if not self.is_stage:
             check_writable(self.folder)
         hold(self.folder, shared=self.is_stage)
-        if self.figures is not None and not self.figures.is_relative_to(self.folder):
-            hold(self.figures)
+        if self.figures is not None:
+            is_elsewhere = not self.figures.is_relative_to(self.folder)
+            # In its own folder it is made when there is something to draw.
+            if is_elsewhere or self.figures.exists():
+                check_writable(self.figures)
+            if is_elsewhere:
+                hold(self.figures)
 
         # Again: who was in the folder until now may have put something there.
         self.check_names(self._names)
