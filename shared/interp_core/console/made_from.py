@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp_core import processor
 from interp_core.files.artifacts import file_sha256
 from interp_core.files.params import Params
 from interp_core.models.spec import ModelSpec
@@ -36,7 +37,11 @@ def mark(
     unread: Collection[str],
     read: Iterable[Path | str],
 ) -> dict[str, Any]:
-    """Models by name, and hashes of what else was read, of settings and of the study's code."""
+    """Models by name, and hashes of what else was read, of settings and of the study's code.
+
+    Native instructions are marked, for they change digits; the pinned ones are what no mark means.
+    """
+    chosen = processor.instructions()
     settings = params.model_dump(mode="json", exclude={*unread, *WITHOUT_EFFECT})
 
     return {
@@ -44,6 +49,7 @@ def mark(
         "read": sha256_of([_digest(one) for one in read]),
         "settings": sha256_of(settings),
         "code": _code_sha256(study),
+        **({} if chosen == "avx2" else {"instructions": chosen}),
     }
 
 
