@@ -113,7 +113,8 @@ def _check_looked_at(run: RunDirectory) -> None:
     if not any(step > 0 for step in run.eigenvector_steps):
         raise InputError(
             f"{run.folder}: the Hessian was not looked at after step 0;"
-            " train with --track-top-k-eigenvalues above 0, and --eigen-interval at most --num-steps"
+            " train with --track-top-k-eigenvalues above 0,"
+            " and --eigen-interval at most --num-steps"
         )
 
 

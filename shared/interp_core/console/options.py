@@ -279,10 +279,10 @@ def _setting(
 def say_unread(names: Iterable[str]) -> None:
     """Say of those of these options that were typed that the command does not read them here."""
     context = click.get_current_context()
+    spelt = {option.name: option.opts[0] for option in context.command.params}
     for name in sorted(names):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            told = f"note: --{name.replace('_', '-')} changes nothing in `{context.command_path}`"
-            click.echo(told, err=True)
+            click.echo(f"note: {spelt[name]} changes nothing in `{context.command_path}`", err=True)
 
 
 def with_call(start: Callable[..., Any], options: Sequence[Decorator]) -> Decorator:
