@@ -21,6 +21,7 @@ from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays, load_json, load_weights
 from interp_core.files.params import read_section, read_yaml
 from interp_core.loading import load_model
+from interp_core.models.pretrained import save_plain
 from interp_core.models.spec import ModelSpec
 from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, read_documents
 from interp_core.training.checkpoints import Scratch
@@ -80,6 +81,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a public .safetensors": ("best.safetensors", public),
     "a profile": ("own.yaml", read_yaml),
     "a text": ("text.txt", text),
+    "a GGUF": ("model.gguf", lambda file: save_plain(file, file.parent / "plain")),
 }
 
 

@@ -12,6 +12,7 @@ from interp_core.console.options import (
     option,
     out_option,
     profile_option,
+    say_unread,
     settings,
     study_option,
     trainings_option,
@@ -92,6 +93,7 @@ def train(run: Any) -> None:
     if one is None:
         workflow.train(study)
     else:
+        say_unread(["cluster"])
         _train_one(study, *one)
 
 
@@ -108,9 +110,12 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
 
+    _check_out(run_directories, out)
     study = prepare(profile, out)
     if not run_directories:
         workflow.curvature(study)
+    else:
+        say_unread(["cluster"])
     for run in [RunDirectory.open(folder) for folder in run_directories]:
         workflow.curvature_of(run, study)
 
@@ -160,6 +165,7 @@ def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path 
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
 
+    _check_out(run_directories, out)
     study = prepare(profile, out)
     if not run_directories:
         workflow.visualize(study)
@@ -194,6 +200,8 @@ def run(run: Any) -> None:
 
     study, one = run
     if one is not None:
+        workflow.check_looks(one[1])
+        say_unread(["cluster"])
         trained = _train_one(study, *one)
         workflow.curvature_of(trained, study)
         workflow.transition_of([trained], study)
@@ -220,6 +228,11 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     from interp_core.console.answers import write
 
     write("eigen_phase", found, out, trainings)
+
+
+def _check_out(run_directories: tuple[Path, ...], out: Path | None) -> None:
+    if run_directories and out is not None:
+        fail(f"--out {out}: what is made of a run directory goes into it; leave out one of the two")
 
 
 def _train_one(study: Any, name: str, training: Any, place: Path) -> Any:

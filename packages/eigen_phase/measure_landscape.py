@@ -109,10 +109,12 @@ def largest_course(run: RunDirectory, settings: Spectrum) -> Arrays:
 
 
 def _check_looked_at(run: RunDirectory) -> None:
-    if not run.eigenvector_steps:
+    # At step 0 Adam has no means yet: its sharpness is measured at the later looks alone.
+    if not any(step > 0 for step in run.eigenvector_steps):
         raise InputError(
-            f"{run.folder}: the Hessian was not looked at;"
-            " train with --track-top-k-eigenvalues above 0"
+            f"{run.folder}: the Hessian was not looked at after step 0;"
+            " train with --track-top-k-eigenvalues above 0,"
+            " and --eigen-interval at most --num-steps"
         )
 
 

@@ -16,6 +16,7 @@ from eigen_phase.study import Eigen
 from interp_core.console.call import Report
 from interp_core.console.holding import hold
 from interp_core.console.made_from import MADE_FROM, Source
+from interp_core.errors import InputError
 from interp_core.files.artifacts import (
     check_writable,
     file_sha256,
@@ -53,6 +54,20 @@ def train_one(study: Eigen, name: str, training: Training, place: Path) -> RunDi
     announce()
     train_run(name, training, place, ceiling_draws=study.params.ceiling_draws)
     return RunDirectory.open(place)
+
+
+def check_looks(training: Training) -> None:
+    """InputError, before anything is trained, for a run whose curvature cannot be measured."""
+    if training.track_top_k_eigenvalues == 0:
+        raise InputError(
+            "--track-top-k-eigenvalues: `run` looks at the Hessian, so it must be above 0;"
+            " `train` does without"
+        )
+    if training.eigen_interval > training.num_steps:
+        raise InputError(
+            f"--eigen-interval: the only look would be at step 0; {training.num_steps} steps need"
+            " one of at most as many"
+        )
 
 
 def curvature(study: Eigen) -> None:
@@ -98,6 +113,7 @@ def curvature_of(run: RunDirectory, study: Eigen) -> None:
     """The same of one run directory, into it."""
     from eigen_phase.measure_landscape import largest_course
 
+    check_writable(run.folder)
     hold(run.folder)
     use_threads(study.params.training.threads)
     arrays, report = _landscape(run, study)
@@ -243,6 +259,7 @@ def visualize_run(run: RunDirectory, study: Eigen) -> list[Path]:
     from eigen_phase.measure_landscape import attention_patterns
     from eigen_phase.measure_transition import transition_report
 
+    check_writable(run.folder)
     hold(run.folder)
     found = transition_report([run], study.params.transition)["runs"][run.name]
     arrays = attention_patterns(run) if run.diverged is None else {}

@@ -12,6 +12,7 @@ from interp_core.console.options import (
     option,
     out_option,
     profile_option,
+    say_unread,
     settings,
     study_option,
     trainings_option,
@@ -41,6 +42,8 @@ def _start(
 
     del text  # what a page shows, and no other result
     loads = command not in ("figures", "summary")
+    if not loads:
+        say_unread(["dataset"])
     run = study.prepare(profile, out, dataset=dataset, loads=loads, **settings)
     if command not in ("fine_tune", "run_all"):
         study.check_tuned(run)

@@ -12,6 +12,7 @@ from interp_core.console.options import (
     option,
     out_option,
     profile_option,
+    say_unread,
     settings,
     study_option,
     trainings_option,
@@ -40,6 +41,8 @@ def _start(
     from mamba_neurons import study
 
     del save_results  # where a report is written, and no other result
+    if command == "page":
+        say_unread(["plots"])
     program = _PROGRAM.get(command, command)
     return study.prepare(profile, out, command=program, plots=plots, **settings)
 

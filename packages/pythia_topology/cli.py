@@ -241,7 +241,7 @@ def page(run: Any, *, text: str | None) -> None:
 )
 @option(
     "--seed",
-    type=int,
+    type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Of the random heads taken away as control.",

@@ -1,5 +1,6 @@
 """What a call of one of this study's commands is."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ STREAMS = {"nulls": 10, "crosssize": 11, "lagbuckets": 12, "profile": 13}
 def prepare(profile: str | None, out: Path | None, *, draws: bool = False, **given: Any) -> Induct:
     """Settings from the profile and the options given; any option makes it an experiment.
 
-    `draws`: whether it only draws, of an experiment all models that its folder has scores of.
+    `draws`: whether it only draws, of an experiment all models that its folder has scores of, or
+    those of them that are named.
     """
     params = read_section("pythia_topology", PythiaTopology, profile, **given)
 
@@ -34,15 +36,14 @@ def prepare(profile: str | None, out: Path | None, *, draws: bool = False, **giv
         streams=STREAMS,
     )
     if draws and not prepared.is_stage:
-        return replace(
-            prepared, params=params.model_copy(update={"models": _drawn(prepared.folder)})
-        )
+        models = _drawn(prepared.folder, [short_name(model) for model in given.get("models", ())])
+        return replace(prepared, params=params.model_copy(update={"models": models}))
     prepared.check_models(params.models)
     return prepared
 
 
-def _drawn(folder: Path) -> tuple[str, ...]:
-    """Names of the models that a folder has scores of."""
+def _drawn(folder: Path, named: Sequence[str]) -> tuple[str, ...]:
+    """Names of the models that a folder has scores of; where some are named, these."""
     found = tuple(
         file.stem.removeprefix("profile_") for file in sorted(folder.glob("profile_*.json"))
     )
@@ -50,7 +51,12 @@ def _drawn(folder: Path) -> tuple[str, ...]:
         raise InputError(
             f"{folder} holds no profile_M.json: run `induct profile --out {folder}` first"
         )
-    return found
+    if missing := [name for name in named if name not in found]:
+        raise InputError(
+            f"{folder} has no scores of {missing[0]}, only of {', '.join(found)}: run "
+            f"`induct profile --model {missing[0]} --out {folder}` first"
+        )
+    return tuple(dict.fromkeys(named)) or found
 
 
 def names(run: Induct) -> list[str]:

@@ -56,7 +56,6 @@ def _out_option(place: str) -> Decorator:
 @option("--max-characters", type=int, help="Use only this much text.")
 def corpus(profile: str | None, out: Path | None, max_characters: int | None) -> None:
     """Text to tokens: tokenizer.json, tokens.npz and corpus.json."""
-    from interp_core.console.holding import hold
     from interp_core.files.params import read_section
     from interp_core.stimuli.corpus import CorpusParams, build
 
@@ -64,7 +63,7 @@ def corpus(profile: str | None, out: Path | None, max_characters: int | None) ->
     given = (profile, out, max_characters) != (None, None, None)
     place = own_folder("corpus", out=out, profile=profile, given=given)
 
-    hold(place)
+    _hold(place)
     summary = build(params, place)
     tokens = summary["tokens"]
     click.echo(f"{place}: {tokens['train']} training and {tokens['validation']} held-out tokens")
@@ -121,9 +120,12 @@ def _places(
 
 
 def _hold(*folders: Path) -> None:
+    """InputError for a folder that cannot be written or is another command's, before hours."""
     from interp_core.console.holding import hold
+    from interp_core.files.artifacts import check_writable
 
     for folder in folders:
+        check_writable(folder)
         hold(folder)
 
 

@@ -8,15 +8,18 @@ pyplot, so nothing depends on a display, on a user's matplotlibrc or on what was
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from interp_core.files.artifacts import replacing
 
@@ -86,7 +89,7 @@ def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
     """
     with house_style():
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
+        _Canvas(figure)
         yield figure
 
         # Laid out here: savefig finds the same layout by drawing the whole figure once more, a
@@ -98,6 +101,53 @@ def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
 
         with replacing(path) as part:
             figure.savefig(part, format="png", metadata={"Software": None})
+
+
+class _Renderer(RendererAgg):
+    """Draws what the font lacks, in a model's name or its tokens, as an escape such as \\u6a21.
+
+    A font of the machine's would give other bytes on every machine.
+    """
+
+    def draw_text(self, gc: Any, x: float, y: float, s: str, *rest: Any, **options: Any) -> None:
+        """As Matplotlib's own."""
+        super().draw_text(gc, x, y, _with_escapes(s), *rest, **options)
+
+    def get_text_width_height_descent(self, s: str, *rest: Any, **options: Any) -> Any:
+        """As Matplotlib's own, of what is drawn."""
+        return super().get_text_width_height_descent(_with_escapes(s), *rest, **options)
+
+
+class _Canvas(FigureCanvasAgg):
+    """Matplotlib's own with that renderer."""
+
+    _drawn_at: tuple[float, float, float] | None = None
+
+    def get_renderer(self) -> RendererAgg:
+        """One renderer for each size, as Matplotlib keeps it."""
+        width, height = self.figure.bbox.size
+        size = (width, height, self.figure.dpi)
+        if size != self._drawn_at:
+            self.renderer = _Renderer(width, height, self.figure.dpi)
+            self._drawn_at = size
+        return self.renderer
+
+
+def _with_escapes(said: str) -> str:
+    if said.isascii():
+        return said
+
+    known = _glyphs()
+    return "".join(
+        one if one.isspace() or ord(one) in known else one.encode("unicode_escape").decode()
+        for one in said
+    )
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters of the one font of all figures, which comes with Matplotlib."""
+    return frozenset(get_font(findfont(_STYLE["font.family"])).get_charmap())
 
 
 @dataclass(frozen=True)

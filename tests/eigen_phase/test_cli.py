@@ -150,9 +150,18 @@ def test_commands_read_run_directories(small_run: RunDirectory, tmp_path: Path) 
         "transition"
         in json.loads((tmp_path / "transition.json").read_text())["runs"]["tiled-s0"]["verdict"]
     )
-    done = call("curvature", str(copy), "--profile", "smoke")
+    cluster = ("--cluster", "local:2")
+    done = call("curvature", str(copy), "--profile", "smoke", *cluster)
     assert done.exit_code == 0, done.output
     assert "trace" in done.output
+    assert "note: --cluster changes nothing" in done.output
+
+
+@pytest.mark.parametrize("command", ["visualize", "curvature"])
+def test_a_folder_that_would_not_be_written_is_refused(command: str, tmp_path: Path) -> None:
+    run, out = str(tmp_path / "run"), tmp_path / "out"
+    assert "goes into it" in refused(command, run, "--profile", "smoke", "--out", str(out))
+    assert not out.exists()
 
 
 def test_a_whole_study_in_a_folder_of_its_own(
@@ -218,3 +227,16 @@ def test_no_look_at_the_hessian_is_no_error_until_it_is_asked_for(tmp_path: Path
     assert call("visualize", str(out), "--profile", "smoke").exit_code == 0
     assert call("page", str(out), "--profile", "smoke").exit_code == 0
     assert "the Hessian was not looked at" in refused("curvature", str(out), "--profile", "smoke")
+
+
+def test_a_run_whose_only_look_is_at_step_0_has_no_curvature(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    looks = ("--profile", "smoke", "--num-steps", "6", "--warmup", "1", "--eigen-interval", "8")
+    few = ("--track-top-k-eigenvalues", "1", "--probe-sequences", "2")
+    assert "the only look would be at step 0" in refused("run", *looks, "--out", str(out))
+    assert "must be above 0" in refused("run", *SMALL, "--out", str(out))
+    assert not out.exists()
+
+    assert call("train", *looks, *few, "--out", str(out)).exit_code == 0
+    told = "the Hessian was not looked at after step 0"
+    assert told in refused("curvature", str(out), "--profile", "smoke")

@@ -207,6 +207,8 @@ def test_who_stops_the_command_stops_its_tasks(
         ("nobody", "missing port number"),
         ("local:many", "how many workers?"),
         ("local:0", "how many workers?"),
+        ("local:5000000000", "at most 4096"),
+        ("local:" + "9" * 5000, "at most 4096"),
         ("slurm:2", "jobqueue.yaml"),
     ],
 )

@@ -134,6 +134,20 @@ def test_an_error_or_an_interrupt_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_what_cannot_be_removed_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "file.png"
+
+    def write() -> None:
+        with replacing(path) as part:
+            part.parent.rmdir()
+            part.parent.write_text("the folder is gone: nothing can be removed from it")
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(part))
+
+    with pytest.raises(OSError, match="Read-only") as problem:
+        write()
+    assert (problem.value.errno, problem.value.filename) == (errno.EROFS, str(path))
+
+
 @given(
     st.dictionaries(
         st.text("abcXYZ_/0", min_size=1, max_size=6).filter(lambda name: name not in ("a/", "/")),

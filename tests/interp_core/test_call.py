@@ -2,12 +2,14 @@
 have.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from interp_core import processor
 from interp_core.console import call
 from interp_core.console.call import Call
 from interp_core.console.made_from import Source
@@ -79,6 +81,21 @@ def test_a_record_vouches_only_for_what_it_was_made_from(project: Path) -> None:
     assert run.is_of("profile", "profile_a", sources)
 
 
+def test_what_was_measured_natively_is_measured_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(out=project / "out")
+    monkeypatch.setenv(processor.SWITCH, "native")
+    natively = run.made_from({})
+    assert natively["instructions"] == "native"
+
+    monkeypatch.delenv(processor.SWITCH)
+    if processor.instructions() == "avx2":
+        assert run.made_from({}) == {
+            key: value for key, value in natively.items() if key != "instructions"
+        }
+
+
 def test_a_name_means_one_model_in_a_folder(project: Path) -> None:
     run = started(out=project / "out")
     made = run.made_from({"final": Source("a/final", "1")})
@@ -86,6 +103,46 @@ def test_a_name_means_one_model_in_a_folder(project: Path) -> None:
     run.check_names({"final": "a/final"})
     with pytest.raises(InputError, match="is of a/final, and b/final has the same name final"):
         run.check_names({"final": "b/final"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"made_from": "by hand"}',
+        '{"made_from": {"models": ["a"]}}',
+        '{"made_from": {"models": {"a": "b"}}}',
+        '{"made_from": {"models": {"a": {"place": 3}}}}',
+        '{"made_from": {"models": {"a": {}}}}',
+        '{"made_from": [[]]}',
+        '["made_from"]',
+        "9" * 5000,
+        "[" * 200_000,
+        '{"made_from": ',
+        "\xff",
+    ],
+)
+def test_a_users_json_in_the_folder_is_no_record(content: str, project: Path) -> None:
+    run, sources = started(out=project / "out"), {"a": Source("a", "1")}
+    run.folder.mkdir()
+    run.file("metrics", "profile", "notes").write_text(content, encoding="latin-1")
+    run.check_names({"a": "somewhere/a"})
+    if content.endswith("}"):
+        assert not run.is_of("profile", "notes", sources)
+
+
+def _unwritable(folder: Path) -> Path:
+    """A folder whose probe cannot be removed: root may write into any other."""
+    (folder / ".writable").mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("which", ["out", "plots", "out/plots"])
+def test_every_folder_is_tried_before_anything_is_measured(which: str, project: Path) -> None:
+    run = started(out=project / "out")
+    figures = project / ("plots" if which == "plots" else "out/plots")
+    folder = _unwritable(project / which)
+    with pytest.raises(InputError, match=f"cannot write into {folder}"):
+        replace(run, figures=figures).check_folder()
 
 
 def test_a_stage_writes_no_mark(project: Path) -> None:

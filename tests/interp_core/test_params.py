@@ -25,7 +25,7 @@ from torture.profiles import SECTIONS
 ROOT = Path(__file__).parents[2]
 SMALL, LARGE = 1e-100, 1e100  # the ends of what can be reckoned with
 # What a slip, or somebody who is curious, makes of a number.
-EXTREMES = (0, 2**63 - 1, SMALL, LARGE, "1e-320")
+EXTREMES = (0, 10**9, 2**63 - 1, SMALL, LARGE, "1e-320")
 # Sections of hundreds of numbers, whose validators compare and do not divide.
 LONG = ("eigen_phase", "cursive_circuits")
 
@@ -230,6 +230,61 @@ def test_no_number_of_a_profile_ends_in_arithmetic(section: str) -> None:
         holder[key] = found
 
     assert refused > len(EXTREMES)
+
+
+# Settings of any size that profiles write without a point.
+NO_COUNTS = ("save_seconds", "candidates")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_count_of_a_profile_has_a_bound_and_no_seed_has(section: str) -> None:
+    values = read_yaml(ROOT / "profiles" / "smoke.yaml")[section]
+    looked_at = set[str]()
+
+    for holder, key in places_of(values):
+        found = holder[key]
+        is_whole = isinstance(found, int) and not isinstance(found, bool)
+        # Of lists there is another test.
+        if not is_whole or isinstance(holder, list) or key in (*looked_at, *NO_COUNTS):
+            continue
+
+        looked_at.add(key)
+        if key == "seed":
+            holder[key] = 2**62
+            check(SECTIONS[section], values, where=section)
+        else:
+            # Some have a smaller one of their own.
+            most = "4096" if key in ("threads", "processes") else "[0-9]+"
+            holder[key] = 10**9 + 1
+            told = f"{key}`: Input should be less than or equal to {most}, got"
+            with pytest.raises(InputError, match=told):
+                check(SECTIONS[section], values, where=section)
+        holder[key] = found
+
+    assert looked_at
+
+
+@pytest.mark.parametrize("profile", ["laptop", "long", "paper"])
+def test_no_bound_is_below_a_committed_profile(profile: str) -> None:
+    for section, values in read_yaml(ROOT / "profiles" / f"{profile}.yaml").items():
+        if section in SECTIONS:
+            check(SECTIONS[section], values, where=section)
+
+
+@pytest.mark.parametrize("value", [10**9 + 1, "1000000001", 2**62])
+def test_a_count_is_refused_by_its_key_alone_in_a_list_and_in_quotes(value: Any) -> None:
+    class Counts(Params):
+        """Of a study."""
+
+        draws: PositiveInt
+        sizes: tuple[PositiveInt, ...] = ()
+        seeds: tuple[PositiveInt, ...] = ()
+
+    told = "Input should be less than or equal to 1000000000"
+    for values, key in (({"draws": value}, "draws"), ({"draws": 1, "sizes": [1, value]}, "sizes")):
+        with pytest.raises(InputError, match=f"`{key}`: {told}"):
+            check(Counts, values, where="study")
+    assert check(Counts, {"draws": 10**9, "seeds": [2**62]}, where="study").draws == 10**9
 
 
 _LAUGHS = "\n".join(

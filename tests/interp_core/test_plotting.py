@@ -46,6 +46,26 @@ def test_a_users_settings_change_nothing(tmp_path: Path) -> None:
         assert _draw(tmp_path / "two.png") == before
 
 
+def _named(path: Path, name: str) -> bytes:
+    with plotting.drawing(path, width=4.0, height=3.0) as figure:
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], label=name)
+        axes.set_xticks([0, 1], [name, "β"])
+        axes.set(ylabel=name, title=name)
+        axes.text(0.5, 0.5, name)
+        plotting.heading(figure, axes, name, columns=1)
+    return path.read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["模型-\U00020bb7", "é → β"])
+def test_what_the_font_lacks_is_drawn_as_an_escape(name: str, tmp_path: Path) -> None:
+    drawn = _named(tmp_path / "one.png", name)
+    typed = name.replace("模型", "\\u6a21\\u578b").replace("\U00020bb7", "\\U00020bb7")
+    assert drawn == _named(tmp_path / "two.png", typed)
+    assert drawn != _named(tmp_path / "three.png", "model")
+
+
 def test_no_software_and_no_date_is_written_into_the_file(tmp_path: Path) -> None:
     written = _draw(tmp_path / "one.png")
     assert b"Software" not in written

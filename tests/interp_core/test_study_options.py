@@ -135,3 +135,20 @@ def test_a_setting_that_a_command_leaves_is_taken_and_a_line_says_so(
     note, error = said.stderr.splitlines()
     assert note == "note: --causal-draws changes nothing in `induct profile`"
     assert error.startswith("error: --lag-values: ")
+
+
+@pytest.mark.parametrize(
+    ("study", "arguments"),
+    [
+        ("mamba_induction", ["figures", "--dataset", "none", "--lr", "-1"]),
+        ("mamba_neurons", ["page", "--plots-dir", "plots", "--top-k", "0"]),
+    ],
+)
+def test_an_option_that_is_no_setting_is_named_as_it_is_typed(
+    study: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main = import_module(f"{study}.cli").main
+    said = CliRunner().invoke(main, arguments, prog_name=study)
+    told = f"note: {arguments[1]} changes nothing in `{study} {arguments[0]}`"
+    assert told in said.stderr.splitlines()

@@ -294,6 +294,11 @@ def test_figures_of_a_folder_are_drawn_from_it_and_into_it(copy: Path, tmp_path:
     assert (out / "heatmap_toy.png").is_file()
     assert not (copy / "data" / "pythia_topology").exists()
 
+    said = induct("figures", "--model", "nosuchmodel", "--models", "toy", "--out", out)
+    assert said.code == 2
+    assert "has no scores of nosuchmodel, only of toy" in said.err
+    assert induct("figures", "--model", "toy", "--out", out).code == 0
+
 
 def test_a_branch_that_was_uploaded_again_is_measured_again(
     random_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

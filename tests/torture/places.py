@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType
 from tokenizers import Tokenizer
 
+import small_gguf
 import small_models as small
 from cursive_circuits.data_bank import load_bank, save_bank
 from cursive_circuits.data_public_tokens import PublicTokens
@@ -32,6 +34,7 @@ from interp_core.files.artifacts import load_weights, save_weights
 from interp_core.files.params import Params, check, read_section
 from interp_core.files.vouching import vouching
 from interp_core.loading import load_model
+from interp_core.models.pretrained import save_plain
 from interp_core.models.spec import ModelSpec
 from interp_core.stimuli.corpus import Corpus, CorpusParams, PathText, build, read_documents
 from interp_core.training.checkpoints import Scratch
@@ -96,6 +99,7 @@ def build_all(home: Path) -> list[Place]:
         Place("a bank, plain", _plain_bank(home), read_plain_bank, ours=False),
         Place("a model", _model(home, corpus), read_model, ours=False, share=2),
         Place("a model, .bin", _bin_model(home, corpus), read_model, ours=False),
+        Place("a model, GGUF", _gguf(home), read_gguf, ours=False),
         Place("a Mamba", _mamba(home, corpus), read_model, ours=False),
         Place("a public checkpoint", _public(home, "c.safetensors"), read_public, ours=False),
         Place("a public .pt", _public(home, "c.pt"), read_public, ours=False),
@@ -136,6 +140,12 @@ def read_model(folder: Path) -> str:
     held = torch.tensor([[subject.bos, *ids]]) % subject.vocab_size
     config = {**subject.config.to_dict(), "_name_or_path": None}  # where the copy lies
     return str(Digest().add(ids, subject.logits(held), config))
+
+
+def read_gguf(folder: Path) -> str:
+    """Weights out of a wheel, made plain."""
+    save_plain(folder / "tiny.gguf", folder / "plain")
+    return read_model(folder / "plain")
 
 
 def read_eigen(folder: Path) -> str:
@@ -305,6 +315,14 @@ def _bin_model(home: Path, corpus: Corpus) -> Path:
     folder = save_model(home / "a-bin-model", model, corpus_tokenizer(corpus.folder))
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def _gguf(home: Path) -> Path:
+    folder = home / "a-gguf"
+    folder.mkdir()
+    kind = GGMLQuantizationType.Q8_0
+    small_gguf.write(folder / "tiny.gguf", small_gguf.model(kind), kind)
     return folder
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from interp_core.console import made_from
 from interp_core.console.holding import hold
-from interp_core.console.made_from import MADE_FROM, Source, sha256_of
+from interp_core.console.made_from import MADE_FROM, Source, made_in, sha256_of
 from interp_core.errors import InputError
 from interp_core.files.artifacts import (
     check_writable,
@@ -159,9 +159,9 @@ class Call(Generic[P]):
         """Whether an earlier command's record is there, of these models as they are now, whatever
         its settings were."""
         record = self.file("metrics", command, stem)
-        made = load_json(record).get(MADE_FROM, {}) if record.is_file() else {}
-        wanted = {name: vars(source) for name, source in sources.items()}
-        return wanted.items() <= made.get("models", {}).items()
+        models = made_in(load_json(record)).get("models") if record.is_file() else None
+        found = models if isinstance(models, dict) else {}
+        return all(found.get(name) == vars(source) for name, source in sources.items())
 
     def check_folder(self) -> None:
         """InputError where an experiment cannot write, or another command does, before anything is
@@ -169,8 +169,13 @@ class Call(Generic[P]):
         if not self.is_stage:
             check_writable(self.folder)
         hold(self.folder, shared=self.is_stage)
-        if self.figures is not None and not self.figures.is_relative_to(self.folder):
-            hold(self.figures)
+        if self.figures is not None:
+            is_elsewhere = not self.figures.is_relative_to(self.folder)
+            # In its own folder it is made when there is something to draw.
+            if is_elsewhere or self.figures.exists():
+                check_writable(self.figures)
+            if is_elsewhere:
+                hold(self.figures)
 
         # Again: who was in the folder until now may have put something there.
         self.check_names(self._names)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp_core import processor
 from interp_core.files.artifacts import file_sha256
 from interp_core.files.params import Params
 from interp_core.models.spec import ModelSpec
@@ -36,7 +37,11 @@ def mark(
     unread: Collection[str],
     read: Iterable[Path | str],
 ) -> dict[str, Any]:
-    """Models by name, and hashes of what else was read, of settings and of the study's code."""
+    """Models by name, and hashes of what else was read, of settings and of the study's code.
+
+    Native instructions are marked, for they change digits; the pinned ones are what no mark means.
+    """
+    chosen = processor.instructions()
     settings = params.model_dump(mode="json", exclude={*unread, *WITHOUT_EFFECT})
 
     return {
@@ -44,18 +49,34 @@ def mark(
         "read": sha256_of([_digest(one) for one in read]),
         "settings": sha256_of(settings),
         "code": _code_sha256(study),
+        **({} if chosen == "avx2" else {"instructions": chosen}),
     }
 
 
 def models_of(record: Path) -> dict[str, str]:
-    """Name and place of each model that a record is of; nothing for a file that is no record."""
+    """Name and place of each model that a record is of; nothing for a file that is no record.
+
+    A folder of a user's may hold any JSON: only what has a record's shape is one.
+    """
     try:
-        content = json.loads(record.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        made = made_in(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError):
         return {}
 
+    named = {name: one.get("place") for name, one in _mappings(made.get("models")).items()}
+    return {name: place for name, place in named.items() if isinstance(place, str)}
+
+
+def made_in(content: Any) -> dict[str, Any]:
+    """What the content of a file says that it was made from; nothing where it is no record."""
     made = content.get(MADE_FROM) if isinstance(content, dict) else None
-    return {name: one["place"] for name, one in (made or {}).get("models", {}).items()}
+    return made if isinstance(made, dict) else {}
+
+
+def _mappings(content: Any) -> dict[str, dict[str, Any]]:
+    """A mapping's entries that are mappings themselves; none where it is no mapping."""
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: one for name, one in entries if isinstance(one, dict)}
 
 
 def files_sha256(spec: ModelSpec) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from interp_core import processor
 from interp_core.console.first_line import say_before_loading
@@ -235,7 +236,7 @@ def settings(
                     fields = declared["settings"][part]
                     values = {one: given.pop(one) for one in fields}
                     said = {one: value for one, value in values.items() if value not in (None, ())}
-                    _say_unread(said.keys() - names)
+                    say_unread(said.keys() - names)
                     taken[part or "settings"] = said
 
                 return start(name, **taken, **given)
@@ -288,10 +289,13 @@ def _setting(
     )
 
 
-def _say_unread(names: Iterable[str]) -> None:
-    program = click.get_current_context().command_path
+def say_unread(names: Iterable[str]) -> None:
+    """Say of those of these options that were typed that the command does not read them here."""
+    context = click.get_current_context()
+    spelt = {option.name: option.opts[0] for option in context.command.params}
     for name in sorted(names):
-        click.echo(f"note: --{name.replace('_', '-')} changes nothing in `{program}`", err=True)
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            click.echo(f"note: {spelt[name]} changes nothing in `{context.command_path}`", err=True)
 
 
 def with_call(start: Callable[..., Any], options: Sequence[Decorator]) -> Decorator:

@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,9 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise OSError(problem.errno, problem.strerror, str(path)) from problem
     finally:
-        part.unlink(missing_ok=True)
+        # Where nothing can be written, nothing can be removed: the block's error is the one to see.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

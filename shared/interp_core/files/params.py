@@ -19,11 +19,18 @@ _LARGEST = 2**63 - 1
 _SMALL, _LARGE = 1e-100, 1e100
 _ODD = "odd_value"
 _LONGEST = 10**5  # characters of one text
+# Prompts, draws, steps or units beyond this fit no array and no lifetime: no count comes near.
+_MOST = 10**9
+# More CPU threads or processes than any machine has processors.
+MOST_AT_ONCE = 4096
+_AT_ONCE = ("threads", "processes")
+_SEEDS = ("seed", "seeds")  # no counts: any number of 64 bits is as good as another
 
 
 class Params(BaseModel):
     """Base of every section of a profile: unknown keys are errors, values never change after
-    reading, and every number is finite, fits into 64 bits, and can be reckoned with.
+    reading, every number is finite, fits into 64 bits, and can be reckoned with, and every count
+    is one that can be counted to.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -43,7 +50,8 @@ class Params(BaseModel):
         for key in type(self).model_fields:
             value = getattr(self, key)
             values = [*value, *value.values()] if isinstance(value, dict) else value
-            if (odd := odd_value(values)) is not None:
+            odd = odd_value(values) or _too_many(key, value)
+            if odd is not None:
                 raise PydanticCustomError(_ODD, "{what}", {"what": odd, "key": key})
         return self
 
@@ -68,6 +76,20 @@ def odd_value(value: Any) -> str | None:
     if isinstance(value, str) and "\0" in value:
         return "Input should be a text without NUL"
     return None
+
+
+def _too_many(key: str, value: Any) -> str | None:
+    """What is wrong with a setting's whole number, or one in its list, that is too large a count.
+
+    A mapping's are looked at by the section that they end in.
+    """
+    if key in _SEEDS:
+        return None
+
+    most = MOST_AT_ONCE if key in _AT_ONCE else _MOST
+    counts = value if isinstance(value, list | tuple) else [value]
+    too_many = any(isinstance(count, int) and count > most for count in counts)
+    return f"Input should be less than or equal to {most}" if too_many else None
 
 
 def _is_broken(text: str) -> bool:

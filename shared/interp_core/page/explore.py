@@ -233,7 +233,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
     try:
         asked = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError("a request must be JSON") from None
 
     if not isinstance(asked, dict):

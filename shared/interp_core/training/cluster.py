@@ -30,7 +30,7 @@ import click
 import interp_core
 from interp_core import processor
 from interp_core.errors import InputError, first_line
-from interp_core.files.params import project_root
+from interp_core.files.params import MOST_AT_ONCE, project_root
 
 PATIENCE = 15  # seconds that a scheduler may take to answer
 DEATHS = 10  # workers that may die with a task before it is given up: each goes on from the last
@@ -138,8 +138,11 @@ def _client(address: str) -> Iterator[Any]:
 
 
 def _count(text: str, address: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"--cluster {address}: how many workers? local:2, slurm:20")
+    is_number = text.isdecimal() and len(text) <= len(str(MOST_AT_ONCE))
+    if not is_number or not 1 <= int(text) <= MOST_AT_ONCE:
+        raise InputError(
+            f"--cluster {address}: how many workers? local:2, slurm:20; at most {MOST_AT_ONCE}"
+        )
     return int(text)
 
 
