@@ -9,11 +9,11 @@ from pathlib import Path
 
 from interp_core.console.answers import FILE, Answer, from_json
 from interp_core.files.artifacts import load_json
+from interp_core.pipeline.published import MADE
 
 Answers = Mapping[str, list[Answer]]  # by study
 Row = tuple[str, ...]
 PUBLISHED = "  published, over trainings"
-MADE = "made.json"  # beside answers over trainings: what they were made from
 
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:

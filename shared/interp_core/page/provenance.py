@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from interp_core.console.answers_table import MADE
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json
+from interp_core.pipeline.published import MADE
 
 SHORT = 8  # characters of a hash, enough to find it in dvc.lock
 

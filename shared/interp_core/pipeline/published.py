@@ -18,8 +18,6 @@ import click
 import yaml
 from pydantic import NonNegativeInt, model_validator
 
-from interp_core.console.answers import FILE as ANSWERS
-from interp_core.console.answers_table import MADE
 from interp_core.errors import InputError
 from interp_core.files.artifacts import save_json
 from interp_core.files.locks import locked_file
@@ -35,6 +33,8 @@ from interp_core.files.way_out import written_by
 from interp_core.pipeline.reproduce import DVC
 
 FOLDER = "published"
+ANSWERS = "answers.json"  # in each study's folder of data/
+MADE = "made.json"  # beside answers over trainings: what they were made from
 
 
 class Repeats(Params):
