@@ -351,8 +351,13 @@ def test_two_models_offsets_stand_on_one_axis(
 ) -> None:
     seen = figures_saved(monkeypatch)
     flat, high = (np.tile([[value, value, value]], (3, 1)) for value in (0.003, 0.7))
-    offsets({"writes": ("L0H0", flat), "control": ("L2H2", high)}, [0, 1, 2], tmp_path / "o.png")
+    shown = {
+        "writes": ("L0H0", "mismatched_text", flat),
+        "control": ("L2H2", "synthetic", high),
+    }
+    offsets(shown, [0, 1, 2], tmp_path / "o.png")
 
+    assert "writes, L0H0\n(same word, other text)" in seen["o"].words
     limits = [axes.get_ylim() for axes in seen["o"].figure.axes]
     assert all(first == second for first, second in pairwise(limits))
 

@@ -220,7 +220,7 @@ def test_controls_and_interventions_are_legible_with_a_key_to_every_line(
 
     # Few pairs have no 95 %: from their mean down to the one that costs most.
     grey = [line for line in seen["b"].figure.axes[1].lines if line.get_color() == NULL]
-    assert [list(line.get_ydata()) for line in grey[:2]] == [[-0.45, -0.2], [-0.2]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in grey[:2]] == [[-0.45, -0.2], [-0.2]]
     assert "central 95 %" not in seen["b"].words
 
 
