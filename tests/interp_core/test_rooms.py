@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,3 +113,24 @@ def test_a_room_answers_for_the_module_of_its_name() -> None:
     for room, name in before.items():
         found = getattr(importlib.import_module(f"interp_core.{room}"), name)
         assert found.__module__ == f"interp_core.{room}.{modules[room]}"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from interp_core.models import anatomy, lens",
+        "from interp_core.models import Subject",
+        "from interp_core.mamba import selective_scan",
+        "from interp_core.mamba import MambaSubject",
+        "from interp_core.stimuli import corpus",
+        "from interp_core.stimuli import Prompts",
+    ],
+)
+def test_a_room_answers_when_it_is_the_first_that_is_imported(first: str) -> None:
+    subprocess.run([sys.executable, "-c", first], check=True)
+
+
+def test_a_room_says_what_it_does_not_have() -> None:
+    program = "from interp_core.models import load_model"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.stderr.splitlines()[-1].startswith("ImportError: cannot import name 'load_model'")
