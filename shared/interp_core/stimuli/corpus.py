@@ -6,6 +6,7 @@ Sources: documentation of installed packages, a text file or folder, a pinned hu
 import ast
 import importlib.metadata
 import inspect
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ from interp_core.files.unfinished import SCRATCH, scratch_folder
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# A line of blanks alone, which some editors leave and WikiText's files have, is a blank line too.
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+# Before WikiText's ` = Title = `, alone between blank lines; its sections are ` = = Section = = `.
+_BEFORE_TITLE = re.compile(r"\n[^\S\n]*\n(?= ?= [^=\n][^\n]* = ?(?:\Z|\n[^\S\n]*(?:\Z|\n)))")
+
 END_OF_TEXT = "<|endoftext|>"  # id 0: begins every document, and serves as BOS, EOS and padding
 
 
@@ -53,8 +59,8 @@ class PackagedText(Params):
 
 
 class PathText(Params):
-    """A UTF-8 text file (its documents are separated by blank lines) or a folder of .txt and .md
-    files (one each).
+    """A UTF-8 text file of several documents (see documents_in) or a folder of .txt and .md files
+    (one each).
     """
 
     path: Path  # relative paths start at the project's folder
@@ -244,8 +250,10 @@ def read_documents(params: TextParams) -> Documents:
         documents = Documents(train, validation, documents.source)
 
     if not documents.train or not documents.validation:
+        counts = f"{len(documents.train)} for training, {len(documents.validation)} for validation"
         raise InputError(
-            f"the corpus {documents.source} has no text for training or none for validation"
+            f"corpus: {_named(params)} has too few documents ({counts}): give more, with blank "
+            "lines between them"
         )
 
     return documents
@@ -359,7 +367,7 @@ def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     texts = [_utf8(file) for file in files]
 
     if path.is_file():
-        texts = texts[0].split("\n\n")
+        texts = documents_in(texts[0])
 
     hashes = {
         file.name if path.is_file() else str(file.relative_to(path)): file_sha256(file)
@@ -367,6 +375,27 @@ def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     }
 
     return [text for text in texts if text.strip()], {"kind": "path", "sha256": hashes}
+
+
+def documents_in(text: str) -> list[str]:
+    """The documents of one text file: articles where it has WikiText's titles, else what stands
+    between blank lines.
+    """
+    # The first title may be the first line.
+    before, *articles = _BEFORE_TITLE.split(f"\n\n{text}")
+
+    pieces = [before, *articles] if articles else _BLANK_LINE.split(text)
+    return [piece for piece in pieces if piece.strip()]
+
+
+def _named(params: TextParams) -> str:
+    """Where text comes from, as a user says it."""
+    if params.path is not None:
+        return str(params.path.path)
+    if params.hub is not None:
+        return params.hub.dataset
+    assert params.packaged is not None
+    return f"the documentation of {', '.join(params.packaged.distributions)}"
 
 
 def _utf8(file: Path) -> str:
