@@ -33,6 +33,8 @@ def prepare(profile: str | None, out: Path | None, *, draws: bool = False, **giv
         subjects=given.get("models", ()),
         streams=STREAMS,
     )
+    prepared = replace(prepared, asked=frozenset(given))
+
     if draws and not prepared.is_stage:
         return replace(
             prepared, params=params.model_copy(update={"models": _drawn(prepared.folder)})
