@@ -15,6 +15,7 @@ from interp_core.console.options import (
     settings,
     study_option,
     trainings_option,
+    typed,
 )
 from interp_core.errors import InputError
 
@@ -247,7 +248,7 @@ def page(run: Any, word: str | None) -> None:
     from cursive_circuits.page import own_page
 
     workflow.draw(run, words=[] if word is None else [word])
-    own_page(run, word)
+    own_page(run, command=typed("cursive-circuits"))
 
 
 @main.command()

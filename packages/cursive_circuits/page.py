@@ -1,6 +1,5 @@
 """The study's part of the page: ink of the writer and of its control, and what a stroke reads."""
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -201,16 +200,15 @@ def of_the_run() -> Part:
     return Part(WORDS, _views(run), cards)
 
 
-def own_page(run: Cursive, word: str | None) -> None:
-    """One self-contained page of what an experiment's folder holds."""
+def own_page(run: Cursive, *, command: str) -> None:
+    """One self-contained page of what an experiment's folder holds; `command` is what was typed."""
     path = run.folder / "page.html"
-    given = "" if word is None else f" --word {shlex.quote(word)}"
     write_own(
         path,
         _views(run),
         title="What a stroke reads",
         lead="A transformer that writes cursive, its ink, and where its heads look as it writes.",
-        made={"command": f"cursive-circuits page{given}"},
+        made={"command": command},
     )
     say(path)
 

@@ -16,6 +16,7 @@ from interp_core.console.options import (
     settings,
     study_option,
     trainings_option,
+    typed,
 )
 
 _MORE: tuple[Decorator, ...] = (
@@ -159,7 +160,7 @@ def page(run: Any, *, text: str | None) -> None:
         if not run.is_of(command, f"{stem}_{name}", run.sources([model])):
             measure(run)
 
-    build(run, text)
+    build(run, text, command=typed("mamba-induction"))
 
 
 @main.command()

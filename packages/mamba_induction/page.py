@@ -1,6 +1,5 @@
 """The study's part of the page, and the same page of a user's own Mamba."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -221,18 +220,21 @@ def _formed(history: Arrays, periods: list[str]) -> list[str]:
     return sentences
 
 
-def page(run: Induction, text: str | None) -> None:
-    """One self-contained page of an experiment's Mamba, from the records in its folder."""
+def page(run: Induction, text: str | None, *, command: str) -> None:
+    """One self-contained page of an experiment's Mamba, from the records in its folder; `command`
+    is what was typed.
+    """
     mamba = load_mamba(run.params.model, run.known, run.params)
     path = run.folder / f"page_{mamba.name}.html"
 
-    _own_page(run, mamba, text, path)
+    _own_page(run, mamba, text, path, command=command)
     say(path)
 
 
-def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path) -> None:
+def _own_page(
+    run: Induction, mamba: MambaSubject, text: str | None, path: Path, *, command: str
+) -> None:
     title = "your text" if text is not None else "a text that repeats itself"
-    given = "" if text is None else f" --text {shlex.quote(text)}"
     hidden = None
 
     if mamba.tokenizer is not None or text is not None:
@@ -258,7 +260,7 @@ def _own_page(run: Induction, mamba: MambaSubject, text: str | None, path: Path)
             "is cut."
         ),
         made={
-            "command": f"mamba-induction page --model {mamba.name}{given}",
+            "command": command,
             "weights (SHA-256)": analysis["model_hash"],
             "prompts": causal["n"],
             "seed": run.params.seed,

@@ -16,6 +16,7 @@ from interp_core.console.options import (
     settings,
     study_option,
     trainings_option,
+    typed,
 )
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -188,7 +189,7 @@ def page(run: Any) -> None:
         if not run.is_of(command, f"{command}_{name}", run.sources([model])):
             measure(run)
 
-    build(run)
+    build(run, command=typed("mamba-neurons"))
 
 
 @main.command()

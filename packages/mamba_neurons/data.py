@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
 from interp_core.models.subject import Subject
-from interp_core.stimuli.corpus import Corpus, corpus_folder
+from interp_core.stimuli.corpus import Corpus, corpus_folder, documents_in
 from interp_core.stimuli.prompts import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
 
@@ -233,7 +233,7 @@ def _user_documents(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise InputError(f"--texts: {path} holds something that is not UTF-8 text") from None
 
-    pieces = contents if path.is_dir() else contents[0].split("\n\n")
+    pieces = contents if path.is_dir() else documents_in(contents[0])
     return [piece.strip() for piece in pieces if piece.strip()]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from interp_core.files.artifacts import load_json
 from interp_core.models.spec import short_name
@@ -91,7 +92,10 @@ WORDS = Words(
 def channels(name: str, causal: Report, effects: Arrays, delta: Arrays) -> View:
     """Every channel with its effect and its memory."""
     longest = delta["half_life"].max(axis=-1)
-    columns = (effects["kl"], effects["loss"], longest, delta["mean_dt"], delta["share"])
+    n_channels = effects["kl"].shape[1]
+    by_step = (longest, delta["mean_dt"], delta["share"])
+    of_steps = [_by_channel(found, n_channels) for found in by_step]
+    columns = (effects["kl"], effects["loss"], *of_steps)
 
     rows = [
         [f"L{layer}C{channel}", *(numbers(float(column[layer, channel])) for column in columns)]
@@ -112,6 +116,13 @@ def channels(name: str, causal: Report, effects: Arrays, delta: Arrays) -> View:
         "cloudTitle": "Effect against memory",
         **_together(causal),
     }
+
+
+def _by_channel(
+    found: Float[np.ndarray, "layer step"], n_channels: int
+) -> Float[np.ndarray, "layer channel"]:
+    """Of every channel what its step has: a Mamba-2's head has one for all its channels."""
+    return found.repeat(n_channels // found.shape[1], axis=1)
 
 
 def _exact(whole: Report) -> str:
@@ -161,8 +172,10 @@ def _channels(run: Neurons, name: str) -> View:
     return channels(name, causal, effects, delta)
 
 
-def page(run: Neurons) -> None:
-    """One self-contained page of an experiment's Mamba, from the records in its folder."""
+def page(run: Neurons, *, command: str) -> None:
+    """One self-contained page of an experiment's Mamba, from the records in its folder; `command`
+    is what was typed.
+    """
     name = short_name(run.params.model)
     path = run.folder / f"page_{name}.html"
     causal = load_json(run.file("metrics", "causal", f"causal_{name}"))
@@ -179,7 +192,7 @@ def page(run: Neurons) -> None:
             f"[{kl['low']:.3g}, {kl['high']:.3g}]."
         ),
         made={
-            "command": f"mamba-neurons page --model {name}",
+            "command": command,
             "weights (SHA-256)": causal["model_hash"],
             "texts (SHA-256)": causal["sha256"],
             "scored positions": causal["scored_positions"],

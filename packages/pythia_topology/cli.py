@@ -16,6 +16,7 @@ from interp_core.console.options import (
     settings,
     study_option,
     trainings_option,
+    typed,
 )
 
 _MORE: tuple[Decorator, ...] = (
@@ -223,7 +224,7 @@ def page(run: Any, *, text: str | None) -> None:
     from pythia_topology.page import page as build
 
     workflow.ensure_scores(run)
-    build(run, text)
+    build(run, text, command=typed("induct"))
 
 
 @main.command()
@@ -248,15 +249,23 @@ def page(run: Any, *, text: str | None) -> None:
 )
 @option("--device", help="cpu, cuda, cuda:N, mps, or auto: divided over all.")
 @option("--dtype", help="float32, bfloat16 or float64.")
+@option("--bos", help="What texts begin with: own, none, a token, or its id.")
 @profile_option
 def explore(
-    model: str, port: int, seed: int, device: str | None, dtype: str | None, profile: str | None
+    *,
+    model: str,
+    port: int,
+    seed: int,
+    device: str | None,
+    dtype: str | None,
+    bos: str | None,
+    profile: str | None,
 ) -> None:
     """A model live in your browser: type a text, take heads away, see what is predicted then."""
     from interp_core.models.spec import short_name, spec_of
     from pythia_topology.study import prepare
 
-    run = prepare(profile, None, models=(model,), device=device, dtype=dtype)
+    run = prepare(profile, None, models=(model,), device=device, dtype=dtype, bos=bos)
 
     # Once the model's folder was looked at: these load PyTorch.
     from interp_core.loading import load_model
@@ -267,6 +276,7 @@ def explore(
         name=short_name(model),
         device=run.params.device,
         dtype=run.params.dtype,
+        bos=run.params.bos,
     )
     serve(subject, port=port, seed=seed)
 

@@ -40,10 +40,13 @@ class Corpus:
     counts: Integer[np.ndarray, " vocab"]
 
 
-def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
+def stimuli(
+    subject: Subject, params: PythiaTopology, *, absent: dict[str, str] | None = None
+) -> dict[str, Prompts]:
     """Prompts by family, `repeated_tokens` first.
 
-    InputError when they do not fit the model or its vocabulary.
+    InputError when they do not fit the model or its vocabulary. A family of text that cannot be
+    made goes into `absent` with its reason; without such a place it is an InputError too.
     """
     corpus = load_corpus(subject, params)
     vocabulary = vocabulary_of(subject, params, corpus)
@@ -69,25 +72,44 @@ def stimuli(subject: Subject, params: PythiaTopology) -> dict[str, Prompts]:
                 vocabulary, lags=params.lag_values, length=params.seq_len, n_prompts=n, rng=rng
             )
 
-        elif family == "names":
-            tokenizer = _tokenizer(subject, family)
-            built[family] = names(
-                tokenizer, vocabulary, length=params.seq_len, n_prompts=n, rng=rng
-            )
+            continue
 
-        elif family == "natural_repeats":
-            built[family] = natural_repeats(
-                _text(corpus, family).validation,
-                vocabulary,
-                length=params.seq_len,
-                n_prompts=n,
-                rng=rng,
-                max_pairs=params.max_pairs,
-            )
+        try:
+            built[family] = _of_text(subject, corpus, vocabulary, params, rng, family=family)
+        except InputError as problem:
+            if absent is None:
+                raise InputError(f"{problem}; --task-types can leave {family} out") from None
+            absent[family] = str(problem)
 
     if subject.bos == NO_BOS:
         return {family: without_opening(prompts) for family, prompts in built.items()}
     return built
+
+
+def _of_text(
+    subject: Subject,
+    corpus: Corpus | None,
+    vocabulary: Vocabulary,
+    params: PythiaTopology,
+    rng: np.random.Generator,
+    *,
+    family: str,
+) -> Prompts:
+    """Prompts of one family of text. InputError for a model or a text that cannot give them."""
+    length, n = params.seq_len, params.n_sequences
+
+    if family == "names":
+        tokenizer = _tokenizer(subject, family)
+        return names(tokenizer, vocabulary, length=length, n_prompts=n, rng=rng)
+
+    return natural_repeats(
+        _text(corpus, family).validation,
+        vocabulary,
+        length=length,
+        n_prompts=n,
+        rng=rng,
+        max_pairs=params.max_pairs,
+    )
 
 
 def first_prompts(prompts: Prompts, n: int) -> Prompts:
@@ -191,7 +213,8 @@ def _encode_again(
 
     enough = 40 * params.n_sequences * params.seq_len
     text = Tokenizer.from_file(str(tokenizer_file)).decode(stream[:enough].tolist())
-    return np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return np.array(ids, dtype=np.int64)  # no float where it knows no word of the text
 
 
 def _same_tokenizer(tokenizer: Any, file: Path) -> bool:
@@ -202,9 +225,7 @@ def _same_tokenizer(tokenizer: Any, file: Path) -> bool:
 
 def _tokenizer(subject: Subject, family: str) -> Any:
     if subject.tokenizer is None:
-        raise InputError(
-            f"{subject.name} has no tokenizer, which {family} needs: leave it out with --task_types"
-        )
+        raise InputError(f"{subject.name} has no tokenizer, which {family} needs")
 
     return subject.tokenizer
 
@@ -213,7 +234,7 @@ def _text(corpus: Corpus | None, family: str) -> Corpus:
     if corpus is None:
         raise InputError(
             f"{family} needs real text: run `induction-lab corpus` in the project's folder (and a "
-            "model with a tokenizer), or leave it out with --task_types"
+            "model with a tokenizer)"
         )
 
     return corpus

@@ -1,6 +1,5 @@
 """The study's part of the page, and the same page of a user's own model."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -337,16 +336,16 @@ def own_page(
     )
 
 
-def page(run: Induct, text: str | None) -> None:
-    """One self-contained page of each model of an experiment, from the scores in its folder."""
+def page(run: Induct, text: str | None, *, command: str) -> None:
+    """One self-contained page of each model of an experiment, from the scores in its folder;
+    `command` is what was typed.
+    """
     for model, name in zip(run.params.models, names(run), strict=True):
         arrays, profile = run.load("profile", f"profile_{name}", scores=f"scores_{name}")
         subject = load(model, run.known, run.params)
         path = run.folder / f"page_{name}.html"
 
         one = _own_text(subject, text, run.params)
-        given = "" if text is None else f" --text {shlex.quote(text)}"
-        command = f"induct page --model {name}{given}"
         own_page(subject, arrays, profile, one, path, command=command, seed=run.params.seed)
         say(path)
 

@@ -35,6 +35,8 @@ def prepare(profile: str | None, out: Path | None, *, draws: bool = False, **giv
         subjects=given.get("models", ()),
         streams=STREAMS,
     )
+    prepared = replace(prepared, asked=frozenset(given))
+
     if draws and not prepared.is_stage:
         models = _drawn(prepared.folder, [short_name(model) for model in given.get("models", ())])
         return replace(prepared, params=params.model_copy(update={"models": models}))

@@ -296,7 +296,11 @@ def print_prompts(run: Induct) -> None:
     for model in run.params.models:
         subject = load(model, run.known, run.params)
 
-        for family, prompts in stimuli(subject, run.params).items():
+        absent = _place_for_absent(run)
+        built = stimuli(subject, run.params, absent=absent)
+        _say_absent(absent)
+
+        for family, prompts in built.items():
             for row, length in zip(prompts.tokens[:2], prompts.lengths[:2], strict=True):
                 ids = row[:length].tolist()
                 text = " ".join(map(str, ids))
@@ -323,7 +327,9 @@ def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
     subject = load(model, run.known, params)
     name = subject.name
     _say_opening(subject)
-    prompts = stimuli(subject, params)
+    absent = _place_for_absent(run)
+    prompts = stimuli(subject, params, absent=absent)
+    _say_absent(absent)
     arrays = score_arrays(subject, prompts, params)
 
     heads = evidence(arrays, "repeated_tokens")
@@ -343,6 +349,7 @@ def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
         "prompts_hash": prompts_sha256(prompts),
         "n_parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
         **_begun(run, subject),
+        **({"left_out": absent} if absent else {}),
     }
     run.save(
         "profile",
@@ -354,6 +361,21 @@ def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
     )
     click.echo(f"{name}: {_sentence(report)}")
     return arrays, report
+
+
+def _place_for_absent(run: Induct) -> dict[str, str] | None:
+    """Where families go that a user's model cannot read; none where they were asked for.
+
+    A stage has none either: its results are of all that the profile names.
+    """
+    return None if run.is_stage or "task_types" in run.asked else {}
+
+
+def _say_absent(absent: dict[str, str] | None) -> None:
+    from interp_core.progress import left_out
+
+    for family, reason in (absent or {}).items():
+        left_out(f"{family} is left out: {reason}")
 
 
 def _made(run: Induct, models: Iterable[str], unread: Collection[str] = ()) -> Report:
@@ -379,7 +401,11 @@ def _is_measured(run: Induct, model: str) -> bool:
         return False
 
     name, made = short_name(model), _made_scores(run, model)
-    return run.is_made("profile", f"profile_{name}", made, scores=f"scores_{name}")
+    if not run.is_made("profile", f"profile_{name}", made, scores=f"scores_{name}"):
+        return False
+
+    # A family that is asked for now may have been left out before.
+    return "task_types" not in run.asked or "left_out" not in _profile(run, name)
 
 
 def _scores(run: Induct, model: str) -> Arrays:

@@ -22,7 +22,7 @@ from interp_core.models.folder import folder_of, weight_files
 from interp_core.models.native import NativeSubject
 from interp_core.models.self_check import checked
 from interp_core.models.spec import Dtype, ModelSpec, short_name, spec_of
-from interp_core.models.subject import Subject, Transformer, as_transformer
+from interp_core.models.subject import Subject, Transformer, as_transformer, without_advice
 from interp_core.stimuli.opening import NO_BOS, OWN, opening
 
 if TYPE_CHECKING:
@@ -130,11 +130,13 @@ def subject_of(
         return recurrent
 
     try:
-        anatomy = look(model)
-        if anatomy is not None:
-            if anatomy.beyond_default:
-                run_by_us(model)
-            return checked(NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy))
+        # It is run to be understood: a hybrid too, before it is refused.
+        with without_advice():
+            anatomy = look(model)
+            if anatomy is not None:
+                if anatomy.beyond_default:
+                    run_by_us(model)
+                return checked(NativeSubject(name, model, tokenizer, bos, digest, anatomy=anatomy))
     except NotUnderstood as problem:
         kind = model.config.model_type
         raise InputError(f"{name}: a {kind} cannot be studied here: {problem}") from None

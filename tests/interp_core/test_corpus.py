@@ -28,6 +28,7 @@ from interp_core.stimuli.corpus import (
     PathText,
     build,
     docstrings,
+    documents_in,
     encode,
     read_documents,
     train_tokenizer,
@@ -239,6 +240,11 @@ def test_a_file_that_is_read_in_parts_has_the_documents_of_the_whole(
         monkeypatch.setattr(corpus, "READ_AT_ONCE", at_once)
         assert list(corpus._documents(file)) == expected
 
+    file.write_text(WIKITEXT)
+    for at_once in range(1, len(WIKITEXT)):
+        monkeypatch.setattr(corpus, "READ_AT_ONCE", at_once)
+        assert [one for one in corpus._documents(file) if one.strip()] == documents_in(WIKITEXT)
+
     file.write_bytes(b"good, " * 2000 + b"\xff")
     with pytest.raises(InputError, match=r"is not UTF-8 text \(byte 12000\)"):
         list(corpus._documents(file))
@@ -269,6 +275,43 @@ def test_a_text_of_24_megabytes_takes_a_stated_memory(one_document: bool, tmp_pa
     assert done.returncode == 0, done.stderr[-300:]
     # README: 150 MB, and five bytes for each of the text.
     assert int(done.stdout) < 150 + 5 * 24
+
+
+WIKITEXT = (
+    " \n = Robert Boulter = \n \n Robert Boulter is an actor . \n He had a role . \n \n"
+    " = = Career = = \n \n In 2000 he was cast ; x = y = z . \n \n"
+    " = Du Fu = \n \n Du Fu was a poet . \n \n"
+)
+
+
+@pytest.mark.parametrize("above", ["", " \n", "A word before .\n\n"])
+def test_an_article_of_wikitext_is_one_document(above: str) -> None:
+    first, second = documents_in(above + WIKITEXT.removeprefix(" \n"))[-2:]
+
+    assert first.split("\n")[0] == " = Robert Boulter = "
+    assert " = = Career = = \n \n In 2000 he was cast" in first
+    assert second.strip() == "= Du Fu = \n \n Du Fu was a poet ."
+    assert len(documents_in(above + WIKITEXT)) == (3 if above.strip() else 2)
+
+
+def test_one_article_of_wikitext_is_no_list_of_paragraphs() -> None:
+    assert len(documents_in(" = Du Fu = \n \n A poet . \n \n = = Life = = \n \n Long . \n")) == 1
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n \n", "\n\t\n", "\n\n \n\n"])
+def test_a_line_of_blanks_is_a_blank_line(between: str) -> None:
+    texts = ["One = two = three.\n Still one.", "Two.", "= = Three = ="]
+    assert [one.strip() for one in documents_in(between.join(texts))] == texts
+
+
+def test_a_text_of_too_few_documents_is_told_in_prose(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("One document alone.")
+    with pytest.raises(InputError) as problem:
+        read_documents(text_params(tmp_path / "one.txt"))
+
+    told = str(problem.value)
+    assert "one.txt has too few documents (1 for training, 0 for validation)" in told
+    assert "{" not in told
 
 
 def test_every_third_document_is_held_out_and_none_is_in_both(text_file: Path) -> None:

@@ -100,6 +100,17 @@ def test_what_is_read_in_one_pass_is_what_the_model_says(family: Subject) -> Non
     np.testing.assert_allclose(found.patterns.sum(axis=-1), 1.0, atol=1e-3)
 
 
+def test_a_model_that_never_saw_a_first_token_is_given_none() -> None:
+    subject = transformer_of(known.induction_model(), word_tokenizer(), name="i", bos="none")
+    client = TestClient(application(subject, TOKEN, seed=0), base_url="http://127.0.0.1:8000")
+    answer = client.post(f"/{TOKEN}/read", json={"text": COPIED}).json()
+    short = client.post(f"/{TOKEN}/read", json={"text": "w5"}).json()
+
+    assert answer["tokens"] == COPIED.split()
+    assert [query for query, _ in answer["pairs"]] == [4, 5, 6]
+    assert "at least two tokens" in short["error"]
+
+
 def test_a_text_that_repeats_nothing_has_no_score(client: TestClient) -> None:
     assert client.post(f"/{TOKEN}/read", json={"text": "w1 w2 w3"}).json()["score"] is None
 

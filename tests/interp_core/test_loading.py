@@ -453,17 +453,16 @@ def test_the_mamba_authors_format_is_told_of_its_twin(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("has_main", [True, False])
+@pytest.mark.parametrize("above", [0, 1], ids=["snapshots", "repository"])
 def test_a_repositorys_folder_in_a_hub_cache_stands_for_its_snapshot(
-    folder: Path, tmp_path: Path, has_main: bool
+    folder: Path, tmp_path: Path, has_main: bool, above: int
 ) -> None:
     snapshot = seed_cache(tmp_path / "home", folder)
-    repository = snapshot.parents[1]
     if not has_main:
-        shutil.rmtree(repository / "refs")
+        shutil.rmtree(snapshot.parents[1] / "refs")
 
-    assert (
-        load_model(local(repository), name="toy").hash == load_model(local(folder), name="x").hash
-    )
+    given = local(snapshot.parents[above])
+    assert load_model(given, name="toy").hash == load_model(local(folder), name="x").hash
 
 
 def test_several_snapshots_without_a_main_are_asked_for(folder: Path, tmp_path: Path) -> None:
@@ -471,8 +470,9 @@ def test_several_snapshots_without_a_main_are_asked_for(folder: Path, tmp_path: 
     shutil.rmtree(repository / "refs")
     shutil.copytree(repository / "snapshots" / REVISION, repository / "snapshots" / ("0" * 40))
 
-    with pytest.raises(InputError, match="holds 2 snapshots and no branch main"):
-        load_model(local(repository), name="toy")
+    for given in (repository, repository / "snapshots"):
+        with pytest.raises(InputError, match="holds 2 snapshots and no branch main"):
+            load_model(local(given), name="toy")
 
 
 @pytest.mark.parametrize(
@@ -496,6 +496,40 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path:
         load_model(local(tmp_path / "nowhere"), name="x", device="cuda")
     with pytest.raises(InputError, match="unknown device gpu"):
         load_model(local(tmp_path / "nowhere"), name="x", device="gpu")
+
+
+def test_transformers_advice_is_not_given_where_it_does_not_apply() -> None:
+    """In a process of its own: what is said once was perhaps said before."""
+    program = """
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        import small_models as small
+        from interp_core.errors import InputError
+        from interp_core.loading import subject_of
+
+        # Padding is the token that begins prompts, as in most GPT-2s.
+        subject = subject_of(small.build("gpt2", pad_token_id=0, eos_token_id=0), bos=0)
+        subject.logits(torch.zeros(1, 5, dtype=torch.long))
+
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        experts = {"num_experts": 1, "num_experts_per_tok": 1, "attn_layer_period": 2}
+        mixers = {"mamba_d_state": 4, "mamba_dt_rank": 2, "intermediate_size": 64}
+        config = AutoConfig.for_model(
+            "jamba", vocab_size=96, num_key_value_heads=2, attn_layer_offset=1,
+            **sizes, **experts, **mixers
+        )
+        try:
+            subject_of(AutoModelForCausalLM.from_config(config), bos=0)
+        except InputError as problem:
+            print(problem)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        command, env={**os.environ, **paths}, capture_output=True, text=True, check=True
+    )
+    assert "jamba cannot be studied here" in done.stdout
+    assert done.stderr == ""
 
 
 # The hub

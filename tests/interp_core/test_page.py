@@ -158,6 +158,14 @@ def test_a_control_copies_nothing_and_differs_only_where_it_was_copied_from(
     assert set(np.flatnonzero(control != row)) == set(pairs.earlier)
 
 
+def test_a_row_that_nothing_begins_copies_from_its_first_token_on() -> None:
+    begun = copy_operations(np.array([0, 5, 6, 7, 5, 6, 7]))
+    plain = copy_operations(np.array([5, 6, 7, 5, 6, 7]), first=0)
+
+    np.testing.assert_array_equal(plain.query, begun.query - 1)
+    np.testing.assert_array_equal(plain.earlier, begun.earlier - 1)
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_random_sets_are_distinct_and_have_none_of_the_best(planted: Transformer, k: int) -> None:
     every = all_heads(planted)

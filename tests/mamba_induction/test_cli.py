@@ -181,7 +181,7 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("\n\n", "has no text for training or none for validation"),
+        ("\n\n", "text.txt has too few documents (0 for training, 0 for validation)"),
         ("word\n\n" * 30, "the text has only 0 windows"),
     ],
 )

@@ -1,5 +1,6 @@
 """`mamba-induction page` as a person types it."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def test_the_page_shows_the_reads_that_were_measured(made: Path) -> None:
     analysis, causal = (load_json(made / f"{kind}_mamba.json") for kind in ("analysis", "causal"))
 
     assert page.fetched == []
+    typed = ["mamba-induction", "page", "--text", TEXT, "--out", str(made), "--twin", "twin"]
+    assert shlex.join(typed) in page.text
 
     for layer, shown in enumerate(view["layers"]):
         values = [row["value"] for row in shown["profile"]]

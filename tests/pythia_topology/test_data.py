@@ -183,7 +183,8 @@ def test_a_model_without_a_tokenizer_can_only_see_random_ids() -> None:
         "spaced_pairs"
     ]
     with pytest.raises(
-        InputError, match="bare has no tokenizer, which names needs: leave it out with --task_types"
+        InputError,
+        match="bare has no tokenizer, which names needs; --task-types can leave names out",
     ):
         data.stimuli(bare, small_project.study(task_types=["names"]))
     with pytest.raises(InputError, match="natural_repeats needs real text"):
@@ -192,6 +193,19 @@ def test_a_model_without_a_tokenizer_can_only_see_random_ids() -> None:
         InputError, match="bare: what ablation does elsewhere is measured on real text"
     ):
         data.text_windows(bare, small_project.study(), n=8)
+
+
+@pytest.mark.usefixtures("project")
+def test_families_of_text_that_a_model_cannot_read_are_left_out_with_their_reason() -> None:
+    bare = subject_of(small_project.random_model(layers=1, seed=0), name="bare", bos=0)
+    families = ["names", "spaced_pairs", "natural_repeats"]
+    absent: dict[str, str] = {}
+    built = data.stimuli(bare, small_project.study(task_types=families), absent=absent)
+    alone = data.stimuli(bare, small_project.study(task_types=["spaced_pairs"]))
+
+    assert data.prompts_sha256(built) == data.prompts_sha256(alone)
+    assert list(absent) == ["names", "natural_repeats"]
+    assert absent["names"] == "bare has no tokenizer, which names needs"
 
 
 def test_without_a_corpus_the_families_that_need_text_say_so(

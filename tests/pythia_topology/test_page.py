@@ -1,6 +1,7 @@
 """`induct page` and `induct explore` as a person types them."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def test_the_page_says_the_numbers_of_the_profile(made: Path) -> None:
     text = Page.of((made / "page_induction.html").read_text()).text
 
     assert profile["verdict"] in text
+    typed = ["induct", "page", "--model", "induction", "--text", TEXT, "--out", str(made)]
+    assert shlex.join(typed) in text
     assert profile["model_hash"] in text
 
 
@@ -75,6 +78,41 @@ def test_a_text_that_repeats_nothing_is_shown_twice(planted_project: Path, tmp_p
     assert "shown twice" in text["title"]
 
 
+def test_a_model_that_never_saw_a_first_token_is_shown_without_one(
+    planted_project: Path, tmp_path: Path
+) -> None:
+    said = induct(
+        *("page", "--model", "induction", "--text", TEXT), "--bos", "none", "--out", str(tmp_path)
+    )
+    assert said.code == 0, said.err
+    (text,) = Page.of((tmp_path / "page_induction.html").read_text()).view("heads")["texts"]
+
+    assert text["tokens"] == TEXT.split()
+    assert text["pairs"] == [[5, 1], [6, 2], [7, 3]]
+
+
+def test_a_model_without_a_tokenizer_has_a_page_and_is_told_what_is_left_out(
+    planted_project: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(planted_project / "models" / "induction", bare)
+    for file in bare.glob("*token*"):
+        file.unlink()
+
+    said = induct("page", "--model", str(bare), "--out", str(tmp_path / "out"))
+    asked = induct("profile", "--model", str(bare), "--task-types", "natural_repeats",
+                   "--out", str(tmp_path / "other"))  # fmt: skip
+    profile = json.loads((tmp_path / "out" / "profile_bare.json").read_text())
+
+    assert said.code == 0, said.err
+    assert "note: natural_repeats is left out: natural_repeats needs real text" in said.err
+    assert list(profile["left_out"]) == ["natural_repeats"]
+    assert {*profile["behaviour"]} == {"repeated_tokens", "spaced_pairs"}
+    assert (tmp_path / "out" / "page_bare.html").is_file()
+    assert asked.code == 2
+    assert "--task-types can leave natural_repeats out" in asked.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -82,6 +120,7 @@ def test_a_text_that_repeats_nothing_is_shown_twice(planted_project: Path, tmp_p
         (("page", "--model", "induction", "--text", ""), "--text is empty"),
         (("page", "--model", "induction", "--text", " ".join(["w1", "w2"] * 80)), "shorten it"),
         (("explore", "--model", "nowhere"), "unknown model nowhere"),
+        (("explore", "--model", "nowhere", "--bos", "none"), "unknown model nowhere"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(

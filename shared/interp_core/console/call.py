@@ -47,6 +47,7 @@ class Call(Generic[P]):
     flat: bool  # an experiment's files lie side by side, not by kind and command
     models: tuple[str, ...]  # that it is about
     streams: Mapping[str, int]  # numbers of the random streams, by purpose
+    asked: frozenset[str] = frozenset()  # settings that were given by options
     figures: Path | None = None  # a folder for them, where it is another one
     _sources: dict[str, Source] = field(default_factory=dict, compare=False, repr=False)
     _names: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -7,6 +7,7 @@ module imports only click; the profile is read where help shows its values.
 import errno
 import json
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -39,6 +40,8 @@ _OF_THE_MACHINE = (
     errno.EEXIST,
 )
 
+_TYPED = "interp_core.typed"  # what the running command was given, word by word
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -48,6 +51,7 @@ class Command(click.Command):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = tuple(args)
         repeatable = {
             name
             for p in self.params
@@ -127,6 +131,13 @@ def _ended_in_order() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def typed(program: str) -> str:
+    """The running command as it was typed, for a shell: run again from the same folder, it does the
+    same."""
+    context = click.get_current_context()
+    return shlex.join([program, str(context.info_name), *context.meta[_TYPED]])
 
 
 def fail(message: str) -> None:

@@ -1,5 +1,6 @@
 """Mamba: the selective scan, hidden attention, and the model as a sequence of mixers."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Type checkers know the rooms' modules, and take this for an answer to every name.
@@ -10,7 +11,5 @@ if not TYPE_CHECKING:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        # Not `from interp_core.mamba import subject`, which asks here for `subject`, for ever.
-        import interp_core.mamba.subject as subject
-
-        return getattr(subject, name)
+        # Not `from interp_core.mamba import subject`: that asks this function first, for ever.
+        return getattr(import_module("interp_core.mamba.subject"), name)

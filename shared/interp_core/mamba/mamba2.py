@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from interp_core.errors import InputError
-from interp_core.mamba.subject import MambaSubject, without_advice
+from interp_core.mamba.subject import MambaSubject
 from interp_core.models.hooks import hooked
 from interp_core.models.sites import MAMBA_TAPS, Tap
+from interp_core.models.subject import without_advice
 
 CHUNK = 64  # tokens; the usual 256 would make short prompts many times as long
 

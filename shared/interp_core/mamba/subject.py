@@ -2,7 +2,6 @@
 activations by name.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from interp_core.models.hooks import hooked
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.reading import rows_of
 from interp_core.models.sites import MAMBA_TAPS, Site, Tap
-from interp_core.models.subject import Subject, as_subject
+from interp_core.models.subject import Subject, as_subject, without_advice
 
 UNBOUNDED = 2**31 - 1  # tokens: a scan has no longest sequence
 
@@ -161,18 +160,6 @@ class MambaSubject(Subject):
     def _run(self, **inputs: Any) -> Float[Tensor, "batch position d_model"]:
         with self.fast(), without_advice():
             return self.model.base_model(**inputs, use_cache=False).last_hidden_state
-
-
-@contextmanager
-def without_advice() -> Iterator[None]:
-    """No advice to install CUDA kernels inside the block: nothing here would run on them."""
-    logger = logging.getLogger("transformers.integrations.hub_kernels")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def as_mamba(subject: Subject) -> MambaSubject:

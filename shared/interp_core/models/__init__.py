@@ -1,5 +1,6 @@
 """Models: where they come from, and how activations are read and edited by name."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Type checkers know the rooms' modules, and take this for an answer to every name.
@@ -10,7 +11,5 @@ if not TYPE_CHECKING:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        # Not `from interp_core.models import subject`, which asks here for `subject`, for ever.
-        import interp_core.models.subject as subject
-
-        return getattr(subject, name)
+        # Not `from interp_core.models import subject`: that asks this function first, for ever.
+        return getattr(import_module("interp_core.models.subject"), name)

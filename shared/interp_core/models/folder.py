@@ -92,18 +92,24 @@ def _worth_fetching(files: Sequence[str]) -> list[str]:
 
 
 def _snapshot_in(folder: Path) -> Path:
-    """The folder itself, or the snapshot in a hub cache's folder of one repository.
+    """The folder itself, or the snapshot in a hub cache's folder of one repository, which may be
+    named by its `snapshots` too.
 
     InputError where it holds several, and no branch main says which.
     """
-    if (folder / "config.json").is_file() or not (folder / "snapshots").is_dir():
+    if (folder / "config.json").is_file():
+        return folder
+
+    if folder.name == "snapshots":
+        folder = folder.parent
+    elif not (folder / "snapshots").is_dir():
         return folder
 
     main = folder / "refs" / "main"
     if main.is_file() and (found := folder / "snapshots" / main.read_text().strip()).is_dir():
         return found
 
-    snapshots = sorted((folder / "snapshots").iterdir())
+    snapshots = sorted(one for one in (folder / "snapshots").iterdir() if one.is_dir())
     if len(snapshots) == 1:
         return snapshots[0]
 

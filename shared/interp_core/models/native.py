@@ -22,7 +22,7 @@ from interp_core.models.hooks import hooked, per_head
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.reading import rows_of
 from interp_core.models.sites import ATTENTION, Site
-from interp_core.models.subject import HeadWeights, Observer, Transformer
+from interp_core.models.subject import HeadWeights, Observer, Transformer, without_advice
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +53,14 @@ class NativeSubject(Transformer):
         return super().ids(rows_of(self, tokens))
 
     def trunk(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position d_model"]:
-        hidden = self.anatomy.trunk(input_ids=ids, use_cache=False).last_hidden_state
+        with without_advice():
+            hidden = self.anatomy.trunk(input_ids=ids, use_cache=False).last_hidden_state
         return hidden.to(ids.device)
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         rows = hidden.reshape(1, -1, hidden.shape[-1])
         no_ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=hidden.device)
-        with trunk_giving(self.anatomy, rows):
+        with trunk_giving(self.anatomy, rows), without_advice():
             logits = self.model(input_ids=no_ids, use_cache=False).logits
         return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
 

@@ -2,6 +2,7 @@
 (Transformer).
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,11 @@ from interp_core.models.sites import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# Of transformers: advice to install CUDA kernels, on which nothing here would run, and to give an
+# attention mask, which no causal row that is padded at its end needs.
+_ADVISING = ("transformers.integrations.hub_kernels", "transformers.modeling_utils")
 
 
 @dataclass(frozen=True)
@@ -129,9 +135,9 @@ class Subject(ABC):
                 f"{self.n_ctx}"
             )
         if ids.numel() and (int(ids.max()) >= self.vocab_size or int(ids.min()) < 0):
+            outside = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
             raise InputError(
-                f"{self.name}: token id {int(ids.max())} is outside its vocabulary of "
-                f"{self.vocab_size}"
+                f"{self.name}: token id {outside} is outside its vocabulary of {self.vocab_size}"
             )
         return ids
 
@@ -260,6 +266,21 @@ class Transformer(Subject):
     def carried(self, layer: int) -> float:
         """What the blocks behind `layer` multiply the residual stream by before the final norm."""
         return 1.0
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Inside the block transformers gives no advice on what is done otherwise here; errors stay."""
+    loggers = [logging.getLogger(name) for name in _ADVISING]
+    before = [logger.level for logger in loggers]
+
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def as_subject(given: Any) -> Subject:

@@ -26,11 +26,12 @@ from interp_core.errors import InputError
 from interp_core.models.subject import Subject
 from interp_core.page.document import render
 from interp_core.page.packed import lower, numbers
-from interp_core.page.texts import DEFAULT, LONGEST, copy_operations, words
+from interp_core.page.texts import DEFAULT, LONGEST, copy_operations, first_of_text, words
 from interp_core.page.views import live
 from interp_core.page.watch import Watched, all_heads, heads_each, predicted, watched
 from interp_core.statistics.heads import Head
 from interp_core.statistics.random_sets import matched_sets
+from interp_core.stimuli.opening import begun
 from interp_core.stimuli.prompts import Pairs
 
 DRAWS = 2  # random sets of each answer: more would keep the reader waiting
@@ -99,7 +100,8 @@ class Reader:
             return self._last[1]
 
         ids = self._ids(text)
-        one = Read(ids, copy_operations(ids), watched(self.subject, ids))
+        pairs = copy_operations(ids, first=first_of_text(self.subject))
+        one = Read(ids, pairs, watched(self.subject, ids))
 
         self._last = (text, one)
         return one
@@ -109,14 +111,16 @@ class Reader:
         ids = np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
         longest = min(LONGEST, self.subject.n_ctx)
 
-        if len(ids) < 1:
-            raise InputError("type a text of at least one token")
-        if len(ids) + 1 > longest:
-            raise InputError(
-                f"the text has {len(ids) + 1} tokens with BOS, at most {longest} are read"
-            )
+        (row,) = begun(ids[None], self.subject.bos)
 
-        return np.concatenate([[self.subject.bos], ids])
+        # Something is predicted from the second place on.
+        if len(row) < 2:
+            fewest = "one token" if first_of_text(self.subject) else "two tokens"
+            raise InputError(f"type a text of at least {fewest}")
+        if len(row) > longest:
+            raise InputError(f"the text has {len(row)} tokens with BOS, at most {longest} are read")
+
+        return row
 
     def _score(self, one: Read) -> list[list[float]] | None:
         """Attention to the token after the earlier occurrence, mean over the places that copy."""

@@ -9,6 +9,7 @@ from jaxtyping import Int, Integer
 
 from interp_core.errors import InputError
 from interp_core.models.subject import Subject
+from interp_core.stimuli.opening import NO_BOS, begun
 from interp_core.stimuli.prompts import Pairs, Prompts, pairs_of
 
 DEFAULT = (
@@ -48,13 +49,14 @@ def shown(subject: Subject, text: str, *, longest: int, title: str, seed: int) -
     if not len(ids):
         raise InputError("--text is empty: give the words to show")
 
-    row = np.concatenate([[subject.bos], ids])
-    pairs = copy_operations(row)
+    (row,) = begun(ids[None], subject.bos)
+    first = first_of_text(subject)
+    pairs = copy_operations(row, first=first)
 
     if not len(pairs):
         row = np.concatenate([row, ids])
         title = f"{title} (it repeats nothing, so it is shown twice)"
-        pairs = copy_operations(row)
+        pairs = copy_operations(row, first=first)
 
     longest = min(longest, subject.n_ctx)
 
@@ -76,11 +78,11 @@ def held_out_text(subject: Subject, stream: Integer[np.ndarray, " token"], *, se
     """The first window of real text that copies enough from itself, else the fullest one."""
     ids = stream[: WINDOWS * WINDOW].astype(np.int64)
     windows = ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    rows = np.pad(windows, ((0, 0), (1, 0)), constant_values=subject.bos)
+    rows, first = begun(windows, subject.bos), first_of_text(subject)
 
-    copied = np.array([len(copy_operations(row)) for row in rows])
+    copied = np.array([len(copy_operations(row, first=first)) for row in rows])
     chosen = int((copied >= ENOUGH).argmax()) if (copied >= ENOUGH).any() else int(copied.argmax())
-    row, pairs = rows[chosen], copy_operations(rows[chosen])
+    row, pairs = rows[chosen], copy_operations(rows[chosen], first=first)
 
     return Shown("held-out text", row, without_antecedents(subject, row, pairs, seed=seed), pairs)
 
@@ -94,12 +96,20 @@ def first_prompt(prompts: Prompts, title: str) -> Shown:
     return Shown(title, prompts.tokens[0], prompts.control[0], pairs)
 
 
-def copy_operations(row: Int[np.ndarray, " position"]) -> Pairs:
-    """Every place whose token stood at least two places before, the same token after it."""
-    query = np.arange(1, len(row) - 1)
+def first_of_text(subject: Subject) -> int:
+    """The first place of a row that is text, behind what begins it."""
+    return 0 if subject.bos == NO_BOS else 1
+
+
+def copy_operations(row: Int[np.ndarray, " position"], *, first: int = 1) -> Pairs:
+    """Every place whose token stood at least two places before, the same token after it.
+
+    `first` is the first place of text.
+    """
+    query = np.arange(first, len(row) - 1)
     pairs = pairs_of(row[None], batch=np.zeros_like(query), query=query, distance=None)
 
-    known = (pairs.earlier > 0) & (pairs.earlier + 1 < pairs.query)
+    known = (pairs.earlier >= first) & (pairs.earlier + 1 < pairs.query)
     copied = known & (row[np.maximum(pairs.earlier, 0) + 1] == pairs.target)
     return Pairs(
         *(part[copied] for part in (pairs.batch, pairs.query, pairs.earlier, pairs.target))

@@ -1,5 +1,6 @@
 """Stimuli: prompts of ids and of text, their control, and the corpus they are drawn from."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Type checkers know the rooms' modules, and take this for an answer to every name.
@@ -10,7 +11,5 @@ if not TYPE_CHECKING:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        # Not `from interp_core.stimuli import prompts`, which asks here for `prompts`, for ever.
-        import interp_core.stimuli.prompts as prompts
-
-        return getattr(prompts, name)
+        # Not `from interp_core.stimuli import prompts`: that asks this function first, for ever.
+        return getattr(import_module("interp_core.stimuli.prompts"), name)

@@ -41,6 +41,11 @@ from interp_core.files.unfinished import SCRATCH, scratch_folder
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+# A line of blanks alone, which some editors leave and WikiText's files have, is a blank line too.
+_BLANK_LINE = re.compile(r"(\n[^\S\n]*\n)")
+# WikiText's ` = Title = `, alone between blank lines; its sections are ` = = Section = = `.
+_TITLE = re.compile(r"(?:[^\S\n]*\n)*( ?= [^=\n][^\n]* = ?(?:\n[^\S\n]*)*)")
+
 END_OF_TEXT = "<|endoftext|>"  # id 0: begins every document, and serves as BOS, EOS and padding
 
 # What a corpus is: two files, what lists their sums, and in an unfinished one a mark.
@@ -67,8 +72,8 @@ class PackagedText(Params):
 
 
 class PathText(Params):
-    """A UTF-8 text file (its documents are separated by blank lines) or a folder of .txt and .md
-    files (one each).
+    """A UTF-8 text file of several documents (see documents_in) or a folder of .txt and .md files
+    (one each).
     """
 
     path: Path  # relative paths start at the project's folder
@@ -275,8 +280,10 @@ def read_documents(params: TextParams) -> Documents:
         documents = Documents(train, validation, documents.source)
 
     if not documents.train or not documents.validation:
+        counts = f"{len(documents.train)} for training, {len(documents.validation)} for validation"
         raise InputError(
-            f"the corpus {documents.source} has no text for training or none for validation"
+            f"corpus: {_named(params)} has too few documents ({counts}): give more, with blank "
+            "lines between them"
         )
 
     return documents
@@ -440,7 +447,7 @@ def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     if not files:
         raise InputError(f"corpus: {path} holds no .txt or .md file")
 
-    # Blank lines separate documents of a file; a folder's files are whole.
+    # Blank lines or titles separate documents of a file; a folder's files are whole.
     texts = list(_documents(path)) if path.is_file() else [_utf8(file) for file in files]
 
     hashes = {
@@ -451,18 +458,58 @@ def _path_texts(source: PathText | None) -> tuple[list[str], dict[str, Any]]:
     return [text for text in texts if text.strip()], {"kind": "path", "sha256": hashes}
 
 
+def documents_in(text: str) -> list[str]:
+    """The documents of one text: articles where it has WikiText's titles, else what stands between
+    blank lines.
+    """
+    blocks = list(_blocks([text]))
+    return [one for one in _of_blocks(blocks, titled=_titled(blocks)) if one.strip()]
+
+
 def _documents(file: Path) -> Iterator[str]:
-    """What blank lines separate in a file, which is never in memory whole.
+    """The documents of a file, which is never in memory whole.
 
     As one string, one character beyond 65,535 would make four bytes of every other.
     """
+    titled = _titled(_blocks(_parts(file)))
+    yield from _of_blocks(_blocks(_parts(file)), titled=titled)
+
+
+def _blocks(parts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What blank lines separate, each with the one behind it."""
     rest = ""
 
+    for some in parts:
+        *whole, rest = _BLANK_LINE.split(rest + some)
+        yield from zip(whole[::2], whole[1::2], strict=True)
+    yield rest, ""
+
+
+def _titled(blocks: Iterable[tuple[str, str]]) -> bool:
+    return any(_TITLE.fullmatch(block) for block, _ in blocks)
+
+
+def _of_blocks(blocks: Iterable[tuple[str, str]], *, titled: bool) -> Iterator[str]:
+    """Articles from title to title as they stand; without titles every block is a document."""
+    if not titled:
+        yield from (block for block, _ in blocks)
+        return
+
+    article: list[str] = []
+    for block, blank in blocks:
+        if title := _TITLE.fullmatch(block):
+            yield "".join(article)
+            article = [title[1]]
+        else:
+            article.append(block)
+        article.append(blank)
+    yield "".join(article)
+
+
+def _parts(file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8") as opened:
         while some := _read(opened, file):
-            *whole, rest = (rest + some).split("\n\n")
-            yield from whole
-    yield rest
+            yield some
 
 
 def _read(opened: TextIO, file: Path) -> str:
@@ -470,6 +517,16 @@ def _read(opened: TextIO, file: Path) -> str:
         return opened.read(READ_AT_ONCE)
     except UnicodeDecodeError:
         raise _not_utf8(file) from None
+
+
+def _named(params: TextParams) -> str:
+    """Where text comes from, as a user says it."""
+    if params.path is not None:
+        return str(params.path.path)
+    if params.hub is not None:
+        return params.hub.dataset
+    assert params.packaged is not None
+    return f"the documentation of {', '.join(params.packaged.distributions)}"
 
 
 def _utf8(file: Path) -> str:
