@@ -125,7 +125,8 @@ class _Canvas(FigureCanvasAgg):
 
     def get_renderer(self) -> RendererAgg:
         """One renderer for each size, as Matplotlib keeps it."""
-        width, height = self.figure.bbox.size
+        # In whole pixels, rounded as Matplotlib rounds them.
+        width, height = self.get_width_height(physical=True)
         size = (width, height, self.figure.dpi)
         if size != self._drawn_at:
             self.renderer = _Renderer(width, height, self.figure.dpi)

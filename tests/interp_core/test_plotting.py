@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from interp_core import plotting
@@ -44,6 +45,20 @@ def test_a_users_settings_change_nothing(tmp_path: Path) -> None:
         {"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "red", "savefig.dpi": 30}
     ):
         assert _draw(tmp_path / "two.png") == before
+
+
+@pytest.mark.parametrize("height", [3.0, 3.004, 3.26, 4.02])
+def test_a_figure_is_drawn_as_by_matplotlibs_own_renderer(
+    height: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(path: Path) -> bytes:
+        with plotting.drawing(path, width=4.0, height=height) as figure:
+            figure.add_subplot().set(xlabel="é → β\nsecond line", title="n = 3")
+        return path.read_bytes()
+
+    ours = draw(tmp_path / "ours.png")
+    monkeypatch.setattr(plotting, "_Canvas", FigureCanvasAgg)
+    assert ours == draw(tmp_path / "own.png")
 
 
 def _named(path: Path, name: str) -> bytes:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -144,8 +145,10 @@ def read_model(folder: Path) -> str:
 
 def read_gguf(folder: Path) -> str:
     """Weights out of a wheel, made plain."""
-    save_plain(folder / "tiny.gguf", folder / "plain")
-    return read_model(folder / "plain")
+    # Not into the folder: what is damaged is one of its files.
+    with TemporaryDirectory() as plain:
+        save_plain(folder / "tiny.gguf", Path(plain))
+        return read_model(Path(plain))
 
 
 def read_eigen(folder: Path) -> str:
