@@ -235,11 +235,20 @@ class NativeSubject(Transformer):
             return "its logits are no multiple of its unembedding of the normed stream"
         for index, layer in enumerate(self.anatomy.layers):
             if layer.attn_out is None or layer.carry is None:
-                return (
-                    f"what the heads of layer {index} write is not simply added to the residual "
-                    "stream"
-                )
+                return self._not_added(index)
         return None
+
+    def _not_added(self, layer: int) -> str:
+        added = "simply added to the residual stream"
+        dtype = self.model.dtype
+        if torch.finfo(dtype).eps <= torch.finfo(torch.float32).eps:
+            return f"what the heads of layer {layer} write is not {added}"
+        # Rounding this coarse hides small factors: a reason would be a guess.
+        kind = str(dtype).removeprefix("torch.")
+        return (
+            f"whether what the heads of layer {layer} write is {added} cannot be told in {kind}: "
+            "--dtype float32"
+        )
 
     def why_no_copying(self) -> str | None:
         if not all(layer.reads_attention for layer in self.anatomy.layers):
