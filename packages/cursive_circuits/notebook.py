@@ -126,7 +126,7 @@ class CursiveDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _items(trained: Trained, params: CursiveCircuits, bank: str | Path | None) -> list[Item]:
-    context = trained.model.shape.context
+    shape = trained.model.shape
     if bank is None:
         place = project_root() / "data" / "cursive_circuits" / "bank" / "bank.zip"
         return load_bank(place, alphabet=trained.alphabet)
@@ -134,7 +134,8 @@ def _items(trained: Trained, params: CursiveCircuits, bank: str | Path | None) -
         read_bank(Path(bank)),
         alphabet=trained.alphabet,
         tokens=trained.tokens,
-        context=context,
+        context=shape.context,
+        characters=shape.characters,
         published=params.bank.published,
         name=str(bank),
     )
