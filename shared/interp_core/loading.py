@@ -5,6 +5,7 @@ import re
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import ERROR
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
@@ -345,7 +346,7 @@ def _in_one_line() -> Iterator[None]:
     from transformers.utils import logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity(max(before, logging.ERROR))
+    logging.set_verbosity(max(before, ERROR))
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ absent.
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import decoders
 from interp_core.errors import InputError
 from interp_core.loading import subject_of
+from interp_core.measures.circuits import copying_eigenvalues
 from interp_core.models import attention
 from interp_core.models.native import NativeSubject
 
@@ -162,6 +164,41 @@ def test_in_bfloat16_the_same_parts_are_found(kind: str, changes: dict[str, Any]
         assert two.carry == one.carry
         assert (two.mlp_out is None) == (one.mlp_out is None)
         assert (two.post_norm is None) == (one.post_norm is None)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3_text", "olmo2"])
+def test_copying_is_read_where_queries_and_keys_are_normed(kind: str) -> None:
+    """Against the whole [vocab, vocab] matrix, each gain taken from the modules by their names."""
+    model: Any = decoders.build(kind)
+    subject = subject_of(decoders.build(kind), bos=0)
+    assert isinstance(subject, NativeSubject)
+
+    def gain(norm: nn.Module) -> Tensor:
+        weight = norm.weight.detach().double()
+        return 1 + weight if kind == "gemma3_text" else weight
+
+    def matrix(module: nn.Module) -> Tensor:
+        return module.weight.detach().double()
+
+    W_E, W_U = matrix(model.get_input_embeddings()), matrix(model.get_output_embeddings())
+    expected = []
+    for block in model.model.layers:
+        attention, width = block.self_attn, subject.d_head
+        values, out = matrix(attention.v_proj), matrix(attention.o_proj)
+        if kind != "olmo2":
+            values = values * gain(block.input_layernorm)
+        if kind != "qwen3":
+            out = gain(block.post_attention_layernorm)[:, None] * out
+        for head in range(subject.n_heads):
+            read = values.unflatten(0, (-1, width))[head // 2]
+            written = out.unflatten(1, (-1, width))[:, head]
+            whole = W_E @ read.T @ written.T @ (W_U * gain(model.model.norm)).T
+            eigenvalues = torch.linalg.eigvals(whole)
+            expected.append(float(eigenvalues.sum().real / eigenvalues.abs().sum()))
+    found = copying_eigenvalues(subject)
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-3)
+    with pytest.raises(InputError, match="a norm stands behind its queries and keys"):
+        subject.head_weights(0)
 
 
 class Gated(nn.Module):
