@@ -22,6 +22,11 @@ IMPORTANT = (
 )
 
 
+def in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """The same weights, rounded."""
+    return model.to(dtype)
+
+
 @pytest.mark.parametrize("kind", IMPORTANT)
 def test_an_important_family_is_measured_as_plain_code_measures_it(kind: str) -> None:
     row = decoders.measure(kind)
@@ -150,7 +155,7 @@ def test_a_wish_that_never_arrives_is_found_when_the_model_is_loaded(
 def test_in_bfloat16_the_same_parts_are_found(kind: str, changes: dict[str, Any]) -> None:
     """The blocks' ends are rounded more coarsely than what is looked for may be small."""
     full = subject_of(decoders.build(kind, **changes), bos=0)
-    model = nn.Module.to(decoders.build(kind, **changes), torch.bfloat16)
+    model = in_dtype(decoders.build(kind, **changes), torch.bfloat16)
     coarse = subject_of(model, bos=0)
 
     assert isinstance(full, NativeSubject)
@@ -228,7 +233,7 @@ def test_what_heads_write_and_a_gate_multiplies_is_not_attributed(dtype: torch.d
     for block in model.model.layers:
         block.self_attn = Gated(block.self_attn, model.config.hidden_size)
 
-    subject = subject_of(nn.Module.to(model, dtype), bos=0)
+    subject = subject_of(model.to(dtype), bos=0)
     assert isinstance(subject, NativeSubject)
     assert subject.why_no_attribution() == NOT_ADDED[dtype]
 
@@ -241,7 +246,7 @@ def test_heads_in_another_order_than_their_matrices_leave_attribution_out(
     monkeypatch.setattr(
         NativeSubject, "out_weights", lambda subject, layer: as_they_are(subject, layer).flip(0)
     )
-    subject = subject_of(nn.Module.to(decoders.build("llama"), dtype), bos=0)
+    subject = subject_of(in_dtype(decoders.build("llama"), dtype), bos=0)
     assert isinstance(subject, NativeSubject)
     assert subject.why_no_attribution() == NOT_ADDED[dtype]
 
