@@ -157,14 +157,21 @@ def synthetic(tokens: Vocabulary, *, pairs: int, n: int, rng: np.random.Generato
 
 
 def natural(
-    words: Words, *, in_row: int, most: int, context: int, n: int, rng: np.random.Generator
+    words: Words,
+    *,
+    in_row: int,
+    most: int,
+    context: int,
+    characters: int,
+    n: int,
+    rng: np.random.Generator,
 ) -> Stimuli:
     """Different words of one writer with their text, and the places where two tokens in a row (a
     pair, or a radius and the next direction) occurred before and are followed by the same token.
     Control: the two antecedents are replaced.
 
-    Rows without such a place, or longer than the context, are drawn again; InputError when a
-    hundred in a row are so.
+    Rows without such a place, longer than the context, or with a longer text than the model reads,
+    are drawn again; InputError when a hundred in a row are so.
     """
     tokens, rows, controls, texts, found = words.tokens, [], [], [], []
     tries = 0
@@ -176,17 +183,19 @@ def natural(
             items.append(words.draw(rng, items[0].author, other_than=items[-1].text))
 
         row = tokens.row(words.inks(items), end=False)
+        text = words.text([item.text for item in items])
         places = recurrences(row, tokens)
         places = _undisturbed(places[np.sort(rng.permutation(len(places))[:most])])
         tries += 1
 
         # Such a row is drawn again. Words too long for the context would be drawn for ever.
-        if len(places) == 0 or len(row) > context:
+        if len(places) == 0 or len(row) > context or len(text) > characters:
             if tries > 100 * (1 + len(rows)):
                 raise InputError(
                     f"natural repeats: hardly any {in_row} words of the bank hold recurring "
                     "strokes within a context "
-                    f"of {context} tokens; lower stimuli.natural_words"
+                    f"of {context} tokens and a text of {characters} characters; lower "
+                    "stimuli.natural_words"
                 )
             continue
 
@@ -198,7 +207,7 @@ def natural(
         found.append(np.column_stack([np.full(len(places), len(rows)), places]))
         rows.append(row)
         controls.append(control)
-        texts.append(words.text([item.text for item in items]))
+        texts.append(text)
 
     stimuli = _stimuli("natural", tokens, rows, controls, texts, texts, between=None)
     batch, query, earlier = np.concatenate(found).T
@@ -331,6 +340,7 @@ def family(name: str, words: Words, *, n: int, seed: int, settings: "FamilySetti
             in_row=settings.natural_words,
             most=settings.natural_pairs,
             context=settings.context,
+            characters=settings.characters,
             n=n,
             rng=rng,
         ),
@@ -351,3 +361,4 @@ class FamilySettings:
     natural_words: int
     natural_pairs: int
     context: int  # tokens of the longest row
+    characters: int  # of the longest text

@@ -36,6 +36,7 @@ class Taken:
     items: list[Item]
     read: int  # words in the file
     beyond: int  # words whose repetition is longer than the context
+    long: int  # words whose repetition has more characters than a text
     unknown: Counter[str]  # characters outside the alphabet, and in how many words each stands
     spelt: int  # words left out for them
 
@@ -45,6 +46,7 @@ class Taken:
         return {
             "read": self.read,
             "beyond_context": self.beyond,
+            "beyond_text": self.long,
             "outside_alphabet": self.spelt,
             "unknown": dict(sorted(self.unknown.items())),
         }
@@ -68,6 +70,11 @@ class Taken:
                 "beyond the context: the "
                 "configuration's `context` or `bank.published.dropped` takes them in"
             )
+        if self.long:
+            lines.append(
+                f"{self.long:,} of {self.read:,} words are left out, twice their letters are "
+                "beyond the longest text: the configuration's `characters` takes them in"
+            )
         return lines
 
 
@@ -77,11 +84,12 @@ def take(
     alphabet: str,
     tokens: Vocabulary,
     context: int,
+    characters: int,
     published: Published,
     name: str,
 ) -> Taken:
-    """The words of a bank that a model of this alphabet and context can see twice, thinned and
-    leaning.
+    """The words of a bank that a model of this alphabet, context and longest text can see twice,
+    thinned and leaning.
 
     InputError when none is left.
     """
@@ -89,17 +97,36 @@ def take(
     unknown = outside(items, alphabet)
 
     ready = [_leaning(thinned(item, published.dropped), published.slant) for item in known]
-    kept = fitting(ready, tokens, context)
+    readable = [item for item in ready if _is_read_twice(item, characters)]
+    kept = fitting(readable, tokens, context, characters)
 
-    taken = Taken(kept, len(items), len(ready) - len(kept), unknown, len(items) - len(known))
+    taken = Taken(
+        items=kept,
+        read=len(items),
+        beyond=len(readable) - len(kept),
+        long=len(ready) - len(readable),
+        unknown=unknown,
+        spelt=len(items) - len(known),
+    )
     if not kept:
         raise InputError(f"{name}: no word is left: {'; '.join(taken.told)}")
     return taken
 
 
-def fitting(items: Iterable[Item], tokens: Vocabulary, context: int) -> list[Item]:
-    """The words that fit a context twice, with the tokens around them."""
-    return [item for item in items if 2 * len(tokens.encode(item.points)) + 5 <= context]
+def fitting(items: Iterable[Item], tokens: Vocabulary, context: int, characters: int) -> list[Item]:
+    """The words that fit twice, with the tokens around them into a context, and with the space
+    between them into a text.
+    """
+    return [
+        item
+        for item in items
+        if 2 * len(tokens.encode(item.points)) + 5 <= context and _is_read_twice(item, characters)
+    ]
+
+
+def _is_read_twice(item: Item, characters: int) -> bool:
+    """Whether a text of so many characters holds the word twice, or it and any other such word."""
+    return 2 * len(item.text) + 1 <= characters
 
 
 def thinned(item: Item, dropped: float) -> Item:

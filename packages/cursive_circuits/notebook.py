@@ -12,6 +12,10 @@ gain is in the matrices. Where this differs from the notebook's cells, the cell 
   columns do.
 - W_OV W_QK, the cell's product, meets the reader's queries. Induction is composition with its keys:
   W_QK W_OV^T.
+- `load_from_checkpoint` is a function and gives the model with its tokens (`Trained`); the cell's
+  method of the model could not know them. `CursiveDataset` takes that `Trained`, for its tokens.
+- A batch is (ids, text, targets): the cell's `inputs, _ = batch` is `inputs, text, _ = batch` here,
+  and `model(inputs)` is `model(inputs, text)`.
 - A batch holds its text too, which the model cross-attends to; queries at padding have no pattern.
 - Residual axes have no order, so a heat map of d_model x d_model says little: give it a `basis` of
   tokens.
@@ -126,7 +130,7 @@ class CursiveDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _items(trained: Trained, params: CursiveCircuits, bank: str | Path | None) -> list[Item]:
-    context = trained.model.shape.context
+    shape = trained.model.shape
     if bank is None:
         place = project_root() / "data" / "cursive_circuits" / "bank" / "bank.zip"
         return load_bank(place, alphabet=trained.alphabet)
@@ -134,7 +138,8 @@ def _items(trained: Trained, params: CursiveCircuits, bank: str | Path | None) -
         read_bank(Path(bank)),
         alphabet=trained.alphabet,
         tokens=trained.tokens,
-        context=context,
+        context=shape.context,
+        characters=shape.characters,
         published=params.bank.published,
         name=str(bank),
     )

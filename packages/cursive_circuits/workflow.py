@@ -36,7 +36,8 @@ def prepare(run: Cursive) -> None:
 
     params = run.params
     settings = params.bank
-    context = params.configurations[params.handwriting.configuration].context
+    shape = params.configurations[params.handwriting.configuration]
+    context = shape.context
     place = _own_bank(run)
     taken = None
 
@@ -50,6 +51,7 @@ def prepare(run: Cursive) -> None:
             alphabet=settings.alphabet,
             tokens=params.tokens,
             context=context,
+            characters=shape.characters,
             published=settings.published,
             name=str(path),
         )
@@ -435,7 +437,8 @@ def _words(run: Cursive, trained: "Trained") -> "tuple[Words, Words]":
     items = load_bank(bank(run), alphabet=trained.alphabet)
 
     if run.models:  # `prepare` has seen to it for the study's own
-        items = fitting(items, trained.tokens, trained.model.shape.context)
+        shape = trained.model.shape
+        items = fitting(items, trained.tokens, shape.context, shape.characters)
 
     return Words.split(items, trained.tokens, trained.alphabet, run.params.bank.split)
 
@@ -449,9 +452,13 @@ def _families(
     from cursive_circuits.data_stimuli import FamilySettings, family, written_families
 
     chosen = run.params.stimuli
-    context = trained.model.shape.context
+    shape = trained.model.shape
     sizes = FamilySettings(
-        chosen.synthetic_pairs, chosen.natural_words, chosen.natural_pairs, context
+        chosen.synthetic_pairs,
+        chosen.natural_words,
+        chosen.natural_pairs,
+        shape.context,
+        shape.characters,
     )
     names = written_families(words) if trained.writes else ("synthetic",)
 

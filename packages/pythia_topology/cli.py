@@ -161,6 +161,7 @@ def composition(run: Any) -> None:
     """K-composition z-scores and path patching: composition_M.json, composition_M.png."""
     from pythia_topology import workflow
 
+    workflow.check_composed(run)
     workflow.ensure_scores(run)
     for name, (arrays, report, scores) in workflow.composition(run).items():
         if not run.is_stage:

@@ -54,6 +54,21 @@ def ensure_scores(run: Induct) -> None:
             _measure(run, model)
 
 
+def check_composed(run: Induct) -> None:
+    """InputError for a model whose queries and keys cannot be read from its weights, before it is
+    measured.
+    """
+    from pythia_topology.model import load
+
+    if run.is_stage:
+        return
+
+    for model in run.params.models:
+        if not _is_measured(run, model):
+            subject = load(model, run.known, run.params)
+            subject.rotated(subject.head_weights(0).W_Q, 1)
+
+
 def check_request(run: Induct, command: str) -> None:
     """InputError for what a command cannot do with these settings, or where it cannot write.
 

@@ -5,6 +5,7 @@ import re
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import ERROR
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
@@ -19,6 +20,7 @@ from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.divided import MAPS, all_tensors, device_map_of, torn_apart
 from interp_core.models.folder import folder_of, weight_files
+from interp_core.models.masks import held_masks
 from interp_core.models.native import NativeSubject
 from interp_core.models.self_check import checked
 from interp_core.models.spec import Dtype, ModelSpec, short_name, spec_of
@@ -275,7 +277,7 @@ def _from_folder(
     # (experts that are stacked) is kept in a folder for as long as the model is there.
     made = TemporaryDirectory(prefix="induction-lab-", ignore_cleanup_errors=True)
     divided = {} if device_map is None else {"device_map": device_map, "offload_folder": made.name}
-    with _reading(folder, "not a causal language model that can be loaded"):
+    with _reading(folder, "not a causal language model that can be loaded"), _in_one_line():
         _check_size(folder)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -301,7 +303,8 @@ def _from_folder(
             f"{folder}: the weights lack {len(missing)} tensors of the architecture, {missing[0]} "
             "first"
         )
-    if surplus := sorted(report["unexpected_keys"]):
+    unexpected = set(report["unexpected_keys"])
+    if surplus := sorted(unexpected - held_masks(folder, unexpected)):
         raise InputError(
             f"{folder}: the weights hold {len(surplus)} tensors that the architecture of "
             f"config.json lacks, {surplus[0]} first"
@@ -336,6 +339,20 @@ def _check_size(folder: Path) -> None:
             f"{folder / 'config.json'} describes {weights:,} weights, and the files of weights "
             f"have {held:,} bytes: a size in it is wrong, or the files are cut or of another model"
         )
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Inside the block transformers prints no table of a file's tensors: what is wrong with them is
+    said here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(max(before, ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from cursive_circuits.data import Words, WrittenRows, augmented
 from cursive_circuits.data_bank import Item, Source, fetch, load_bank, save_bank
 from cursive_circuits.data_script import Script, simplified, spellings, write_bank
-from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, family, warped
+from cursive_circuits.data_stimuli import FAMILIES, FamilySettings, Stimuli, family, warped
 from cursive_circuits.data_tiled import Drill, DrilledRows, TiledRows
 from cursive_circuits.data_tokens import Tokens
 from cursive_circuits.measure_bank import bank_report
@@ -32,7 +33,9 @@ from interp_core.stimuli.prompts import oracle
 from interp_core.training.batches import IGNORED
 from small_strokes import ALPHABET
 
-SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6, context=400)
+SIZES = FamilySettings(
+    synthetic_pairs=5, natural_words=3, natural_pairs=6, context=400, characters=50
+)
 TOKENS = Tokens(
     directions=72, radii=32, smallest_radius=0.02, largest_radius=0.4, origin=(0.0, 0.6)
 )
@@ -405,6 +408,19 @@ def test_every_family_has_right_answers_and_its_control_has_none(name: str, word
         assert kept.mean() < 0.05
     if name == "synthetic":
         assert (oracle(tokens, pairs) == pairs.target).mean() > 0.8
+
+
+def test_natural_rows_whose_text_the_model_cannot_read_are_drawn_again(words: Words) -> None:
+    def natural(characters: int) -> Stimuli:
+        sizes = replace(SIZES, characters=characters)
+        return family("natural", words, n=12, seed=1, settings=sizes)
+
+    whole = natural(500)
+    longest = whole.text.shape[1]
+    np.testing.assert_array_equal(natural(longest).prompts.tokens, whole.prompts.tokens)
+    assert natural(longest - 1).text.shape[1] < longest
+    with pytest.raises(InputError, match=r"a text of 5 characters; lower stimuli.natural_words"):
+        natural(5)
 
 
 def test_texts_match_mismatch_or_are_none(words: Words) -> None:

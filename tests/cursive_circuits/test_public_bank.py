@@ -185,6 +185,7 @@ def settings_of(*, context: int = 200, slant: float = 0.0) -> dict[str, Any]:
         "alphabet": ALPHABET,
         "tokens": TOKENS,
         "context": context,
+        "characters": 50,
         "published": published,
         "name": "bank.zip",
     }
@@ -197,24 +198,31 @@ def test_words_that_do_not_fit_are_left_out_and_counted() -> None:
         line(20, "it's"),
         line(2000, "long"),
         line(20, "ann's"),
+        line(20, "n" * 25),
+        line(20, "n" * 24),
     ]
     taken = take(items, **settings_of())
-    assert [item.text for item in taken.items] == ["ann"]
+    assert [item.text for item in taken.items] == ["ann", "n" * 24]
     assert taken.report == {
-        "read": 5,
+        "read": 7,
         "beyond_context": 1,
+        "beyond_text": 1,
         "outside_alphabet": 3,
         "unknown": {"'": 2, "B": 1},
     }
-    letters, words = taken.told
-    assert "3 of 5 words" in letters
+    letters, words, texts = taken.told
+    assert "3 of 7 words" in letters
     assert "`bank.alphabet`" in letters
-    assert "1 of 5 words" in words
+    assert "1 of 7 words" in words
     assert "`context`" in words
+    assert "1 of 7 words" in texts
+    assert "`characters`" in texts
     with pytest.raises(
         InputError, match="no word is left: 1 of 1 words are left out for characters"
     ):
         take([items[1]], **settings_of())
+    with pytest.raises(InputError, match=r"no word is left: 1 of 1 .* `characters` takes them in"):
+        take([items[5]], **settings_of())
 
 
 def test_a_banks_bytes_are_those_of_every_python_and_zlib(tmp_path: Path) -> None:

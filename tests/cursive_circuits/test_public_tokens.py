@@ -14,7 +14,9 @@ from small_strokes import ALPHABET
 
 TOKENS = PublicTokens()
 PAD, END, WORD = 522, 523, 524
-SIZES = FamilySettings(synthetic_pairs=5, natural_words=3, natural_pairs=6, context=400)
+SIZES = FamilySettings(
+    synthetic_pairs=5, natural_words=3, natural_pairs=6, context=400, characters=50
+)
 
 # A direction's bins are 2 pi / 219 wide and begin at -pi: 0 is 109.5 of them from there, pi / 2 is
 # 164.25, -pi / 2 is 54.75, pi / 4 is 136.875, and pi begins the last. A radius of r lies (r -

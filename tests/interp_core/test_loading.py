@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+import decoders
 import small_models as small
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256
@@ -301,6 +302,80 @@ def test_weights_that_lack_a_tensor_are_refused(folder: Path) -> None:
         InputError, match=r"lack 1 tensors of the architecture, gpt_neox.layers.1.attention.dense"
     ):
         load_model(local(folder), name="toy")
+
+
+def causal(window: int = 64) -> torch.Tensor:
+    """What old versions saved with each layer: who sees whom, in a context of 64."""
+    seen = torch.ones(1, 1, 64, 64).tril()
+    return seen - seen.tril(-window)
+
+
+# What files of each type hold beside weights, as they lie on the hub.
+OLD_MASKS = {
+    "gpt2": {"h.{}.attn.bias": causal(), "h.{}.attn.masked_bias": torch.tensor(-1e4)},
+    "gpt_neo": {
+        "transformer.h.{}.attn.attention.bias": causal(8).bool(),
+        "transformer.h.{}.attn.attention.masked_bias": torch.tensor(-1e9),
+    },
+    "gptj": {
+        "transformer.h.{}.attn.bias": causal().bool(),
+        "transformer.h.{}.attn.masked_bias": torch.tensor(-1e9),
+    },
+    "codegen": {"transformer.h.{}.attn.causal_mask": causal().to(torch.uint8)},
+}
+
+
+def holding(path: Path, kind: str, added: dict[str, torch.Tensor]) -> Path:
+    """A directory with a model of the type whose file of weights holds more."""
+    decoders.build(kind).save_pretrained(path)
+    weights = load_file(path / "model.safetensors")
+    if kind == "gpt2":
+        weights = {name.removeprefix("transformer."): value for name, value in weights.items()}
+    for layer in range(decoders.LAYERS):
+        weights |= {name.format(layer): value.clone() for name, value in added.items()}
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
+    return path
+
+
+@pytest.mark.parametrize("kind", OLD_MASKS)
+def test_masks_that_old_versions_saved_are_no_weights(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    held = load_model(holding(tmp_path / "old", kind, OLD_MASKS[kind]), bos=0)
+    bare = load_model(holding(tmp_path / "new", kind, {}), bos=0)
+    ids = torch.arange(20)[None]
+    assert torch.equal(held.logits(ids), bare.logits(ids))
+    assert "UNEXPECTED" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_masks_in_a_bin_are_told_too(tmp_path: Path, legacy: bool) -> None:
+    path = holding(tmp_path / "old", "gptj", OLD_MASKS["gptj"])
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    torch.save(weights, path / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+    load_model(path, bos=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("transformer.h.{}.attn.bias", torch.zeros(64)),
+        ("transformer.h.{}.attn.bias", 0.5 * causal()),
+        ("transformer.h.{}.attn.bias", causal().transpose(-1, -2)),
+        ("transformer.h.{}.attn.masked_bias", torch.tensor(-0.5)),
+        ("transformer.h.{}.attn.masked_bias", torch.full((3,), -1e9)),
+        ("transformer.h.{}.attn.gate", causal()),
+    ],
+)
+def test_what_is_no_mask_stays_surplus_and_is_refused_in_one_line(
+    name: str, value: torch.Tensor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = holding(tmp_path / "other", "gptj", {name: value.contiguous()})
+    with pytest.raises(InputError, match="weights hold 3 tensors that the architecture") as problem:
+        load_model(path, bos=0)
+    one_line(problem)
+    assert "UNEXPECTED" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

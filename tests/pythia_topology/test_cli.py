@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import decoders
 import small_project
 from interp_core.files.artifacts import file_sha256, load_arrays, load_json
 from small_project import Said, induct
@@ -695,3 +696,14 @@ def test_a_bos_that_is_no_token_is_refused(
     monkeypatch.chdir(random_project)
     said = induct("profile", "--model", "toy", "--bos", "<nowhere>", "--out", tmp_path)
     assert "'<nowhere>' is no token of its tokenizer" in one_line(said)
+
+
+@pytest.mark.usefixtures("project")
+def test_composition_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """Where a norm stands behind queries and keys."""
+    model = tmp_path / "normed"
+    decoders.build("qwen3").save_pretrained(model)
+    said = induct("composition", "--model", model, "--out", tmp_path / "out")
+    assert said.code == 2
+    assert "a norm stands behind its queries and keys" in one_line(said)
+    assert not list((tmp_path / "out").rglob("scores_*"))

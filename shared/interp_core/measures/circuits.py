@@ -39,6 +39,22 @@ class CircuitWeights(Protocol):
     def unembedding(self) -> Float[Tensor, "d_model vocab"]: ...
 
 
+@runtime_checkable
+class ValueWeights(Protocol):
+    """What also tells values by themselves: queries and keys may be read through a norm."""
+
+    def value_weights(self, layer: int) -> Float[Tensor, "head d_model d_head"]: ...
+    def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]: ...
+
+
+def _values_and_out(subject: CircuitWeights, layer: int) -> tuple[Tensor, Tensor]:
+    """W_V and W_O of a layer."""
+    if isinstance(subject, ValueWeights):
+        return subject.value_weights(layer), subject.out_weights(layer)
+    weights = subject.head_weights(layer)
+    return weights.W_V, weights.W_O
+
+
 @torch.no_grad()
 def copying_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer head"]:
     """Sum of the eigenvalues of W_E W_OV W_U over the sum of their magnitudes, in [-1, 1]: 1 is a
@@ -50,10 +66,8 @@ def copying_eigenvalues(subject: CircuitWeights) -> Float[np.ndarray, "layer hea
     there_and_back = subject.unembedding().double() @ subject.embedding().double()
     scores = []
     for layer in range(subject.n_layers):
-        weights = subject.head_weights(layer)
-        core = torch.einsum(
-            "hed,dc,hcf->hef", weights.W_O.double(), there_and_back, weights.W_V.double()
-        )
+        W_V, W_O = _values_and_out(subject, layer)
+        core = torch.einsum("hed,dc,hcf->hef", W_O.double(), there_and_back, W_V.double())
         scores.append(_positivity(core))
     return np.stack(scores)
 

@@ -291,10 +291,20 @@ class _Probe:
         self.width = int(self.residuals[0].shape[-1])
         noise = torch.randn(self.width, generator=torch.Generator().manual_seed(0))
         self.change = noise.to(self.residuals[0]) * self.residuals[0].std()
+        self.changes = [self._change(noise, end) for end in self.ends]
         self.inside = [
             [call for call in self.run.calls if outer.begin < call.begin and call.end < outer.end]
             for outer in self.calls
         ]
+
+    def _change(self, noise: Tensor, end: Tensor) -> Tensor:
+        """What an activation of a block is changed by: where numbers are rounded coarsely, as large
+        as the block's end, whose rounding would hide a smaller one.
+        """
+        if _rounding(end) == _CLOSE:
+            return self.change
+        size = end.double().pow(2).mean().sqrt()
+        return (noise.to(end.device).double() * size).to(end.dtype)
 
     def layers(self) -> Iterator[LayerAnatomy]:
         outs, reads = self._out_projections()
@@ -544,12 +554,12 @@ class _Probe:
         self, writers: Sequence[_Call | None], behind: Sequence[_Call]
     ) -> list[float | None]:
         """By block the factor with which what a module gives is added to the residual stream."""
-        changed = [
-            writer
-            for writer in writers
+        changed = {
+            layer: writer
+            for layer, writer in enumerate(writers)
             if writer is not None and _tensor(writer.output).shape[-1] == self.width
-        ]
-        frozen = [call for call in behind if call not in changed]
+        }
+        frozen = [call for call in behind if call not in changed.values()]
         return self._factors(self._rerun(frozen=frozen, changed=changed))
 
     def _carries(self, whole: bool) -> list[float | None]:
@@ -557,31 +567,31 @@ class _Probe:
             call for layer in range(len(self.blocks)) for call in self._tops(layer, whole=whole)
         ]
         return self._factors(
-            self._rerun(
-                frozen=[call for call in frozen if not _idle(call.module)], into=self.change
-            )
+            self._rerun(frozen=[call for call in frozen if not _idle(call.module)], at_start=True)
         )
 
     def _factors(self, ends: Sequence[Tensor]) -> list[float | None]:
         return [
-            _factor(end.double() - clean.double(), self.change)
-            for end, clean in zip(ends, self.ends, strict=True)
+            _factor(end.double() - clean.double(), change)
+            for end, clean, change in zip(ends, self.ends, self.changes, strict=True)
         ]
 
     def _rerun(
         self,
         *,
         frozen: Sequence[_Call] = (),
-        changed: Sequence[_Call] = (),
-        into: Tensor | None = None,
+        changed: Mapping[int, _Call] | None = None,
+        at_start: bool = False,
     ) -> list[Tensor]:
-        """The ends of the blocks when each starts from its clean input (plus `into`), `frozen`
-        modules give what they gave, and the outputs of `changed` ones are moved by `change`.
+        """The ends of the blocks when each starts from its clean input (`at_start`: changed),
+        `frozen` modules give what they gave, and the outputs of `changed` ones, by layer, are moved
+        by the layer's change.
         """
         ends: list[Tensor] = []
         with ExitStack() as stack:
-            for block, residual in zip(self.blocks, self.residuals, strict=True):
-                start = residual if into is None else residual + into.to(residual.device)
+            every = zip(self.blocks, self.residuals, self.changes, strict=True)
+            for block, residual, change in every:
+                start = residual + change.to(residual) if at_start else residual
                 stack.enter_context(hooked(block, "input", lambda _, start=start: start))
                 stack.enter_context(hooked(block, "output", lambda end: ends.append(end)))
 
@@ -589,12 +599,12 @@ class _Probe:
                 stack.callback(
                     module.register_forward_hook(_given_before(self.run.of(module), frozen)).remove
                 )
-            for call in changed:
-                stack.enter_context(
-                    hooked(
-                        call.module, "output", lambda given: given + self.change.to(given.device)
-                    )
-                )
+            for layer, call in (changed or {}).items():
+
+                def move(given: Tensor, change: Tensor = self.changes[layer]) -> Tensor:
+                    return given + change.to(given)
+
+                stack.enter_context(hooked(call.module, "output", move))
 
             with tracing(self.model, lambda _: None):
                 self.model(input_ids=self.ids, use_cache=False)
@@ -649,13 +659,18 @@ def _factor(moved: Tensor, change: Tensor) -> float | None:
     unit = change.to(moved.device).double()
     factors = (moved @ unit) / (unit @ unit)
     factor = float(factors.mean())
-    rounding = max(_CLOSE, 8 * torch.finfo(change.dtype).eps)
+    rounding = _rounding(change)
     if abs(factor) < rounding:
         return None
     unexplained = (moved - factor * unit).norm() / moved.norm()
     if float(unexplained) > rounding:
         return None
     return 1.0 if abs(factor - 1.0) < rounding / 10 else factor
+
+
+def _rounding(numbers: Tensor) -> float:
+    """The share of a change that its dtype's rounding may leave unexplained."""
+    return max(_CLOSE, 8 * torch.finfo(numbers.dtype).eps)
 
 
 def _part(call: _Call | None, factor: float | None) -> Part | None:

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_core.errors import InputError
-from interp_core.models.anatomy import Anatomy, LayerAnatomy, Part, trunk_giving
+from interp_core.models.anatomy import Anatomy, LayerAnatomy, Part, few_tokens, trunk_giving
 from interp_core.models.attention import AttentionCall, Watch, watching
 from interp_core.models.divided import shown_at, weight_of
-from interp_core.models.hooks import hooked, per_head
+from interp_core.models.hooks import capture, hooked, per_head
 from interp_core.models.norms import Norm, read_norm
 from interp_core.models.reading import rows_of
 from interp_core.models.sites import ATTENTION, Site
@@ -135,8 +135,7 @@ class NativeSubject(Transformer):
     def head_weights(self, layer: int) -> HeadWeights:
         layer = self.checked_layer(layer)
         query, key, value = self._projections(layer)
-        module = self.anatomy.layers[layer].attention_norm
-        norm = None if module is None else read_norm(module, self.d_model)
+        norm = self._attention_norm(layer)
         group = self.n_heads // key.shape[0]
 
         def reading(weights: Tensor) -> Tensor:
@@ -148,6 +147,51 @@ class NativeSubject(Transformer):
             W_V=reading(value).repeat_interleave(group, dim=0),
             W_O=self.out_weights(layer),
         )
+
+    @torch.no_grad()
+    def value_weights(self, layer: int) -> Float[Tensor, "head d_model d_head"]:
+        """W_V of a layer, norm folded, in float32. InputError where values are not one matrix away
+        from the normed stream, which is tried on a few tokens for a type that no table names.
+        """
+        layer = self.checked_layer(layer)
+        if self.config.model_type in ("gpt_neox", "gpt2", *SEPARATE):
+            return self.head_weights(layer).W_V
+        if (reason := self.why_no_copying()) is not None:
+            raise InputError(f"{self.name}: {reason}")
+
+        found = self.anatomy.layers[layer]
+        linear: Any = getattr(found.attention, "v_proj", None)
+        if not isinstance(linear, nn.Linear) or not self._gives_values(layer, linear):
+            raise InputError(
+                f"{self.name} is a {self.config.model_type}: its values are not one matrix "
+                "`v_proj` away from the normed stream"
+            )
+        weights = rearrange(
+            self._matrix(linear),
+            "(head d_head) d_model -> head d_model d_head",
+            d_head=self.anatomy.d_value,
+        )
+        norm = self._attention_norm(layer)
+        folded = weights if norm is None else norm.fold(weights)
+        return folded.repeat_interleave(self.n_heads // len(weights), dim=0)
+
+    def _gives_values(self, layer: int, linear: nn.Linear) -> bool:
+        """Whether attention's values are (norm of the stream) W_V + b."""
+        sites = [Site(layer, "resid_pre"), Site(layer, "attn.v")]
+        with capture(self, sites) as seen:
+            self.trunk(few_tokens(self.model))
+
+        module = self.anatomy.layers[layer].attention_norm
+        stream, values = seen[sites[0]], seen[sites[1]].flatten(-2).float()
+        if linear.in_features != self.d_model or linear.out_features != values.shape[-1]:
+            return False
+        expected = linear(stream if module is None else module(stream)).to(values)
+        rounding = max(1e-3, 8 * torch.finfo(seen[sites[1]].dtype).eps)
+        return float((expected - values).abs().max()) <= rounding * float(values.abs().max())
+
+    def _attention_norm(self, layer: int) -> Norm | None:
+        module = self.anatomy.layers[layer].attention_norm
+        return None if module is None else read_norm(module, self.d_model)
 
     @torch.no_grad()
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -236,11 +280,20 @@ class NativeSubject(Transformer):
             return "its logits are no multiple of its unembedding of the normed stream"
         for index, layer in enumerate(self.anatomy.layers):
             if layer.attn_out is None or layer.carry is None:
-                return (
-                    f"what the heads of layer {index} write is not simply added to the residual "
-                    "stream"
-                )
+                return self._not_added(index)
         return None
+
+    def _not_added(self, layer: int) -> str:
+        added = "simply added to the residual stream"
+        dtype = self.model.dtype
+        if torch.finfo(dtype).eps <= torch.finfo(torch.float32).eps:
+            return f"what the heads of layer {layer} write is not {added}"
+        # Rounding this coarse hides small factors: a reason would be a guess.
+        kind = str(dtype).removeprefix("torch.")
+        return (
+            f"whether what the heads of layer {layer} write is {added} cannot be told in {kind}: "
+            "--dtype float32"
+        )
 
     def why_no_copying(self) -> str | None:
         if not all(layer.reads_attention for layer in self.anatomy.layers):
@@ -334,6 +387,11 @@ class NativeSubject(Transformer):
                     d_head=width,
                 )
                 for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+        elif hasattr(attention, "q_norm") or hasattr(attention, "k_norm"):
+            raise InputError(
+                f"{self.name} is a {kind}: a norm stands behind its queries and keys, so that "
+                "composition is not linear in its weights"
             )
         else:
             known = ", ".join(("gpt_neox", "gpt2", *SEPARATE))

@@ -72,7 +72,7 @@ def _check_patterns(subject: NativeSubject, ids: Int[Tensor, "batch position"]) 
         pattern = call.pattern()
         values = call.value.to(pattern.dtype).repeat_interleave(group, dim=1)
         expected = (pattern @ values).transpose(1, 2)
-        if not _alike(expected, given[layer]):
+        if not _alike(expected, given[layer], _rounding(given[layer])):
             raise NotUnderstood(f"the attention pattern of layer {layer} is not what is used")
 
 
@@ -86,7 +86,8 @@ def _writes_as_said(subject: NativeSubject, ids: Int[Tensor, "batch position"]) 
 
     for layer in layers:
         found = subject.anatomy.layers[layer]
-        written = seen[Site(layer, "attn_out")].float()
+        captured = seen[Site(layer, "attn_out")]
+        written = captured.float()
         if found.post_norm is not None and found.attn_out is not None:
             if found.post_norm.bias is not None:
                 bias = found.post_norm.bias.to(written.device)
@@ -95,7 +96,7 @@ def _writes_as_said(subject: NativeSubject, ids: Int[Tensor, "batch position"]) 
 
         z = seen[Site(layer, "attn.z")].float()
         expected = torch.einsum("bphe,hed->bpd", z, subject.out_weights(layer))
-        if not _alike(_without_constant(expected), _without_constant(written)):
+        if not _alike(_without_constant(expected), _without_constant(written), _rounding(captured)):
             return False
     return True
 
@@ -106,12 +107,14 @@ def _without_constant(
     return vectors - vectors.mean(dim=(0, 1))
 
 
-def _alike(expected: Tensor, found: Tensor) -> bool:
+def _alike(expected: Tensor, found: Tensor, rounding: float) -> bool:
+    """Whether two tensors differ by no more than this share of the largest number found."""
     largest = float(found.float().abs().max())
-    return float((expected.float() - found.float()).abs().max()) <= _rounding(found) * largest
+    return float((expected.float() - found.float()).abs().max()) <= rounding * largest
 
 
 def _rounding(numbers: Tensor) -> float:
+    """What the dtype that the model itself computed them in leaves uncertain."""
     return max(_CLOSE, 8 * torch.finfo(numbers.dtype).eps)
 
 
