@@ -2,14 +2,16 @@
 do.
 """
 
-import importlib
+import importlib.metadata
 import inspect
 import subprocess
 import sys
 import time
 import unicodedata
+import zipfile
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -440,3 +442,46 @@ def test_another_revision_in_the_cache_is_no_answer(hub_cache: Path) -> None:
 def test_a_file_with_another_hash_is_refused(hub_cache: Path) -> None:
     with pytest.raises(InputError, match="sha256 is"):
         read_documents(hub_params(validation_sha256="0" * 64))
+
+
+def test_files_of_another_python_are_read_out_of_its_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NumPy has `distutils` for Python 3.11 alone: what is installed would give another corpus."""
+    asked = []
+
+    def downloaded(name: str, version: str, folder: Path, *, way_out: str, python: str) -> Path:
+        asked.append((name, version, python))
+        wheel = folder / "click.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("click/b.py", 'def f():\n    """Of b."""\n')
+            archive.writestr("click/a.py", '"""Of a,\n\n    and more."""\n')
+            archive.writestr("click/data.txt", "no code")
+        return wheel
+
+    monkeypatch.setattr(corpus, "download", downloaded)
+    assert list(docstrings("click", "3.99")) == ["Of a,\n\nand more.", "Of b."]
+    assert asked == [("click", importlib.metadata.version("click"), "3.99")]
+
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert list(docstrings("click", here)) == list(docstrings("click"))
+    assert len(asked) == 1
+
+
+def test_where_no_wheel_can_be_had_a_corpus_on_the_spot_is_of_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any, way_out: str, **__: Any) -> Path:
+        raise InputError(f"click cannot be had: go online once, or {way_out}")
+
+    monkeypatch.setattr(corpus, "download", refused)
+    text = PackagedText(distributions=("click",), min_characters=80, python="3.99")
+    params = CorpusParams(packaged=text, vocabulary=400, validation_every=4)
+
+    with pytest.raises(InputError, match=r"go online once, or set corpus\.packaged\.python"):
+        build(params, tmp_path / "stage")
+    assert not (tmp_path / "stage").exists()
+
+    corpus._build_somehow(params, tmp_path / "spot")
+    assert "the installed files are read now" in capsys.readouterr().err
+    assert (tmp_path / "spot" / "tokens.npz").is_file()

