@@ -125,8 +125,9 @@ def _hold(*folders: Path) -> None:
     from interp_core.files.artifacts import check_writable
 
     for folder in folders:
-        check_writable(folder)
         hold(folder)
+    for folder in folders:
+        check_writable(folder)
 
 
 @main.command()

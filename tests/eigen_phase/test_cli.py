@@ -55,8 +55,8 @@ def test_a_training_of_other_settings_in_the_same_folder_stays(project: Path) ->
     folder = project / "outputs" / "eigen_phase" / "smoke" / "tiled-s3"
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
-    for command in ("train", "run"):
-        said = refused(command, *asked, "--batch-size", "5")
+    for command, looks in (("train", ()), ("run", ("--track-top-k-eigenvalues", "1"))):
+        said = refused(command, *asked, *looks, "--batch-size", "5")
         assert f"{folder} holds a training with other settings (batch_size " in said
         assert said.endswith("name another folder (--out)\n")
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before

@@ -178,7 +178,7 @@ def test_a_second_trainer_of_the_same_model_is_told_so(project: Path) -> None:
         os.kill(running.pid, signal.SIGCONT)
         running.communicate(timeout=120)
     assert second.exit_code == 2
-    assert f"process {running.pid} is already training" in second.stderr
+    assert f"process {running.pid} is already working on this" in second.stderr
     assert running.returncode == 0
 
 

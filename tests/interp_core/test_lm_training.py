@@ -319,7 +319,7 @@ def test_a_second_trainer_is_refused_by_name_and_a_finished_one_leaves_nothing(
     with scratch("stage", "mark", beside=Path()) as first:
         assert first.folder == project / ".scratch" / "stage" / "mark"
         with (
-            pytest.raises(InputError, match=r"already training.*mark\.lock"),
+            pytest.raises(InputError, match=r"already working on this.*mark\.lock"),
             scratch("stage", "mark", beside=Path(), patience=0.0),
         ):
             pass
@@ -350,7 +350,7 @@ def test_a_lock_that_its_trainer_removed_meanwhile_is_taken_anew(
     monkeypatch.setattr("interp_core.files.locks.fcntl.flock", end_first)
     with (
         scratch("stage", "mark", beside=Path()),
-        pytest.raises(InputError, match="already training"),
+        pytest.raises(InputError, match="already working on this"),
         scratch("stage", "mark", beside=Path(), patience=0.0),
     ):
         pass

@@ -13,7 +13,6 @@ from interp_core.pipeline.published import MADE
 
 Answers = Mapping[str, list[Answer]]  # by study
 Row = tuple[str, ...]
-PUBLISHED = "  published, over trainings"
 
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
@@ -75,9 +74,11 @@ def _and_over(row: Row, answer: Answer | None) -> list[Row]:
     if answer is None:
         return [row]
 
-    interval, n = shown(answer, interval=True), _n(answer)
+    unit, _, kind = answer.unit.partition(", ")
+    label = f"  published, {kind or 'over trainings'}"
+    interval, n = shown(answer, interval=True), f"{answer.n} {unit}"
     alone = len(row) == len(("", "yours [interval]", "n"))
-    return [row, (PUBLISHED, interval, n) if alone else (PUBLISHED, "", interval, n, "")]
+    return [row, (label, interval, n) if alone else (label, "", interval, n, "")]
 
 
 def verdict(mine: Answer, its: Answer) -> str:

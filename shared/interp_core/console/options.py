@@ -158,11 +158,14 @@ def own_folder(place: str, *, out: Path | None, profile: str | None, given: bool
 
     `given`: whether any option was that changes what is made, or where.
     """
-    from interp_core.console.call import profile_folder
     from interp_core.files.params import project_root
 
     if not given:
         return project_root() / "data" / place
+
+    # Only here: a stage does not depend on it.
+    from interp_core.console.call import profile_folder
+
     return out or project_root() / "outputs" / place / profile_folder(profile)
 
 
