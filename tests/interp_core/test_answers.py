@@ -294,10 +294,10 @@ def test_trainings_of_another_kind_say_what_they_are(tmp_path: Path) -> None:
     entry = {**ANSWER.__dict__, "unit": "trainings"}
     del entry["name"]
     save_json(folder / "answers.json", {"centre_of_short": entry})
-    save_json(folder / "made.json", {"says": "wider, taught to copy first"})
+    save_json(folder / "made.json", {"says": "taught to copy first"})
 
     (found,) = published(tmp_path, ["pythia_topology"])["pythia_topology"]
-    assert found.unit == "trainings, wider, taught to copy first"
+    assert found.unit == "trainings, taught to copy first"
 
     save_json(folder / "made.json", {"says": ""})
     (found,) = published(tmp_path, ["pythia_topology"])["pythia_topology"]

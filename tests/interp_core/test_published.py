@@ -148,7 +148,7 @@ def test_what_the_answers_were_made_from_lies_beside_them(
         "profile": "long",
         "seeds": [*repeats.seeds],
         "replaced": [*repeats.vary],
-        "says": "wider, taught to copy first",
+        "says": "taught to copy first",
         "revision": "a" * 40,
     }
     assert [command.count("--trainings") for command in called] == [len(repeats.seeds)]
