@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from transformer_lens import FactoredMatrix
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 import known_circuits as known
 import small_models as small
+from interp_core.errors import InputError
 from interp_core.loading import transformer_of
 from interp_core.measures.circuits import (
     copying_eigenvalues,
@@ -199,3 +201,15 @@ def test_the_covariance_gives_the_variance_of_any_logits() -> None:
     torch.testing.assert_close(
         direction @ covariance @ direction, (direction @ unembedding).var(correction=0)
     )
+
+
+def test_a_key_that_misleads_transformerlens_is_a_reason_and_no_traceback() -> None:
+    layout = [[["global"], 1]]
+    config = GPTNeoConfig(
+        vocab_size=50, hidden_size=32, num_layers=1, num_heads=4, attention_types=layout
+    )
+    config.num_key_value_heads = 2  # which a GPT-Neo has not
+    subject = transformer_of(GPTNeoForCausalLM(config), bos=0)
+
+    with pytest.raises(InputError, match=r"TransformerLens does not give its W_K \("):
+        copying_eigenvalues(subject)

@@ -274,14 +274,24 @@ class BridgeSubject(Transformer):
         )
         weights = {}
         for name in ("W_Q", "W_K", "W_V"):
-            weight = getattr(self.bridge, name)[layer].float()
+            weight = self._stacked(name)[layer].float()
             folded = weight if norm is None else norm.fold(weight)
             weights[name] = folded.repeat_interleave(self.n_heads // weight.shape[0], dim=0)
         return HeadWeights(**weights, W_O=self.out_weights(layer))
 
     @torch.no_grad()
     def out_weights(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        return self.bridge.W_O[self.checked_layer(layer)].float()
+        layer = self.checked_layer(layer)
+        return self._stacked("W_O")[layer].float()
+
+    def _stacked(self, name: str) -> Tensor:
+        """One matrix of all layers' heads. InputError where TransformerLens does not give it."""
+        try:
+            return getattr(self.bridge, name)
+        except (ValueError, RuntimeError) as problem:
+            raise InputError(
+                f"{self.name}: TransformerLens does not give its {name} ({first_line(problem)})"
+            ) from None
 
     @torch.no_grad()
     def rotated(self, weights: Float[Tensor, "head d_model d_head"], distance: int) -> Tensor:
