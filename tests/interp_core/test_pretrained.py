@@ -116,6 +116,23 @@ def test_a_damaged_gguf_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(problem.value)
 
 
+def test_more_layers_than_a_gguf_can_hold_are_refused_before_they_are_built(
+    tmp_path: Path,
+) -> None:
+    file = small.write(tmp_path / "many.gguf", small.model(Kind.Q4_1), Kind.Q4_1)
+    content = bytearray(file.read_bytes())
+    key = b"llama.block_count"
+    at = content.index(key) + len(key) + 4  # behind the value's type
+    assert content[at : at + 4] == bytes([small.LAYERS, 0, 0, 0])
+    content[at + 2] = 16  # one flipped bit
+    file.write_bytes(content)
+
+    with pytest.raises(
+        InputError, match=r"many\.gguf cannot be .*it names 1,048,578 layers and has"
+    ):
+        save_plain(file, tmp_path / "plain")
+
+
 @pytest.mark.parametrize("profile", ["laptop", "long", "paper", "smoke"])
 def test_only_the_laptop_fetches(profile: str) -> None:
     params = read_section("pretrained", Pretrained, str(profile_path(profile)))

