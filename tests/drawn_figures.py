@@ -1,5 +1,6 @@
-"""Figures as they are saved: what stands on them, and where."""
+"""Figures as they are saved: what stands on them, and where; and those that git keeps."""
 
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,18 @@ class Drawn:
     @property
     def words(self) -> str:
         return " | ".join(text.get_text() for text, _ in self.texts)
+
+
+def committed_figures(root: Path) -> set[Path]:
+    """Figures that git keeps, of the run and over trainings."""
+    listed = subprocess.run(
+        ["git", "ls-files", "data/*.png", "published/*.png"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return {root / name for name in listed.stdout.split()}
 
 
 def assert_legible(name: str, seen: Drawn) -> None:

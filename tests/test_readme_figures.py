@@ -1,8 +1,9 @@
 """A committed figure answers a question in a README; a README names no figure that is not there."""
 
 import re
-import subprocess
 from pathlib import Path
+
+from drawn_figures import committed_figures
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", *sorted((ROOT / "packages").glob("*/README.md"))]
@@ -29,14 +30,7 @@ def test_a_readme_names_no_figure_that_is_not_there() -> None:
 
 
 def test_every_committed_figure_is_shown_or_linked_in_a_readme() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "data/*.png", "published/*.png"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    committed = {ROOT / name for name in listed.stdout.split()}
+    committed = committed_figures(ROOT)
 
     # A figure that the last run no longer drew is gone from the disk before it is from git.
     assert not sorted(

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import subprocess
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 import known_circuits as known
 from cursive_circuits import figures_page
+from drawn_figures import committed_figures
 from interp_core.console.answers import Answer, of_studies
 from interp_core.errors import InputError
 from interp_core.files.params import project_root
@@ -299,17 +299,11 @@ def test_only_an_older_report_is_replaced(words: dict[str, Part], tmp_path: Path
 
 def test_every_committed_figure_is_on_the_report(report: Path) -> None:
     root = project_root()
-    kept = subprocess.run(
-        ["git", "ls-files", "data/*.png", "published/*.png"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    studies = {path.split("/")[1] for path in kept}
+    kept = committed_figures(root)
+    studies = {path.relative_to(root).parts[1] for path in kept}
     named = {study: figures_of(root, study) for study in studies}
 
-    assert {str(path.relative_to(root)) for found in named.values() for path in found} == {*kept}
+    assert {path for found in named.values() for path in found} == kept
     shown = {
         str(file.relative_to(report.parent / "figures"))
         for file in (report.parent / "figures").rglob("*.png")

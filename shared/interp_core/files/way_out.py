@@ -24,10 +24,14 @@ class Origin:
     stage: str
     is_fetched: bool  # by `make pull`: DVC keeps it, and there is a remote
 
+    @property
+    def fetched(self) -> str:
+        """The first way out, in words: nothing where it cannot be fetched."""
+        return "`make pull` fetches it, or " if self.is_fetched else ""
+
     def way_out(self, verb: str) -> str:
         """In words; `verb` is what the stage does to it: "writes"."""
-        fetched = "`make pull` fetches it, or " if self.is_fetched else ""
-        return f"{fetched}`dvc repro {self.stage}` {verb} it"
+        return f"{self.fetched}`dvc repro {self.stage}` {verb} it"
 
 
 def missing(path: Path) -> InputError:
@@ -38,9 +42,8 @@ def missing(path: Path) -> InputError:
             f"{path} is missing: run the command that writes it first (`dvc repro` runs all)"
         )
 
-    fetched = "`make pull` fetches it, or " if origin.is_fetched else ""
     return InputError(
-        f"{path} is missing: {fetched}run the command that writes it first "
+        f"{path} is missing: {origin.fetched}run the command that writes it first "
         f"(`dvc repro {origin.stage}`; `dvc repro` runs all)"
     )
 
