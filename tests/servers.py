@@ -183,11 +183,14 @@ class S3:
 
 
 @contextmanager
-def seaweed(folder: Path) -> Iterator[S3]:
-    """SeaweedFS, whole: master, volumes, filer and the S3 gateway in one process."""
+def seaweed(folder: Path, *, kilobytes: int | None = None) -> Iterator[S3]:
+    """SeaweedFS, whole: master, volumes, filer and the S3 gateway in one process; all it keeps on
+    a `small_disk` of so many kilobytes, or not.
+    """
     import json
 
     (folder / "data").mkdir(parents=True)
+    disk = [] if kilobytes is None else small_disk(folder / "data", kilobytes=kilobytes)
     names = ("master", "volume", "filer", "s3")
     ports = free_ports(2 * len(names))
     served = S3(ports[-1])
@@ -203,7 +206,7 @@ def seaweed(folder: Path) -> Iterator[S3]:
     places += [f"-{name}.port.grpc={ports[2 * i]}" for i, name in enumerate(names)]
     program = which("weed")
     assert program is not None
-    command = [program, "server", "-s3", f"-dir={folder / 'data'}", f"-ip={HOST}"]
+    command = [*disk, program, "server", "-s3", f"-dir={folder / 'data'}", f"-ip={HOST}"]
     command += [*places, f"-s3.config={folder / 'users.json'}", "-volume.max=20"]
     command += ["-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0", "-s3.port.lance=0"]
 

@@ -424,6 +424,26 @@ def test_a_full_disk_behind_ssh_is_told_though_its_protocol_has_no_word_for_it(
     assert "make room and `make push` again, or name another one: " in said.last
 
 
+def test_a_full_disk_behind_s3_is_what_the_line_sends_one_to_look_at(
+    large: Path, tmp_path: Path
+) -> None:
+    reason = servers.missing(*NEEDS["s3"], package=PACKAGES["s3"])
+    if (reason := reason or servers.no_small_disk()) is not None:
+        pytest.skip(reason)
+
+    url = f"s3://{servers.BUCKET}/lab"
+    with servers.seaweed(tmp_path / "s3", kilobytes=1300) as served:
+        told_of(large, Store("s3", url, of_s3(served), None, served))
+        said = call(large, *PUSH.split())
+        sent = served.client().list_objects_v2(Bucket=servers.BUCKET).get("Contents", [])
+    assert said.code == 2
+    assert said.last.startswith(f"error: remote store ({url}): ")
+    assert "its server failed: look at its log and at its disk, which may be full" in said.last
+    # What arrived is whole: an object is there or it is not.
+    assert {one["Size"] for one in sent} <= {500_000}
+    assert len(sent) < len("abc")
+
+
 def test_a_full_disk_here_is_told_apart_from_what_is_wrong_with_the_store(
     large: Path, tmp_path: Path
 ) -> None:

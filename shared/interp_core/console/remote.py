@@ -26,6 +26,8 @@ _REFUSED = ("permission denied", "forbidden", "403", "401", "credentials", "sign
 _ABSENT = ("no such file", "bucket does not exist")
 # The system's words, those of a quota, and MinIO's.
 _FULL = ("no space left", "quota exceeded", "storagefull")
+# S3 has no word for a full disk: a server that meets one says that it failed.
+_FAILED = ("internal error", "internalerror", "503", "service unavailable")
 _AGAIN = "`make push` where the run was made"
 
 
@@ -142,6 +144,8 @@ class Remote:
             return f"give a key that it lets in: `dvc remote modify --local {self.name} {key}`"
         if any(word in words for word in _ABSENT):
             return f"make that folder or bucket there, {other}"
+        if any(word in words for word in _FAILED):
+            return f"its server failed: look at its log and at its disk, which may be full, {other}"
         return f"start its server and try again, {other}"
 
     @property
@@ -200,8 +204,10 @@ def send(root: Path) -> str:
             f"again, or name another one: {remote.modify}"
         )
 
-    last = said[-1] if said else "it took not everything"
-    raise InputError(f"{remote}: {last}; {remote.mend(last)}")
+    # The first says what happened to an object, the last only how many there were.
+    first = said[0] if said else "it took not everything"
+    why = re.sub(r"^failed to transfer '\w+(\.dir)?': ", "", first).rstrip(".")
+    raise InputError(f"{remote}: {why}; {remote.mend(why)}")
 
 
 def _no_room(said: list[str]) -> bool:
