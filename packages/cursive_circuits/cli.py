@@ -220,6 +220,9 @@ def run(run: Any) -> None:
     """Everything, from the bank to the figures."""
     from cursive_circuits import workflow
 
+    # Before the bank is another one's.
+    workflow.check_trainings(run)
+
     for stage in (
         workflow.prepare,
         workflow.train,

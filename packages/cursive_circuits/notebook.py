@@ -12,18 +12,18 @@ gain is in the matrices. Where this differs from the notebook's cells, the cell 
   columns do.
 - W_OV W_QK, the cell's product, meets the reader's queries. Induction is composition with its keys:
   W_QK W_OV^T.
-- `load_from_checkpoint` is a function and gives the model with its tokens (`Trained`); the cell's
-  method of the model could not know them. `CursiveDataset` takes that `Trained`, for its tokens.
-- A batch is (ids, text, targets): the cell's `inputs, _ = batch` is `inputs, text, _ = batch` here,
-  and `model(inputs)` is `model(inputs, text)`.
-- A batch holds its text too, which the model cross-attends to; queries at padding have no pattern.
+- The model cross-attends to a text. `inputs` holds ids and text together (`Inputs`), so that the
+  cell's `inputs, _ = batch` and `model(inputs)` do not ask what comes next after no text.
+- Queries at padding have no pattern.
 - Residual axes have no order, so a heat map of d_model x d_model says little: give it a `basis` of
   tokens.
 """
 
+import hashlib
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,12 +39,14 @@ from cursive_circuits.data_bank import Item, load_bank, read_bank
 from cursive_circuits.data_taken import take
 from cursive_circuits.measure_circuits import normalised
 from cursive_circuits.measure_composition import get_composition_score
-from cursive_circuits.model import CursiveTransformer
+from cursive_circuits.model import Cache, Output
+from cursive_circuits.model import CursiveTransformer as StudiedTransformer
 from cursive_circuits.model_checkpoint import open_trained
 from cursive_circuits.model_shape import NO_CHARACTER
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained
+from interp_core.errors import InputError
 from interp_core.files.params import project_root, read_section
 from interp_core.measures.paths import Reads
 from interp_core.plotting import DIVERGING, centred
@@ -53,6 +55,7 @@ from interp_core.training.batches import IGNORED
 __all__ = [
     "CursiveDataset",
     "CursiveTransformer",
+    "Inputs",
     "compute_OV_circuit",
     "compute_QK_circuit",
     "get_QK_biases",
@@ -61,7 +64,6 @@ __all__ = [
     "get_all_composition_scores",
     "get_attention_patterns",
     "get_composition_score",
-    "load_from_checkpoint",
     "normalised",
     "plot_OV_circuit",
     "plot_QK_circuit",
@@ -70,21 +72,109 @@ __all__ = [
     "token_basis",
 ]
 Square = Float[Tensor, "d_model d_model"]
-SPECIAL = 3  # PAD, END, WORD: the last ids of every vocabulary
 
 
-def load_from_checkpoint(path: str | Path, *, profile: str | None = None) -> Trained:
-    """A run directory, or a public checkpoint beside a profile with its alphabet: the model, with
-    its tokens.
+class Inputs(NamedTuple):
+    """What a model reads: a row, or a batch of rows as a DataLoader stacks them."""
 
-    InputError for what is neither.
-    """
-    return open_trained(Path(path), read_section("cursive_circuits", CursiveCircuits, profile))
+    ids: Int[Tensor, "*row position"]
+    text: Int[Tensor, "*row character"]
+    language: Int[Tensor, "*row"]  # the same number for the same tokens and alphabet
+
+    def to(self, device: torch.device | str) -> "Inputs":
+        """The same on a device."""
+        return Inputs(*(part.to(device) for part in self))
+
+    def unsqueeze(self, dim: int) -> "Inputs":
+        """The same with an axis of one: a batch of one row, with `dim` 0."""
+        return Inputs(*(part.unsqueeze(dim) for part in self))
 
 
-class CursiveDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Rows of one side of a bank's split: ids, the text, and what each place should predict
-    (IGNORED where nothing).
+class SelfAttention(NamedTuple):
+    """Sizes of a layer's self-attention, by the notebook's names."""
+
+    num_heads: int
+    head_dim: int
+
+
+class Layer(NamedTuple):
+    """A layer, as the notebook's loops read it."""
+
+    self_attn: SelfAttention
+
+
+class Layers(NamedTuple):
+    """All layers."""
+
+    layers: list[Layer]
+
+
+class CursiveTransformer(StudiedTransformer):
+    """The study's model, which also knows what its tokens and its characters mean."""
+
+    def __init__(self, trained: Trained, params: CursiveCircuits) -> None:
+        """`params`: how words are taken of a bank for it, and divided."""
+        super().__init__(
+            trained.model.shape,
+            vocabulary=trained.tokens.size,
+            alphabet=len(trained.alphabet),
+            seed=0,
+        )
+        self.load_state_dict(trained.model.state_dict())
+        self.eval()
+        self.tokens, self.alphabet, self.params = trained.tokens, trained.alphabet, params
+
+    @classmethod
+    def load_from_checkpoint(
+        cls, path: str | Path, *, profile: str | None = None
+    ) -> "CursiveTransformer":
+        """A run directory, or a public checkpoint beside a profile with its alphabet; in eval mode.
+
+        InputError for what is neither.
+        """
+        params = read_section("cursive_circuits", CursiveCircuits, profile)
+        return cls(open_trained(Path(path), params), params)
+
+    @property
+    def transformer(self) -> Layers:
+        """What the notebook's loops count: layers, and heads in each. The weights are in `layers`,
+        packed otherwise than its cells read them.
+        """
+        return Layers([Layer(SelfAttention(self.n_heads, self.d_head))] * self.n_layers)
+
+    @cached_property
+    def language(self) -> int:
+        """What ids and characters mean to it, as a number."""
+        told = f"{type(self.tokens).__name__} {self.tokens.model_dump_json()} {self.alphabet}"
+        return int.from_bytes(hashlib.sha256(told.encode()).digest()[:7])
+
+    def forward(
+        self,
+        input_ids: Inputs | Tensor,
+        text: Tensor | None = None,
+        use_cache: bool = False,
+        cache: Cache | None = None,
+    ) -> Output:
+        """As the study's model; of `Inputs`, with their text.
+
+        InputError for inputs in other tokens, which would mean other strokes here.
+        """
+        if not isinstance(input_ids, Inputs):
+            return super().forward(input_ids, text, use_cache, cache)
+        if bool((input_ids.language != self.language).any()):
+            raise InputError(
+                "these inputs are in another model's tokens: CursiveDataset(split, model=model) "
+                "writes this one's"
+            )
+        return super().forward(input_ids.ids, input_ids.text, use_cache, cache)
+
+
+SPLITS = ("train", "test")
+
+
+class CursiveDataset(Dataset[tuple[Inputs, Tensor]]):
+    """Rows of one side of a bank's split: inputs, and what each place should predict (IGNORED where
+    nothing).
 
     Rows and texts are as long as the longest. Each word is written `copies` times, the same
     strokes: twice is what shows induction. InputError as the bank gives it.
@@ -92,22 +182,29 @@ class CursiveDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(
         self,
-        split: Literal["train", "test"],
-        trained: Trained,
+        split: str,
         *,
+        model: CursiveTransformer | None = None,
         bank: str | Path | None = None,
-        profile: str | None = None,
         copies: int = 1,
     ) -> None:
-        """`bank`: a file in the public format; by default the pipeline's, which holds its words
+        """`split`: train or test. `model`: whose tokens; by default the pipeline's that writes.
+
+        `bank`: a file in the public format; by default the pipeline's, which holds its words
         already taken.
         """
-        params = read_section("cursive_circuits", CursiveCircuits, profile)
-        sides = Words.split(
-            _items(trained, params, bank), trained.tokens, trained.alphabet, params.bank.split
+        if split not in SPLITS:
+            raise InputError(f"split {split!r}: one of {', '.join(SPLITS)}")
+
+        model = _pipelines() if model is None else model
+        self.tokens, self.copies = model.tokens, copies
+        self._language = torch.tensor(model.language)
+
+        training, held_out = Words.split(
+            _items(model, bank), model.tokens, model.alphabet, model.params.bank.split
         )
-        self.words = sides[("train", "test").index(split)]
-        self.items, self.tokens, self.copies = self.words.items, trained.tokens, copies
+        self.words = training if split == "train" else held_out
+        self.items = self.words.items
 
         rows = [self._row(index) for index in range(len(self.items))]
         self._ids = self.tokens.stack(rows)
@@ -121,26 +218,34 @@ class CursiveDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """Words."""
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, text and targets of a word."""
+    def __getitem__(self, index: int) -> tuple[Inputs, Tensor]:
+        """Inputs and targets of a word."""
         ids = self._ids[index]
         labels = labels_of(ids[None], self.tokens)[0]
         targets = np.append(labels[1:], IGNORED)
-        return torch.from_numpy(ids), torch.from_numpy(self._text[index]), torch.from_numpy(targets)
+
+        text = torch.from_numpy(self._text[index])
+        return Inputs(torch.from_numpy(ids), text, self._language), torch.from_numpy(targets)
 
 
-def _items(trained: Trained, params: CursiveCircuits, bank: str | Path | None) -> list[Item]:
-    shape = trained.model.shape
+def _home() -> Path:
+    return project_root() / "data" / "cursive_circuits"
+
+
+def _pipelines() -> CursiveTransformer:
+    return CursiveTransformer.load_from_checkpoint(_home() / "runs" / "handwriting")
+
+
+def _items(model: CursiveTransformer, bank: str | Path | None) -> list[Item]:
     if bank is None:
-        place = project_root() / "data" / "cursive_circuits" / "bank" / "bank.zip"
-        return load_bank(place, alphabet=trained.alphabet)
+        return load_bank(_home() / "bank" / "bank.zip", alphabet=model.alphabet)
     taken = take(
         read_bank(Path(bank)),
-        alphabet=trained.alphabet,
-        tokens=trained.tokens,
-        context=shape.context,
-        characters=shape.characters,
-        published=params.bank.published,
+        alphabet=model.alphabet,
+        tokens=model.tokens,
+        context=model.shape.context,
+        characters=model.shape.characters,
+        published=model.params.bank.published,
         name=str(bank),
     )
     return taken.items
@@ -152,23 +257,23 @@ def _filled(text: Row, length: int) -> Row:
 
 def get_attention_patterns(
     model: CursiveTransformer,
-    data_loader: Iterable[list[Tensor] | tuple[Tensor, ...]],
+    data_loader: Iterable[tuple[Inputs, Tensor]],
     layer_idx: int,
     head_idx: int,
     num_batches: int = 1,
 ) -> Float[Tensor, "sample query key"]:
-    """Attention of one head on the first batches of (ids, text, ...).
+    """Attention of one head on the first batches of (inputs, targets).
 
     A query at padding has not-a-number: it reads nothing that anybody wrote.
     """
     found = []
-    for number, (ids, text, *_) in enumerate(data_loader):
+    for number, (inputs, _) in enumerate(data_loader):
         if number == num_batches:
             break
         with torch.no_grad(), observing(model) as seen:
-            model(ids.to(model.device), text.to(model.device))
+            model(inputs.to(model.device))
         pattern = seen[layer_idx, "self"].call.pattern()[:, head_idx].cpu()
-        padding = ids == model.embed.num_embeddings - SPECIAL
+        padding = inputs.ids.cpu() == model.tokens.pad
         found.append(pattern.masked_fill(padding[:, :, None], torch.nan))
     return torch.cat(found)
 

@@ -5,6 +5,7 @@ pairs.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,21 @@ def without_augmentation(mixture: data.Mixture) -> data.Mixture:
     return mixture.model_copy(update={"jitter": 0.0, "slant": 0.0, "stretch": 0.0})
 
 
+def settings_of(name: str, params: CursiveCircuits) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run's record says of its model, and of how it was trained."""
+    training = params.handwriting if name == "handwriting" else params.control
+    model = {
+        "tokens": params.tokens.model_dump(mode="json"),
+        "shape": params.configurations[training.configuration].model_dump(mode="json"),
+    }
+    record = {
+        "training": training.model_dump(mode="json"),
+        "bank": params.bank.model_dump(mode="json"),
+        "watched": params.watched.model_dump(mode="json"),
+    }
+    return model, record
+
+
 def _train(
     name: str,
     params: CursiveCircuits,
@@ -88,16 +104,8 @@ def _train(
     settings = params.handwriting if name == "handwriting" else params.control
     shape = params.configurations[settings.configuration]
     alphabet = params.bank.alphabet
-    record = {
-        "training": settings.model_dump(mode="json"),
-        "bank": params.bank.model_dump(mode="json"),
-        "watched": params.watched.model_dump(mode="json"),
-    }
-    described = {
-        "tokens": params.tokens.model_dump(mode="json"),
-        "shape": shape.model_dump(mode="json"),
-        **record,
-    }
+    model, record = settings_of(name, params)
+    described = {**model, **record}
     mark = fingerprint(described, marks, code=code_of(__name__))
     learner = CursiveTransformer(
         shape, vocabulary=params.tokens.size, alphabet=len(alphabet), seed=settings.seed

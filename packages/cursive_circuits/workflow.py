@@ -95,18 +95,14 @@ def train(run: Cursive, *, only: str | None = None) -> None:
     """Both models at once, each in a process of its own; a training that was stopped goes on where
     it was.
     """
-    from cursive_circuits.run_directory import KIND
     from cursive_circuits.train import train_control, train_handwriting
-    from interp_core.files.folders import check_replaceable
     from interp_core.training.tracking import announce
     from interp_core.training.workers import run_in_processes
 
     runs = run.folder / "runs"
     names = NAMES if only is None else (only,)
 
-    for name in names:
-        check_replaceable(runs / name, kind=KIND, name=name)
-
+    check_trainings(run, names)
     announce()
     tasks: list[Task] = [
         (train_handwriting, (run.params, bank(run), runs / "handwriting"), {}),
@@ -123,6 +119,22 @@ def train(run: Cursive, *, only: str | None = None) -> None:
         click.echo(
             f"{name}: {last['step']} steps, held-out loss {last['held_out_loss']:.3f} nats a token"
         )
+
+
+def check_trainings(run: Cursive, names: Collection[str] = NAMES) -> None:
+    """InputError where something else is in a training's place, or one of other settings."""
+    from cursive_circuits.run_directory import CONFIG, KIND
+    from cursive_circuits.train import settings_of
+    from interp_core.files.folders import check_replaceable, check_same_settings
+
+    for name in names:
+        place = run.folder / "runs" / name
+        check_replaceable(place, kind=KIND, name=name)
+
+        if not run.is_stage:  # the pipeline's own follow its profile
+            model, training = settings_of(name, run.params)
+            check_same_settings(place / CONFIG, training, part="settings")
+            check_same_settings(place / CONFIG, model)
 
 
 def sample(run: Cursive, *, text: str | None = None) -> None:

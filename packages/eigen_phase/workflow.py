@@ -49,11 +49,15 @@ def train_one(study: Eigen, name: str, training: Training, place: Path) -> RunDi
 
     check_writable(place.parent)
     check_replaceable(place, kind=KIND, name=name)
-    check_same_settings(place / CONFIG, training.model_dump(mode="json"), part="training")
+    _check_same(place, training)
     hold(place)
     announce()
     train_run(name, training, place, ceiling_draws=study.params.ceiling_draws)
     return RunDirectory.open(place)
+
+
+def _check_same(place: Path, training: Training) -> None:
+    check_same_settings(place / CONFIG, training.model_dump(mode="json"), part="training")
 
 
 def check_looks(training: Training) -> None:
@@ -283,8 +287,10 @@ def _train_all(study: Eigen, runs: Mapping[str, Training], folder: Path, *, job_
     from interp_core.training.workers import run_in_processes
 
     check_writable(folder)
-    for name in runs:
+    for name, training in runs.items():
         check_replaceable(folder / name, kind=KIND, name=name)
+        if not study.is_stage:  # the pipeline's own follow its profile
+            _check_same(folder / name, training)
     announce()
     n = study.params.processes
     longest = sorted(runs, key=lambda name: -runs[name].work)

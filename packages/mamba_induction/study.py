@@ -88,6 +88,6 @@ def check_tuned(run: Induction) -> None:
     before = run.params.model
     if not run.is_of("fine_tune", "fine_tune", run.sources([before])):
         raise InputError(
-            f"{place} was not fine-tuned from {before} as it is now: run "
+            f"{place} was not fine-tuned from {before} as it is now: move it away and run "
             "`mamba-induction fine-tune` again, or name another folder (--out)"
         )

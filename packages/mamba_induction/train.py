@@ -20,7 +20,7 @@ from interp_core.files.artifacts import (
     save_json,
     save_weights,
 )
-from interp_core.files.folders import check_replaceable, replacing_folder
+from interp_core.files.folders import check_replaceable, check_same_settings, replacing_folder
 from interp_core.loading import subject_of
 from interp_core.mamba.subject import MambaSubject, as_mamba
 from interp_core.measures.scores import copy_behaviour
@@ -177,12 +177,19 @@ def _summed_loss(logits: Tensor, labels: Int[Tensor, "row position"]) -> Tensor:
 
 
 def fine_tune(
-    subject: MambaSubject, stimuli: Stimuli, texts: Texts, params: MambaInduction, place: Path
+    subject: MambaSubject,
+    stimuli: Stimuli,
+    texts: Texts,
+    params: MambaInduction,
+    place: Path,
+    *,
+    replaces: bool = False,
 ) -> History:
     """Fine-tune the subject itself, in float32.
 
     Writes `place`, a Hugging Face directory with training.json, and returns the history. Resumes;
-    same settings, weights and threads, same bytes.
+    same settings, weights and threads, same bytes. `replaces`: a training of other settings that
+    is there, which otherwise stays (InputError).
     """
     if subject.tokenizer is None:
         raise no_tokenizer(subject)
@@ -200,6 +207,9 @@ def fine_tune(
         "recipe": recipe.model_dump(mode="json"),
         "settings": params.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
     }
+
+    if not replaces:
+        check_same_settings(place / "training.json", settings)
 
     about = About(
         KIND,

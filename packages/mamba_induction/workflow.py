@@ -37,7 +37,8 @@ def fine_tune(run: Induction) -> Report:
     _say_opening(subject)
 
     texts = texts_of(read_documents(params.dataset), subject.tokenizer, subject.bos, params)
-    history = tune(subject, build_stimuli(subject, params, texts), texts, params, tuned(run))
+    stimuli = build_stimuli(subject, params, texts)
+    history = tune(subject, stimuli, texts, params, tuned(run), replaces=run.is_stage)
     save_history(history, run.place("training", "") / "fine_tune.csv")
 
     report = {

@@ -19,7 +19,7 @@ from interp_core.mamba.families import KNOWN, recurrence_of, recurrent_subject, 
 from interp_core.models.anatomy import NotUnderstood, look
 from interp_core.models.attention import run_by_us
 from interp_core.models.divided import MAPS, all_tensors, device_map_of, torn_apart
-from interp_core.models.folder import folder_of, weight_files
+from interp_core.models.folder import check_layers, folder_of, weight_files
 from interp_core.models.masks import held_masks
 from interp_core.models.native import NativeSubject
 from interp_core.models.self_check import checked
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 DeviceMap = str | Mapping[str, int | str | torch.device]
 
 _AGAIN = "train it again"
-_MOST_LAYERS = 1000
 _MOST_A_BYTE = 8  # weights: the smallest that are packed have one bit
 _AT_ONCE = 10**8  # weights that are drawn in a second
 
@@ -271,7 +270,8 @@ def _from_folder(
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    _check_depth(folder / "config.json")
+    config = folder / "config.json"
+    check_layers(load_json(config), config)
     disable_progress_bar()
     # What fits in no memory is read from the weights' files; what has to be made of them first
     # (experts that are stacked) is kept in a folder for as long as the model is there.
@@ -310,15 +310,6 @@ def _from_folder(
             f"config.json lacks, {surplus[0]} first"
         )
     return model
-
-
-def _check_depth(config: Path) -> None:
-    """InputError for layers by the thousand: transformers would build them for minutes, and then
-    find no weights for them."""
-    for key in ("num_hidden_layers", "n_layer", "num_layers"):
-        layers = load_json(config).get(key)
-        if isinstance(layers, int) and layers > _MOST_LAYERS:
-            raise InputError(f"{config}: `{key}` is {_MOST_LAYERS} at most")
 
 
 def _check_size(folder: Path) -> None:

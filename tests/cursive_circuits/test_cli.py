@@ -91,6 +91,19 @@ def test_a_bank_of_the_public_format_goes_the_whole_way(whole: Path) -> None:
     } <= drawn
 
 
+@pytest.mark.parametrize("command", ["train", "run"])
+def test_a_training_of_other_settings_stays(command: str, whole: Path, tmp_path: Path) -> None:
+    profile = yaml.safe_load((whole / "mine.yaml").read_text())
+    profile["cursive_circuits"]["handwriting"]["seed"] += 1
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(profile))
+    before = {file: file.read_bytes() for file in (whole / "out").rglob("*") if file.is_file()}
+
+    said = refused(command, "--profile", str(tmp_path / "other.yaml"), "--out", str(whole / "out"))
+    assert "holds a training with other settings (training.seed 0 there, 1 asked for)" in said
+    after = {file: file.read_bytes() for file in (whole / "out").rglob("*") if file.is_file()}
+    assert after == before
+
+
 def test_the_strongest_composition_of_all_is_the_one_that_is_patched(whole: Path) -> None:
     for name in ("handwriting", "control"):
         report = json.loads(

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,38 @@ from torch.utils.data import DataLoader
 
 from cursive_circuits import notebook
 from cursive_circuits.data_bank import Item, save_bank
+from cursive_circuits.data_public_tokens import PublicTokens
 from cursive_circuits.measure_composition import compositions
 from cursive_circuits.model import CursiveTransformer
-from cursive_circuits.run_directory import Trained
+from cursive_circuits.params import CursiveCircuits
+from cursive_circuits.run_directory import Trained, save_run
+from interp_core.errors import InputError
+from interp_core.files.params import project_root
 from interp_core.training.batches import IGNORED
 from small_strokes import ALPHABET, public_checkpoint, random_model
 
-PROFILE = "smoke"
-
 
 @pytest.fixture(scope="module")
-def subject(trained: Trained) -> Trained:
+def run(trained: Trained) -> Trained:
     """Learned positions: no rotation stands between queries and keys."""
     model = random_model(trained.tokens, positions="learned", context=260)
     return Trained("handwriting", model, trained.tokens, ALPHABET)
 
 
 @pytest.fixture(scope="module")
+def subject(run: Trained, section: CursiveCircuits) -> notebook.CursiveTransformer:
+    return notebook.CursiveTransformer(run, section)
+
+
+@pytest.fixture(scope="module")
 def dataset(
-    subject: Trained, items: list[Item], tmp_path_factory: pytest.TempPathFactory
+    subject: notebook.CursiveTransformer,
+    items: list[Item],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> notebook.CursiveDataset:
     place = tmp_path_factory.mktemp("bank") / "bank.zip"
     save_bank(place, items)
-    return notebook.CursiveDataset("test", subject, bank=place, profile=PROFILE, copies=2)
+    return notebook.CursiveDataset("test", model=subject, bank=place, copies=2)
 
 
 def residual(
@@ -53,14 +63,14 @@ def residual(
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_patterns_scores_and_outputs_are_those_of_the_model(
-    layer: int, head: int, subject: Trained, dataset: notebook.CursiveDataset
+    layer: int, head: int, subject: notebook.CursiveTransformer, dataset: notebook.CursiveDataset
 ) -> None:
-    model = subject.model
+    model = subject
     loader = DataLoader(dataset, batch_size=4, shuffle=False)
     patterns = notebook.get_attention_patterns(model, loader, layer, head, num_batches=2)
     assert len(patterns) == 8
 
-    ids, text, _ = (torch.stack(part) for part in zip(*(dataset[i] for i in range(8)), strict=True))
+    (ids, text, _), _ = next(iter(DataLoader(dataset, batch_size=8)))
     with torch.no_grad():
         x = notebook.normalised(residual(model, ids, text, layer))[..., :-1]
         W_Q, W_K = notebook.get_QK_matrices(model, layer, head)
@@ -93,23 +103,25 @@ def test_patterns_scores_and_outputs_are_those_of_the_model(
 
 
 @pytest.mark.parametrize("reads", ["k", "q", "v"])
-def test_all_pairs_score_what_the_study_scores(reads: notebook.Reads, subject: Trained) -> None:
-    scores = notebook.get_all_composition_scores(subject.model, reads=reads)
-    arrays, _ = compositions(subject.model, distances=(4,), draws=10, seed=0)
+def test_all_pairs_score_what_the_study_scores(
+    reads: notebook.Reads, subject: notebook.CursiveTransformer
+) -> None:
+    scores = notebook.get_all_composition_scores(subject, reads=reads)
+    arrays, _ = compositions(subject, distances=(4,), draws=10, seed=0)
     np.testing.assert_allclose(scores, arrays[f"self_{reads}_score"][0, :, 1], rtol=1e-4)
 
 
-def test_the_notebooks_section_seven_runs_as_it_stands(subject: Trained) -> None:
-    W_V0, W_O0 = notebook.get_VO_matrices(subject.model, layer_idx=0, head_idx=0)
+def test_the_notebooks_section_seven_runs_as_it_stands(
+    subject: notebook.CursiveTransformer,
+) -> None:
+    W_V0, W_O0 = notebook.get_VO_matrices(subject, layer_idx=0, head_idx=0)
     W_OV0 = W_V0 @ W_O0
-    W_Q1, W_K1 = notebook.get_QK_matrices(subject.model, layer_idx=1, head_idx=1)
+    W_Q1, W_K1 = notebook.get_QK_matrices(subject, layer_idx=1, head_idx=1)
     W_QK1 = W_Q1 @ W_K1.T
     score = notebook.get_composition_score(W_OV0, W_QK1)
     by_hand = (W_OV0 @ W_QK1).norm() / (W_OV0.norm() * W_QK1.norm())
     assert score == pytest.approx(float(by_hand))
-    assert score == pytest.approx(
-        notebook.get_all_composition_scores(subject.model, reads="q")[0, 1]
-    )
+    assert score == pytest.approx(notebook.get_all_composition_scores(subject, reads="q")[0, 1])
 
 
 def test_a_row_of_the_data_set_is_its_word_its_text_and_what_comes_next(
@@ -117,7 +129,7 @@ def test_a_row_of_the_data_set_is_its_word_its_text_and_what_comes_next(
 ) -> None:
     assert 0 < len(dataset) < 40
     for index in range(len(dataset)):
-        ids, text, targets = dataset[index]
+        (ids, text, _), targets = dataset[index]
         item = dataset.items[index]
         assert "".join(ALPHABET[i - 1] for i in text if i) == f"{item.text} {item.text}"
         told = targets != IGNORED
@@ -127,23 +139,21 @@ def test_a_row_of_the_data_set_is_its_word_its_text_and_what_comes_next(
 
 
 def test_pictures_are_drawn_from_what_the_functions_return(
-    subject: Trained, dataset: notebook.CursiveDataset, tmp_path: Path
+    subject: notebook.CursiveTransformer, dataset: notebook.CursiveDataset, tmp_path: Path
 ) -> None:
-    patterns = notebook.get_attention_patterns(
-        subject.model, DataLoader(dataset, batch_size=4), 1, 0
-    )
+    patterns = notebook.get_attention_patterns(subject, DataLoader(dataset, batch_size=4), 1, 0)
     circuits = [
-        notebook.get_QK_matrices(subject.model, 1, 0),
-        notebook.get_VO_matrices(subject.model, 1, 0),
+        notebook.get_QK_matrices(subject, 1, 0),
+        notebook.get_VO_matrices(subject, 1, 0),
     ]
-    basis = notebook.token_basis(subject.model, torch.arange(subject.tokens.directions))
+    basis = notebook.token_basis(subject, torch.arange(subject.tokens.directions))
     QK, OV = notebook.compute_QK_circuit(*circuits[0]), notebook.compute_OV_circuit(*circuits[1])
     figures = [
         notebook.plot_attention_pattern(patterns, 1, 0),
         notebook.plot_QK_circuit(QK),
         notebook.plot_QK_circuit(QK, basis=basis),
-        notebook.plot_OV_circuit(OV, basis=basis, written=subject.model.unembed.weight),
-        notebook.plot_composition_scores(notebook.get_all_composition_scores(subject.model), 0, 1),
+        notebook.plot_OV_circuit(OV, basis=basis, written=subject.unembed.weight),
+        notebook.plot_composition_scores(notebook.get_all_composition_scores(subject), 0, 1),
     ]
     drawn = [np.asarray(figure.axes[0].images[0].get_array()) for figure in figures]
     np.testing.assert_allclose(drawn[0], patterns.nanmean(dim=0))
@@ -153,6 +163,76 @@ def test_pictures_are_drawn_from_what_the_functions_return(
     for number, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{number}.png")
         plt.close(figure)
+
+
+@pytest.fixture
+def project(
+    run: Trained, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A project whose pipeline has written the bank and trained the model that writes."""
+    root = project_root()
+    (tmp_path / "params.yaml").write_text("profile: smoke\n")
+    shutil.copytree(root / "profiles", tmp_path / "profiles")
+
+    home = tmp_path / "data" / "cursive_circuits"
+    save_bank(home / "bank" / "bank.zip", items)
+    save_run(home / "runs" / "handwriting", run, [], {})
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+def test_the_notebooks_cells_run_as_they_stand(project: Path, run: Trained) -> None:
+    device = torch.device("cpu")
+    model = notebook.CursiveTransformer.load_from_checkpoint(str(project / "runs" / "handwriting"))
+    assert model.to(device) is model
+    assert model.eval() is model
+
+    train_dataset = notebook.CursiveDataset(split="train")
+    test_dataset = notebook.CursiveDataset(split="test")
+    assert not {item.text for item in train_dataset.items} & {i.text for i in test_dataset.items}
+
+    test_loader = DataLoader(test_dataset, batch_size=64, shuffle=False)
+    for batch in test_loader:
+        inputs, _ = batch
+        inputs = inputs.to(device)
+        with torch.no_grad():
+            outputs = model(inputs)
+            read = run.model(inputs.ids, inputs.text)
+        torch.testing.assert_close(outputs.logits, read.logits)
+
+    inputs, targets = test_dataset[0]
+    inputs = inputs.unsqueeze(0).to(device)
+    with torch.no_grad():
+        outputs = model(inputs)
+    assert outputs.logits.shape == (1, len(targets), model.tokens.size)
+
+    layer_idx = 0
+    assert len(model.transformer.layers) == model.n_layers
+    for head_idx in range(model.transformer.layers[layer_idx].self_attn.num_heads):
+        patterns = notebook.get_attention_patterns(
+            model, test_loader, layer_idx, head_idx, num_batches=1
+        )
+        assert len(patterns) == min(64, len(test_dataset))
+        W_Q, _ = notebook.get_QK_matrices(model, layer_idx=0, head_idx=head_idx)
+        assert W_Q.shape[1] == model.transformer.layers[layer_idx].self_attn.head_dim
+
+
+def test_a_model_is_not_fed_another_ones_tokens(project: Path, section: CursiveCircuits) -> None:
+    tokens = PublicTokens()
+    public = notebook.CursiveTransformer(
+        Trained("public", random_model(tokens, context=400), tokens, ALPHABET), section
+    )
+    pipelines = notebook.CursiveDataset("test")
+    with pytest.raises(InputError, match="another model's tokens: CursiveDataset"):
+        public(pipelines[0][0].unsqueeze(0))
+
+    own = notebook.CursiveDataset("test", model=public)
+    assert public(own[0][0].unsqueeze(0)).logits.shape[-1] == tokens.size
+
+
+def test_a_side_of_the_split_that_is_none_is_said_in_one_line() -> None:
+    with pytest.raises(InputError, match="split 'val': one of train, test"):
+        notebook.CursiveDataset("val")
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cursive_induction.ipynb"

@@ -189,6 +189,14 @@ def test_a_whole_study_in_a_folder_of_its_own(
     for file in tmp_path.rglob("*.json"):
         json.loads(file.read_text())
 
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    profile["eigen_phase"]["training"]["learning_rate"] = 0.0123
+    alone.write_text(yaml.safe_dump(profile))
+    for command in ("train", "run"):
+        said = refused(command, "--profile", str(alone), "--out", str(tmp_path))
+        assert "holds a training with other settings (learning_rate " in said
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),

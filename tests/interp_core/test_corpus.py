@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import file_sha256, load_json
+from interp_core.files.package_index import NotHadError
 from interp_core.files.params import check
 from interp_core.stimuli import corpus
 from interp_core.stimuli.corpus import (
@@ -472,7 +473,7 @@ def test_where_no_wheel_can_be_had_a_corpus_on_the_spot_is_of_what_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*_: Any, way_out: str, **__: Any) -> Path:
-        raise InputError(f"click cannot be had: go online once, or {way_out}")
+        raise NotHadError(f"click cannot be had: go online once, or {way_out}")
 
     monkeypatch.setattr(corpus, "download", refused)
     text = PackagedText(distributions=("click",), min_characters=80, python="3.99")
@@ -485,3 +486,36 @@ def test_where_no_wheel_can_be_had_a_corpus_on_the_spot_is_of_what_is_installed(
     corpus._build_somehow(params, tmp_path / "spot")
     assert "the installed files are read now" in capsys.readouterr().err
     assert (tmp_path / "spot" / "tokens.npz").is_file()
+
+
+def broken_wheel(_: str, __: str, folder: Path, **___: Any) -> Path:
+    (folder / "click.whl").write_text("a page that asks who you are")
+    return folder / "click.whl"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "own_file", "told"),
+    [
+        ("click", False, "is no wheel"),
+        ("no-such-package", False, "is not installed"),
+        ("click", True, "that is no corpus's, so it stays"),
+    ],
+)
+def test_no_other_refusal_makes_another_corpus(
+    distribution: str,
+    own_file: bool,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(corpus, "download", broken_wheel)
+    text = PackagedText(distributions=(distribution,), min_characters=80, python="3.99")
+    params = CorpusParams(packaged=text, vocabulary=400, validation_every=4)
+    if own_file:
+        (tmp_path / "tokenizer.json").write_text("mine")
+
+    with pytest.raises(InputError, match=told):
+        corpus._build_somehow(params, tmp_path)
+    assert capsys.readouterr().err == ""
+    assert not (tmp_path / "tokens.npz").exists()

@@ -419,6 +419,17 @@ def test_sizes_out_of_all_proportion_to_the_weights_are_refused_before_anything_
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("part", ["", "text_config"])
+def test_layers_by_the_thousand_are_refused_before_they_are_built(folder: Path, part: str) -> None:
+    layers = {"num_hidden_layers": 2**31}
+    config = json.loads((folder / "config.json").read_text()) | ({part: layers} if part else layers)
+    (folder / "config.json").write_text(json.dumps(config))
+
+    told = r"config\.json: `num_hidden_layers` is 2,147,483,648, and 1,000 at most"
+    with pytest.raises(InputError, match=told):
+        load_model(local(folder), name="toy")
+
+
 @pytest.mark.parametrize("kind", small.ALL | small.MAMBAS)
 def test_a_model_s_sizes_are_looked_at_without_a_number_drawn(kind: str, tmp_path: Path) -> None:
     small.build(kind).save_pretrained(tmp_path)

@@ -116,20 +116,18 @@ def test_a_damaged_gguf_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(problem.value)
 
 
-def test_more_layers_than_a_gguf_can_hold_are_refused_before_they_are_built(
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize("bit", [17, 31])
+def test_layers_by_the_thousand_are_refused_before_they_are_built(tmp_path: Path, bit: int) -> None:
     file = small.write(tmp_path / "many.gguf", small.model(Kind.Q4_1), Kind.Q4_1)
     content = bytearray(file.read_bytes())
     key = b"llama.block_count"
     at = content.index(key) + len(key) + 4  # behind the value's type
     assert content[at : at + 4] == bytes([small.LAYERS, 0, 0, 0])
-    content[at + 2] = 16  # one flipped bit
+    content[at + bit // 8] |= 1 << bit % 8  # one flipped bit
     file.write_bytes(content)
 
-    with pytest.raises(
-        InputError, match=r"many\.gguf cannot be .*it names 1,048,578 layers and has"
-    ):
+    told = rf"many\.gguf: `llama\.block_count` is {small.LAYERS + 2**bit:,}, and 1,000 at most"
+    with pytest.raises(InputError, match=told):
         save_plain(file, tmp_path / "plain")
 
 

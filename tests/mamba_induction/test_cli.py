@@ -352,6 +352,14 @@ def test_what_was_tuned_from_one_model_is_never_reported_of_another(
 ) -> None:
     x, y = two_of_one_name(project, tmp_path)
     assert mamba_induction("fine-tune", "--model", x, "--out", tmp_path / "o").code == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "o").rglob("*") if file.is_file()}
+    said = mamba_induction("fine-tune", "--model", x, "--lr", "0.02", "--out", tmp_path / "o")
+    assert said.code == 2
+    assert "holds a training with other settings (recipe.learning_rate " in said.err
+    assert said.err.count("\n") == 1
+    after = {file: file.read_bytes() for file in (tmp_path / "o").rglob("*") if file.is_file()}
+    assert after == before
+
     said = mamba_induction("analyse", "--model", y, "--out", tmp_path / "o")
     assert said.code == 2
     assert "has the same name final: name another folder (--out)" in said.err

@@ -133,6 +133,25 @@ def test_the_written_model_is_the_tuned_one_and_says_what_it_is(
     assert load_json(tmp_path / "tuned" / "training.json")["base"] == "mamba"
 
 
+def test_a_training_of_other_settings_stays_where_it_is_not_the_pipelines(
+    ready: tuple[MambaSubject, Stimuli, Texts], tuning: MambaInduction, tmp_path: Path
+) -> None:
+    subject, stimuli, texts = ready
+    start = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
+    place, other = tmp_path / "tuned", tuning.model_copy(update={"lr": 2 * tuning.lr})
+    fine_tune(subject, stimuli, texts, tuning, place)
+    before = (place / "model.safetensors").read_bytes()
+
+    subject.model.load_state_dict(start)
+    told = r"other settings \(recipe\.learning_rate \S+ there, \S+ asked for\)"
+    with pytest.raises(InputError, match=told):
+        fine_tune(subject, stimuli, texts, other, place)
+    assert (place / "model.safetensors").read_bytes() == before
+
+    fine_tune(subject, stimuli, texts, other, place, replaces=True)
+    assert (place / "model.safetensors").read_bytes() != before
+
+
 def test_a_rate_that_diverges_stops_with_step_and_loss_and_keeps_the_last_good_weights(
     ready: tuple[MambaSubject, Stimuli, Texts], tuning: MambaInduction, tmp_path: Path
 ) -> None:

@@ -71,13 +71,23 @@ def check_same_settings(record: Path, settings: Mapping[str, Any], *, part: str 
         if there == value:
             continue
 
-        # A section inside would fill the line: its name is enough.
-        is_short = not isinstance(value, dict | list) and not isinstance(there, dict | list)
-        told = f"{name} {there} there, {value} asked for" if is_short else name
+        told = _first_other(name, there, value)
         raise InputError(
             f"{record.parent} holds a training with other settings ({told}), so it stays: name "
             "another folder (--out)"
         )
+
+
+def _first_other(name: str, there: Any, asked: Any) -> str:
+    """The first setting of a section that is another, with both values where they are short."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        for key, value in asked.items():
+            if there.get(key) != value:
+                return _first_other(f"{name}.{key}", there.get(key), value)
+
+    # A list or a whole section would fill the line: its name is enough.
+    is_short = not isinstance(asked, dict | list) and not isinstance(there, dict | list)
+    return f"{name} {there} there, {asked} asked for" if is_short else name
 
 
 @contextmanager

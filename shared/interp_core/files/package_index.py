@@ -9,13 +9,17 @@ from interp_core.errors import InputError
 _SECONDS = 20  # until an index that does not answer is given up
 
 
+class NotHadError(InputError):
+    """A wheel that the package index does not give, or no index that can be reached."""
+
+
 def download(
     distribution: str, version: str, folder: Path, *, way_out: str, python: str | None = None
 ) -> Path:
     """The wheel, from the index that pip is set up for; of another Python where `python` names one
     ("3.11").
 
-    InputError, ending in `way_out`, where it cannot be had.
+    NotHadError, ending in `way_out`, where it cannot be had.
     """
     wanted = f"{distribution}=={version}"
     command = [sys.executable, "-m", "pip", "download", wanted, "--dest", str(folder)]
@@ -30,5 +34,5 @@ def download(
         told = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
         # pip's last error says what is wanted; without one it did not start.
         said = told[-1].removeprefix("ERROR: ") if told else done.stderr.strip()[-200:]
-        raise InputError(f"{wanted} cannot be had ({said}): go online once, or {way_out}")
+        raise NotHadError(f"{wanted} cannot be had ({said}): go online once, or {way_out}")
     return wheels[0]

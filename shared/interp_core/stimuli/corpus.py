@@ -33,7 +33,7 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.hub_files import fetch_pinned
 from interp_core.files.locks import held_folders
-from interp_core.files.package_index import download
+from interp_core.files.package_index import NotHadError, download
 from interp_core.files.params import (
     Params,
     profile_path,
@@ -268,9 +268,8 @@ def _build_somehow(params: CorpusParams, folder: Path) -> None:
     """As `build`; of what is installed where the wheel of the profile's Python cannot be had."""
     try:
         build(params, folder)
-    except InputError as problem:
-        if params.packaged is None or params.packaged.python is None:
-            raise
+    except NotHadError as problem:
+        assert params.packaged is not None  # the only text that wheels are fetched for
 
         click.echo(f"{problem}; the installed files are read now", err=True)
         installed = params.packaged.model_copy(update={"python": None})
