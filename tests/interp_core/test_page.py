@@ -313,14 +313,11 @@ def test_every_committed_figure_is_on_the_report(report: Path) -> None:
 
 def test_every_answer_is_on_the_report(report: Path) -> None:
     text = Page.of(report.read_text()).text
-    answers: dict[str, dict[str, Any]] = json.loads(
-        (project_root() / "data" / "answers.json").read_text()
-    )
 
-    for study, values in answers.items():
+    for study, answers in of_studies(project_root() / "data").items():
         assert study in text
-        for name in values:
-            assert name.replace("_", " ") in text, name
+        for answer in answers:
+            assert answer.name.replace("_", " ") in text, answer.name
 
 
 def test_the_first_page_has_the_questions_and_verdicts_of_the_report(report: Path) -> None:
