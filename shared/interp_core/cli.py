@@ -216,12 +216,16 @@ def answers(compare: bool, every: bool) -> None:
         return
 
     from interp_core.console.answers_table import committed, published, table
+    from interp_core.console.natively import MEND, made_natively, said
 
     yours = of_studies(data)
     studies = list(yours)
     over_trainings = published(root / "published", studies)
     lines = table(yours, committed(data, studies), over_trainings, every=every)
     click.echo("\n".join(lines))
+
+    if natively := made_natively(root):
+        click.echo(f"note: {said(natively)}: {MEND}", err=True)
 
 
 @main.command()

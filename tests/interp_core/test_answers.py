@@ -204,6 +204,11 @@ def test_dvc_shows_the_answers_and_nothing_fails(project: Path) -> None:
         names |= {name: value - 1e-3 for name, value in names.items() if value is not None}
     path.write_text(json.dumps(values))
 
+    marked = of_studies(project / "data")
+    assert {study: [*found] for study, found in values.items()} == {
+        study: [one.name for one in answers if one.headline] for study, answers in marked.items()
+    }
+
     changes = run(project, "dvc", "metrics", "diff").splitlines()
     known = [value for names in values.values() for value in names.values() if value is not None]
     assert len(changes) == 1 + len(known)

@@ -4,9 +4,9 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from interp_core.loading import transformer_of
 from interp_core.models.subject import Transformer
 from interp_core.page import document, explore, views
 from interp_core.page.packed import numbers, shares
-from interp_core.page.report import LARGEST, MOST_WORDS, build, figures_of, verdict
+from interp_core.page.report import LARGEST, MOST_WORDS, _row, build, figures_of, verdict
 from interp_core.page.study_page import Part
 from interp_core.page.texts import Shown, copy_operations, first_prompt, without_antecedents
 from interp_core.page.watch import all_heads, attention, mean_vectors, predicted
@@ -255,6 +255,13 @@ def test_a_verdict_has_the_numbers_of_the_answers(template: str, said: str) -> N
 def test_a_verdict_that_cannot_be_said_is_an_error(template: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         verdict(template, ANSWERS, where="here")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("", ""), ("taught first", ", taught first")])
+def test_answers_over_trainings_say_which_trainings_these_are(kind: str, said: str) -> None:
+    over = replace(ANSWERS["published.size"], kind=kind)
+    row = _row("size", ANSWERS | {"published.size": over})
+    assert row["over"] == f"-0.20 [-0.50, 0.10], 3 trainings{said}"
 
 
 # The committed run.

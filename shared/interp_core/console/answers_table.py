@@ -2,12 +2,12 @@
 
 import json
 import math
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from interp_core.console.answers import FILE, Answer, from_json
+from interp_core.console.last_commit import at_head
 from interp_core.files.artifacts import load_json
 from interp_core.pipeline.published import MADE
 
@@ -19,7 +19,7 @@ SAME = "same"  # the verdict on an answer that did not move
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
     """The answers of the last commit, study by study; none for what it lacks, or without git."""
-    texts = {study: _at_head(data, f"{study}/{FILE}") for study in studies}
+    texts = {study: at_head(data, f"{study}/{FILE}") for study in studies}
     return {study: from_json(json.loads(text)) for study, text in texts.items() if text is not None}
 
 
@@ -200,15 +200,3 @@ def _counted(verdicts: Sequence[str]) -> str:
 
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     return f"{len(verdicts)} answers: {told}"
-
-
-def _at_head(data: Path, name: str) -> str | None:
-    """A file of the last commit; None where git, the repository or the file is missing."""
-    command = ["git", "show", f"HEAD:./{name}"]
-
-    try:
-        done = subprocess.run(command, cwd=data, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-
-    return done.stdout if done.returncode == 0 else None
