@@ -34,8 +34,8 @@ def note_stage(stage: str) -> None:
         return
 
     declared = root / "dvc.yaml"
-    stages = read_yaml(declared).get("stages") if declared.is_file() else None
-    if stage not in (stages or {}):
+    stages = (read_yaml(declared).get("stages") if declared.is_file() else None) or {}
+    if stage not in stages:
         return
 
     sums = Sums()
