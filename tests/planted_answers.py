@@ -1,4 +1,4 @@
-"""Reports of the five studies with known headline numbers: what the rooms `answers` read."""
+"""Reports of the five studies with known numbers: what the rooms `answers` read."""
 
 import copy
 from pathlib import Path

@@ -167,6 +167,7 @@ def test_it_measures_draws_and_answers(project: Path) -> None:
     assert (data / "figures" / "toy.png").stat().st_size > 10_000
     assert answer["value"] == report["attention"]["value"]
     assert answer["low"] <= answer["value"] <= answer["high"]
+    assert answer["headline"]
     assert 0 < report["chance"] < 1
 
 

@@ -1,9 +1,9 @@
-"""The headline numbers of the study, from its metrics files alone."""
+"""The numbers of the study and which are headlines, from its metrics files alone."""
 
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer
+from interp_core.console.answers import Answer, headline
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
@@ -17,26 +17,23 @@ def answers(metrics: Path) -> list[Answer]:
     read = load_json(metrics / "sample" / "handwriting.json")
 
     gain = writing["gain"]["mismatched"]["excess"]["loss"]
-    found = [
-        # Under another text, where only strokes can tell that the word comes again.
-        _answer(
-            "gain_of_a_repeat",
-            gain,
-            "nats a token that a word is cheaper after itself than after another",
-        ),
-        # Of words, under another text: what copies random strokes need not copy words.
-        _excess("excess_on_words", writing, "mismatched_text"),
-        _excess("largest_excess_writing", writing),
-        _excess("largest_excess_control", control),
-        _without_writer(paths),
-    ]
-
-    for model in ("writing", "control"):
-        name = "handwriting" if model == "writing" else "control"
-        found += _direct(model, load_json(metrics / "ablate" / f"{name}.json"))
+    gained = "nats a token that a word is cheaper after itself than after another"
+    harm = {
+        model: _direct(model, load_json(metrics / "ablate" / f"{name}.json"))
+        for model, name in (("writing", "handwriting"), ("control", "control"))
+    }
 
     return [
-        *found,
+        # Under another text, where only strokes can tell that the word comes again.
+        headline(_answer("gain_of_a_repeat", gain, gained)),
+        # Of words, under another text: what copies random strokes need not copy words.
+        headline(_excess("excess_on_words", writing, "mismatched_text")),
+        headline(_excess("largest_excess_writing", writing)),
+        headline(_excess("largest_excess_control", control)),
+        _without_writer(paths),
+        # Both parts: alone, what copied tokens lose would look like copying.
+        *map(headline, harm["writing"]),
+        *harm["control"],
         _answer("samples_read", read["samples"], "share of samples nearest to their own word"),
         _answer("true_ink_read", read["true_ink"], "the same share of other writers' ink"),
     ]

@@ -258,7 +258,7 @@ def page(run: Any, word: str | None) -> None:
 @study_option
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
+    """The study's numbers, headlines marked, from its metrics: answers.json."""
     from cursive_circuits.answers import answers as found
     from interp_core.console.answers import write
 

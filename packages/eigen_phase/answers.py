@@ -1,9 +1,9 @@
-"""The headline numbers of the study, from its metrics files alone."""
+"""The numbers of the study and which are headlines, from its metrics files alone."""
 
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer
+from interp_core.console.answers import Answer, headline
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
@@ -16,16 +16,20 @@ def answers(metrics: Path) -> list[Answer]:
     arms = [load_json(file) for file in sorted((metrics / "controls").glob("subspace_*.json"))]
     free = _free_condition(load_json(metrics / "transition" / "transition.json"), controls)
 
+    # The first clamp that is no previous token's is what the verdict compares with.
+    against, *others = _over_control(clamped)
+
     return [
-        _step(free),
-        _peak(free),
-        _lag("eigenvalue_rise_over_step", "largest_eigenvalue", free),
+        headline(_step(free)),
+        headline(_peak(free)),
+        headline(_lag("eigenvalue_rise_over_step", "largest_eigenvalue", free)),
         _lag("matching_over_step", "qk_matching of the best head", free),
         _arm("loss_change_inside", "inside", arms),
         _arm("loss_change_outside", "outside", arms),
         _arm("loss_change_short", "short", arms),
-        _clamped(clamped),
-        *_over_control(clamped),
+        headline(_clamped(clamped)),
+        headline(against),
+        *others,
     ]
 
 

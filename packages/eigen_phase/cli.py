@@ -223,7 +223,7 @@ def run(run: Any) -> None:
 @study_option
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
+    """The study's numbers, headlines marked, from its metrics: answers.json."""
     from eigen_phase.answers import answers as found
     from interp_core.console.answers import write
 

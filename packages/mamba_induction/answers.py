@@ -1,10 +1,10 @@
-"""The headline numbers of the study, from its metrics files alone."""
+"""The numbers of the study and which are headlines, from its metrics files alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer, ends
+from interp_core.console.answers import Answer, ends, headline
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
@@ -22,14 +22,23 @@ def answers(metrics: Path) -> list[Answer]:
     )
     gaps = {name: load_json(metrics / "gap" / f"gap_{name}.json") for name in (before, after)}
 
+    one_read, *less = _kept(causal)
+    missed, beyond_independence = _gap("after", gaps[after])
+    untuned, committed, *other_recipes = _arms(load_json(metrics / "fine_tune" / "arms.json"))
+
+    # A headline for each claim of the README, and beside it what it is to be compared with.
     return [
-        *_reads(causal["verdict"]),
-        *_kept(causal),
-        _outvoted(tuned),
+        *map(headline, _reads(causal["verdict"])),
+        headline(one_read),
+        *less,
+        headline(_outvoted(tuned)),
         _perplexity(change),
         *_gap("before", gaps[before]),
-        *_gap("after", gaps[after]),
-        *_arms(load_json(metrics / "fine_tune" / "arms.json")),
+        missed,
+        headline(beyond_independence),
+        untuned,
+        headline(committed),
+        *other_recipes,
     ]
 
 

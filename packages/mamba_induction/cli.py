@@ -167,7 +167,7 @@ def page(run: Any, *, text: str | None) -> None:
 @study_option
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
+    """The study's numbers, headlines marked, from its metrics: answers.json."""
     from interp_core.console.answers import write
     from mamba_induction.answers import answers as found
 

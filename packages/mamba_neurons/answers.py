@@ -1,9 +1,9 @@
-"""The headline numbers of the study, from its metrics files alone."""
+"""The numbers of the study and which are headlines, from its metrics files alone."""
 
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer, only_file
+from interp_core.console.answers import Answer, headline, only_file
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
@@ -23,14 +23,15 @@ def answers(metrics: Path) -> list[Answer]:
     }
 
     return [
-        _best_channel(causal),
+        headline(_best_channel(causal)),
         _best_set(causal),
+        # Of each model along the ranking that gets by with fewer units.
         _enough("share_needed_alone", "single", few[mamba]),
-        _enough("share_needed_together", "joint", few[mamba]),
-        _enough("twin_needed_alone", "single", few[twin]),
+        headline(_enough("share_needed_together", "joint", few[mamba])),
+        headline(_enough("twin_needed_alone", "single", few[twin])),
         _enough("twin_needed_together", "joint", few[twin]),
-        _sparser("gini", compare),
-        _sparser("treves_rolls", compare),
+        headline(_sparser("gini", compare)),
+        headline(_sparser("treves_rolls", compare)),
     ]
 
 

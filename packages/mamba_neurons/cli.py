@@ -196,7 +196,7 @@ def page(run: Any) -> None:
 @study_option
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
+    """The study's numbers, headlines marked, from its metrics: answers.json."""
     from interp_core.console.answers import write
     from mamba_neurons.answers import answers as found
 

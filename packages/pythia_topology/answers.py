@@ -1,4 +1,4 @@
-"""The headline numbers of the study, from its metrics files alone.
+"""The numbers of the study and which are headlines, from its metrics files alone.
 
 One training of each size: what they say of sizes is said over trainings (measure_sizes.py).
 """
@@ -6,7 +6,7 @@ One training of each size: what they say of sizes is said over trainings (measur
 from pathlib import Path
 from typing import Any
 
-from interp_core.console.answers import Answer
+from interp_core.console.answers import Answer, headline
 from interp_core.files.artifacts import load_json
 
 Report = dict[str, Any]
@@ -21,9 +21,9 @@ def answers(metrics: Path) -> list[Answer]:
     ablations = [load_json(metrics / "causal" / f"causal_{model}.json") for model in models]
 
     return [
-        *(_centre(profile) for profile in profiles),
-        _largest_less_smallest(sizes),
-        _least_harm(ablations),
+        *(headline(_centre(profile)) for profile in profiles),
+        headline(_largest_less_smallest(sizes)),
+        headline(_least_harm(ablations)),
         *_pretrained(metrics.parent / "pretrained" / "metrics"),
     ]
 

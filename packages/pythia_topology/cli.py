@@ -286,7 +286,7 @@ def explore(
 @study_option
 @trainings_option
 def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
-    """The study's headline numbers, from its metrics: answers.json.
+    """The study's numbers, headlines marked, from its metrics: answers.json.
 
     Over several trainings also what they say of sizes: sizes.json, sizes.png.
     """

@@ -198,9 +198,12 @@ def pretrained(profile: str | None, out: Path | None) -> None:
 
 @main.command()
 @option(
-    "--compare", is_flag=True, help="Write nothing; print every number beside git's last commit."
+    "--compare",
+    is_flag=True,
+    help="Write nothing; print the headlines, and what else differs, beside git's last commit.",
 )
-def answers(compare: bool) -> None:
+@option("--all", "every", is_flag=True, help="The same of every answer.")
+def answers(compare: bool, every: bool) -> None:
     """The headline numbers of all studies into data/answers.json, DVC's metrics."""
     from interp_core.console.answers import merge, of_studies
     from interp_core.files.params import project_root
@@ -208,16 +211,21 @@ def answers(compare: bool) -> None:
     root = project_root()
     data = root / "data"
 
-    if not compare:
+    if not compare and not every:
         merge(data)
         return
 
     from interp_core.console.answers_table import committed, published, table
+    from interp_core.console.natively import MEND, made_natively, said
 
     yours = of_studies(data)
     studies = list(yours)
     over_trainings = published(root / "published", studies)
-    click.echo("\n".join(table(yours, committed(data, studies), over_trainings)))
+    lines = table(yours, committed(data, studies), over_trainings, every=every)
+    click.echo("\n".join(lines))
+
+    if natively := made_natively(root):
+        click.echo(f"note: {said(natively)}: {MEND}", err=True)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The headline numbers, from planted reports."""
+"""The numbers of the study, from planted reports."""
 
 from pathlib import Path
 

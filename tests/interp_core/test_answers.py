@@ -1,4 +1,4 @@
-"""The headline numbers of all studies: in files, in DVC, and in the table beside the committed."""
+"""The numbers of all studies: in files, in DVC, and in the table beside the committed."""
 
 import importlib
 import json
@@ -15,14 +15,16 @@ import yaml
 from click.testing import CliRunner, Result
 
 from interp_core import cli
-from interp_core.console.answers import Answer, from_json
+from interp_core.console.answers import Answer, from_json, headline, of_studies, to_json
 from interp_core.console.answers_table import committed, published, shown, table, verdict
 from interp_core.files.artifacts import save_json
+from interp_core.page.report import NAMED, OVER
 from planted_answers import PLANTED, planted, save
 
 ROOT = Path(__file__).parents[2]
 
 ANSWER = Answer("gain", 0.5, 0.4, 0.6, 12, "texts", "nats")
+HEADLINES = range(4, 7)  # a study: with more, five studies do not fit a screen
 LONGEST = 42  # of STUDY.NAME, for `dvc metrics diff` to fit into 100 columns
 
 
@@ -83,8 +85,8 @@ def commit(folder: Path) -> None:
     run(folder, "git", "commit", "--quiet", "--message", "Record the answers")
 
 
-def compare() -> list[str]:
-    done = CliRunner().invoke(cli.main, ["answers", "--compare"])
+def compare(option: str = "--compare") -> list[str]:
+    done = CliRunner().invoke(cli.main, ["answers", option])
     assert done.exit_code == 0, done.output
     return done.output.splitlines()
 
@@ -115,7 +117,28 @@ def test_the_committed_answers_are_those_of_the_committed_reports(study: str) ->
     values = json.loads((ROOT / "data" / "answers.json").read_text())[study]
 
     assert from_json(recorded) == answers_of(study, folder / "metrics")
-    assert values == {name: entry["value"] for name, entry in recorded.items()}
+    headlines = {name: one["value"] for name, one in recorded.items() if one.get("headline")}
+    assert values == headlines
+    assert len(headlines) in HEADLINES
+
+
+@pytest.mark.parametrize("study", PLANTED)
+def test_what_a_verdict_names_is_a_headline(study: str) -> None:
+    named = NAMED.findall(importlib.import_module(f"{study}.page").WORDS.verdict)
+    headlines = {one.name for one in of_studies(ROOT / "data")[study] if one.headline}
+
+    assert named
+    assert {name.removeprefix(OVER) for name, _ in named} <= headlines
+
+
+def test_a_file_says_of_headlines_alone_that_they_are_and_an_older_one_says_it_of_none() -> None:
+    answers = [headline(ANSWER), replace(ANSWER, name="loss")]
+    content = to_json(answers)
+
+    assert from_json(content) == answers
+    assert [one.get("headline") for one in content.values()] == [True, None]
+    # Which trainings are meant stands in made.json, once.
+    assert to_json([replace(ANSWER, kind="taught to copy first")]) == to_json([ANSWER])
 
 
 @pytest.mark.parametrize("study", PLANTED)
@@ -181,6 +204,11 @@ def test_dvc_shows_the_answers_and_nothing_fails(project: Path) -> None:
         names |= {name: value - 1e-3 for name, value in names.items() if value is not None}
     path.write_text(json.dumps(values))
 
+    marked = of_studies(project / "data")
+    assert {study: [*found] for study, found in values.items()} == {
+        study: [one.name for one in answers if one.headline] for study, answers in marked.items()
+    }
+
     changes = run(project, "dvc", "metrics", "diff").splitlines()
     known = [value for names in values.values() for value in names.values() if value is not None]
     assert len(changes) == 1 + len(known)
@@ -225,14 +253,40 @@ def test_a_number_has_the_digits_that_its_interval_allows(answer: Answer, text: 
     assert shown(answer, interval=True) == text
 
 
-def test_right_after_a_commit_every_answer_is_the_same(project: Path) -> None:
+def test_right_after_a_commit_every_answer_is_the_same_and_headlines_are_listed(
+    project: Path,
+) -> None:
     commit(project)
-    lines = compare()
-    n = sum(len(answers_of(study, project / "data" / study / "metrics")) for study in PLANTED)
+    answers = [one for found in of_studies(project / "data").values() for one in found]
+    n, headlines = len(answers), [one for one in answers if one.headline]
 
-    assert lines[-1] == f"{n} answers: {n} the same"
-    assert len(lines) == 1 + len(PLANTED) + n + 1
+    lines = compare()
+    listed = [line[2:].split("  ")[0] for line in lines[1:] if line[0] == " "]
+    assert listed == [one.name.replace("_", " ") for one in headlines]
+
+    others = f"{n - len(headlines)} others are the same: `induction-lab answers --all` lists them"
+    assert lines[-2:] == [others, f"{n} answers: {n} the same"]
     assert max(map(len, lines)) <= 100
+
+    everything = compare("--all")
+    assert everything[-1] == f"{n} answers: {n} the same"
+    assert len(everything) == 1 + len(PLANTED) + n + 1
+    assert max(map(len, everything)) <= 100
+
+
+def test_what_moved_has_a_line_whether_it_is_a_headline_or_not(project: Path) -> None:
+    commit(project)
+    path = project / "data" / "mamba_neurons" / "answers.json"
+    content = json.loads(path.read_text())
+    assert "headline" not in content["share_needed_alone"]
+    content["share_needed_alone"]["n"] += 1
+    del content["twin_needed_together"]
+    path.write_text(json.dumps(content))
+
+    verdicts = {line[2:25].strip(): line.split()[-1] for line in compare()}
+    assert verdicts["share needed alone"] == "moved"
+    assert verdicts["twin needed together"] == "gone"
+    assert "kl of best set" not in verdicts  # the same, and no headline
 
 
 def test_what_moved_stands_beside_the_committed_number(project: Path) -> None:
@@ -259,13 +313,15 @@ def test_where_nothing_is_committed_the_numbers_are_told_all_the_same(project: P
     lines = compare()
     assert lines[-1] == "nothing to compare with: git's last commit has no answers.json"
     assert any("288 [262, 318]" in line for line in lines)
+    assert not any(line.startswith("  loss change inside") for line in lines)
+    assert any(line.startswith("  loss change inside") for line in compare("--all"))
 
 
 def test_without_git_nothing_is_committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(project))
     assert committed(project / "data", list(PLANTED)) == {}
 
-    _, study, row, _ = table({"eigen_phase": [ANSWER]}, {})
+    _, study, row, _ = table({"eigen_phase": [headline(ANSWER)]}, {})
     assert (study, row) == ("eigen_phase", "  gain  0.50 [0.40, 0.60]  12 texts")
 
 
@@ -296,12 +352,20 @@ def test_trainings_of_another_kind_say_what_they_are(tmp_path: Path) -> None:
     save_json(folder / "answers.json", {"centre_of_short": entry})
     save_json(folder / "made.json", {"says": "taught to copy first"})
 
-    (found,) = published(tmp_path, ["pythia_topology"])["pythia_topology"]
-    assert found.unit == "trainings, taught to copy first"
+    over = published(tmp_path, ["pythia_topology"])
+    (found,) = over["pythia_topology"]
+    assert (found.unit, found.kind) == ("trainings", "taught to copy first")
 
+    yours = {"pythia_topology": [headline(replace(ANSWER, name="centre_of_short"))]}
+    said = table(yours, yours, over)[-2].split()
+    assert " ".join(said) == "published, taught to copy first 0.50 [0.40, 0.60] 12 trainings"
+
+    # A unit may have a comma of its own.
+    save_json(folder / "answers.json", {"centre_of_short": entry | {"unit": "words, in pairs"}})
     save_json(folder / "made.json", {"says": ""})
-    (found,) = published(tmp_path, ["pythia_topology"])["pythia_topology"]
-    assert found.unit == "trainings"
+    over = published(tmp_path, ["pythia_topology"])
+    said = table(yours, yours, over)[-2].split()
+    assert " ".join(said) == "published, over trainings 0.50 [0.40, 0.60] 12 words, in pairs"
 
 
 def test_nothing_published_leaves_no_line(project: Path) -> None:

@@ -199,6 +199,18 @@ def test_the_switch_to_native_is_told(project: Path, monkeypatch: pytest.MonkeyP
     assert told()["instructions"].state == "note"
 
 
+def test_what_was_made_natively_is_told_with_the_way_to_make_it_again(project: Path) -> None:
+    assert "natively" not in told()
+    note = project / ".scratch" / "natively" / "make.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(f'{{"{MD5}": "data/array.npz"}}')
+
+    found = told()["natively"]
+    assert found.state == "note"
+    assert found.is_so.startswith("made with this processor's own instructions: make;")
+    assert found.mend == "unset INDUCTION_LAB_CPU, and `dvc repro --force` makes them again"
+
+
 def test_a_hub_that_does_not_answer_is_a_note(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,9 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from interp_core.loading import transformer_of
 from interp_core.models.subject import Transformer
 from interp_core.page import document, explore, views
 from interp_core.page.packed import numbers, shares
-from interp_core.page.report import LARGEST, MOST_WORDS, build, figures_of, verdict
+from interp_core.page.report import LARGEST, MOST_WORDS, _row, build, figures_of, verdict
 from interp_core.page.study_page import Part
 from interp_core.page.texts import Shown, copy_operations, first_prompt, without_antecedents
 from interp_core.page.watch import all_heads, attention, mean_vectors, predicted
@@ -257,6 +257,13 @@ def test_a_verdict_that_cannot_be_said_is_an_error(template: str, message: str) 
         verdict(template, ANSWERS, where="here")
 
 
+@pytest.mark.parametrize(("kind", "said"), [("", ""), ("taught first", ", taught first")])
+def test_answers_over_trainings_say_which_trainings_these_are(kind: str, said: str) -> None:
+    over = replace(ANSWERS["published.size"], kind=kind)
+    row = _row("size", ANSWERS | {"published.size": over})
+    assert row["over"] == f"-0.20 [-0.50, 0.10], 3 trainings{said}"
+
+
 # The committed run.
 
 
@@ -313,14 +320,11 @@ def test_every_committed_figure_is_on_the_report(report: Path) -> None:
 
 def test_every_answer_is_on_the_report(report: Path) -> None:
     text = Page.of(report.read_text()).text
-    answers: dict[str, dict[str, Any]] = json.loads(
-        (project_root() / "data" / "answers.json").read_text()
-    )
 
-    for study, values in answers.items():
+    for study, answers in of_studies(project_root() / "data").items():
         assert study in text
-        for name in values:
-            assert name.replace("_", " ") in text, name
+        for answer in answers:
+            assert answer.name.replace("_", " ") in text, answer.name
 
 
 def test_the_first_page_has_the_questions_and_verdicts_of_the_report(report: Path) -> None:

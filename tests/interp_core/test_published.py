@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from scipy import stats
 
 from interp_core.cli import main
-from interp_core.console.answers import Answer, over_trainings
+from interp_core.console.answers import Answer, headline, over_trainings
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json
 from interp_core.files.params import profile_path, read_yaml
@@ -55,6 +55,12 @@ def test_what_trainings_say_alike_is_said() -> None:
     ]
     (found,) = over_trainings(trainings)
     assert found.says == "attention, family words"
+
+
+@pytest.mark.parametrize("values", [(0.1, 0.3), (0.1, 0.1), (None, None)])
+def test_a_headline_of_every_training_is_one_over_them(values: tuple[float | None, ...]) -> None:
+    (found,) = over_trainings([[headline(answer(value))] for value in values])
+    assert found.headline
 
 
 def test_a_number_that_no_training_has_a_part_in_keeps_its_own_interval() -> None:

@@ -1,10 +1,10 @@
-"""The headline numbers, from planted reports."""
+"""The numbers of the study, from planted reports."""
 
 from pathlib import Path
 
 import pytest
 
-from interp_core.console.answers import Answer
+from interp_core.console.answers import Answer, headline
 from planted_answers import planted, save
 from pythia_topology.answers import answers
 
@@ -50,5 +50,5 @@ def test_a_model_without_induction_heads_has_no_centre_and_says_so(tmp_path: Pat
 
     _, centre, _, difference, _ = answers(save(tmp_path, reports))
     says = "no centre: no induction heads"
-    assert centre == Answer("centre_of_tall", None, None, None, 24, "prompts", says)
+    assert centre == headline(Answer("centre_of_tall", None, None, None, 24, "prompts", says))
     assert (difference.value, difference.says) == (None, "not decided: no induction heads in tall")

@@ -1,8 +1,8 @@
-"""The headline numbers of the study, from its metrics files alone."""
+"""The numbers of the study and which are headlines, from its metrics files alone."""
 
 from pathlib import Path
 
-from interp_core.console.answers import Answer
+from interp_core.console.answers import Answer, headline
 from interp_core.files.artifacts import load_json
 
 
@@ -13,16 +13,15 @@ def answers(metrics: Path) -> list[Answer]:
 
     for report in reports:
         attention = report["attention"]
-        found.append(
-            Answer(
-                f"previous_token_of_{report['name']}",
-                attention["value"],
-                attention["low"],
-                attention["high"],
-                n=attention["n"],
-                unit=attention["unit"],
-                says=f"attention one token back, {report['best']}; chance {report['chance']:.2f}",
-            )
+        answer = Answer(
+            f"previous_token_of_{report['name']}",
+            attention["value"],
+            attention["low"],
+            attention["high"],
+            n=attention["n"],
+            unit=attention["unit"],
+            says=f"attention one token back, {report['best']}; chance {report['chance']:.2f}",
         )
+        found.append(headline(answer))
 
     return found

@@ -47,7 +47,7 @@ def figures(run: Any) -> None:
 @main.command()
 @study_option
 def answers(out: Path | None) -> None:
-    """The study's headline numbers, from its metrics: answers.json."""
+    """The study's numbers, headlines marked, from its metrics: answers.json."""
     from interp_core.console.answers import write
     from sixth_study.answers import answers as found
 

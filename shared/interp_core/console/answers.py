@@ -1,7 +1,8 @@
-"""The headline numbers of the studies: what a reader takes home, each with its interval and n.
+"""The numbers of the studies: what a reader takes home, each with its interval and n.
 
-A study's room `answers` reads its metrics files and names a handful of numbers. `write` puts them
-beside the metrics; `merge` takes all values into one flat file, DVC's only metrics.
+A study's room `answers` reads its metrics files and names its numbers, and which of them are
+headlines. `write` puts all beside the metrics; `merge` takes the headlines' values into one flat
+file, DVC's only metrics.
 """
 
 import re
@@ -34,6 +35,14 @@ class Answer:
     n: int  # how many units the interval is over
     unit: str  # texts, prompts, trainings ...
     says: str  # what the number is, in one phrase
+    headline: bool = False  # whether the study's verdict rests on it
+    # which trainings, where not the run's own with other seeds; made.json says it, no answers.json
+    kind: str = ""
+
+
+def headline(answer: Answer) -> Answer:
+    """The answer as one that its study's verdict rests on: about five a study are."""
+    return replace(answer, headline=True)
 
 
 def ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
@@ -122,10 +131,18 @@ def _together(same: Sequence[Answer]) -> Answer:
     if len(values) < len(same):
         says = f"{says}; {len(same) - len(values)} of {len(same)} trainings have none"
     if not values:
-        return Answer(same[0].name, None, None, None, 0, "trainings", says)
+        return replace(same[0], value=None, low=None, high=None, n=0, unit="trainings", says=says)
 
     found = student(values, unit="trainings")
-    return Answer(same[0].name, found.value, found.low, found.high, found.n, found.unit, says)
+    return replace(
+        same[0],
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=found.n,
+        unit=found.unit,
+        says=says,
+    )
 
 
 def _in_common(words: Sequence[str]) -> str:
@@ -136,15 +153,17 @@ def _in_common(words: Sequence[str]) -> str:
 
 
 def merge(data: Path) -> None:
-    """The values of every study by name, into `answers.json` of the data folder.
+    """The values of every study's headlines by name, into `answers.json` of the data folder.
 
-    Intervals stay in the studies' own files: as metrics they were three more lines a number.
+    Intervals and all other answers stay in the studies' own files: as metrics they filled screens.
     """
-    found = of_studies(data)
-    values = {study: {one.name: one.value for one in answers} for study, answers in found.items()}
+    values = {
+        study: {one.name: one.value for one in answers if one.headline}
+        for study, answers in of_studies(data).items()
+    }
 
     save_json(data / FILE, values)
-    click.echo(f"{data / FILE}: {sum(map(len, values.values()))} answers")
+    click.echo(f"{data / FILE}: {sum(map(len, values.values()))} headlines")
 
 
 def of_studies(data: Path) -> dict[str, list[Answer]]:
@@ -158,11 +177,13 @@ def of_studies(data: Path) -> dict[str, list[Answer]]:
 
 
 def to_json(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
-    """By name, in order."""
+    """By name, in order; of `headline` only that it is one."""
     entries = {answer.name: asdict(answer) for answer in answers}
 
     for entry in entries.values():
-        del entry["name"]
+        del entry["name"], entry["kind"]
+        if not entry["headline"]:
+            del entry["headline"]
 
     return entries
 

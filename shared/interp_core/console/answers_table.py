@@ -2,29 +2,31 @@
 
 import json
 import math
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from interp_core.console.answers import FILE, Answer, from_json
+from interp_core.console.last_commit import at_head
 from interp_core.files.artifacts import load_json
 from interp_core.pipeline.published import MADE
 
 Answers = Mapping[str, list[Answer]]  # by study
 Row = tuple[str, ...]
 
+SAME = "same"  # the verdict on an answer that did not move
+
 
 def committed(data: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
     """The answers of the last commit, study by study; none for what it lacks, or without git."""
-    texts = {study: _at_head(data, f"{study}/{FILE}") for study in studies}
+    texts = {study: at_head(data, f"{study}/{FILE}") for study in studies}
     return {study: from_json(json.loads(text)) for study, text in texts.items() if text is not None}
 
 
 def published(folder: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
     """The answers over trainings, of the studies that have some in `folder`/STUDY.
 
-    Where these are no more of the run's own trainings, their unit says what they are.
+    Where these are no more of the run's own trainings, their kind says what they are.
     """
     places = {study: folder / study for study in studies}
     there = {study: place for study, place in places.items() if (place / FILE).is_file()}
@@ -33,30 +35,46 @@ def published(folder: Path, studies: Sequence[str]) -> dict[str, list[Answer]]:
 
 def _over_trainings(place: Path) -> list[Answer]:
     made = place / MADE
-    says = load_json(made).get("says") if made.is_file() else None
-    answers = from_json(load_json(place / FILE))
-    return [replace(one, unit=f"{one.unit}, {says}") if says else one for one in answers]
+    kind = load_json(made).get("says", "") if made.is_file() else ""
+    return [replace(one, kind=kind) for one in from_json(load_json(place / FILE))]
 
 
-def table(yours: Answers, theirs: Answers, over_trainings: Answers | None = None) -> list[str]:
-    """Every number on a line, studies in blocks; the last line counts the verdicts.
+def table(
+    yours: Answers, theirs: Answers, over_trainings: Answers | None = None, *, every: bool = False
+) -> list[str]:
+    """A headline on a line, studies in blocks; the last line counts the verdicts on all answers.
 
-    Where nothing is committed it lists yours with their intervals, and the last line says so. An
-    answer that is published over trainings has a second line with their mean, interval and number:
-    one run is one training, and that line says how much trainings differ.
+    `every`: all answers have a line. Without it one that is no headline has one where it differs:
+    nothing that moved passes in silence. Where nothing is committed it lists yours with their
+    intervals, and the last line says so. An answer that is published over trainings has a second
+    line with their mean, interval and number: one run is one training, and that line says how much
+    trainings differ.
     """
     wider = over_trainings or {}
 
     if not theirs:
         headings: Row = ("", "yours [interval]", "n")
-        blocks = {study: [_alone(one) for one in answers] for study, answers in yours.items()}
+        listed = {
+            study: [_alone(one) for one in answers if every or one.headline]
+            for study, answers in yours.items()
+        }
         last = f"nothing to compare with: git's last commit has no {FILE}"
-        return [*_lines(headings, _with_published(blocks, wider)), last]
+        return [*_lines(headings, _with_published(listed, wider)), last]
 
     headings = ("", "yours", "committed [interval]", "n", "")
     blocks = {study: _beside(answers, theirs.get(study, [])) for study, answers in yours.items()}
+    headlines = {
+        study: {_words(one) for one in answers if one.headline} for study, answers in yours.items()
+    }
+    listed = {
+        study: [row for row in rows if every or row[0] in headlines[study] or row[-1] != SAME]
+        for study, rows in blocks.items()
+    }
     verdicts = [row[-1] for rows in blocks.values() for row in rows]
-    return [*_lines(headings, _with_published(blocks, wider)), _counted(verdicts)]
+    others = len(verdicts) - sum(map(len, listed.values()))
+    told = [f"{others} others are the same: `induction-lab answers --all` lists them"]
+    lines = _lines(headings, _with_published(listed, wider))
+    return [*lines, *(told if others else []), _counted(verdicts)]
 
 
 def _with_published(
@@ -74,9 +92,8 @@ def _and_over(row: Row, answer: Answer | None) -> list[Row]:
     if answer is None:
         return [row]
 
-    unit, _, kind = answer.unit.partition(", ")
-    label = f"  published, {kind or 'over trainings'}"
-    interval, n = shown(answer, interval=True), f"{answer.n} {unit}"
+    label = f"  published, {answer.kind or 'over trainings'}"
+    interval, n = shown(answer, interval=True), _n(answer)
     alone = len(row) == len(("", "yours [interval]", "n"))
     return [row, (label, interval, n) if alone else (label, "", interval, n, "")]
 
@@ -84,7 +101,7 @@ def _and_over(row: Row, answer: Answer | None) -> list[Row]:
 def verdict(mine: Answer, its: Answer) -> str:
     """`same`, or the difference and whether yours lies inside the committed interval."""
     if (mine.value, mine.low, mine.high, mine.n) == (its.value, its.low, its.high, its.n):
-        return "same"
+        return SAME
 
     if mine.value is None or its.value is None:
         return "now none" if mine.value is None else "was none"
@@ -174,7 +191,7 @@ def _lines(headings: Row, blocks: Mapping[str, Sequence[Row]]) -> list[str]:
 
 def _counted(verdicts: Sequence[str]) -> str:
     kinds = {
-        "the same": [word for word in verdicts if word == "same"],
+        "the same": [word for word in verdicts if word == SAME],
         "inside the committed interval": [word for word in verdicts if word.endswith(" inside")],
         "outside": [word for word in verdicts if word.endswith(" outside")],
     }
@@ -183,15 +200,3 @@ def _counted(verdicts: Sequence[str]) -> str:
 
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     return f"{len(verdicts)} answers: {told}"
-
-
-def _at_head(data: Path, name: str) -> str | None:
-    """A file of the last commit; None where git, the repository or the file is missing."""
-    command = ["git", "show", f"HEAD:./{name}"]
-
-    try:
-        done = subprocess.run(command, cwd=data, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-
-    return done.stdout if done.returncode == 0 else None

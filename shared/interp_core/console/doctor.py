@@ -29,6 +29,7 @@ from interp_core.console.dvc_files import (
     objects_in,
     outs_of,
 )
+from interp_core.console.natively import MEND, made_natively, said
 from interp_core.console.own_code import code_root
 from interp_core.errors import InputError
 from interp_core.files.params import profile_path, project_root, read_yaml, settings_root
@@ -204,6 +205,8 @@ def _artifacts(root: Path) -> Iterator[Finding]:
     cache, outs = cache_folder(root), outs_of(root)
     yield _store(root)
     yield _data(root, outs, cache)
+    if natively := made_natively(root):
+        yield Finding("note", "natively", said(natively), MEND)
     yield from _hashed(root, outs, cache)
 
 

@@ -54,14 +54,17 @@ def outs_of(root: Path) -> list[Out]:
     """Every output that dvc.lock names. InputError for one that cannot be read."""
     lock = root / "dvc.lock"
     try:
-        stages = yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"]
-        return [
-            Out(out["path"], out["md5"])
-            for stage in stages.values()
-            for out in stage.get("outs", ())
-        ]
+        return outs_in(lock.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise InputError(f"{lock} cannot be read: `git checkout dvc.lock`") from None
+
+
+def outs_in(lock: str) -> list[Out]:
+    """Every output that the text of a dvc.lock names."""
+    stages = yaml.load(lock, yaml.CSafeLoader)["stages"]
+    return [
+        Out(out["path"], out["md5"]) for stage in stages.values() for out in stage.get("outs", ())
+    ]
 
 
 def cache_folder(root: Path) -> Path:
@@ -100,6 +103,11 @@ def files_of(path: Path) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
+def md5_of(path: Path, sums: Sums) -> str:
+    """The hash that DVC gives to a file, or to a folder with all that is in it."""
+    return sums.md5(path) if path.is_file() else _listing_md5(_sums_in(path, sums))
+
+
 def artifacts_by_object(cache: Path, outs: list[Out]) -> dict[str, str]:
     """Paths of artifacts by the hashes of their objects, as far as the listings can be read."""
     names = {}
@@ -122,7 +130,7 @@ def changed_in(root: Path, out: Out, cache: Path, sums: Sums) -> Iterator[str]:
             yield out.path
         return
 
-    there = {file.relative_to(path).as_posix(): sums.md5(file) for file in files_of(path)}
+    there = _sums_in(path, sums)
     if _listing_md5(there) == out.md5:
         return
 
@@ -148,6 +156,11 @@ def _listing(cache: Path, out: Out) -> dict[str, str] | None:
     if digest.hexdigest() != name_of(file):
         return None
     return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
+
+
+def _sums_in(folder: Path, sums: Sums) -> dict[str, str]:
+    """MD5 of a folder's files, by their names in it."""
+    return {file.relative_to(folder).as_posix(): sums.md5(file) for file in files_of(folder)}
 
 
 def _listing_md5(files: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ module imports only click; the profile is read where help shows its values.
 
 import errno
 import json
+import os
 import re
 import shlex
 import signal
@@ -96,7 +97,9 @@ class Group(click.Group):
 
         try:
             with _ended_in_order():
-                return super().invoke(ctx)
+                returned = super().invoke(ctx)
+                _note_stage()
+                return returned
         except InputError as problem:
             fail(str(problem))
         except click.UsageError as problem:
@@ -113,6 +116,16 @@ class Group(click.Group):
             saved = isinstance(stopped, StateSavedError)
             click.echo(f"interrupted{goes_on if saved else ''}", err=True)
             sys.exit(130)
+
+
+def _note_stage() -> None:
+    """A stage of DVC's has ended: whether it ran natively is asked later."""
+    if (stage := os.environ.get("DVC_STAGE")) is None:
+        return
+
+    from interp_core.console.natively import note_stage
+
+    note_stage(stage)
 
 
 @contextmanager

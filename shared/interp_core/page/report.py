@@ -159,7 +159,7 @@ def _row(name: str, answers: Mapping[str, Answer]) -> dict[str, Any]:
 
 
 def _n(answer: Answer) -> str:
-    return f"{answer.n} {answer.unit}"
+    return f"{answer.n} {answer.unit}{', ' if answer.kind else ''}{answer.kind}"
 
 
 def figures_of(root: Path, study: str) -> dict[Path, str]:

@@ -19,6 +19,8 @@ WITHOUT_EFFECT = {
     "interp_core.console.doctor_network": "asks a hub and a remote whether they answer",
     "interp_core.console.first_line": "a line on standard error before slow imports",
     "interp_core.console.options": "options, and errors in one line",
+    "interp_core.console.last_commit": "which of a stage's outputs are those of the last commit",
+    "interp_core.console.natively": "notes that a stage ran natively, when it has ended",
     "interp_core.console.own_code": "which checkout's code a stage runs: its own",
     "interp_core.console.remote": "brings files that dvc.lock names, each checked by its hash",
     "interp_core.pipeline.import_closure": "says what reruns, and what is resumed",
