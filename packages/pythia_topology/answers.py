@@ -39,7 +39,7 @@ def _pretrained(metrics: Path) -> list[Answer]:
         causal = load_json(metrics / "causal" / f"causal_{name}.json")
         composition = load_json(metrics / "composition" / f"composition_{name}.json")
 
-        found += [_centre(profile), _harm(causal), _path(composition)]
+        found += [headline(_centre(profile)), _harm(causal), _path(composition)]
 
     return found
 
