@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from cursive_circuits.params import CursiveCircuits, Sampling
+from cursive_circuits.streams import STREAMS
 from interp_core.console import call
 from interp_core.console.call import Call
 from interp_core.errors import InputError
 from interp_core.files.params import check, read_section
 
 Cursive = Call[CursiveCircuits]
-
-STREAMS = {"heads": 21, "gain": 22, "attention": 31, "paths": 41, "redrawn": 61}
 
 
 def prepare(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eigen_phase.params import EigenPhase, Training
+from eigen_phase.streams import STREAMS
 from interp_core.console import call
 from interp_core.console.call import Call
 from interp_core.errors import InputError
@@ -29,6 +30,7 @@ def prepare(profile: str | None, out: Path | None, runs: Sequence[Path] = ()) ->
         profile=profile,
         out=out,
         subjects=[str(run) for run in runs],
+        streams=STREAMS,
         flat=False,
     )
 

@@ -13,6 +13,7 @@ from interp_core.errors import InputError
 from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue, short_name
 from mamba_induction.params import MambaInduction, dataset_of
+from mamba_induction.streams import STREAMS
 
 Induction = Call[MambaInduction]
 
@@ -45,6 +46,7 @@ def prepare(
         out=out,
         given=bool(given),
         subjects=[given["model"]] if "model" in given else [],
+        streams=STREAMS,
     )
     named = [model for model in models(run) if model != str(tuned(run))]
     run.check_models(named, loaded=loads)
