@@ -67,7 +67,8 @@ class Streams:
     """The streams of a study, or of a room of the core, by purpose.
 
     ValueError where two purposes can have the same numbers and neither says so (`shares`), and
-    where one says so without need. Seeds are taken as equal, and below 2^32.
+    where one says so without need. Seeds are taken as equal, and as one number each: one beyond
+    2^32 is two to NumPy, which leaves less to be filled up and keeps no two streams closer.
     """
 
     def __init__(self, by_purpose: Mapping[str, Stream]) -> None:
