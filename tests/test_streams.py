@@ -161,6 +161,17 @@ def test_every_stream_has_its_numbers_on_record(owner: str) -> None:
     assert streams_of(owner).by_purpose.keys() == DRAWN[owner].keys()
 
 
+@pytest.mark.parametrize("owner", OWNERS)
+def test_a_table_of_streams_is_light(owner: str) -> None:
+    file = importlib.import_module(f"{owner}.streams").__file__
+    assert file is not None
+    tree = ast.parse(Path(file).read_text())
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in taken] == [
+        "from interp_core.streams import Stream, Streams"
+    ]
+
+
 def generators_made(tree: ast.AST) -> Iterator[str]:
     """Names in a piece of code that make a generator, or the numbers of one."""
     makers = {"default_rng", "RandomState", "SeedSequence", "PCG64", "MT19937", "Philox", "SFC64"}

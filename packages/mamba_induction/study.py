@@ -31,6 +31,8 @@ def prepare(
     """
     params = read_section("mamba_induction", MambaInduction, profile)
     if dataset is not None:
+        if "dataset" in given:
+            raise InputError("--set dataset: --dataset replaces it; leave out one of the two")
         given["dataset"] = dataset_of(dataset, params.dataset)
     if "model" in given:
         given.setdefault("twin", "")

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -232,7 +232,7 @@ def settings(
     `more`: options that stand for no setting. `spellings`: of a setting, beside its name.
     `@_settings("", "training")` takes those of the section and of a part of it, which `start` gets
     by the part's name. A setting that a command does not read is taken too, and a line says that it
-    changes nothing: one command line serves them all.
+    changes nothing: one command line serves them all. What has no option, `--set` changes.
     """
     declared = json.loads((Path(cli).parent / OPTIONS_FILE).read_text())
 
@@ -253,14 +253,37 @@ def settings(
                     say_unread(said.keys() - names)
                     taken[part or "settings"] = said
 
+                if said := given.pop("changed"):
+                    own = changed_settings(cli, said, profile=given["profile"], spelt=reads)
+                    taken["settings"] = taken.get("settings", {}) | own
+
                 return start(name, **taken, **given)
 
             chosen = list(_options(declared, reads, spellings or {}))
-            return with_call(begin, (*more, *chosen))(command)
+            return with_call(begin, (*more, set_option, *chosen))(command)
 
         return decorate
 
     return of_command
+
+
+def changed_settings(
+    cli: str, said: Sequence[str], *, profile: str | None, spelt: Collection[str] = ()
+) -> dict[str, Any]:
+    """What `--set` changes, for the reader of the study's section. `spelt`: parts of the section
+    whose keys are options of the command. InputError for one of the section's own that is."""
+    from interp_core.console.changed import changed
+
+    declared = json.loads((Path(cli).parent / OPTIONS_FILE).read_text())
+    options = declared["settings"][""] if "" in spelt else ()
+
+    for name in [word.partition("=")[0] for word in said]:
+        if name in options:
+            raise InputError(f"--set {name}: it has an option, --{name.replace('_', '-')}")
+
+    section, schema = declared["section"], declared["schema"]
+    package = Path(cli).parent.name
+    return changed(said, package=package, section=section, schema=schema, profile=profile)
 
 
 def _options(
@@ -355,6 +378,16 @@ cluster_option = option(
     help=(
         "Run its tasks on a Dask cluster, with the same bytes: local:N, slurm:N, tcp://HOST:PORT "
         "or a scheduler's file (also INDUCTION_LAB_CLUSTER)."
+    ),
+)
+set_option = option(
+    "--set",
+    "changed",
+    multiple=True,
+    metavar="KEY=VALUE...",
+    help=(
+        "Any setting of the study that has no option, as the profile says it: part.key=3, or "
+        "part.key='[1, 2]'."
     ),
 )
 out_option = option(
