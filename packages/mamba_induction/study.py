@@ -22,18 +22,19 @@ def prepare(
     profile: str | None,
     out: Path | None,
     *,
-    dataset: str | None = None,
+    text: str | None = None,
     loads: bool = True,
     **given: Any,
 ) -> Induction:
-    """Settings from the profile and the options given; any option makes it an experiment. `loads`:
-    whether it loads models, or draws from files alone.
+    """Settings from the profile and the options given; any option makes it an experiment. `text`:
+    what is read instead of the profile's. `loads`: whether it loads models, or draws from files
+    alone.
     """
     params = read_section("mamba_induction", MambaInduction, profile)
-    if dataset is not None:
+    if text is not None:
         if "dataset" in given:
             raise InputError("--set dataset: --dataset replaces it; leave out one of the two")
-        given["dataset"] = dataset_of(dataset, params.dataset)
+        given["dataset"] = dataset_of(text, params.dataset)
     if "model" in given:
         given.setdefault("twin", "")
     params = read_section("mamba_induction", MambaInduction, profile, **given)

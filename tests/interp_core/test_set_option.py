@@ -1,5 +1,7 @@
 """`--set KEY=VALUE`: any setting of a study, checked and recorded as one that has an option."""
 
+import inspect
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ from click.testing import CliRunner, Result
 
 from cursive_circuits import cli
 from cursive_circuits.study import Cursive, prepare
-from interp_core.console.options import Group, profile_option, settings
+from eigen_phase import cli as eigen_cli
+from eigen_phase import study as eigen_study
+from interp_core.console.options import Group, changed_settings, profile_option, settings
+from interp_core.files import OPTIONS_FILE
 from interp_core.files.params import profile_path, read_yaml
 
 STUDIES = {
@@ -86,6 +91,16 @@ def test_what_is_set_makes_an_experiment_with_a_record_of_its_own() -> None:
     assert records[0] == records[2] != records[1]
 
 
+def test_a_command_whose_settings_are_no_options_makes_an_experiment_too() -> None:
+    said = ["spectrum.checkpoints=5"]
+    run = eigen_study.prepare(
+        None, None, **changed_settings(eigen_cli.__file__, said, profile=None)
+    )
+    assert run.params.spectrum.checkpoints == 5
+    assert not run.is_stage
+    assert eigen_study.prepare(None, None).is_stage
+
+
 def test_a_setting_is_set_in_the_profile_that_is_named() -> None:
     smoke = read_yaml(profile_path("smoke"))["cursive_circuits"]
     changed = begun("--profile", "smoke", "--set", "stimuli.seed=5").params.stimuli
@@ -128,6 +143,17 @@ def test_one_setting_has_one_value() -> None:
 
     both = ("--dataset", "numpy", "--set", "dataset.validation_every=5")
     assert "--dataset replaces it" in refused("mamba_induction", "analyse", *both)
+
+    option = ("--words", "3", "--set", "sampling.words=4")
+    assert "--words says it too" in refused("cursive_circuits", "sample", *option)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_no_setting_is_taken_for_something_else_that_a_call_is_told(study: str) -> None:
+    told = inspect.signature(import_module(f"{study}.study").prepare).parameters
+    declared = json.loads(Path(import_module(study).__path__[0], OPTIONS_FILE).read_text())
+    schema = getattr(import_module(f"{study}.params"), declared["schema"])
+    assert not told.keys() & schema.model_fields.keys()
 
 
 def test_what_is_wrong_with_the_profile_is_not_said_of_the_option(tmp_path: Path) -> None:

@@ -253,8 +253,11 @@ def settings(
                     say_unread(said.keys() - names)
                     taken[part or "settings"] = said
 
-                if said := given.pop("changed"):
-                    own = changed_settings(cli, said, profile=given["profile"], spelt=reads)
+                if changes := given.pop("changed"):
+                    spelt = {f"{part}.{one}" for part in reads if part for one in taken[part]}
+                    own = changed_settings(
+                        cli, changes, profile=given["profile"], spelt=spelt, whole="" in reads
+                    )
                     taken["settings"] = taken.get("settings", {}) | own
 
                 return start(name, **taken, **given)
@@ -268,18 +271,29 @@ def settings(
 
 
 def changed_settings(
-    cli: str, said: Sequence[str], *, profile: str | None, spelt: Collection[str] = ()
+    cli: str,
+    said: Sequence[str],
+    *,
+    profile: str | None,
+    spelt: Collection[str] = (),
+    whole: bool = False,
 ) -> dict[str, Any]:
-    """What `--set` changes, for the reader of the study's section. `spelt`: parts of the section
-    whose keys are options of the command. InputError for one of the section's own that is."""
+    """What `--set` changes, for the reader of the study's section.
+
+    InputError for a key that an option changes too (`spelt`), and for one of the section's own
+    where the command has options for these (`whole`).
+    """
     from interp_core.console.changed import changed
 
     declared = json.loads((Path(cli).parent / OPTIONS_FILE).read_text())
-    options = declared["settings"][""] if "" in spelt else ()
+    options = declared["settings"][""] if whole else ()
 
-    for name in [word.partition("=")[0] for word in said]:
-        if name in options:
-            raise InputError(f"--set {name}: it has an option, --{name.replace('_', '-')}")
+    for key in [word.partition("=")[0] for word in said]:
+        option_of = "--" + key.rpartition(".")[2].replace("_", "-")
+        if key in options:
+            raise InputError(f"--set {key}: it has an option, {option_of}")
+        if key in spelt:
+            raise InputError(f"--set {key}: {option_of} says it too; leave out one of the two")
 
     section, schema = declared["section"], declared["schema"]
     package = Path(cli).parent.name
