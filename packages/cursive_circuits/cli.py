@@ -54,7 +54,7 @@ def _start(
     del only  # a part of a stage, and no other result
     asks = any(value not in (None, ()) for value in asked.values())
     run = study.prepare(
-        profile, out, model=model, bank=bank, sampling=sampling, asks=asks, **settings
+        profile, out, model=model, bank_file=bank, sampled=sampling, asks=asks, **settings
     )
     run.check_folder()
 

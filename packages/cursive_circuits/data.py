@@ -19,6 +19,7 @@ from cursive_circuits.data_bank import Item
 from cursive_circuits.data_script import by_spelling
 from cursive_circuits.data_tokens import Points, Vocabulary
 from cursive_circuits.model_shape import NO_CHARACTER
+from cursive_circuits.streams import STREAMS
 from interp_core.errors import InputError
 from interp_core.files.params import Params
 from interp_core.training.batches import IGNORED, Batch
@@ -165,7 +166,7 @@ class WrittenRows:
     def _of(self, step: int) -> tuple[Batch, Tensor]:
         group, place = divmod(step, self.dealt)
         if self._drawn is None or self._drawn[0] != group:
-            self._drawn = (group, self._group(np.random.default_rng([self.seed, 10, group])))
+            self._drawn = (group, self._group(STREAMS.rng("batches", self.seed, group)))
         return self._drawn[1][place]
 
     def _group(self, rng: np.random.Generator) -> list[tuple[Batch, Tensor]]:

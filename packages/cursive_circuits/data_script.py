@@ -24,6 +24,7 @@ from pydantic import (
 
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points
+from cursive_circuits.streams import STREAMS
 from interp_core.errors import InputError
 from interp_core.files.params import Params
 
@@ -91,7 +92,7 @@ class Hand:
     @classmethod
     def drawn(cls, number: int, script: Script) -> "Hand":
         """The writer of this number."""
-        rng = np.random.default_rng([script.seed, 1, number])
+        rng = STREAMS.rng("hand", script.seed, number)
         slant, width, height, turn, simplify, lift = (
             rng.uniform(*bounds)
             for bounds in (
@@ -113,7 +114,7 @@ class Hand:
     @lru_cache(maxsize=4096)  # noqa: B019  hands live as long as the program
     def letter(self, character: str, script: Script) -> list[Stroke]:
         """This hand's form of a letter, units of the face."""
-        rng = np.random.default_rng([script.seed, 2, self.seed, ord(character)])
+        rng = STREAMS.rng("letter", script.seed, self.seed, ord(character))
         strokes = [simplified(stroke, self.simplify) for stroke in glyph(character)]
         return [stroke + rng.normal(0, script.deformation, stroke.shape) for stroke in strokes]
 
@@ -153,7 +154,7 @@ def write_bank(script: Script) -> Iterator[Item]:
     """Items in order: every spelling by `copies` hands."""
     hands = [Hand.drawn(number, script) for number in range(script.hands)]
     for number, word in enumerate(spellings(script)):
-        rng = np.random.default_rng([script.seed, 3, number])
+        rng = STREAMS.rng("writers", script.seed, number)
         for writer in rng.choice(script.hands, size=script.copies, replace=False):
             points, letters = hands[writer].write(word, script, rng)
             yield Item(hands[writer].name, word, points, tuple(letters))
@@ -163,7 +164,7 @@ def spellings(script: Script) -> list[str]:
     """Different pseudo-words: letters and vowels in turn where the alphabet has both, sometimes a
     capital first, a number, or a mark at the end, where the alphabet has them.
     """
-    rng = np.random.default_rng([script.seed, 4])
+    rng = STREAMS.rng("spellings", script.seed)
     kinds = {
         "vowels": [c for c in script.alphabet if c in VOWELS],
         "consonants": [c for c in script.alphabet if c.islower() and c not in VOWELS],
@@ -270,7 +271,6 @@ def by_spelling(words: Sequence[str], held_out: float, seed: int) -> set[str]:
     training.
     """
     distinct = sorted(set(words))
-    chosen = np.random.default_rng([seed, 5]).permutation(len(distinct))[
-        : max(1, round(held_out * len(distinct)))
-    ]
-    return {distinct[index] for index in chosen}
+    order = STREAMS.rng("held_out", seed).permutation(len(distinct))
+    n = max(1, round(held_out * len(distinct)))
+    return {distinct[index] for index in order[:n]}

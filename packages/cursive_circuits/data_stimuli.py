@@ -17,6 +17,7 @@ from jaxtyping import Int
 from cursive_circuits.data import Row, Words, random_pairs, stacked_text
 from cursive_circuits.data_bank import Item
 from cursive_circuits.data_tokens import Points, Vocabulary
+from cursive_circuits.streams import STREAMS
 from interp_core.errors import InputError
 from interp_core.stimuli.prompts import Pairs, Prompts
 
@@ -329,7 +330,7 @@ def _standard(points: Points) -> np.ndarray:
 
 def family(name: str, words: Words, *, n: int, seed: int, settings: "FamilySettings") -> Stimuli:
     """The prompts of a family, of held-out words; a function of name, settings and seed alone."""
-    rng = np.random.default_rng([seed, FAMILIES.index(name)])
+    rng = STREAMS.rng(name, seed)
     made: dict[str, Callable[[], Stimuli]] = {
         "same_text": lambda: repeated(words, text="matching", n=n, rng=rng, family=name),
         "mismatched_text": lambda: repeated(words, text="mismatched", n=n, rng=rng, family=name),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cursive_circuits.data import Row, WrittenRows
 from cursive_circuits.data_tokens import Vocabulary
+from cursive_circuits.streams import STREAMS
 from interp_core.files.params import Params
 from interp_core.training.batches import IGNORED, Batch
 
@@ -69,7 +70,7 @@ class TiledRows:
 
     def __call__(self, step: int) -> Batch:
         """Ids and labels of a step."""
-        rng = np.random.default_rng([self.seed, 11, step])
+        rng = STREAMS.rng("tiled", self.seed, step)
         drawn = [
             (self._ordered if rng.random() < self.tiled.ordered else self._copies)(rng)
             for _ in range(self.rows)
@@ -123,7 +124,7 @@ class TiledRows:
     @cached_property
     def _following(self) -> tuple[Row, Row]:
         """Which direction, and which radius, follows each: the same in all rows."""
-        rng = np.random.default_rng([self.seed, 12])
+        rng = STREAMS.rng("tiled_order", self.seed)
         return rng.permutation(self.tokens.directions), rng.permutation(2 * self.tokens.radii)
 
 

@@ -26,6 +26,7 @@ from cursive_circuits.model import CursiveTransformer, Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Interventions, Statistics
 from cursive_circuits.run_directory import Trained
+from cursive_circuits.streams import STREAMS
 from interp_core.measures.ablation import ablated
 from interp_core.measures.means import PlaceMeans
 from interp_core.plotting import interval_text
@@ -180,7 +181,7 @@ def ablation_report(
     in the control.
     """
     model = trained.model
-    rng = np.random.default_rng([settings.seed, 40])
+    rng = STREAMS.rng("interventions", settings.seed)
     means = mean_outputs(trained, stimuli, batch_size=batch_size)
     zeros = {head: torch.zeros_like(value) for head, value in means.items()}
     sizes = {"batch_size": batch_size}

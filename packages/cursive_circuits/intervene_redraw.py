@@ -13,6 +13,7 @@ from cursive_circuits.model import Head
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import Sampling
 from cursive_circuits.run_directory import Trained
+from cursive_circuits.streams import STREAMS
 from interp_core.measures.ablation import ablated
 
 Arrays = dict[str, np.ndarray]
@@ -64,7 +65,7 @@ def continued(
     model writes then, and `continued/copied/<set>` share of the continuation's tokens that are the
     copy's; the control's kind of row.
     """
-    rng = np.random.default_rng([seed, 60])
+    rng = STREAMS.rng("continued", seed)
     segment = random_pairs(trained.tokens, pairs, rng)
     prompt = torch.from_numpy(
         trained.tokens.row([np.concatenate([segment, segment[:2]])], end=False)[None]

@@ -16,6 +16,7 @@ from cursive_circuits.model import Head
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
+from cursive_circuits.streams import STREAMS
 from interp_core.errors import InputError
 from interp_core.statistics.interval import Interval
 from interp_core.statistics.resampling import mean_interval
@@ -46,7 +47,7 @@ def alignment(
         raise InputError("alignment needs words of two letters or more")
 
     names = NAMES if all(item.letters is not None for item in pool) else WITHOUT_LETTERS
-    rng = np.random.default_rng([seed, 30])
+    rng = STREAMS.rng("alignment", seed)
     items = [pool[int(i)] for i in rng.integers(len(pool), size=n)]
     found = []
 

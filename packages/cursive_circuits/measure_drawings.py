@@ -18,6 +18,7 @@ from cursive_circuits.measure_samples import written
 from cursive_circuits.model_watching import observing
 from cursive_circuits.params import Sampling
 from cursive_circuits.run_directory import Trained
+from cursive_circuits.streams import STREAMS
 from interp_core.errors import InputError
 
 Arrays = dict[str, np.ndarray]
@@ -50,7 +51,7 @@ def of_strokes(trained: Trained, *, pairs: int, seed: int) -> Chosen:
     """Random strokes twice without a text: what the control was trained on."""
     tokens = trained.tokens
     assert isinstance(tokens, Tokens)
-    segment = random_pairs(tokens, pairs, np.random.default_rng([seed, 70]))
+    segment = random_pairs(tokens, pairs, STREAMS.rng("drawings", seed))
     return Chosen(tokens.row([np.tile(segment, 2)], end=False), "")
 
 

@@ -19,6 +19,7 @@ from cursive_circuits.data_tokens import Vocabulary
 from cursive_circuits.measure_losses import losses
 from cursive_circuits.params import Statistics
 from cursive_circuits.run_directory import Trained
+from cursive_circuits.streams import STREAMS
 from interp_core.statistics.interval import bootstrap
 
 Report = dict[str, Any]
@@ -59,7 +60,7 @@ def gain_rows(words: Words, *, n: int, seed: int) -> GainRows:
     """Held-out words, each after itself, after another word of its writer, after its own pairs in
     random order; with the right text, the text of two other words, and none.
     """
-    rng = np.random.default_rng([seed, 20])
+    rng = STREAMS.rng("gain_rows", seed)
     made = GainRows()
 
     for _ in range(n):

@@ -17,6 +17,7 @@ from cursive_circuits.data_tokens import Points
 from cursive_circuits.model_sampling import sample
 from cursive_circuits.params import Sampling
 from cursive_circuits.run_directory import Trained
+from cursive_circuits.streams import STREAMS
 from interp_core.errors import InputError
 from interp_core.statistics.interval import Interval, mean_share
 
@@ -29,7 +30,7 @@ def candidates(words: Words, settings: Sampling) -> tuple[list[Item], list[Item]
 
     A bank of one writer has candidates and no true ink.
     """
-    rng = np.random.default_rng([settings.seed, 50])
+    rng = STREAMS.rng("samples", settings.seed)
     by_word: dict[str, list[Item]] = {}
     for item in words.items:
         by_word.setdefault(item.text, []).append(item)

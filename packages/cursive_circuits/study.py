@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cursive_circuits.params import CursiveCircuits, Sampling
+from cursive_circuits.streams import STREAMS
 from interp_core.console import call
 from interp_core.console.call import Call
 from interp_core.errors import InputError
@@ -17,32 +18,30 @@ from interp_core.files.params import check, read_section
 
 Cursive = Call[CursiveCircuits]
 
-STREAMS = {"heads": 21, "gain": 22, "attention": 31, "paths": 41, "redrawn": 61}
-
 
 def prepare(
     profile: str | None,
     out: Path | None,
     *,
     model: Path | None = None,
-    bank: Path | None = None,
-    sampling: Mapping[str, Any] | None = None,
+    bank_file: Path | None = None,
+    sampled: Mapping[str, Any] | None = None,
     asks: bool = False,
     **given: Any,
 ) -> Cursive:
     """Settings of a profile and the folder they belong to; any option makes it an experiment.
 
-    `model` is one of the user's instead of the study's two, `bank` handwriting instead of the
-    profile's, `sampling` what was given of the part of that name; `asks` is whether a command was
+    `model` is one of the user's instead of the study's two, `bank_file` handwriting instead of the
+    profile's, `sampled` what was given of the part `sampling`; `asks` is whether a command was
     asked anything else. InputError for a bank that is not there, and for settings that do not fit.
     """
     params = read_section("cursive_circuits", CursiveCircuits, profile, **given)
-    if bank is not None:
-        params = params.model_copy(update={"bank": params.bank.of_file(bank)})
+    if bank_file is not None:
+        params = params.model_copy(update={"bank": params.bank.of_file(bank_file)})
 
-    if sampling:
-        values = params.sampling.model_dump() | dict(sampling)
-        where, options = "cursive_circuits.sampling", tuple(sampling)
+    if sampled:
+        values = params.sampling.model_dump() | dict(sampled)
+        where, options = "cursive_circuits.sampling", tuple(sampled)
         checked = check(Sampling, values, where=where, options=options)
         params = params.model_copy(update={"sampling": checked})
 
@@ -51,8 +50,8 @@ def prepare(
         params,
         profile=profile,
         out=out,
-        given=bool(given or sampling or asks),
-        subjects=[str(one) for one in (model, bank) if one is not None],
+        given=bool(given or sampled or asks),
+        subjects=[str(one) for one in (model, bank_file) if one is not None],
         streams=STREAMS,
         flat=False,
     )

@@ -7,12 +7,14 @@ import click
 
 from interp_core.console.options import (
     Group,
+    changed_settings,
     cluster_option,
     fail,
     option,
     out_option,
     profile_option,
     say_unread,
+    set_option,
     settings,
     study_option,
     trainings_option,
@@ -32,6 +34,7 @@ def _start(
     profile: str | None,
     out: Path | None,
     condition: str | None,
+    settings: dict[str, Any] | None = None,
 ) -> Any:
     """The call of the study, and the one training that any option of it asks for."""
     from eigen_phase.study import one_training
@@ -40,22 +43,22 @@ def _start(
 
     del command  # what a training is does not depend on it
     if not training and condition is None:
-        return _prepare(profile, out), None
+        return _prepare(profile, out, **(settings or {})), None
 
-    study = _prepare(profile, None)
+    study = _prepare(profile, None, **(settings or {}))
     name, chosen = one_training(study, condition, **training)
     place = out or project_root() / "outputs" / "eigen_phase" / profile_folder(profile) / name
     return study, (name, chosen, place)
 
 
-def _prepare(profile: str | None, out: Path | None) -> Any:
+def _prepare(profile: str | None, out: Path | None, **given: Any) -> Any:
     """The study, its runs shared among as many processes as there will be."""
     from dataclasses import replace
 
     from eigen_phase.study import prepare
     from interp_core.training.workers import shares
 
-    study = prepare(profile, out)
+    study = prepare(profile, out, **given)
     n = shares(study.params.processes)
     return replace(study, params=study.params.model_copy(update={"processes": n}))
 
@@ -101,8 +104,14 @@ def train(run: Any) -> None:
 @_RUNS
 @profile_option
 @out_option
+@set_option
 @cluster_option
-def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
+def curvature(
+    run_directories: tuple[Path, ...],
+    profile: str | None,
+    out: Path | None,
+    changed: tuple[str, ...],
+) -> None:
     """Spectral density, trace, Gauss-Newton and Adam-preconditioned sharpness, and where
     eigenvectors live.
     """
@@ -111,7 +120,7 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
     from eigen_phase.study import prepare
 
     _check_out(run_directories, out)
-    study = prepare(profile, out)
+    study = prepare(profile, out, **_changed(changed, profile))
     if not run_directories:
         workflow.curvature(study)
     else:
@@ -124,7 +133,13 @@ def curvature(run_directories: tuple[Path, ...], profile: str | None, out: Path 
 @_RUNS
 @profile_option
 @out_option
-def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
+@set_option
+def transition(
+    run_directories: tuple[Path, ...],
+    profile: str | None,
+    out: Path | None,
+    changed: tuple[str, ...],
+) -> None:
     """When each metric turned, how abruptly, and what leads what; several run directories are
     seeds.
     """
@@ -132,7 +147,7 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
 
-    study = prepare(profile, out, run_directories)
+    study = prepare(profile, out, run_directories, **_changed(changed, profile))
     if not run_directories:
         workflow.transition(study)
         return
@@ -145,28 +160,35 @@ def transition(run_directories: tuple[Path, ...], profile: str | None, out: Path
 @main.command()
 @profile_option
 @out_option
+@set_option
 @cluster_option
-def controls(profile: str | None, out: Path | None) -> None:
+def controls(profile: str | None, out: Path | None, changed: tuple[str, ...]) -> None:
     """Control runs, a clamped previous-token head, ablations over the clock, steps inside and
     outside the subspace.
     """
     from eigen_phase import workflow
 
-    workflow.controls(_prepare(profile, out))
+    workflow.controls(_prepare(profile, out, **_changed(changed, profile)))
 
 
 @main.command()
 @_RUNS
 @profile_option
 @out_option
-def visualize(run_directories: tuple[Path, ...], profile: str | None, out: Path | None) -> None:
+@set_option
+def visualize(
+    run_directories: tuple[Path, ...],
+    profile: str | None,
+    out: Path | None,
+    changed: tuple[str, ...],
+) -> None:
     """Figures of run directories, into them; without one, of the whole study."""
     from eigen_phase import workflow
     from eigen_phase.run_directory import RunDirectory
     from eigen_phase.study import prepare
 
     _check_out(run_directories, out)
-    study = prepare(profile, out)
+    study = prepare(profile, out, **_changed(changed, profile))
     if not run_directories:
         workflow.visualize(study)
     for run in [RunDirectory.open(folder) for folder in run_directories]:
@@ -228,6 +250,11 @@ def answers(out: Path | None, trainings: tuple[Path, ...]) -> None:
     from interp_core.console.answers import write
 
     write("eigen_phase", found, out, trainings)
+
+
+def _changed(said: tuple[str, ...], profile: str | None) -> dict[str, Any]:
+    """What `--set` changes, of a command whose settings are no options."""
+    return changed_settings(__file__, said, profile=profile) if said else {}
 
 
 def _check_out(run_directories: tuple[Path, ...], out: Path | None) -> None:

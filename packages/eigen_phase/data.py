@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from pydantic import Field, PositiveInt, model_validator
 
+from eigen_phase.streams import STREAMS
 from interp_core.files.params import Params
 from interp_core.stimuli.prompts import Pairs
 from interp_core.training.batches import IGNORED, Batch, BatchSource
@@ -113,7 +114,7 @@ def batch_source(settings: Data, *, rows: int, seed: int) -> BatchSource:
     """The batch of a step: input ids and labels, from (seed, step) alone."""
 
     def batch(step: int) -> Batch:
-        sequences = draw(np.random.default_rng([seed, step]), rows, settings)
+        sequences = draw(STREAMS.rng("batch", seed, step), rows, settings)
         labels = masked_labels(sequences, leave_out_predictable=settings.leave_out_predictable)
         return torch.from_numpy(sequences.ids), torch.from_numpy(labels)
 

@@ -1,38 +1,36 @@
 """Rows that a run is measured on: none of them is in a training batch."""
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from eigen_phase.data import Data, Sequences, draw, masked_labels
 from eigen_phase.params import Training
-
-HELD_OUT, PROBE, INDEPENDENT = 1, 2, 3  # streams of rows that no training batch uses
+from eigen_phase.streams import STREAMS
 
 
 def held_out_rows(training: Training, settings: Data) -> Sequences:
     """Rows that behaviour and heads are measured on."""
-    return _rows(training, settings, training.held_out_sequences, HELD_OUT)
+    return draw(STREAMS.rng("held_out", training.seed), training.held_out_sequences, settings)
 
 
-def probe_rows(
-    training: Training, *, rows: int | None = None, stream: int = PROBE, draw_number: int = 0
-) -> Sequences:
+def probe_rows(training: Training, *, rows: int | None = None, draw_number: int = 0) -> Sequences:
     """Rows of the training's own kind that the Hessian is of.
 
     Other numbers of rows are other rows, and so is every `draw_number`.
     """
-    n = rows or training.probe_sequences
-    return _rows(training, training.data_settings, n, stream, draw_number)
+    if draw_number == 0:
+        rng = STREAMS.rng("probe", training.seed)
+    else:
+        rng = STREAMS.rng("another_probe", training.seed, draw_number)
+
+    return draw(rng, rows or training.probe_sequences, training.data_settings)
 
 
-def _rows(
-    training: Training, settings: Data, n: int, stream: int, draw_number: int = 0
-) -> Sequences:
-    # Three numbers or more: never the stream of a training batch.
-    seeds = [training.seed, 0, stream, *([draw_number] if draw_number else [])]
-    return draw(np.random.default_rng(seeds), n, settings)
+def independent_rows(training: Training, *, rows: int | None = None) -> Sequences:
+    """As many rows of the same kind that the Hessian is not of."""
+    rng = STREAMS.rng("independent", training.seed)
+    return draw(rng, rows or training.probe_sequences, training.data_settings)
 
 
 def labelled(

@@ -15,6 +15,7 @@ from eigen_phase.measure_heads import attention_scores, per_target
 from eigen_phase.model import Transformer
 from eigen_phase.params import Controls
 from eigen_phase.run_directory import RunDirectory
+from eigen_phase.streams import STREAMS
 from interp_core.measures.ablation import ablated
 from interp_core.models.sites import Site
 from interp_core.statistics.against_random import against_random
@@ -36,7 +37,7 @@ def head_ablations(run: RunDirectory, settings: Controls) -> tuple[Arrays, Repor
     [step, layer, head]: change of the accuracy on all other targets.
     """
     rows = held_out_rows(run.training, run.training.test_settings)
-    rng = np.random.default_rng([run.training.seed, 31])
+    rng = STREAMS.rng("ablations", run.training.seed)
     steps = spread_steps(run, settings.ablation_checkpoints, among=run.checkpoint_steps)
     found = [_single(run.model(step), rows, settings, rng) for step in steps]
     arrays = {name: np.stack([part[name] for part in found]) for name in found[0]}

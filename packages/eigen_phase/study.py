@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eigen_phase.params import EigenPhase, Training
+from eigen_phase.streams import STREAMS
 from interp_core.console import call
 from interp_core.console.call import Call
 from interp_core.errors import InputError
@@ -18,17 +19,21 @@ from interp_core.files.params import check, read_section
 Eigen = Call[EigenPhase]
 
 
-def prepare(profile: str | None, out: Path | None, runs: Sequence[Path] = ()) -> Eigen:
-    """Settings of a profile and the folder they belong to; run directories of the user's make an
-    experiment.
+def prepare(
+    profile: str | None, out: Path | None, runs: Sequence[Path] = (), **given: Any
+) -> Eigen:
+    """Settings of a profile and the folder they belong to; run directories of the user's, and
+    settings given, make an experiment.
     """
-    params = read_section("eigen_phase", EigenPhase, profile)
+    params = read_section("eigen_phase", EigenPhase, profile, **given)
     return call.start(
         "eigen_phase",
         params,
         profile=profile,
         out=out,
+        given=bool(given),
         subjects=[str(run) for run in runs],
+        streams=STREAMS,
         flat=False,
     )
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from eigen_phase.data import Sequences, batch_source
 from eigen_phase.data_oracle import ceiling, entropy_floor
-from eigen_phase.data_rows import INDEPENDENT, held_out_rows, labelled, probe_rows
+from eigen_phase.data_rows import held_out_rows, independent_rows, labelled, probe_rows
 from eigen_phase.measure_alignment import (
     adam_memory,
     gradient_of,
@@ -27,6 +26,7 @@ from eigen_phase.measure_spectrum import eigenpairs
 from eigen_phase.model import Transformer
 from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, write_run
+from eigen_phase.streams import STREAMS
 from interp_core.files.artifacts import load_weights
 from interp_core.files.folders import check_replaceable
 from interp_core.pipeline.import_closure import code_of
@@ -143,7 +143,7 @@ def bounds(training: Training, draws: int) -> dict[str, float | bool]:
     interval over rows, and the floor of the training's own loss.
     """
     rows = held_out_rows(training, training.test_settings)
-    rng = np.random.default_rng([training.seed, 41])
+    rng = STREAMS.rng("ceiling", training.seed)
     found = ceiling(rows, training.vocab_size, rng, resamples=draws)
 
     own = held_out_rows(training, training.data_settings)
@@ -207,7 +207,7 @@ class Watch:
             if training.data == training.test_data
             else held_out_rows(training, training.data_settings)
         )
-        probe, independent = probe_rows(training), probe_rows(training, stream=INDEPENDENT)
+        probe, independent = probe_rows(training), independent_rows(training)
         return cls(
             training,
             source,

@@ -45,7 +45,7 @@ def _start(
     loads = command not in ("figures", "summary")
     if not loads:
         say_unread(["dataset"])
-    run = study.prepare(profile, out, dataset=dataset, loads=loads, **settings)
+    run = study.prepare(profile, out, text=dataset, loads=loads, **settings)
     if command not in ("fine_tune", "run_all"):
         study.check_tuned(run)
     return run

@@ -23,6 +23,7 @@ from interp_core.stimuli.prompts import (
 )
 from interp_core.stimuli.text import natural_repeats, repeated_text
 from mamba_induction.params import OFFSETS, MambaInduction
+from mamba_induction.streams import STREAMS
 
 Row = Int[np.ndarray, " _"]  # of its own length each
 
@@ -121,26 +122,25 @@ def build_stimuli(subject: Subject, params: MambaInduction, texts: Texts | None)
             f"{subject.n_ctx}"
         )
 
-    def repeated(period: int, copies: int, purpose: str) -> Prompts:
-        return repeated_tokens(
-            vocabulary, period=period, copies=copies, n_prompts=n, rng=_rng(params, purpose)
-        )
+    def repeated(period: int, copies: int, purpose: str, *parts: str) -> Prompts:
+        rng = STREAMS.rng(purpose, params.seed, *parts)
+        return repeated_tokens(vocabulary, period=period, copies=copies, n_prompts=n, rng=rng)
 
     spaced = spaced_pairs(
         vocabulary,
         lags=params.lags,
         length=max(params.lags) + 8,
         n_prompts=n // len(params.lags) * len(params.lags),  # as many of each lag
-        rng=_rng(params, "spaced"),
+        rng=STREAMS.rng("spaced", params.seed),
     )
     pairs = shuffled_pairs(
-        vocabulary, n_pairs=params.n_pairs, n_prompts=n, rng=_rng(params, "shuffled")
+        vocabulary, n_pairs=params.n_pairs, n_prompts=n, rng=STREAMS.rng("shuffled", params.seed)
     )
 
     return Stimuli(
         repeated=repeated(params.period, 2, "repeated"),
         copies=repeated(params.period, params.copies, "copies"),
-        by_period={period: repeated(period, 2, f"period {period}") for period in params.periods},
+        by_period={period: repeated(period, 2, "period", str(period)) for period in params.periods},
         spaced=spaced,
         shuffled=pairs,
         **_of_text(subject, vocabulary, params, texts),
@@ -169,7 +169,7 @@ def sampled(prompts: Prompts, params: MambaInduction) -> Prompts:
     for every offset of the profile between them and their earlier occurrence.
     """
     pairs = prompts.pairs
-    place = _rng(params, "queries").permutation(len(pairs))
+    place = STREAMS.rng("queries", params.seed).permutation(len(pairs))
     place = place[pairs.query[place] - pairs.earlier[place] >= max(OFFSETS)]
 
     # In random order within each prompt: the first few of each are a random choice.
@@ -215,7 +215,7 @@ def _of_text(
         vocabulary,
         length=params.text_length,
         n_prompts=n,
-        rng=_rng(params, "natural"),
+        rng=STREAMS.rng("natural", params.seed),
         max_pairs=params.max_pairs,
     )
 
@@ -233,7 +233,7 @@ def _of_text(
             content,
             period=params.period,
             n_prompts=n,
-            rng=_rng(params, "repeated text"),
+            rng=STREAMS.rng("repeated_text", params.seed),
         ),
         "natural": natural,
         "unpredicted": with_pairs(natural, unpredicted),
@@ -252,7 +252,9 @@ def _windows(content: Row, bos: int, params: MambaInduction) -> Int[np.ndarray, 
             f"held-out text has {len(windows)} windows of {params.context} tokens, 8 wanted: "
             "use more text"
         )
-    drawn = windows[_rng(params, "windows").permutation(len(windows))[: params.n_prompts]]
+    drawn = windows[
+        STREAMS.rng("windows", params.seed).permutation(len(windows))[: params.n_prompts]
+    ]
     return np.pad(drawn, ((0, 0), (1, 0)), constant_values=bos)
 
 
@@ -265,8 +267,3 @@ def _encode(tokenizer: Any, texts: list[str], bos: int, max_length: int) -> list
                 "nothing to predict"
             )
     return [np.array([bos, *ids[: max_length - 1]]) for ids in encoded]
-
-
-def _rng(params: MambaInduction, purpose: str) -> np.random.Generator:
-    """A generator for one purpose, so that changing one family leaves the others as they are."""
-    return np.random.default_rng([params.seed, *purpose.encode()])

@@ -19,6 +19,7 @@ from interp_core.statistics.against_random import against_random
 from interp_core.statistics.interval import bootstrap, mean_share
 from interp_core.stimuli.prompts import Prompts
 from mamba_induction.params import MambaInduction
+from mamba_induction.streams import STREAMS
 
 Report = dict[str, Any]
 Change = Float[np.ndarray, "prompt two"]  # of loss (nats) and accuracy at the copy operations
@@ -79,7 +80,7 @@ def described(changed: Change, params: MambaInduction, *, unit: str = "prompts")
     return {
         name: bootstrap(
             changed[:, column],
-            np.random.default_rng([params.seed, 8]),
+            STREAMS.rng("effects", params.seed),
             resamples=params.bootstrap_resamples,
             unit=unit,
         ).to_json()

@@ -34,6 +34,7 @@ from mamba_induction.intervene_bench import (
 from mamba_induction.intervene_kept import kept
 from mamba_induction.intervene_reads import Arrays, reads_of_answers, reads_of_queries, verdict
 from mamba_induction.params import MambaInduction
+from mamba_induction.streams import STREAMS
 
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
 
@@ -171,7 +172,7 @@ def swapped_states(
         return with_state(subject, added, boundary)
 
     # Each other prompt's state once: there are no more controls than other prompts.
-    rng = np.random.default_rng([params.seed, 11])
+    rng = STREAMS.rng("other_states", params.seed)
     shifts = 1 + rng.permutation(len(prompts.tokens) - 1)[: params.causal_draws]
 
     for where, layers in layer_sets(subject).items():

@@ -19,6 +19,7 @@ from mamba_induction.intervene import only_reads, taps_at, without_mixing, witho
 from mamba_induction.intervene_bench import ACCURACY, Bench, Block, Report
 from mamba_induction.intervene_reads import Arrays, other_keys
 from mamba_induction.params import OFFSETS, MambaInduction
+from mamba_induction.streams import STREAMS
 
 
 def kept(bench: Bench, best: Report, params: MambaInduction, arrays: Arrays) -> Report:
@@ -40,7 +41,7 @@ def kept(bench: Bench, best: Report, params: MambaInduction, arrays: Arrays) -> 
         arrays[f"kept/{name}"] = accuracy
         return mean_share(np.clip(accuracy, 0.0, 1.0), unit="prompts").to_json()
 
-    rng = np.random.default_rng([params.seed, 10])
+    rng = STREAMS.rng("reads_kept", params.seed)
     changes = bench.draws(
         lambda: one_read(other_keys(bench, 1, rng)[0]), params, f"random reads kept in L{layer}"
     )

@@ -21,6 +21,7 @@ from mamba_induction.intervene_bench import (
     layer_sets,
 )
 from mamba_induction.params import ANSWER_OFFSETS, OFFSETS, PREFIX, MambaInduction
+from mamba_induction.streams import STREAMS
 
 Keys = Int[Tensor, "key pair"]
 Arrays = dict[str, np.ndarray]
@@ -32,7 +33,7 @@ def reads_of_queries(bench: Bench, params: MambaInduction, arrays: Arrays) -> Re
     """
     batch, query, earlier = bench.places
     cuts = {f"{offset:+d}": (offset,) for offset in OFFSETS} | {"prefix": PREFIX}
-    rng = np.random.default_rng([params.seed, 7])
+    rng = STREAMS.rng("reads_of_queries", params.seed)
     report: Report = {}
 
     def without(layers: list[int], keys: Keys) -> Block:
@@ -72,7 +73,7 @@ def reads_of_answers(bench: Bench, params: MambaInduction, arrays: Arrays) -> Re
     """
     batch, _, earlier = bench.places
     answer = earlier + 1
-    rng = np.random.default_rng([params.seed, 9])
+    rng = STREAMS.rng("reads_of_answers", params.seed)
 
     # Every named offset and one random key must fit between BOS and the answer.
     roomy = answer + min(ANSWER_OFFSETS) > 0
@@ -168,7 +169,7 @@ def verdict(
     it is the largest of many changes that may all be noise.
     """
     gained = bench.clean[:, ACCURACY] - control.clean[:, ACCURACY]
-    rng = np.random.default_rng([params.seed, 8])
+    rng = STREAMS.rng("verdict", params.seed)
     above = bootstrap(gained, rng, resamples=params.bootstrap_resamples, unit="prompts")
 
     ends = above.ends

@@ -30,6 +30,7 @@ from mamba_induction.measure_attention import (
 )
 from mamba_induction.measure_behaviour import behaviour_arrays
 from mamba_induction.params import OFFSETS, MambaInduction
+from mamba_induction.streams import STREAMS
 
 Arrays = dict[str, np.ndarray]
 Report = dict[str, Any]
@@ -126,7 +127,7 @@ def peak_offsets(excess: np.ndarray, params: MambaInduction) -> list[Report]:
     """By layer: the offset of the largest excess, the central 95 % of it over resampled prompts,
     and the share of these in which it is the same.
     """
-    rng = np.random.default_rng([params.seed, 3])
+    rng = STREAMS.rng("peak_offsets", params.seed)
     draws = resampled_means(excess, rng, resamples=params.bootstrap_resamples).argmax(axis=-1)
     best = excess.mean(axis=0).argmax(axis=-1)
 
@@ -147,7 +148,7 @@ def null_of(excess: np.ndarray, params: MambaInduction) -> Report:
     """Family-wise sign-flip test of each layer's excess prefix matching over its control, and which
     layers pass it with an excess of at least smallest_excess.
     """
-    rng = np.random.default_rng([params.seed, 4])
+    rng = STREAMS.rng("null", params.seed)
     test = sign_flip_threshold(excess, rng, alpha=params.null_level, draws=params.permutation_draws)
 
     mean = excess.mean(axis=0)
@@ -167,7 +168,7 @@ def change(
     """Every score before and after fine-tuning with its paired difference: the same prompts,
     resampled together.
     """
-    rng = np.random.default_rng([params.seed, 5])
+    rng = STREAMS.rng("change", params.seed)
     found: Report = {}
 
     for key in before:
@@ -207,7 +208,7 @@ def summarise(by_prompt: Mapping[str, np.ndarray], params: MambaInduction) -> di
             found[name] = _share_ends(values)
             continue
 
-        rng = np.random.default_rng([params.seed, *name.encode()])
+        rng = STREAMS.rng("score", params.seed, name)
         draws = resampled_means(values, rng, resamples=params.bootstrap_resamples)
         found[name] = percentile_interval(values.mean(axis=0, dtype=np.float64), draws)
 

@@ -28,6 +28,7 @@ from mamba_induction.measure_attention import (
 )
 from mamba_induction.model import normed, write_sites
 from mamba_induction.params import MambaInduction
+from mamba_induction.streams import STREAMS
 
 # of a mixer: alpha_ii x_i, the sum of alpha_ij x_j over j < i, D x_i
 PATHS = ("convolution", "scan", "skip")
@@ -210,7 +211,7 @@ def beside_independence(found: Recognition, params: MambaInduction) -> dict[str,
     rates of prediction, without a value where nothing, or everything, is recognised.
     """
     by_prompt = np.stack([found.recognised, found.not_predicted, found.predicted], axis=1)
-    rng = np.random.default_rng([params.seed, *b"independence"])
+    rng = STREAMS.rng("independence", params.seed)
     draws = resampled_means(by_prompt, rng, resamples=params.bootstrap_resamples)
 
     value, drawn = _rates(by_prompt.mean(axis=0)[None]), _rates(draws)

@@ -14,6 +14,7 @@ from interp_core.stimuli.prompts import Prompts, repeated_tokens
 from mamba_induction.data import Stimuli, vocabulary_of
 from mamba_induction.model import effective_rows, normed
 from mamba_induction.params import MambaInduction
+from mamba_induction.streams import STREAMS
 
 TOP = 5  # predictions that are kept at each position
 
@@ -24,7 +25,7 @@ def examples(
     """Family, prompts and row of each sequence: repeated random tokens, then (where there is text)
     natural repeats.
     """
-    rng = np.random.default_rng([params.seed, 6])
+    rng = STREAMS.rng("examples", params.seed)
     random = repeated_tokens(
         vocabulary_of(subject), period=params.example_period, n_prompts=params.examples, rng=rng
     )

@@ -13,6 +13,7 @@ from interp_core.errors import InputError
 from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue, short_name
 from mamba_induction.params import MambaInduction, dataset_of
+from mamba_induction.streams import STREAMS
 
 Induction = Call[MambaInduction]
 
@@ -21,16 +22,19 @@ def prepare(
     profile: str | None,
     out: Path | None,
     *,
-    dataset: str | None = None,
+    text: str | None = None,
     loads: bool = True,
     **given: Any,
 ) -> Induction:
-    """Settings from the profile and the options given; any option makes it an experiment. `loads`:
-    whether it loads models, or draws from files alone.
+    """Settings from the profile and the options given; any option makes it an experiment. `text`:
+    what is read instead of the profile's. `loads`: whether it loads models, or draws from files
+    alone.
     """
     params = read_section("mamba_induction", MambaInduction, profile)
-    if dataset is not None:
-        given["dataset"] = dataset_of(dataset, params.dataset)
+    if text is not None:
+        if "dataset" in given:
+            raise InputError("--set dataset: --dataset replaces it; leave out one of the two")
+        given["dataset"] = dataset_of(text, params.dataset)
     if "model" in given:
         given.setdefault("twin", "")
     params = read_section("mamba_induction", MambaInduction, profile, **given)
@@ -45,6 +49,7 @@ def prepare(
         out=out,
         given=bool(given),
         subjects=[given["model"]] if "model" in given else [],
+        streams=STREAMS,
     )
     named = [model for model in models(run) if model != str(tuned(run))]
     run.check_models(named, loaded=loads)

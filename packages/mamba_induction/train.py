@@ -35,6 +35,7 @@ from mamba_induction.data import Row, Stimuli, Texts
 from mamba_induction.measure_attention import offset_profiles, prefix_matching
 from mamba_induction.model import no_tokenizer
 from mamba_induction.params import MambaInduction
+from mamba_induction.streams import STREAMS
 
 # folder under .scratch, group of the run, and what a tuned model records itself as
 KIND = "mamba_induction"
@@ -68,7 +69,7 @@ class DocumentSource:
         padding never do.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        order = STREAMS.rng("order", self.seed, epoch).permutation(len(self.rows))
         chosen = [self.rows[i] for i in order[place * self.size : (place + 1) * self.size]]
         return padded(chosen)
 

@@ -27,6 +27,7 @@ from interp_core.training.tracking import About, announce, tracked_run
 from mamba_induction.data import Row, Stimuli, Texts, sampled, vocabulary_of
 from mamba_induction.measure_gap import recognition_by_attention
 from mamba_induction.params import MambaInduction
+from mamba_induction.streams import STREAMS
 from mamba_induction.train import KIND, DocumentSource, mean_loss, recipe_of
 
 Report = dict[str, Any]
@@ -66,7 +67,7 @@ def with_repeats(
             f"{params.max_length}: raise it or set mixed_repeats to 0"
         )
 
-    rng = np.random.default_rng([params.seed, *b"mixed repeats"])
+    rng = STREAMS.rng("mixed_repeats", params.seed)
     replaced = rng.permutation(len(rows))[: round(share * len(rows))]
     mixed = list(rows)
 

@@ -17,6 +17,7 @@ from interp_core.models.subject import Subject
 from interp_core.stimuli.corpus import Corpus, corpus_folder, documents_in
 from interp_core.stimuli.prompts import Vocabulary, repeated_tokens, special_ids
 from mamba_neurons.params import MambaNeurons
+from mamba_neurons.streams import STREAMS
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def load_texts(subject: Subject, params: MambaNeurons) -> Texts:
             _vocabulary(subject),
             period=params.period,
             n_prompts=params.repeats,
-            rng=np.random.default_rng([params.seed, *b"repeats"]),
+            rng=STREAMS.rng("repeats", params.seed),
         )
         queries = np.zeros((params.repeats, length), dtype=bool)
         queries[prompts.pairs.batch, prompts.pairs.query] = True

@@ -11,23 +11,9 @@ from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue
 from interp_core.stimuli.corpus import place_of_text
 from mamba_neurons.params import MambaNeurons
+from mamba_neurons.streams import STREAMS
 
 Neurons = Call[MambaNeurons]
-
-STREAMS = {
-    "delta": 1,
-    "causal": 2,
-    "inter_layer": 3,
-    "cross_layer": 4,
-    "attention_fisher": 5,
-    "attention_faithfulness": 6,
-    "attention_summary": 7,
-    "sparsity": 8,
-    "efficiency_estimates": 9,
-    "efficiency_curve": 10,
-    "compare": 11,
-    "efficiency_joint": 12,
-}
 
 
 def prepare(

@@ -27,6 +27,7 @@ from interp_core.stimuli.prompts import (
 )
 from interp_core.stimuli.text import names, natural_repeats
 from pythia_topology.params import PythiaTopology
+from pythia_topology.streams import STREAMS
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ def stimuli(
             f"{subject.n_ctx}"
         )
 
-    rng = _rng(params, "repeated_tokens")
+    rng = STREAMS.rng("repeated_tokens", params.seed)
     repeated = repeated_tokens(vocabulary, period=params.period, n_prompts=n, rng=rng)
     built = {"repeated_tokens": repeated}
 
     for family in params.task_types:
-        rng = _rng(params, family)
+        rng = STREAMS.rng(family, params.seed)
 
         if family == "spaced_pairs":
             built[family] = spaced_pairs(
@@ -176,7 +177,7 @@ def text_windows(
             "(--causal-sequences) or shorter ones (--seq-len)"
         )
 
-    drawn = windows[_rng(params, "text").permutation(len(windows))[:n]]
+    drawn = windows[STREAMS.rng("text", params.seed).permutation(len(windows))[:n]]
     return begun(drawn, subject.bos)
 
 
@@ -238,8 +239,3 @@ def _text(corpus: Corpus | None, family: str) -> Corpus:
         )
 
     return corpus
-
-
-def _rng(params: PythiaTopology, what: str) -> np.random.Generator:
-    """A generator for one purpose, so that leaving one family out does not change another."""
-    return np.random.default_rng([params.seed, *what.encode()])

@@ -22,6 +22,7 @@ from pythia_topology.intervene_controls import (
 )
 from pythia_topology.intervene_heads import effects_of, every_head
 from pythia_topology.params import PythiaTopology
+from pythia_topology.streams import STREAMS
 
 # What is worse: accuracy that falls, loss that rises.
 _WORSE: dict[str, Direction] = {"accuracy": "below", "loss": "above"}
@@ -58,7 +59,7 @@ def against_controls(
     used = first_prompts(prompts, params.causal_sequences)
 
     top = roles.ranked[: params.causal_top_k]
-    rng = np.random.default_rng([params.seed, 3])
+    rng = STREAMS.rng("controls", params.seed)
     controls = controls_of(top, roles, rng, size=params.causal_random_k, draws=params.causal_draws)
 
     ablations = {
@@ -111,7 +112,7 @@ def _ablated(
     effects = effects_of(
         subject, prompts, sets, params, f"{label} ablation", how=how, frozen=frozen
     )
-    rng = np.random.default_rng([params.seed, 4])
+    rng = STREAMS.rng("ablations", params.seed)
 
     return {
         name: _change(name, values, clean, controls, rng, params)
@@ -190,7 +191,7 @@ def _dose(
 
     Where fewer than k heads are outside the circuit, there is no set and the control ends.
     """
-    rng = np.random.default_rng([params.seed, 5])
+    rng = STREAMS.rng("dose", params.seed)
     ranked, (n_layers, n_heads) = roles.ranked, roles.excess.shape
     doses = [k for k in params.dose_k if 2 * k <= n_layers * n_heads]
 
@@ -249,7 +250,7 @@ def _specificity(
     sets = [list(top), *controls.sets]
     effects = effects_of(subject, elsewhere, sets, params, "text without repeats")
 
-    rng = np.random.default_rng([params.seed, 6])
+    rng = STREAMS.rng("specificity", params.seed)
     change = _change("loss", effects.loss, effects.clean_loss, controls, rng, params)
     return {"n": len(tokens), "clean_loss": change.pop("clean"), **change}
 

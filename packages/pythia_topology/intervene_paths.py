@@ -23,6 +23,7 @@ from interp_core.stimuli.prompts import Prompts
 from pythia_topology.data import first_prompts
 from pythia_topology.intervene_controls import Roles
 from pythia_topology.params import PythiaTopology
+from pythia_topology.streams import STREAMS
 
 Pair = tuple[Head, Head]  # writer, reader
 
@@ -63,7 +64,7 @@ def confirmed(
 
     used = first_prompts(prompts, params.causal_sequences)
     patched = path_patching(subject, used, [*top, *control], batch_size=params.batch_size)
-    rng = np.random.default_rng([params.seed, 7])
+    rng = STREAMS.rng("paths", params.seed)
 
     reports = [
         _pair_report(circuit, pair, change, rng, params)
@@ -232,7 +233,7 @@ def _chosen_pairs(
     def away(pair: Pair) -> int:
         return min(abs(pair[0].layer - layer) for layer in layers)
 
-    rng = np.random.default_rng([params.seed, 8])
+    rng = STREAMS.rng("control_pairs", params.seed)
     shuffled = [idle[i] for i in rng.permutation(len(idle))]
     return top, sorted(sorted(shuffled, key=away)[: len(top)])
 

@@ -11,6 +11,7 @@ from interp_core.statistics.transitions import logistic_fit
 from pythia_topology.measure_checkpoints import Series
 from pythia_topology.measure_shape import above_noise, profile_shape
 from pythia_topology.params import PythiaTopology
+from pythia_topology.streams import STREAMS
 
 
 def emergence(
@@ -63,7 +64,7 @@ def _onset(
     interval is over prompts, and reaches at least to the checkpoints on both sides: between them
     nothing was measured.
     """
-    rng = np.random.default_rng([params.seed, 9])
+    rng = STREAMS.rng("onset", params.seed)
     curves = values.T.astype(np.float64)  # [prompt, checkpoint]
     fit = logistic_fit(np.log1p(steps), curves, rng, resamples=params.onset_resamples)
 

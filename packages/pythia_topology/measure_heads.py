@@ -15,6 +15,7 @@ from interp_core.statistics.interval import mean_share
 from interp_core.statistics.resampling import mean_interval
 from interp_core.stimuli.prompts import Prompts, shuffled_antecedents
 from pythia_topology.params import PythiaTopology
+from pythia_topology.streams import STREAMS
 
 WITH_INTERVAL = ("prefix_matching", "excess_prefix_matching", "duplicate_token", "previous_token")
 # Absent where what heads write is not known.
@@ -91,7 +92,7 @@ def _of_family(
     Contributions and behaviour; and the same attention on the control prompts, where nothing was
     there to copy.
     """
-    rng = np.random.default_rng([params.seed, 1])
+    rng = STREAMS.rng("shuffled_antecedents", params.seed)
     wrong = shuffled_antecedents(prompts.pairs, prompts.lengths, rng, params.shuffled_draws)
     keys = attention_keys(prompts.pairs) | {
         f"shuffled {draw}": key for draw, key in enumerate(wrong)
@@ -139,7 +140,7 @@ def _excess(scores: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _summaries(scores: Mapping[str, np.ndarray], params: PythiaTopology) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng([params.seed, 2])
+    rng = STREAMS.rng("score_intervals", params.seed)
     by_prompt = dict(scores) | {"excess_prefix_matching": _excess(scores)}
     summaries = {}
 

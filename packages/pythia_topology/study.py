@@ -11,10 +11,9 @@ from interp_core.errors import InputError
 from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue, short_name
 from pythia_topology.params import PythiaTopology
+from pythia_topology.streams import STREAMS
 
 Induct = Call[PythiaTopology]
-
-STREAMS = {"nulls": 10, "crosssize": 11, "lagbuckets": 12, "profile": 13}
 
 
 def prepare(profile: str | None, out: Path | None, *, draws: bool = False, **given: Any) -> Induct:

@@ -405,7 +405,7 @@ def test_two_banks_never_share_a_folder_and_a_bank_is_no_model(
     runs = []
     for name in ("ann", "bob"):
         save_bank(tmp_path / f"{name}.zip", items[:2])
-        runs.append(prepare(None, None, bank=tmp_path / f"{name}.zip"))
+        runs.append(prepare(None, None, bank_file=tmp_path / f"{name}.zip"))
     folders = {run.folder for run in (*runs, prepare("laptop", None))}
     assert len(folders) == 3
     assert not any(run.models or run.is_stage for run in runs)
@@ -420,7 +420,7 @@ def test_the_words_of_a_bank_are_taken_once_and_again_of_another(
         save_bank(tmp_path / f"{name}.zip", some)
 
     def written(name: str) -> tuple[list[str], int]:
-        run = prepare(profile, out, bank=tmp_path / f"{name}.zip")
+        run = prepare(profile, out, bank_file=tmp_path / f"{name}.zip")
         workflow.ensure_bank(run)
         taken = load_bank(bank(run), alphabet=run.params.bank.alphabet)
         return [item.text for item in taken], bank(run).stat().st_mtime_ns

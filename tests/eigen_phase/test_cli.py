@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from eigen_phase.cli import main
 from eigen_phase.params import EigenPhase
 from eigen_phase.run_directory import RunDirectory
+from interp_core.files.artifacts import load_arrays
 from interp_core.files.params import profile_path
 
 SMALL = ["--profile", "smoke", "--num-steps", "10", "--track-top-k-eigenvalues", "0"]
@@ -155,6 +156,11 @@ def test_commands_read_run_directories(small_run: RunDirectory, tmp_path: Path) 
     assert done.exit_code == 0, done.output
     assert "trace" in done.output
     assert "note: --cluster changes nothing" in done.output
+    looked_at = len(load_arrays(copy / "curvature.npz")["step"])
+
+    changed = ("--set", f"spectrum.checkpoints={looked_at - 1}")
+    assert call("curvature", str(copy), "--profile", "smoke", *changed).exit_code == 0
+    assert len(load_arrays(copy / "curvature.npz")["step"]) == looked_at - 1
 
 
 @pytest.mark.parametrize("command", ["visualize", "curvature"])

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from eigen_phase.data import Data, Sequences, batch_source, draw, masked_labels
 from eigen_phase.data_oracle import ceiling, entropy_floor, oracle, tiled_posterior
-from eigen_phase.data_rows import INDEPENDENT, held_out_rows, probe_rows
+from eigen_phase.data_rows import held_out_rows, independent_rows, probe_rows
 from eigen_phase.params import EigenPhase
 from interp_core.files.params import read_section
 from interp_core.training.batches import IGNORED
@@ -267,10 +267,10 @@ def test_what_is_measured_on_and_trained_on_share_no_row() -> None:
     streams = {
         "held out, a batch": held_out_rows(as_many, training.data_settings).ids,
         "probe, a batch": probe_rows(as_many).ids,
-        "independent, a batch": probe_rows(as_many, stream=INDEPENDENT).ids,
+        "independent, a batch": independent_rows(as_many).ids,
         "held out": held_out_rows(training, training.test_settings).ids,
         "probe": probe_rows(training).ids,
-        "independent": probe_rows(training, stream=INDEPENDENT).ids,
+        "independent": independent_rows(training).ids,
         "another draw": probe_rows(training, draw_number=1).ids,
         **{f"step {step}": source(step)[0].numpy() for step in range(4)},
     }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eigen_phase.data import batch_source
-from eigen_phase.data_rows import INDEPENDENT, labelled, probe_rows
+from eigen_phase.data_rows import independent_rows, labelled, probe_rows
 from eigen_phase.measure_alignment import (
     flat,
     gradient_of,
@@ -79,7 +79,7 @@ def test_the_kept_eigenvectors_are_those_of_the_kept_weights(small_run: RunDirec
     assert small_run.history["alignment_null"][row] == pytest.approx(3 / training.n_parameters)
 
     # Rows that the Hessian is not of: its own would share its noise.
-    others = labelled(probe_rows(training, stream=INDEPENDENT), training)
+    others = labelled(independent_rows(training), training)
     mass = float(squared_cosines(vectors[:3], gradient_of(model, *others)[0]).sum())
     assert small_run.history["alignment_independent"][row] == pytest.approx(mass, rel=1e-3)
 

@@ -15,6 +15,7 @@ from interp_core.console.call import Call
 from interp_core.console.made_from import Source
 from interp_core.errors import InputError
 from interp_core.files.params import Params
+from interp_core.streams import Stream, Streams
 
 
 class Settings(Params):
@@ -22,6 +23,9 @@ class Settings(Params):
 
     seed: int
     threads: int = 1
+
+
+STREAMS = Streams({"pick": Stream(7)})
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def started(seed: int = 0, **options: Any) -> Call[Settings]:
-    return call.start("pythia_topology", Settings(seed=seed), streams={"pick": 7}, **options)
+    return call.start("pythia_topology", Settings(seed=seed), streams=STREAMS, **options)
 
 
 def model(folder: Path) -> str:

@@ -22,6 +22,7 @@ ORDER = (
     "processor",
     "progress",
     "settled",
+    "streams",
     "files",
     "plotting",
     "plotting_maps",

@@ -8,10 +8,9 @@ from interp_core.console.call import Call
 from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue
 from sixth_study.params import SixthStudy
+from sixth_study.streams import STREAMS
 
 Sixth = Call[SixthStudy]
-
-STREAMS = {"prompts": 0, "intervals": 1}
 
 
 def prepare(profile: str | None, out: Path | None, **given: Any) -> Sixth:

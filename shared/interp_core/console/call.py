@@ -28,6 +28,7 @@ from interp_core.files.params import Params, profile_path, project_root, setting
 from interp_core.files.vouching import vouching
 from interp_core.models.folder import folder_of, weight_files
 from interp_core.models.spec import ModelSpec, short_name, spec_of
+from interp_core.streams import Streams
 
 P = TypeVar("P", bound=Params)
 Arrays = dict[str, np.ndarray]
@@ -46,7 +47,7 @@ class Call(Generic[P]):
     is_stage: bool
     flat: bool  # an experiment's files lie side by side, not by kind and command
     models: tuple[str, ...]  # that it is about
-    streams: Mapping[str, int]  # numbers of the random streams, by purpose
+    streams: Streams  # the study's
     asked: frozenset[str] = frozenset()  # settings that were given by options
     figures: Path | None = None  # a folder for them, where it is another one
     _sources: dict[str, Source] = field(default_factory=dict, compare=False, repr=False)
@@ -83,10 +84,10 @@ class Call(Generic[P]):
                 return str(path.relative_to(above))
         return str(path)
 
-    def rng(self, purpose: str, *parts: int, seed: int | None = None) -> np.random.Generator:
-        """The random stream of a purpose, from params.seed unless another seed is given."""
+    def rng(self, purpose: str, *parts: int | str, seed: int | None = None) -> np.random.Generator:
+        """The generator of a purpose, from params.seed unless another seed is given."""
         root: int = self.params.seed if seed is None else seed  # pyright: ignore[reportAttributeAccessIssue]
-        return np.random.default_rng([root, self.streams[purpose], *parts])
+        return self.streams.rng(purpose, root, *parts)
 
     def source(self, model: str) -> Source:
         """What a model's name means, with a hash of its files now. InputError for no model."""
@@ -239,7 +240,7 @@ def start(
     out: Path | None = None,
     given: bool = False,
     subjects: Sequence[str] = (),
-    streams: Mapping[str, int] | None = None,
+    streams: Streams | None = None,
     flat: bool = True,
 ) -> Call[P]:
     """A call of a command. `given`: whether any option was; `subjects`: models that were named.
@@ -259,7 +260,8 @@ def start(
         home = project_root() / "data" / study if is_projects else own
         folder = out or own / _together([_distinct(model, known) for model in subjects])
 
-    return Call(study, params, known, folder, home, is_stage, flat, tuple(subjects), streams or {})
+    named = streams or Streams({})
+    return Call(study, params, known, folder, home, is_stage, flat, tuple(subjects), named)
 
 
 def profile_folder(profile: str | None) -> str:

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -245,7 +245,7 @@ def settings(
     `more`: options that stand for no setting. `spellings`: of a setting, beside its name.
     `@_settings("", "training")` takes those of the section and of a part of it, which `start` gets
     by the part's name. A setting that a command does not read is taken too, and a line says that it
-    changes nothing: one command line serves them all.
+    changes nothing: one command line serves them all. What has no option, `--set` changes.
     """
     declared = json.loads((Path(cli).parent / OPTIONS_FILE).read_text())
 
@@ -266,14 +266,51 @@ def settings(
                     say_unread(said.keys() - names)
                     taken[part or "settings"] = said
 
+                if changes := given.pop("changed"):
+                    spelt = {f"{part}.{one}" for part in reads if part for one in taken[part]}
+                    own = changed_settings(
+                        cli, changes, profile=given["profile"], spelt=spelt, whole="" in reads
+                    )
+                    taken["settings"] = taken.get("settings", {}) | own
+
                 return start(name, **taken, **given)
 
             chosen = list(_options(declared, reads, spellings or {}))
-            return with_call(begin, (*more, *chosen))(command)
+            return with_call(begin, (*more, set_option, *chosen))(command)
 
         return decorate
 
     return of_command
+
+
+def changed_settings(
+    cli: str,
+    said: Sequence[str],
+    *,
+    profile: str | None,
+    spelt: Collection[str] = (),
+    whole: bool = False,
+) -> dict[str, Any]:
+    """What `--set` changes, for the reader of the study's section.
+
+    InputError for a key that an option changes too (`spelt`), and for one of the section's own
+    where the command has options for these (`whole`).
+    """
+    from interp_core.console.changed import changed
+
+    declared = json.loads((Path(cli).parent / OPTIONS_FILE).read_text())
+    options = declared["settings"][""] if whole else ()
+
+    for key in [word.partition("=")[0] for word in said]:
+        option_of = "--" + key.rpartition(".")[2].replace("_", "-")
+        if key in options:
+            raise InputError(f"--set {key}: it has an option, {option_of}")
+        if key in spelt:
+            raise InputError(f"--set {key}: {option_of} says it too; leave out one of the two")
+
+    section, schema = declared["section"], declared["schema"]
+    package = Path(cli).parent.name
+    return changed(said, package=package, section=section, schema=schema, profile=profile)
 
 
 def _options(
@@ -368,6 +405,16 @@ cluster_option = option(
     help=(
         "Run its tasks on a Dask cluster, with the same bytes: local:N, slurm:N, tcp://HOST:PORT "
         "or a scheduler's file (also INDUCTION_LAB_CLUSTER)."
+    ),
+)
+set_option = option(
+    "--set",
+    "changed",
+    multiple=True,
+    metavar="KEY=VALUE...",
+    help=(
+        "Any setting of the study that has no option, as the profile says it: part.key=3, or "
+        "part.key='[1, 2]'."
     ),
 )
 out_option = option(

@@ -26,6 +26,7 @@ from interp_core.errors import InputError
 from interp_core.models.subject import Subject
 from interp_core.page.document import render
 from interp_core.page.packed import lower, numbers
+from interp_core.page.streams import STREAMS
 from interp_core.page.texts import DEFAULT, LONGEST, copy_operations, first_of_text, words
 from interp_core.page.views import live
 from interp_core.page.watch import Watched, all_heads, heads_each, predicted, watched
@@ -76,7 +77,7 @@ class Reader:
         Of layers that count as one head other layers are drawn, the nearest. A model that has too
         few others has no control.
         """
-        rng = np.random.default_rng([self.seed, len(heads)])
+        rng = STREAMS.rng("clicked_away", self.seed, len(heads))
         near = {layer for layer, _ in heads}
         one_each = heads_each(self.subject) == 1
         pool = [head for head in all_heads(self.subject) if one_each or head.layer in near]

@@ -9,6 +9,7 @@ from jaxtyping import Int, Integer
 
 from interp_core.errors import InputError
 from interp_core.models.subject import Subject
+from interp_core.page.streams import STREAMS
 from interp_core.stimuli.opening import NO_BOS, begun
 from interp_core.stimuli.prompts import Pairs, Prompts, pairs_of
 
@@ -130,7 +131,7 @@ def without_antecedents(
 
     absent = np.setdiff1d(np.arange(size), [*row, subject.bos, *special])
     places = np.unique(pairs.earlier)
-    shuffled = np.random.default_rng(seed).permutation(absent)
+    shuffled = STREAMS.rng("absent_words", seed).permutation(absent)
 
     # Words rather than halves of characters, which nobody can read on an axis.
     readable = (

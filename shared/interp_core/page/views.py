@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from interp_core.models.subject import Subject, Transformer
 from interp_core.page.packed import lower, numbers, shares
+from interp_core.page.streams import STREAMS
 from interp_core.page.texts import Shown, words
 from interp_core.page.watch import Predicted, all_heads, attention, mean_vectors, predicted
 from interp_core.statistics.heads import Head
@@ -103,7 +104,7 @@ def _without(
 
     single = [[head] for head in every]
     sizes = [k for k in BEST_K if k < len(ranked)]
-    rng = np.random.default_rng([seed, 71])
+    rng = STREAMS.rng("best_heads", seed)
     random = [matched_sets(ranked[:k], every, rng, draws=DRAWS, without=ranked[:k]) for k in sizes]
 
     drawn = [one for control in random for one in control.sets]

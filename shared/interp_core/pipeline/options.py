@@ -53,7 +53,8 @@ class StudyOptions:
         parts = dict.fromkeys(part for reads in commands.values() for part in reads)
         settings = {part: fields_of(self._sources, *self._schema_of(part)) for part in parts}
 
-        return {"section": self._section[0], "settings": settings, "commands": commands}
+        section, schema = self._section
+        return {"section": section, "schema": schema, "settings": settings, "commands": commands}
 
     @cached_property
     def commands(self) -> dict[str, ast.FunctionDef]:

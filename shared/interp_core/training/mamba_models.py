@@ -34,7 +34,8 @@ from interp_core.training.reference_models import (
     train_into,
     train_several,
 )
-from interp_core.training.watching import HeldOut, check_held_out, in_training, stream
+from interp_core.training.streams import STREAMS
+from interp_core.training.watching import HeldOut, check_held_out, in_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -175,7 +176,7 @@ class RecallWatch:
         watched = params.watched
         length = params.mixture.length
         check_held_out(corpus, longest=max(length, watched.text_period))
-        rng = stream(params.seed)
+        rng = STREAMS.rng("watched", params.seed)
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
         found = {
             f"accuracy_period_{period}": stimuli.repeated_tokens(

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from interp_core.files.params import Params
 from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.streams import STREAMS
 
 
 class RecallMixture(Params):
@@ -74,7 +75,7 @@ class RecallSource:
         at the B of the second copy.
         """
         mixture = self.mixture
-        rng = np.random.default_rng([self.seed, step])
+        rng = STREAMS.rng("batch", self.seed, step)
         period = int(rng.integers(mixture.shortest_period, self.longest(step) + 1))
         length = mixture.length_of(period)
         random_rows = round(mixture.repeated_random * mixture.rows)

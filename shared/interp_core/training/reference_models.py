@@ -38,13 +38,13 @@ from interp_core.training.history import History, history_csv
 from interp_core.training.loop import Evaluation, Moment, train
 from interp_core.training.recipe import Recipe
 from interp_core.training.repeat_mixture import Mixture, MixtureSource
+from interp_core.training.streams import STREAMS
 from interp_core.training.tracking import About, announce, tracked_run
 from interp_core.training.watching import (
     HeldOut,
     check_held_out,
     in_training,
     pieces_of,
-    stream,
 )
 from interp_core.training.workers import Task, run_in_processes
 
@@ -288,7 +288,7 @@ class Watch:
         """Draw the stimuli. InputError when the held-out text is too short."""
         watched, length = params.watched, params.mixture.length
         check_held_out(corpus, longest=max(length, watched.period))
-        rng = stream(params.seed)
+        rng = STREAMS.rng("watched", params.seed)
         vocabulary = Vocabulary.of(len(corpus.counts), bos=0, pad=0)
         random = stimuli.repeated_tokens(
             vocabulary, period=watched.period, n_prompts=watched.prompts, rng=rng

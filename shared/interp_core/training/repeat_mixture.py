@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from interp_core.files.params import Params
 from interp_core.training.batches import IGNORED, Batch
+from interp_core.training.streams import STREAMS
 
 
 class Mixture(Params):
@@ -48,7 +49,7 @@ class MixtureSource:
     def __call__(self, step: int) -> Batch:
         """Input ids and labels; a tiled segment counts from its second pass on, BOS never does."""
         mixture = self.mixture
-        rng = np.random.default_rng([self.seed, step])
+        rng = STREAMS.rng("batch", self.seed, step)
         random_rows = round(mixture.repeated_random * mixture.rows)
         repeated_rows = random_rows + round(mixture.repeated_text * mixture.rows)
         ids = np.full((mixture.rows, mixture.length), self.bos, dtype=np.int64)

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from interp_core.training.loop import Moment
 
 
-def stream(seed: int) -> np.random.Generator:
-    """The random stream of what is watched: three numbers, so never that of a training batch."""
-    return np.random.default_rng([seed, 0, 0])
-
-
 @contextmanager
 def in_training(moment: "Moment") -> Iterator["Subject"]:
     """The model of a moment as a subject; after the block its weights can be trained again."""
