@@ -39,8 +39,8 @@ WORDS = Words(
         "Where and how does a Mamba do induction, and why is detecting a pattern not predicting it?"
     ),
     verdict=(
-        "One training needs one read: accuracy {change_without_best_read:interval} without it, "
-        "another at most {change_without_other_read}."
+        "Five trainings need one read: accuracy {published.change_without_best_read:interval} "
+        "without it, another at most {published.change_without_other_read:interval}."
     ),
     not_found=(
         "An advantage from context in real text: the Mamba was trained on short rows and is out "

@@ -57,6 +57,12 @@ def test_what_trainings_say_alike_is_said() -> None:
     assert found.says == "attention, family words"
 
 
+def test_the_level_of_one_trainings_interval_is_not_said_of_the_one_over_them() -> None:
+    says = "accuracy without it, L1 at +1, interval at 99.6 %, for 12 cuts together"
+    (found,) = over_trainings([[answer(value, says=says)] for value in (-0.9, -0.8)])
+    assert found.says == "accuracy without it, L1 at +1"
+
+
 @pytest.mark.parametrize("values", [(0.1, 0.3), (0.1, 0.1), (None, None)])
 def test_a_headline_of_every_training_is_one_over_them(values: tuple[float | None, ...]) -> None:
     (found,) = over_trainings([[headline(answer(value))] for value in values])

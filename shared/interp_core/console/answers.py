@@ -146,8 +146,11 @@ def _together(same: Sequence[Answer]) -> Answer:
 
 
 def _in_common(words: Sequence[str]) -> str:
-    """What the trainings' words begin with alike; their ends name one training's heads and sets."""
-    parts = [re.split(r"(?=[,;] )", one) for one in words]
+    """What the trainings' words begin with alike; their ends name one training's heads and sets.
+
+    The level of one training's interval is left out: the one over trainings has 95 %.
+    """
+    parts = [re.split(r"(?=[,;] )", re.sub(r", interval at .*", "", one)) for one in words]
     alike = takewhile(lambda of_each: len({*of_each}) == 1, zip(*parts, strict=False))
     return "".join(part for part, *_ in alike) or parts[0][0]
 
