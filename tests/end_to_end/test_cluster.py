@@ -8,15 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 pytest.importorskip("distributed", reason="Dask is not installed (make test-servers)")
 
+import servers
 from interp_core.training import cluster
+from servers import tasks
 from small_trainings import lay_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
@@ -74,26 +74,8 @@ def untouched(project: Path) -> dict[str, bytes]:
 @pytest.fixture
 def running_cluster(tmp_path: Path) -> Iterator[tuple[Path, list[subprocess.Popen[bytes]]]]:
     """A scheduler's file, and two workers of it, each a process that nobody starts again."""
-    file = tmp_path / "scheduler.json"
-    with ExitStack() as stack:
-        begun = ["dask_scheduler", "--scheduler-file", str(file), "--host", "127.0.0.1"]
-        stack.enter_context(_server(*begun, "--port", "0", "--no-dashboard"))
-        _wait_until(file.is_file, "the scheduler has written its file")
-        asked = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
-        asked += ["--no-dashboard", "--local-directory", str(tmp_path)]
-        yield file, [stack.enter_context(_server(*asked)) for _ in range(2)]
-
-
-@contextmanager
-def _server(program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", f"distributed.cli.{program}", *arguments]
-    quiet = environment() | {"DASK_LOGGING__DISTRIBUTED": "critical"}
-    server = subprocess.Popen(command, env=quiet)
-    try:
-        yield server
-    finally:
-        server.kill()
-        server.wait()
+    with servers.dask(tmp_path, environment()) as running:
+        yield running
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -119,16 +101,6 @@ def trainings_at(project: Path, step: int) -> int:
     """Trainings in progress that have kept the weights of this step, and saved."""
     kept = (project / ".scratch").glob(f"*/*/checkpoints/step-{step:06d}.safetensors")
     return sum((file.parents[1] / "state.safetensors").exists() for file in kept)
-
-
-def tasks() -> list[psutil.Process]:
-    """Processes of tasks, on this machine."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if "interp_core.training.cluster" in line and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
 
 
 def test_two_workers_write_the_bytes_of_one_process(
