@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from getpass import getuser
 from importlib.util import find_spec
@@ -150,15 +150,17 @@ def _of_dask(
         server.wait()
 
 
-def tasks(of: int | None = None) -> list[psutil.Process]:
-    """Processes of a cluster's tasks, on this machine; or of one worker's, by its process."""
+def tasks(project: Path, *, of: int | None = None) -> list[psutil.Process]:
+    """Processes of tasks of a project's commands, on this machine; or of one worker's alone."""
     found = []
-    for process in psutil.process_iter(["cmdline", "ppid"]):
-        line = process.info["cmdline"] or []
-        if "interp_core.training.cluster" not in line or of not in (None, process.info["ppid"]):
+    for process in psutil.process_iter(["cmdline", "cwd", "ppid"]):
+        told = process.info
+        is_task = "interp_core.training.cluster" in (told["cmdline"] or [])
+        if not is_task or told["cwd"] != str(project) or of not in (None, told["ppid"]):
             continue
-        if process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process)
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
     return found
 
 

@@ -126,7 +126,7 @@ def test_a_worker_that_is_killed_in_the_middle_changes_no_byte(
 
     assert running.returncode == 0, said
     assert files(project / "killed") == untouched
-    assert not tasks()
+    assert not tasks(project)
     assert not list((project / ".scratch").glob("cluster-*"))
 
 
@@ -145,7 +145,7 @@ def test_what_is_wrong_with_one_task_is_one_line_and_ends_the_others(project: Pa
     assert running.returncode == 2
     assert len(said.splitlines()) == 1, said
     assert said.startswith("error: ")
-    assert not tasks()
+    assert not tasks(project)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -161,7 +161,7 @@ def test_who_stops_the_command_stops_its_tasks(
     # A terminal sends its signal to the whole group; kill -9 goes to one.
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
     _, said = running.communicate(timeout=120)
-    _wait_until(lambda: not tasks(), "no task is left")
+    _wait_until(lambda: not tasks(project), "no task is left")
     if number == signal.SIGINT:
         assert running.returncode == 130, said
         # Tasks have saved, but only their workers know: no more is said here.

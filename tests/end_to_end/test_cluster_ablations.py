@@ -121,7 +121,7 @@ def test_two_workers_write_the_bytes_of_one_process(
     running = start(project, study, f"{study}-two", "--cluster", "local:2")
     seen = set[int]()
     while running.poll() is None:
-        seen |= {task.pid for task in tasks()}
+        seen |= {task.pid for task in tasks(project)}
         time.sleep(0.05)
     finish(running)
 
@@ -135,14 +135,14 @@ def test_a_worker_that_is_killed_takes_no_share_with_it(
 ) -> None:
     with servers.dask(tmp_path, environment()) as (file, workers):
         running = start(project, study, f"{study}-killed", "--cluster", str(file))
-        wait_until(lambda: kept(project) and tasks(workers[0].pid), running)
+        wait_until(lambda: kept(project) and tasks(project, of=workers[0].pid), running)
         workers[0].kill()
         workers[0].wait()
         finish(running)
 
     assert files(project / f"{study}-killed") == untouched
     assert not kept(project)
-    assert not tasks()
+    assert not tasks(project)
 
 
 def test_after_a_kill_the_same_command_measures_no_share_twice(

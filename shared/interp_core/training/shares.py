@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from interp_core.training.workers import Task, run_in_processes
 
 Found = dict[str, np.ndarray]
 
-# A share's own work is this many times what is done before it: the process, and two passes over
-# all prompts, of which means and clean predictions come.
-WORTH = 5.0
-START = 2e11  # operations that one thread does while a process starts, some five seconds
+# A share's own work is at least this many times what is done before it: the process, and two passes
+# over all prompts, of which means and clean predictions come.
+WORTH = 3.0
+START = 5e10  # operations of a small model in the five seconds in which a process starts
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def in_shares(
     if elsewhere is None or elsewhere.sha256 != subject.hash:
         return [measure(subject, items, *arguments)]
 
-    size = _size(subject, tokens, passes)
-    shares = [items[first : first + size] for first in range(0, len(items), size)]
+    shares = _dealt(items, _size(subject, tokens, passes))
     files = [_file(elsewhere.kept, measure.__name__, about, share) for share in shares]
     waiting = [
         (share, file) for share, file in zip(shares, files, strict=True) if not _is_kept(file)
@@ -126,8 +126,15 @@ def measure_share(
     _keep(measure(elsewhere.load(), share, *arguments), file)
 
 
+def _dealt(items: Sequence[Any], least: int) -> list[Sequence[Any]]:
+    """The items in order, as evenly as they go, at least so many in a share."""
+    n = max(1, len(items) // least)
+    ends = [len(items) * share // n for share in range(n + 1)]
+    return [items[first:end] for first, end in pairwise(ends)]
+
+
 def _size(subject: Subject, tokens: int, passes: float) -> int:
-    """Items of a share, the same on every machine and for any number of workers.
+    """The fewest items of a share, the same on every machine and for any number of workers.
 
     So a call that goes on deals as the one before did.
     """
