@@ -97,9 +97,10 @@ def test_another_model_is_measured_here(toy: Subject, elsewhere: Elsewhere) -> N
     assert not elsewhere.kept.exists()
 
 
-def test_weights_that_changed_since_are_refused(toy: Subject, elsewhere: Elsewhere) -> None:
-    model = small_project.random_model(layers=2, seed=1)
-    model.save_pretrained(elsewhere.spec.path)
+def test_weights_that_changed_since_are_refused(
+    toy: Subject, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    small_project.random_model(layers=2, seed=1).save_pretrained(tmp_path / "toy")
     with dealing(elsewhere), pytest.raises(InputError, match="no longer those that the call"):
         found(toy)
 
