@@ -32,7 +32,7 @@ Found = dict[str, np.ndarray]
 # A share's own work is at least this many times what is done before it: the process, and two passes
 # over all prompts, of which means and clean predictions come.
 WORTH = 3.0
-START = 5e10  # operations of a small model in the five seconds in which a process starts
+START = 3e11  # operations of one thread in the five seconds in which a process starts
 
 
 @dataclass(frozen=True)
