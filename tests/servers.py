@@ -1,4 +1,4 @@
-"""Real servers on the loopback interface, started and stopped by a test: sshd, S3, nginx.
+"""Real servers on the loopback interface, started and stopped by a test: sshd, S3, nginx, Dask.
 
 Each is a program of its own package, run by whoever runs the tests, with keys, ports and folders of
 the test. None is touched that the machine runs itself.
@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from getpass import getuser
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 # Where Debian puts servers: not on everybody's PATH.
 PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
@@ -113,6 +115,53 @@ def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError(f"nothing answers at {port}: {log.read_text()[-3000:]}")
+
+
+@contextmanager
+def dask(
+    folder: Path, environment: dict[str, str]
+) -> Iterator[tuple[Path, list[subprocess.Popen[bytes]]]]:
+    """A scheduler's file, and two workers of it, each a process that nobody starts again."""
+    file = folder / "scheduler.json"
+    with ExitStack() as stack:
+        begun = ["dask_scheduler", "--scheduler-file", str(file), "--host", HOST]
+        stack.enter_context(_of_dask(environment, *begun, "--port", "0", "--no-dashboard"))
+        deadline = time.monotonic() + 120
+        while not file.is_file():
+            assert time.monotonic() < deadline, "the scheduler has written no file"
+            time.sleep(0.05)
+
+        asked = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
+        asked += ["--no-dashboard", "--local-directory", str(folder)]
+        yield file, [stack.enter_context(_of_dask(environment, *asked)) for _ in range(2)]
+
+
+@contextmanager
+def _of_dask(
+    environment: dict[str, str], program: str, *arguments: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", f"distributed.cli.{program}", *arguments]
+    quiet = environment | {"DASK_LOGGING__DISTRIBUTED": "critical"}
+    server = subprocess.Popen(command, env=quiet)
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.wait()
+
+
+def tasks(project: Path, *, of: int | None = None) -> list[psutil.Process]:
+    """Processes of tasks of a project's commands, on this machine; or of one worker's alone."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd", "ppid"]):
+        told = process.info
+        is_task = "interp_core.training.cluster" in (told["cmdline"] or [])
+        if not is_task or told["cwd"] != str(project) or of not in (None, told["ppid"]):
+            continue
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 @dataclass(frozen=True)

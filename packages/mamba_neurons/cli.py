@@ -8,6 +8,7 @@ import click
 from interp_core.console.options import (
     Decorator,
     Group,
+    cluster_option,
     fail,
     option,
     out_option,
@@ -87,6 +88,7 @@ def delta(run: Any) -> None:
 
 
 @main.command()
+@cluster_option
 @_settings()
 def causal(run: Any) -> None:
     """Causal neurons: a layer exactly, the model by calibrated estimates: causal_M.json."""

@@ -6,21 +6,22 @@ ablation is a change of the residual stream after its layer, and no part of the 
 again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from interp_core.mamba.subject import MambaSubject
-from interp_core.mamba.suffix import Suffix
-from interp_core.progress import progress
+from interp_core.files.artifacts import array_sha256
+from interp_core.models.subject import Subject
+from interp_core.training.shares import in_shares
 from mamba_neurons.data import Texts
-from mamba_neurons.measure_divergence import Streamed, divergence
-from mamba_neurons.model import CleanRun, Model, clean_run, neuron_means
+from mamba_neurons.intervene_scored import Scored, scored_batches
+from mamba_neurons.model import Model, clean_run, neuron_means
 from mamba_neurons.params import MambaNeurons
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -42,92 +43,6 @@ class Effects:
         return self.kl.mean(axis=0)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """The clean predictions at the scored positions of a batch, and how to compare others with
-    them.
-    """
-
-    clean: CleanRun
-    logits: Float[Tensor, "scored vocab"]
-    p: Float[Tensor, "scored vocab"]
-    target: Int[Tensor, " scored"]
-    weights: Float[Tensor, "text scored"]  # rows sum to 1: a text's mean over its scored positions
-    hidden: Float[Tensor, "batch position d_model"]  # normed
-    streamed: Streamed | None
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, model: Model, texts: Texts) -> "Scored":
-        """Run the clean model on a batch."""
-        clean = clean_run(model, texts)
-        text, position = torch.nonzero(clean.counted, as_tuple=True)
-        hidden = clean.rerun(model.n_layers, clean.residual[-1])
-        logits = model.subject.unembed(hidden[clean.counted]).float()
-
-        weights = torch.zeros(len(texts), len(text), device=logits.device)
-        weights[text, torch.arange(len(text), device=text.device)] = 1.0
-        weights /= weights.sum(dim=1, keepdim=True)
-
-        p, target = logits.softmax(dim=-1), clean.ids[text, position + 1]
-        head: Any = model.subject.model.get_output_embeddings()
-        streamed = Streamed.of(head, logits, p, target)
-        return cls(clean, logits, p, target, weights, hidden, streamed)
-
-    @property
-    def loss(self) -> Float[np.ndarray, " text"]:
-        """Clean loss of each text, nats."""
-        scored = torch.nn.functional.cross_entropy(self.logits, self.target, reduction="none")
-        return (self.weights @ scored).double().cpu().numpy()
-
-    @torch.no_grad()
-    def compare(
-        self,
-        hidden: Float[Tensor, "copies_batch position d_model"],
-        reference: Float[Tensor, "batch position d_model"] | None = None,
-    ) -> tuple[Float[Tensor, "copy text"], Float[Tensor, "copy text"]]:
-        """KL and change of loss of normed hidden states of several copies of the batch.
-
-        `reference` are the clean ones where the code that computed these rounds otherwise than the
-        clean run did.
-        """
-        at = hidden.unflatten(0, (-1, len(self.clean.ids)))[:, self.clean.counted]
-
-        if self.streamed is None:
-            logits = self.clean.model.subject.unembed(at).float()
-            kl, loss = divergence(logits, self.logits, self.p, self.target)
-        else:
-            clean = self.hidden if reference is None else reference
-            kl, loss = self.streamed(at - clean[self.clean.counted])
-
-        return kl @ self.weights.T, loss @ self.weights.T
-
-    @torch.no_grad()
-    def of_changes(
-        self, layer: int, changes: Float[Tensor, "unit text position d_model"]
-    ) -> tuple[Float[Tensor, "unit text"], Float[Tensor, "unit text"]]:
-        """KL and change of loss when each of these is added to the residual stream after a layer;
-        hooks fire.
-        """
-        return self.compare(self.clean.rerun(layer + 1, self.clean.changed(layer + 1, changes)))
-
-    def behind(self, layer: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """of_changes of this layer without hooks: a Mamba's layers on the CPU run on the study's
-        own kernels.
-        """
-        subject = self.clean.model.subject
-        suffix = Suffix.of(subject) if isinstance(subject, MambaSubject) else None
-        if suffix is None:
-            return lambda changes: self.of_changes(layer, changes)
-
-        # The kernels round otherwise than the clean run did: they have a clean run of their own.
-        clean = self.clean
-        reference = suffix.run(clean.residual[layer + 1].clone(), layer + 1)
-        return lambda changes: self.compare(
-            suffix.run(clean.changed(layer + 1, changes), layer + 1), reference
-        )
-
-
 def neuron_effects(
     model: Model,
     texts: Texts,
@@ -142,10 +57,24 @@ def neuron_effects(
     if means is None and ablation == "mean":
         means = neuron_means(model, texts, params.batch_size)
 
-    index = torch.as_tensor(list(neurons))
+    return _stacked(measure_neurons, model, texts, layer, list(neurons), params, means, ablation)
+
+
+def measure_neurons(
+    subject: Subject,
+    stacks: Sequence[Sequence[int]],
+    texts: Texts,
+    layer: int,
+    params: MambaNeurons,
+    means: Float[np.ndarray, "layer neuron"] | None,
+    ablation: Ablation,
+) -> dict[str, np.ndarray]:
+    """The same of these stacks of neurons, as arrays."""
+    model = Model(subject)
+    index = torch.as_tensor(list(chain(*stacks)))
     on_device = index.to(model.subject.device)
     directions = model.write_directions(layer)[on_device].to(model.precision)
-    own_means = None if means is None else means[layer][index]
+    own_means = None if means is None else _on(model, means)[layer][index]
 
     def changes(scored: Scored, batch: Texts) -> Change:
         activation = scored.clean.neurons[layer][..., index]
@@ -154,7 +83,7 @@ def neuron_effects(
         return lambda units: torch.einsum("btu,ud->ubtd", away[..., units], directions[units])
 
     label = f"{model.name}: layer {layer}, {ablation}"
-    return effects(model, texts, layer, len(index), changes, params, label=label)
+    return vars(effects(model, texts, layer, len(index), changes, params, label=label))
 
 
 def set_effects(
@@ -166,17 +95,74 @@ def set_effects(
     means: Float[Tensor, "layer neuron"],
 ) -> Effects:
     """Exact effects of mean-ablating each of these sets of neurons of a layer, together."""
+    return _stacked(measure_sets, model, texts, layer, sets, params, means)
+
+
+def measure_sets(
+    subject: Subject,
+    stacks: Sequence[Sequence[Sequence[int]]],
+    texts: Texts,
+    layer: int,
+    params: MambaNeurons,
+    means: Float[np.ndarray, "layer neuron"],
+) -> dict[str, np.ndarray]:
+    """The same of these stacks of sets, as arrays."""
+    model = Model(subject)
+    sets = list(chain(*stacks))
     directions = model.write_directions(layer).to(model.precision)
     member = directions.new_zeros(len(sets), len(directions))
     for row, chosen in zip(member, sets, strict=True):
         row[list(chosen)] = 1.0
 
+    of_layer = _on(model, means)[layer]
+
     def changes(scored: Scored, batch: Texts) -> Change:
-        away = means[layer] - scored.clean.neurons[layer]
+        away = of_layer - scored.clean.neurons[layer]
         return lambda units: torch.stack([(away * row) @ directions for row in member[units]])
 
     label = f"{model.name}: sets of layer {layer}"
-    return effects(model, texts, layer, len(sets), changes, params, label=label)
+    return vars(effects(model, texts, layer, len(sets), changes, params, label=label))
+
+
+def _stacked(
+    measure: Callable[..., dict[str, np.ndarray]],
+    model: Model,
+    texts: Texts,
+    layer: int,
+    units: Sequence[Any],
+    params: MambaNeurons,
+    means: Float[Tensor, "layer neuron"] | None,
+    *more: Ablation,
+) -> Effects:
+    """Effects of units of a layer, in shares of whole stacks: each beside the same others.
+
+    The means are handed over: all shares put the same in a neuron's place.
+    """
+    handed = None if means is None else means.cpu().numpy()
+    read = [texts.sha256, "" if handed is None else array_sha256(handed)]
+    stacks = [units[first : first + params.stack] for first in range(0, len(units), params.stack)]
+    behind = (model.n_layers - layer) / model.n_layers
+
+    found = in_shares(
+        measure,
+        stacks,
+        model.subject,
+        texts,
+        layer,
+        params,
+        handed,
+        *more,
+        about=[*read, layer, *more],
+        tokens=texts.tokens.size,
+        passes=behind * params.stack,
+    )
+    return Effects(
+        *(np.concatenate([share[name] for share in found], axis=1) for name in ("kl", "loss"))
+    )
+
+
+def _on(model: Model, means: Float[np.ndarray, "layer neuron"]) -> Float[Tensor, "layer neuron"]:
+    return torch.as_tensor(means, device=model.subject.device)
 
 
 def residual_effects(model: Model, texts: Texts, layer: int, params: MambaNeurons) -> Effects:
@@ -231,16 +217,6 @@ def effects(
             kl[rows, units], loss[rows, units] = (part.T.double().cpu().numpy() for part in found)
 
     return Effects(kl, loss)
-
-
-def scored_batches(
-    model: Model, texts: Texts, batch_size: int, *, label: str
-) -> Iterator[tuple[slice, Texts, Scored]]:
-    """Each batch of texts with its clean run, and which rows it is."""
-    first = 0
-    for batch in progress(texts.batches(batch_size), label, unit="batch"):
-        yield slice(first, first + len(batch)), batch, Scored.of(model, batch)
-        first += len(batch)
 
 
 def replacement(

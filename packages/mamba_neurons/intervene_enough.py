@@ -13,8 +13,8 @@ from interp_core.statistics.against_random import against_random
 from interp_core.statistics.enough import enough
 from interp_core.statistics.interval import Interval, array_json
 from interp_core.statistics.resampling import percentile_interval
-from mamba_neurons.intervene import Scored
 from mamba_neurons.intervene_joint import Order
+from mamba_neurons.intervene_scored import Scored
 from mamba_neurons.intervene_units import Kept, Means, clean_loss, kept_effects
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons

@@ -22,8 +22,9 @@ from interp_core.statistics.resampling import (
     split_half_rank,
 )
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene import replacement, residual_effects, scored_batches
+from mamba_neurons.intervene import replacement, residual_effects
 from mamba_neurons.intervene_estimates import rank_agreement
+from mamba_neurons.intervene_scored import scored_batches
 from mamba_neurons.model import CleanRun, Model, clean_run, neuron_means
 from mamba_neurons.params import MambaNeurons
 

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_core.progress import progress
-from mamba_neurons.intervene import Scored
 from mamba_neurons.intervene_estimates import WholeModel, drawn_labels
+from mamba_neurons.intervene_scored import Scored
 from mamba_neurons.intervene_units import Kept, Means, keeping, kept_effects
 from mamba_neurons.model import Model
 from mamba_neurons.params import MambaNeurons

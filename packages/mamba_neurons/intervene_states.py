@@ -16,7 +16,8 @@ from interp_core.statistics.heads import Channel, Head
 from interp_core.statistics.interval import bootstrap
 from interp_core.statistics.random_sets import matched_sets
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene import Change, Effects, Scored, effects, set_effects
+from mamba_neurons.intervene import Change, Effects, effects, set_effects
+from mamba_neurons.intervene_scored import Scored
 from mamba_neurons.measure_activity import states
 from mamba_neurons.model import Model, neuron_means
 from mamba_neurons.params import MambaNeurons

@@ -20,7 +20,8 @@ from interp_core.models.sites import Site
 from interp_core.progress import progress
 from interp_core.statistics.heads import Channel, Head
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene import Effects, Scored
+from mamba_neurons.intervene import Effects
+from mamba_neurons.intervene_scored import Scored
 from mamba_neurons.model import Model, clean_run
 from mamba_neurons.params import MambaNeurons
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from interp_core.statistics.interval import Interval
 from interp_core.statistics.resampling import percentile_interval, resampled_means
 from mamba_neurons.data import Texts
-from mamba_neurons.intervene import Scored
+from mamba_neurons.intervene_scored import Scored
 from mamba_neurons.measure_activity import activations, neuron_kind
 from mamba_neurons.measure_divergence import divergence
 from mamba_neurons.measure_sparsity import MEASURES, Stream, stream_all

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mamba_neurons.data import Texts
     from mamba_neurons.model import Model
 
+# Settings that say what is measured, and nothing of how: records name it.
+_UNREAD = frozenset({"model", "transformer", "texts", "enable_attention"})
+
 
 def delta(run: Neurons) -> tuple[Arrays, Report]:
     """Step sizes, half-lives and selectivity of every inner channel."""
@@ -43,14 +46,18 @@ def delta(run: Neurons) -> tuple[Arrays, Report]:
 
 def causal(run: Neurons) -> tuple[Arrays, Report]:
     """Effects of every channel: a layer exactly in three ways, the model by estimates."""
+    from interp_core.console.unfinished import dealt_out
     from interp_core.mamba.subject import as_mamba
     from mamba_neurons.intervene_channels import causal as measure
 
     model, texts = _model_and_texts(run, run.params.model)
     as_mamba(model.subject)
-    arrays, report = measure(model, texts, run.params, run.rng("causal"))
-    named = {"model_hash": model.subject.hash, **_begun(run, model), **report}
-    run.save("causal", f"causal_{model.name}", named, arrays, made=_made_causal(run, texts))
+
+    with dealt_out(run, "mamba_causal", run.params.model, model.subject, unread=_UNREAD):
+        arrays, report = measure(model, texts, run.params, run.rng("causal"))
+        named = {"model_hash": model.subject.hash, **_begun(run, model), **report}
+        run.save("causal", f"causal_{model.name}", named, arrays, made=_made_causal(run, texts))
+
     whole = report["whole_model"]
     for found in whole["agreement"]:
         exact = "computed exactly" if found["layer"] in whole["exact_layers"] else "estimates kept"
@@ -407,8 +414,7 @@ def _made(
     run: Neurons, models: Sequence[str], texts: "Texts", unread: Collection[str] = ()
 ) -> Report:
     """What a record of these models is made from: their files, the texts, and settings."""
-    unread = {"model", "transformer", "texts", "enable_attention", *unread}
-    return run.made_from(run.sources(models), unread=unread, read=[texts.sha256])
+    return run.made_from(run.sources(models), unread={*_UNREAD, *unread}, read=[texts.sha256])
 
 
 def _made_causal(run: Neurons, texts: "Texts") -> Report:

@@ -142,6 +142,7 @@ def lagbuckets(run: Any) -> None:
 
 
 @main.command()
+@cluster_option
 @_settings()
 def causal(run: Any) -> None:
     """Ablate the best heads beside random ones: causal_M.json, causal_delta.png, dose.png."""

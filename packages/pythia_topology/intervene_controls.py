@@ -86,7 +86,7 @@ def check_sizes(subject: Transformer, params: PythiaTopology) -> None:
 
 
 # A set of heads runs the layers behind its first head again: of a few random heads, about so much.
-_SUFFIX = 0.6
+SUFFIX = 0.6
 _WORTH_SAYING = 60  # seconds
 
 
@@ -100,7 +100,7 @@ def say_expected(
     """
     sets = 5 * (1 + 2 * params.causal_draws) + len(params.dose_k) * (1 + params.dose_draws)
     alone = subject.n_layers * subject.n_heads
-    runs = _SUFFIX * (sets * params.causal_sequences + alone * single)
+    runs = SUFFIX * (sets * params.causal_sequences + alone * single)
 
     ids = subject.ids(prompts.tokens[: min(4, len(prompts.tokens))])
     subject.trunk(ids)  # the first call pays for what is set up once

@@ -12,11 +12,13 @@ from interp_core.measures.ablation import (
     Effects,
     ablation_effects,
     first_order_effects,
+    same_first_layer,
 )
 from interp_core.models.subject import Transformer
 from interp_core.statistics.heads import Head
 from interp_core.stimuli.prompts import Prompts
-from pythia_topology.intervene_controls import rank_heads
+from interp_core.training.shares import in_shares
+from pythia_topology.intervene_controls import SUFFIX, rank_heads
 from pythia_topology.params import PythiaTopology
 
 
@@ -73,23 +75,56 @@ def effects_of(
     how: Ablation = "mean",
     frozen: bool = False,
 ) -> Effects:
-    """Effects of sets of heads; a set that is in two controls runs once."""
+    """Effects of sets of heads; a set that is in two controls runs once.
+
+    Shares hold whole stacks of sets, so that each set is computed beside the same others.
+    """
     distinct = list(dict.fromkeys(tuple(heads) for heads in sets))
-    effects = ablation_effects(
+    stacks = [[distinct[i] for i in group] for group in same_first_layer(distinct)]
+
+    found = in_shares(
+        measure_stacks,
+        stacks,
         subject,
         prompts,
-        distinct,
-        ablation=how,
-        batch_size=params.batch_size,
-        freeze_attention=frozen,
-        label=f"{subject.name}: {label}",
+        params.batch_size,
+        how,
+        frozen,
+        label,
+        about=[prompts.sha256, how, frozen],
+        tokens=prompts.tokens.size,
+        passes=SUFFIX * max(len(stack) for stack in stacks),
     )
-    place = {heads: i for i, heads in enumerate(distinct)}
+
+    measured = [heads for stack in stacks for heads in stack]
+    place = {heads: i for i, heads in enumerate(measured)}
     index = [place[tuple(heads)] for heads in sets]
 
     return Effects(
-        effects.loss[:, index],
-        effects.accuracy[:, index],
-        effects.clean_loss,
-        effects.clean_accuracy,
+        np.concatenate([share["loss"] for share in found], axis=1)[:, index],
+        np.concatenate([share["accuracy"] for share in found], axis=1)[:, index],
+        found[0]["clean_loss"],
+        found[0]["clean_accuracy"],
     )
+
+
+def measure_stacks(
+    subject: Transformer,
+    stacks: Sequence[Sequence[Sequence[Head]]],
+    prompts: Prompts,
+    batch_size: int,
+    how: Ablation,
+    frozen: bool,
+    label: str,
+) -> dict[str, np.ndarray]:
+    """Effects of these sets of heads, as arrays."""
+    effects = ablation_effects(
+        subject,
+        prompts,
+        [heads for stack in stacks for heads in stack],
+        ablation=how,
+        batch_size=batch_size,
+        freeze_attention=frozen,
+        label=f"{subject.name}: {label}",
+    )
+    return vars(effects)

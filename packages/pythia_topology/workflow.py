@@ -3,8 +3,7 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,16 +168,20 @@ def lagbuckets(run: Induct) -> dict[str, Report]:
 
 def causal(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     """The best heads of each model ablated, against heads of their layers and outside."""
+    from interp_core.console.unfinished import dealt_out
     from pythia_topology import intervene
 
     found = {}
 
     for model, name in zip(run.params.models, names(run), strict=True):
         subject, prompts = _repeated(run, model)
-        report, arrays = intervene.causal(subject, prompts, _roles(run, model), run.params)
-        report |= _begun(run, subject)
+        roles = _roles(run, model)
 
-        run.save("causal", f"causal_{name}", report, arrays, made=_made(run, [model]))
+        with dealt_out(run, "pythia_causal", model, subject, unread={"models"}):
+            report, arrays = intervene.causal(subject, prompts, roles, run.params)
+            report |= _begun(run, subject)
+
+            run.save("causal", f"causal_{name}", report, arrays, made=_made(run, [model]))
         click.echo(f"{name}: {report['verdict']}")
         found[name] = (arrays, report)
 
@@ -206,10 +209,12 @@ def composition(run: Induct) -> dict[str, tuple[Arrays, Report, Arrays]]:
 
 def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     """When copying, induction heads and previous-token heads form, over training checkpoints."""
+    from interp_core.console.unfinished import unfinished
     from interp_core.models.spec import spec_of
     from pythia_topology.data import first_prompts
     from pythia_topology.measure_checkpoints import scores_over_training
     from pythia_topology.measure_emergence import emergence as emerge
+    from pythia_topology.model import READ_LATER
 
     found = {}
 
@@ -218,7 +223,8 @@ def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
         used, begun = first_prompts(prompts, run.params.causal_sequences), _begun(run, subject)
         del subject  # whoever measures a checkpoint has it alone in memory
 
-        with _unfinished(run, model, used) as kept:
+        unread, read = {"models", *READ_LATER}, [used.sha256]
+        with unfinished(run, "pythia_emergence", model, unread=unread, read=read) as kept:
             spec = spec_of(model, run.known)
             steps, series = scores_over_training(name, spec, used, run.params, kept=kept)
             report, arrays = emerge(name, steps, series, run.params)
@@ -229,29 +235,6 @@ def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
         click.echo(f"{name}: {report['verdict']}")
 
     return found
-
-
-@contextmanager
-def _unfinished(run: Induct, model: str, prompts: "Prompts") -> Iterator[Path]:
-    """Where checkpoints of a model that were measured are kept until all are: a folder for its
-    files, these prompts, settings and code. Deleted when the block ends without an error."""
-    from interp_core.console.made_from import mark
-    from interp_core.training.checkpoints import fingerprint, scratch
-    from pythia_topology.model import READ_LATER
-
-    name = short_name(model)
-    made = mark(
-        run.study,
-        {name: run.source(model)},
-        run.params,
-        unread={"models", *READ_LATER},
-        read=[prompts.sha256],
-    )
-    # The number of threads moves the last digits.
-    code = fingerprint(made, run.params.threads, code=())
-
-    with scratch("pythia_emergence", f"{name}-{code}", beside=run.folder) as held:
-        yield held.folder
 
 
 def figures(run: Induct) -> None:

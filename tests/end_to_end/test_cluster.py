@@ -8,15 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 pytest.importorskip("distributed", reason="Dask is not installed (make test-servers)")
 
+import servers
 from interp_core.training import cluster
+from servers import tasks
 from small_trainings import lay_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
@@ -74,26 +74,8 @@ def untouched(project: Path) -> dict[str, bytes]:
 @pytest.fixture
 def running_cluster(tmp_path: Path) -> Iterator[tuple[Path, list[subprocess.Popen[bytes]]]]:
     """A scheduler's file, and two workers of it, each a process that nobody starts again."""
-    file = tmp_path / "scheduler.json"
-    with ExitStack() as stack:
-        begun = ["dask_scheduler", "--scheduler-file", str(file), "--host", "127.0.0.1"]
-        stack.enter_context(_server(*begun, "--port", "0", "--no-dashboard"))
-        _wait_until(file.is_file, "the scheduler has written its file")
-        asked = ["dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
-        asked += ["--no-dashboard", "--local-directory", str(tmp_path)]
-        yield file, [stack.enter_context(_server(*asked)) for _ in range(2)]
-
-
-@contextmanager
-def _server(program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", f"distributed.cli.{program}", *arguments]
-    quiet = environment() | {"DASK_LOGGING__DISTRIBUTED": "critical"}
-    server = subprocess.Popen(command, env=quiet)
-    try:
-        yield server
-    finally:
-        server.kill()
-        server.wait()
+    with servers.dask(tmp_path, environment()) as running:
+        yield running
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -121,16 +103,6 @@ def trainings_at(project: Path, step: int) -> int:
     return sum((file.parents[1] / "state.safetensors").exists() for file in kept)
 
 
-def tasks() -> list[psutil.Process]:
-    """Processes of tasks, on this machine."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if "interp_core.training.cluster" in line and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
 def test_two_workers_write_the_bytes_of_one_process(
     project: Path, untouched: dict[str, bytes]
 ) -> None:
@@ -154,7 +126,7 @@ def test_a_worker_that_is_killed_in_the_middle_changes_no_byte(
 
     assert running.returncode == 0, said
     assert files(project / "killed") == untouched
-    assert not tasks()
+    assert not tasks(project)
     assert not list((project / ".scratch").glob("cluster-*"))
 
 
@@ -173,7 +145,7 @@ def test_what_is_wrong_with_one_task_is_one_line_and_ends_the_others(project: Pa
     assert running.returncode == 2
     assert len(said.splitlines()) == 1, said
     assert said.startswith("error: ")
-    assert not tasks()
+    assert not tasks(project)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -189,7 +161,7 @@ def test_who_stops_the_command_stops_its_tasks(
     # A terminal sends its signal to the whole group; kill -9 goes to one.
     (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
     _, said = running.communicate(timeout=120)
-    _wait_until(lambda: not tasks(), "no task is left")
+    _wait_until(lambda: not tasks(project), "no task is left")
     if number == signal.SIGINT:
         assert running.returncode == 130, said
         # Tasks have saved, but only their workers know: no more is said here.

@@ -4,6 +4,7 @@ carrier is first.
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import planted_mamba as planted
+from interp_core.files.artifacts import as_saved
+from interp_core.loading import load_model
 from interp_core.mamba.hidden_attention import mixer_calls
 from interp_core.models.hooks import intervene
 from interp_core.models.sites import Site
+from interp_core.models.spec import ModelSpec
+from interp_core.training import shares
+from interp_core.training.shares import Elsewhere, dealing
 from mamba_neurons import intervene as exact
 from mamba_neurons.data import Texts
 from mamba_neurons.intervene import ABLATIONS, Ablation, neuron_effects, replacement
@@ -87,6 +93,26 @@ def test_effects_do_not_depend_on_how_texts_and_units_are_batched(
     found = [neuron_effects(model, texts, 0, range(model.n_neurons), way) for way in ways]
     for other in found[1:]:
         np.testing.assert_allclose(other.kl, found[0].kl, atol=1e-6)
+
+
+def test_channels_that_are_dealt_out_have_the_same_effects_to_the_bit(
+    project_folder: Path, params: MambaNeurons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec(source="local", path=project_folder / "models" / "tiny-mamba")
+    model, texts = Model(load_model(spec, name="tiny-mamba")), planted.random_texts()
+    # No stack is whole at the end of a layer, and every layer is exact.
+    params = params.model_copy(update={"stack": 3, "least_agreement": 1.0})
+    whole, expected = causal(model, texts, params, np.random.default_rng(0))
+
+    monkeypatch.setattr(shares, "_size", lambda *_: 2)
+    kept, digest = tmp_path / "kept", model.subject.hash
+    with dealing(Elsewhere(spec, "tiny-mamba", digest, "cpu", "float32", "own", 1, kept)):
+        arrays, report = causal(model, texts, params, np.random.default_rng(0))
+
+    assert len(list(kept.iterdir())) > 10
+    for name, values in whole.items():
+        np.testing.assert_array_equal(arrays[name], values, strict=True)
+    assert as_saved(report) == as_saved(expected)
 
 
 def test_a_residual_dimension_ablated_is_the_edit_of_the_residual_stream(

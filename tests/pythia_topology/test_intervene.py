@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import comb
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import known_circuits as known
 import small_project
 from interp_core.errors import InputError
 from interp_core.measures.scores import copy_behaviour
+from interp_core.models.spec import ModelSpec
 from interp_core.models.subject import Transformer
 from interp_core.statistics.heads import Head
 from interp_core.stimuli.prompts import Prompts
+from interp_core.training import shares
+from interp_core.training.shares import Elsewhere, dealing
 from pythia_topology.data import first_prompts, stimuli
 from pythia_topology.intervene import causal
 from pythia_topology.intervene_controls import (
@@ -210,6 +214,25 @@ def test_nothing_is_ablated_before_it_is_known_that_there_is_text(
     monkeypatch.setattr("pythia_topology.intervene_heads.ablation_effects", never)
     with pytest.raises(InputError, match=r"the text has .* 2000 wanted"):
         causal(induction, prompts, roles, params)
+
+
+def test_heads_that_are_dealt_out_have_the_same_effects_to_the_bit(
+    toy: Transformer, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = settings(causal_draws=12, causal_top_k=2, causal_random_k=2)
+    prompts, roles = planted_roles(toy, params)
+    expected, whole = causal(toy, prompts, roles, params)
+
+    monkeypatch.setattr(shares, "_size", lambda *_: 2)
+    spec = ModelSpec(source="local", path=project / "models" / "toy")
+    kept = tmp_path / "kept"
+    with dealing(Elsewhere(spec, "toy", toy.hash, "cpu", "float32", "own", params.threads, kept)):
+        report, arrays = causal(toy, prompts, roles, params)
+
+    assert len(list(kept.iterdir())) > 7
+    assert report == expected
+    for name, values in whole.items():
+        np.testing.assert_array_equal(arrays[name], values, strict=True)
 
 
 # Random sets

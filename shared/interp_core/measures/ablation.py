@@ -32,6 +32,8 @@ Head = tuple[int, int]  # layer, head
 Place = tuple[Site, int]  # where heads' vectors are, and which of them
 Ablation = Literal["zero", "mean", "resample"]
 
+STACK = 4  # sets of heads in one re-run of a suffix
+
 
 @dataclass(frozen=True)
 class Effects:
@@ -53,7 +55,7 @@ def ablation_effects(
     *,
     ablation: Ablation = "mean",
     batch_size: int = 16,
-    stack: int = 4,
+    stack: int = STACK,
     freeze_attention: bool = False,
     label: str | None = None,
 ) -> Effects:
@@ -207,7 +209,7 @@ def _rerun_suffixes(
 ) -> None:
     assert isinstance(subject, NativeSubject)
 
-    for group in _same_first_layer(sets, stack):
+    for group in same_first_layer(sets, stack):
         layers = _layers([sets[index] for index in group])
         edits = {
             Site(layer, "attn.z"): _stacked_edit(
@@ -275,7 +277,11 @@ def _stacked_edit(
     return edit
 
 
-def _same_first_layer(sets: Sequence[Sequence[Head]], stack: int) -> Iterator[list[int]]:
+def same_first_layer(sets: Sequence[Sequence[Head]], stack: int = STACK) -> Iterator[list[int]]:
+    """Places of the sets that one re-run of a suffix measures together: their first layer is one.
+
+    Sets in the order of some of these groups fall into the same groups again.
+    """
     by_layer: dict[int, list[int]] = {}
     for index, heads in enumerate(sets):
         by_layer.setdefault(_layers([heads])[0], []).append(index)

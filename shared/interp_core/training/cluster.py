@@ -44,6 +44,8 @@ KEPT_BACK = ("KEY", "TOKEN", "INDUCTION_LAB_CLUSTER")
 
 GOING = 60  # seconds that a worker may take to end after its processes were
 
+CLIENT = "interp_core.client"  # where a command keeps its cluster's client
+
 # Of this process, where it is a worker's: running tasks by their call, and calls that have ended.
 _running: dict[str, list[subprocess.Popen[bytes]]] = {}
 _ended: set[str] = set()
@@ -69,7 +71,7 @@ def run_on_cluster(tasks: Sequence[Any], address: str) -> None:
     if "WORLD_SIZE" in os.environ:
         raise InputError("--cluster trains one model a worker, torchrun one on all: choose one")
 
-    with _client(address) as client, _token() as token:
+    with _client_of_command(address) as client, _token() as token:
         from distributed import as_completed  # pyright: ignore[reportMissingImports]
         from distributed.client import FutureCancelledError  # pyright: ignore[reportMissingImports]
         from distributed.scheduler import KilledWorker  # pyright: ignore[reportMissingImports]
@@ -97,6 +99,26 @@ def run_on_cluster(tasks: Sequence[Any], address: str) -> None:
         finally:
             client.cancel(list(futures))
             _end_all(client, place.call)
+
+
+@contextmanager
+def _client_of_command(address: str) -> Iterator[Any]:
+    """A cluster's client; all that one command runs has the same one, until the command ends.
+
+    Its workers then start once: a job of Slurm may wait for an hour before it does.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        with _client(address) as client:
+            yield client
+        return
+
+    if CLIENT not in context.meta:
+        context.meta[CLIENT] = context.with_resource(_client(address))
+    client = context.meta[CLIENT]
+    if client.status != "running":
+        raise InputError(f"cluster {address}: its scheduler went away: the same command goes on")
+    yield client
 
 
 @contextmanager

@@ -1,0 +1,171 @@
+"""Ablations on a cluster: `causal` of heads and of channels writes the bytes of one process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("distributed", reason="Dask is not installed (make test-servers)")
+
+import planted_mamba
+import servers
+import small_project
+from servers import tasks
+
+pytestmark = [pytest.mark.slow, pytest.mark.servers]
+
+HEADS = ["--model", "models/toy", "--causal-top-k", "2", "--causal-random-k", "2"]
+CHANNELS = ["--model", "models/channels", "--least-agreement", "1"]
+STUDIES = {"pythia_topology": HEADS, "mamba_neurons": CHANNELS}
+
+# Two stacks a share: so small a model would be one.
+START = """
+from interp_core.training import shares
+from {study}.cli import main
+shares._size = lambda *_: 2
+main()
+"""
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if "CLUSTER" not in name}
+    return kept | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+
+
+def start(project: Path, study: str, out: str, *more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    given = ["causal", *STUDIES[study], "--out", out, *more]
+    return subprocess.Popen(
+        [sys.executable, "-c", START.format(study=study), *given],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(running: subprocess.Popen[str]) -> None:
+    _, said = running.communicate(timeout=600)
+    assert running.returncode == 0, said
+
+
+def wait_until(is_so: Callable[[], object], running: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not is_so():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def kept(project: Path) -> dict[str, tuple[int, int]]:
+    """Shares that are kept, each with which writing of its file it is."""
+    found = {}
+    for record in (project / ".scratch").glob("*_causal/*/*/induction-lab.sha256"):
+        file = record.with_name("found.npz")
+        try:
+            told = file.stat()
+        except FileNotFoundError:
+            continue
+        if record.read_text():
+            found[record.parent.name] = (told.st_ino, told.st_mtime_ns)
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project with a transformer and a Mamba."""
+    folder = small_project.build_project(tmp_path_factory.mktemp("project"))
+    tokenizer = small_project.corpus_tokenizer(folder / "data" / "corpus")
+    mamba = planted_mamba.random_mamba(vocab=len(tokenizer))
+    small_project.save_model(folder / "models" / "channels", mamba, tokenizer)
+
+    smoke = yaml.safe_load((Path(__file__).parents[2] / "profiles" / "smoke.yaml").read_text())
+    profile = folder / "profiles" / "tests.yaml"
+    sections = yaml.safe_load(profile.read_text())
+    sections["mamba_neurons"] = smoke["mamba_neurons"] | {"top_k": 3}
+    profile.write_text(yaml.safe_dump(sections))
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(STUDIES))
+def study(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def untouched(project: Path, study: str) -> dict[str, bytes]:
+    """What one process writes."""
+    finish(start(project, study, f"{study}-untouched"))
+    assert not kept(project)
+    return files(project / f"{study}-untouched")
+
+
+def test_two_workers_write_the_bytes_of_one_process(
+    project: Path, study: str, untouched: dict[str, bytes]
+) -> None:
+    running = start(project, study, f"{study}-two", "--cluster", "local:2")
+    seen = set[int]()
+    while running.poll() is None:
+        seen |= {task.pid for task in tasks(project)}
+        time.sleep(0.05)
+    finish(running)
+
+    assert len(seen) > 2
+    assert files(project / f"{study}-two") == untouched
+    assert not kept(project)
+
+
+def test_a_worker_that_is_killed_takes_no_share_with_it(
+    project: Path, study: str, untouched: dict[str, bytes], tmp_path: Path
+) -> None:
+    with servers.dask(tmp_path, environment()) as (file, workers):
+        running = start(project, study, f"{study}-killed", "--cluster", str(file))
+        wait_until(lambda: kept(project) and tasks(project, of=workers[0].pid), running)
+        workers[0].kill()
+        workers[0].wait()
+        finish(running)
+
+    assert files(project / f"{study}-killed") == untouched
+    assert not kept(project)
+    assert not tasks(project)
+
+
+def test_after_a_kill_the_same_command_measures_no_share_twice(
+    project: Path, study: str, untouched: dict[str, bytes]
+) -> None:
+    out = f"{study}-again"
+    first = start(project, study, out, "--cluster", "local:2")
+    wait_until(lambda: len(kept(project)) > 2, first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate(timeout=60)
+
+    # Tasks of a killed command end within seconds, perhaps with one share more.
+    time.sleep(3)
+    before = kept(project)
+
+    again = start(project, study, out, "--cluster", "local:2")
+    seen = {name: {identity} for name, identity in before.items()}
+    while again.poll() is None:
+        for name, identity in kept(project).items():
+            seen.setdefault(name, set()).add(identity)
+        time.sleep(0.01)
+    finish(again)
+
+    assert len(before) < len(seen)
+    assert all(len(identities) == 1 for identities in seen.values())
+    assert files(project / out) == untouched
