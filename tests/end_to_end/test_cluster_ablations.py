@@ -77,11 +77,12 @@ def kept(project: Path) -> dict[str, tuple[int, int]]:
     found = {}
     for record in (project / ".scratch").glob("*_causal/*/*/induction-lab.sha256"):
         file = record.with_name("found.npz")
+        # The call removes them when it has all.
         try:
-            told = file.stat()
+            told, listed = file.stat(), record.read_text()
         except FileNotFoundError:
             continue
-        if record.read_text():
+        if listed:
             found[record.parent.name] = (told.st_ino, told.st_mtime_ns)
     return found
 
