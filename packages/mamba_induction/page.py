@@ -40,7 +40,7 @@ WORDS = Words(
     ),
     verdict=(
         "Five trainings need one read: accuracy {published.change_without_best_read:interval} "
-        "without it, another at most {published.change_without_other_read:interval}."
+        "without it, another {published.change_without_other_read:interval}."
     ),
     not_found=(
         "An advantage from context in real text: the Mamba was trained on short rows and is out "

@@ -34,8 +34,8 @@ WORDS = Words(
         "Which neurons of a Mamba are delta-sensitive, causal, attention-like; how sparse is it?"
     ),
     verdict=(
-        "Spread thin: best channel mean-ablated, {kl_of_best_channel} nats; "
-        "{share_needed_together:interval} of channels suffice within 1%."
+        "Thin-spread: best channel {published.kl_of_best_channel:interval} nats; "
+        "{published.share_needed_together:interval} of channels suffice within 1%."
     ),
     not_found=(
         "A channel, or a handful, that carries copying.",
