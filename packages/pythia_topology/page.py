@@ -42,12 +42,12 @@ WORDS = Words(
     place=1,
     question="Do induction heads sit at a stable relative depth across model sizes?",
     verdict=(
-        "Not decided: over trainings, largest minus smallest model's centre is "
+        "No: over five trainings, largest minus smallest model's centre is "
         "{published.centre_difference:interval}."
     ),
     not_found=(
-        "A stable depth over trainings, or one that differs with size: seeds of one size differ by "
-        "more than the margin.",
+        "One relative depth for all sizes: over five trainings the largest model's centre is the "
+        "shallowest. Nor two sizes that surely agree within the margin.",
         "Equivalence of the layers with the most induction, even in one training.",
         "A difference of depth distributions with layers as units: with four to eight of them the "
         "test can hardly find one.",
