@@ -1,7 +1,4 @@
-"""Where a call keeps what it has measured until it has all, and who measures it.
-
-No byte of a result comes from here, so no stage depends on it.
-"""
+"""Where a call keeps what it has measured until it has all, and who measures it."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager

@@ -30,7 +30,6 @@ WITHOUT_EFFECT = {
     "interp_core.files.unfinished": "where unfinished work lies, never what is in it",
     "interp_core.files.way_out": "what to do about a file that is missing",
     "interp_core.console.made_from": "marks records of experiments; a stage's files have no mark",
-    "interp_core.console.unfinished": "where a call keeps what it has, and on which machine",
     "interp_core.progress": "bars on standard error; every item is passed on, in order",
     "interp_core.training.account": "where curves for W&B go",
     "interp_core.training.cluster": "on which machine a training runs; each checks what it is",

@@ -23,7 +23,6 @@ from interp_core.files.vouching import vouching
 from interp_core.loading import load_model
 from interp_core.models.spec import Dtype, ModelSpec
 from interp_core.models.subject import Subject
-from interp_core.training.checkpoints import fingerprint
 from interp_core.training.threads import use_threads
 from interp_core.training.workers import Task, run_in_processes
 
@@ -145,6 +144,9 @@ def _size(subject: Subject, tokens: int, passes: float) -> int:
 
 def _file(kept: Path, what: str, about: Sequence[Any], share: Sequence[Any]) -> Path:
     """Where a share is kept: a folder of its own, so that no two machines write into one record."""
+    # Of a cluster's calls alone: a stage that measures here does not depend on it.
+    from interp_core.training.checkpoints import fingerprint
+
     return kept / f"{what}-{fingerprint(about, share, code=())}" / "found.npz"
 
 
