@@ -1,6 +1,8 @@
 """The pipeline as a description: what is derived is right, and what is declared fits."""
 
 import ast
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,13 @@ from eigen_phase.params import EigenPhase
 from interp_core.files.params import read_section
 from interp_core.models.spec import catalogue
 from interp_core.pipeline import stages
-from interp_core.pipeline.commands import PARAMETERS_WITHOUT_EFFECT, Command, Project
-from interp_core.pipeline.import_closure import WITHOUT_EFFECT
+from interp_core.pipeline.commands import (
+    ALWAYS,
+    PARAMETERS_WITHOUT_EFFECT,
+    Command,
+    Project,
+)
+from interp_core.pipeline.import_closure import WITHOUT_EFFECT, Sources
 from interp_core.stimuli.corpus import CorpusParams
 from interp_core.training.reference_models import ReferenceModels
 from mamba_induction.params import MambaInduction
@@ -51,6 +58,45 @@ def test_no_stage_waits_for_what_changes_no_byte() -> None:
         assert not names(stage["deps"]) & quiet, name
         for key in parameters(stage):
             assert key.rpartition(".")[2] not in PARAMETERS_WITHOUT_EFFECT, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_has_no_effect_brings_no_module_that_has_one(stage: str) -> None:
+    """A stage runs the imports of a module that it does not depend on."""
+    project = of_this_tree()
+    command = Command.of(project, STAGES[stage]["cmd"])
+    named = {module for piece in command.reached.pieces for module in piece.modules}
+    brought = loaded_with(named & WITHOUT_EFFECT.keys(), project.sources)
+
+    listed = {project.sources.file_of(module) for module in command.reached.modules | ALWAYS}
+    files = {project.sources.file_of(module) for module in brought - WITHOUT_EFFECT.keys()}
+    with_code = {file for file in files if file is not None and file.read_text().strip()}
+    assert not with_code - listed
+
+
+@cache
+def of_this_tree() -> Project:
+    """Read once: its modules stay parsed."""
+    return Project.of(ROOT)
+
+
+def loaded_with(modules: Iterable[str], sources: Sources) -> set[str]:
+    """Modules of ours that are loaded when these are, with them and the packages they are in."""
+    found: set[str] = set()
+    waiting = [*modules]
+
+    while waiting:
+        module = waiting.pop()
+        parts = module.split(".")
+        waiting += [".".join(parts[:end]) for end in range(1, len(parts))]
+
+        if module not in found:
+            found.add(module)
+            at_import = [one for one in sources.pieces(module) if one.function is one.owner is None]
+            waiting += [name for piece in at_import for name in piece.modules]
+        waiting = [one for one in waiting if one not in found]
+
+    return found
 
 
 def test_the_packages_that_the_corpus_comes_from_are_pinned_to_one_version() -> None:
