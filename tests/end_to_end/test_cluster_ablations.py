@@ -3,9 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,11 @@ import yaml
 
 pytest.importorskip("distributed", reason="Dask is not installed (make test-servers)")
 
+import cluster_commands
 import planted_mamba
 import servers
 import small_project
+from cluster_commands import Kept, environment, kept_in, wait_until, writings
 from servers import tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
@@ -33,35 +33,13 @@ main()
 """
 
 
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if "CLUSTER" not in name}
-    return kept | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-
-
 def start(project: Path, study: str, out: str, *more: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
     given = ["causal", *STUDIES[study], "--out", out, *more]
-    return subprocess.Popen(
-        [sys.executable, "-c", START.format(study=study), *given],
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return cluster_commands.start(project, START.format(study=study), *given)
 
 
 def finish(running: subprocess.Popen[str]) -> None:
-    _, said = running.communicate(timeout=600)
-    assert running.returncode == 0, said
-
-
-def wait_until(is_so: Callable[[], object], running: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while not is_so():
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    cluster_commands.finish(running, timeout=600)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -72,19 +50,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def kept(project: Path) -> dict[str, tuple[int, int]]:
-    """Shares that are kept, each with which writing of its file it is."""
-    found = {}
-    for record in (project / ".scratch").glob("*_causal/*/*/induction-lab.sha256"):
-        file = record.with_name("found.npz")
-        # The call removes them when it has all.
-        try:
-            told, listed = file.stat(), record.read_text()
-        except FileNotFoundError:
-            continue
-        if listed:
-            found[record.parent.name] = (told.st_ino, told.st_mtime_ns)
-    return found
+def kept(project: Path) -> Kept:
+    """Shares that are kept."""
+    return kept_in(project / ".scratch", "*_causal/*/*", "found.npz")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +104,9 @@ def test_a_worker_that_is_killed_takes_no_share_with_it(
 ) -> None:
     with servers.dask(tmp_path, environment()) as (file, workers):
         running = start(project, study, f"{study}-killed", "--cluster", str(file))
-        wait_until(lambda: kept(project) and tasks(project, of=workers[0].pid), running)
+        wait_until(
+            lambda: kept(project) and tasks(project, of=workers[0].pid), running, timeout=300
+        )
         workers[0].kill()
         workers[0].wait()
         finish(running)
@@ -151,7 +121,7 @@ def test_after_a_kill_the_same_command_measures_no_share_twice(
 ) -> None:
     out = f"{study}-again"
     first = start(project, study, out, "--cluster", "local:2")
-    wait_until(lambda: len(kept(project)) > 2, first)
+    wait_until(lambda: len(kept(project)) > 2, first, timeout=300)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate(timeout=60)
 
@@ -160,11 +130,7 @@ def test_after_a_kill_the_same_command_measures_no_share_twice(
     before = kept(project)
 
     again = start(project, study, out, "--cluster", "local:2")
-    seen = {name: {identity} for name, identity in before.items()}
-    while again.poll() is None:
-        for name, identity in kept(project).items():
-            seen.setdefault(name, set()).add(identity)
-        time.sleep(0.01)
+    seen = writings(before, again, lambda: kept(project))
     finish(again)
 
     assert len(before) < len(seen)

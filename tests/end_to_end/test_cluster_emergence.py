@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +10,9 @@ import pytest
 
 pytest.importorskip("distributed", reason="Dask is not installed (make test-servers)")
 
+import cluster_commands
 import small_project
+from cluster_commands import Kept, kept_in, wait_until, writings
 from interp_core.files.artifacts import save_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
@@ -20,45 +21,22 @@ STEPS = [0, 1, 2, 4, 8, 16, 32, 64]
 START = "from pythia_topology.cli import main; main()"
 
 
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if "CLUSTER" not in name}
-    return kept | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-
-
 def start(project: Path, out: str, *more: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
     given = ["emergence", "--model", "models/toy", "--out", out, *more]
-    return subprocess.Popen(
-        [sys.executable, "-c", START, *given],
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return cluster_commands.start(project, START, *given)
 
 
 def finish(running: subprocess.Popen[str]) -> None:
-    _, said = running.communicate(timeout=300)
-    assert running.returncode == 0, said
+    cluster_commands.finish(running, timeout=300)
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def kept(project: Path) -> dict[str, tuple[int, int]]:
-    """Checkpoints that are kept, each with which writing of its file it is."""
-    found = {}
-    for record in (project / ".scratch").glob("pythia_emergence/*/step-*/induction-lab.sha256"):
-        file = record.with_name("scores.npz")
-        try:
-            told = file.stat()
-        except FileNotFoundError:
-            continue
-        if record.read_text():
-            found[record.parent.name] = (told.st_ino, told.st_mtime_ns)
-    return found
+def kept(project: Path) -> Kept:
+    """Checkpoints that are kept."""
+    return kept_in(project / ".scratch", "pythia_emergence/*/step-*", "scores.npz")
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +71,7 @@ def test_after_a_kill_the_same_command_measures_no_checkpoint_twice(
 ) -> None:
     out = f"killed-{len(where)}"
     first = start(project, out, *where)
-    deadline = time.monotonic() + 200
-    while len(kept(project)) < 3:
-        assert first.poll() is None, first.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(kept(project)) >= 3, first, timeout=200)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate(timeout=60)
 
@@ -107,11 +81,7 @@ def test_after_a_kill_the_same_command_measures_no_checkpoint_twice(
     assert 3 <= len(before) < len(STEPS)
 
     again = start(project, out, *where)
-    seen = {name: {identity} for name, identity in before.items()}
-    while again.poll() is None:
-        for name, identity in kept(project).items():
-            seen.setdefault(name, set()).add(identity)
-        time.sleep(0.01)
+    seen = writings(before, again, lambda: kept(project))
     finish(again)
 
     assert all(len(identities) == 1 for identities in seen.values())
