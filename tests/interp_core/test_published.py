@@ -166,6 +166,46 @@ def test_what_the_answers_were_made_from_lies_beside_them(
     assert [command.count("--trainings") for command in called] == [len(repeats.seeds)]
 
 
+def test_files_that_a_run_of_all_trainings_keeps_are_published_beside_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = tmp_path / "copy"
+    repeats = Published.model_validate(LONG["published"]).studies["eigen_phase"]
+    for kept in (published.ANSWERS, *repeats.keeps):
+        (ran / "data" / "eigen_phase" / kept).parent.mkdir(parents=True, exist_ok=True)
+        (ran / "data" / "eigen_phase" / kept).write_text(kept)
+
+    monkeypatch.setattr(published, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(published, "_answers_of", lambda study, root: ("last", "program"))
+    monkeypatch.setattr(published, "_check_committed", lambda root: None)
+    monkeypatch.setattr(published, "_revision", lambda folder: "a" * 40)
+    monkeypatch.setattr(published, "_run_in_a_copy", lambda name, *_: ran)
+
+    out = publish("eigen_phase", "long")
+
+    assert {file.name: file.read_text() for file in out.iterdir() if file.name != "made.json"} == {
+        Path(kept).name: kept for kept in (published.ANSWERS, *repeats.keeps)
+    }
+    assert load_json(out / "made.json")["seeds"] == []
+
+
+@pytest.mark.parametrize("kept", ["../../../thesis.json", "/etc/passwd", "metrics//a.json"])
+def test_only_files_inside_a_studys_folder_are_kept(kept: str) -> None:
+    with pytest.raises(ValueError, match="becomes a file's name"):
+        Repeats(keeps=(kept,))
+
+
+@pytest.mark.parametrize("keeps", [("a/made.json",), ("answers.json",), ("a/x.json", "b/x.json")])
+def test_a_file_that_is_kept_replaces_no_other(keeps: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Repeats(keeps=keeps)
+
+
+def test_many_runs_keep_no_file_of_one() -> None:
+    with pytest.raises(ValueError, match="its own files"):
+        Repeats(seeds=(0, 1), vary=("reference_models.seed",), keeps=("a.json",))
+
+
 def test_seeds_that_replace_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="belong together"):
         Repeats(seeds=(0, 1))

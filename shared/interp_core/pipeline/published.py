@@ -24,6 +24,7 @@ from interp_core.files.locks import locked_file
 from interp_core.files.params import (
     FileName,
     Params,
+    file_name,
     profile_path,
     project_root,
     read_section,
@@ -45,6 +46,22 @@ class Repeats(Params):
     vary: tuple[str, ...] = ()
     # what sets the trainings apart, where they are not those of the laptop with other seeds
     says: str = ""
+    # of one run whose conditions hold the trainings: files of data/STUDY that are published too
+    keeps: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _keeps_files_of_the_run(self) -> "Repeats":
+        for path in self.keeps:
+            for part in path.split("/"):
+                file_name(part, where="`keeps`")
+
+        names = [Path(path).name for path in (ANSWERS, MADE, *self.keeps)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`keeps` names a file twice, or one of {ANSWERS} and {MADE}")
+
+        if self.keeps and self.seeds:
+            raise ValueError("`keeps` is of one run: with `seeds` each run has its own files")
+        return self
 
     @model_validator(mode="after")
     def _seeds_replace_something(self) -> "Repeats":
@@ -92,7 +109,8 @@ def _publish(study: str, repeats: Repeats, profile: str, root: Path) -> Path:
     if not repeats.seeds:
         ran = _run_in_a_copy(f"{profile}-{study}", root, content, stage)
         out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ran / "data" / study / ANSWERS, out / ANSWERS)
+        for kept in (ANSWERS, *repeats.keeps):
+            shutil.copyfile(ran / "data" / study / kept, out / Path(kept).name)
         record(out, profile, repeats, revision)
         return out
 
