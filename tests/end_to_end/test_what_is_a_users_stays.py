@@ -227,6 +227,19 @@ def test_models_are_not_put_where_something_else_is(
     assert untouched(mine)
 
 
+@pytest.mark.parametrize(("program", "name"), [("models", "neox-2l"), ("mamba-models", "twin-2l")])
+def test_a_history_does_not_take_the_place_of_a_users_table(
+    program: str, name: str, tmp_path: Path
+) -> None:
+    mine = tmp_path / "history" / f"{name}.csv"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    places = ("--corpus", tmp_path / "none", "--out", tmp_path / "out", "--history", mine.parent)
+    said = refused(interp_core.cli.main, program, "--profile", "smoke", *places)
+    assert f"{mine} is there, and no record of this program lists it, so it stays" in said
+    assert mine.read_text() == "years of work"
+
+
 def test_a_run_is_not_put_where_something_else_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from interp_core.files.artifacts import load_arrays, load_json, load_weights, sa
 from interp_core.files.folders import replacing_folder
 from interp_core.files.params import Params
 from interp_core.files.sums import SUMS, check_all, file_sha256, listed_in
-from interp_core.files.vouching import replacing_ours, vouching
+from interp_core.files.vouching import guarding, replacing_ours, vouching
 from interp_core.training.checkpoints import Scratch
 
 
@@ -222,3 +222,55 @@ def test_kept_weights_that_changed_never_become_a_model(held: Scratch) -> None:
     for use in (held.load, held.check):
         with pytest.raises(InputError, match="the same command trains afresh"):
             use()
+
+
+def test_in_a_guarded_folder_every_writer_leaves_a_users_file(tmp_path: Path) -> None:
+    mine = tmp_path / "figures" / "mine.json"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+
+    with guarding(tmp_path):
+        for _ in range(2):  # its own it writes again
+            save_json(tmp_path / "ours.json", {"n": 1})
+            with vouching(tmp_path / "both.json"):
+                save_json(tmp_path / "both.json", {"n": 2})
+
+        with pytest.raises(InputError, match="no record of this program lists it, so it stays"):
+            save_json(mine, {"n": 3})
+
+        def vouched() -> None:
+            with vouching(mine):
+                mine.unlink()
+
+        with pytest.raises(InputError, match="so it stays"):
+            vouched()
+
+    assert mine.read_text() == "years of work"
+    assert listed_in(tmp_path / SUMS).keys() == {"ours.json", "both.json"}
+    save_json(tmp_path / "new.json", {})  # after the block all is as it was
+    assert "new.json" not in listed_in(tmp_path / SUMS)
+
+
+def test_a_folder_that_is_replaced_whole_lists_its_own_files(tmp_path: Path) -> None:
+    with guarding(tmp_path):
+        for _ in range(2):
+            with replacing_folder(tmp_path / "run", kind="test", name="run") as folder:
+                save_json(folder / "config.json", {})
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "files.json",
+    ]
+
+
+def test_who_is_killed_in_a_guarded_folder_writes_its_own_file_again(tmp_path: Path) -> None:
+    def killed() -> None:
+        with vouching(tmp_path / "a.json"):
+            save_json(tmp_path / "a.json", {"n": 1})
+            raise KeyboardInterrupt
+
+    with guarding(tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            killed()
+        assert load_json(tmp_path / "a.json") == {"n": 1}
+        save_json(tmp_path / "a.json", {"n": 2})
+    assert load_json(tmp_path / "a.json") == {"n": 2}

@@ -707,3 +707,28 @@ def test_composition_is_refused_before_anything_is_measured(tmp_path: Path) -> N
     assert said.code == 2
     assert "a norm stands behind its queries and keys" in one_line(said)
     assert not list((tmp_path / "out").rglob("scores_*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_early"),
+    [("profile_toy.json", True), ("scores_toy.npz", True), ("heatmap_toy.png", False)],
+)
+def test_a_file_of_somebody_elses_is_not_replaced(
+    name: str,
+    is_early: bool,
+    random_project: Path,
+    profiled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a record would be it is seen before anything is measured."""
+    assert (profiled / name).is_file()
+    monkeypatch.chdir(random_project)
+    mine = tmp_path / name
+    mine.write_text("years of work")
+
+    said = one_line(induct("profile", "--model", "toy", "--out", tmp_path))
+    assert f"{mine} is there, and no record of this program lists it, so it stays" in said
+    assert mine.read_text() == "years of work"
+    if is_early:
+        assert list(tmp_path.iterdir()) == [mine]

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from interp_core.console import made_from
-from interp_core.console.holding import hold
+from interp_core.console.holding import guard, hold
 from interp_core.console.made_from import MADE_FROM, Source, made_in, sha256_of
 from interp_core.errors import InputError
 from interp_core.files.artifacts import (
@@ -25,7 +25,7 @@ from interp_core.files.artifacts import (
     save_json,
 )
 from interp_core.files.params import Params, profile_path, project_root, settings_root
-from interp_core.files.vouching import vouching
+from interp_core.files.vouching import check_ours, vouching
 from interp_core.models.folder import folder_of, weight_files
 from interp_core.models.spec import ModelSpec, short_name, spec_of
 from interp_core.streams import Streams
@@ -166,11 +166,12 @@ class Call(Generic[P]):
         return all(found.get(name) == vars(source) for name, source in sources.items())
 
     def check_folder(self) -> None:
-        """InputError where an experiment cannot write, or another command does, before anything is
-        computed."""
+        """InputError where an experiment cannot write, or another command does, or where a file of
+        somebody else's has a record's name; before anything is computed."""
         if not self.is_stage:
             check_writable(self.folder)
         hold(self.folder, shared=self.is_stage)
+        self._check_theirs()
         if self.figures is not None:
             is_elsewhere = not self.figures.is_relative_to(self.folder)
             # In its own folder it is made when there is something to draw.
@@ -181,6 +182,25 @@ class Call(Generic[P]):
 
         # Again: who was in the folder until now may have put something there.
         self.check_names(self._names)
+
+    def _check_theirs(self) -> None:
+        """InputError for a file where a model's record would be, and that none of ours lists.
+
+        All other files of somebody else's are looked at when they would be replaced.
+        """
+        # In `outputs` and `data` of the project there are only its own.
+        own = [project_root() / name for name in ("data", "outputs")]
+        places = [self.folder, *([] if self.figures is None else [self.figures])]
+
+        for place in places:
+            if not any(place.resolve().is_relative_to(one.resolve()) for one in own):
+                guard(place)
+
+        endings = tuple(f"_{name}.{kind}" for name in self._names for kind in ("json", "npz"))
+        if self.flat and not self.is_stage and self.folder.is_dir():
+            for file in sorted(self.folder.iterdir()):
+                if file.name.endswith(endings) and file.name[0] != ".":
+                    check_ours(file)
 
     def check_names(self, sources: Mapping[str, str]) -> None:
         """InputError where a file name stands for another model in the folder already: the second

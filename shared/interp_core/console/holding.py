@@ -6,6 +6,16 @@ from pathlib import Path
 import click
 
 from interp_core.files.locks import alone_in
+from interp_core.files.vouching import guarding
+
+
+def guard(folder: Path) -> None:
+    """Until the command ends, replace in the folder and below it only what a record of this program
+    lists. Outside of a command, nothing.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.with_resource(guarding(folder))
 
 
 def hold(folder: Path, *, shared: bool = False) -> None:

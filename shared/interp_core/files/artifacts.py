@@ -42,14 +42,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced to disk, when the block ends
     without an error.
 
-    An OSError of the block names `path`, not the temporary one.
+    An OSError of the block names `path`, not the temporary one. In a folder that is guarded,
+    InputError for a file of somebody else's.
     """
+    from interp_core.files.vouching import before_replacing  # it writes its records by this
+
+    before_replacing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())
+
+        before_replacing(path, by=part)
         part.replace(path)
     except OSError as problem:
         if problem.errno is None:

@@ -9,7 +9,55 @@ from pathlib import Path
 from interp_core.errors import InputError
 from interp_core.files.artifacts import replacing
 from interp_core.files.locks import locked_file
-from interp_core.files.sums import RECORD, SUMS, file_sha256, is_listed, listed_in
+from interp_core.files.sums import (
+    RECORD,
+    SUMS,
+    file_sha256,
+    is_in_replaced_folder,
+    is_listed,
+    listed_in,
+)
+
+_guarded: list[Path] = []
+
+
+@contextmanager
+def guarding(folder: Path) -> Iterator[None]:
+    """Inside the block this process replaces, in the folder and below it, only what a record lists;
+    and the record lists whatever is written there.
+
+    For a folder that somebody named: what else is in it is theirs.
+    """
+    _guarded.append(folder.resolve())
+    try:
+        yield
+    finally:
+        _guarded.remove(folder.resolve())
+
+
+def before_replacing(file: Path, *, by: Path | None = None) -> None:
+    """In a guarded folder, InputError as for `check_ours`; `by`, which takes the file's place next,
+    is listed. Elsewhere nothing.
+    """
+    if not _is_guarded(file):
+        return
+
+    check_ours(file)
+    # Before it is there: whoever is killed in between finds a file of ours.
+    if by is not None and not is_in_replaced_folder(file):
+        _list(file.parent, {file.name: file_sha256(by)})
+
+
+def _is_guarded(file: Path) -> bool:
+    """Whether it is in a guarded folder, and neither a record nor in a hidden folder: what is
+    unfinished is in those."""
+    if not _guarded or file.name in (SUMS, RECORD):
+        return False
+
+    # Its folder's links are followed; one in its own place is a user's.
+    place = file.parent.resolve() / file.name
+    inside = [place.relative_to(one) for one in _guarded if place.is_relative_to(one)]
+    return any(all(not part.startswith(".") for part in one.parts) for one in inside)
 
 
 @contextmanager
@@ -23,8 +71,12 @@ def vouching(*files: Path, folder: Path | None = None) -> Iterator[None]:
     names = {file: file.relative_to(folder or file.parent).as_posix() for file in files}
     folders = {file: folder or file.parent for file in files}
 
-    for place in dict.fromkeys(folders.values()):
-        _list(place, {names[file]: None for file in files if folders[file] == place})
+    for file in files:
+        before_replacing(file)
+    # In a guarded folder each file is listed anew when it is written, and stays ours until then.
+    struck = [file for file in files if not _is_guarded(file)]
+    for place in dict.fromkeys(folders[file] for file in struck):
+        _list(place, {names[file]: None for file in struck if folders[file] == place})
     yield
     for place in dict.fromkeys(folders.values()):
         there = [file for file in files if folders[file] == place and file.is_file()]

@@ -13,7 +13,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import array_sha256
-from interp_core.files.folders import check_replaceable
 from interp_core.files.params import FileName, Params
 from interp_core.mamba.selective_scan import fast_scan
 from interp_core.measures import scores
@@ -102,7 +101,7 @@ def train_all(params: MambaModels, places: Places, *, only: Sequence[str] = ()) 
         )
     chosen = [name for name in params.models if name in only or not only]
     for name in chosen:
-        check_replaceable(places.models / name, kind=STAGE, name=name)
+        places.check(name, stage=STAGE)
     train_several(
         [(train_mamba_model, (name, params, places), {}) for name in chosen],
         params.processes,

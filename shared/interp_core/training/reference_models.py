@@ -25,6 +25,7 @@ from interp_core.files.artifacts import (
 )
 from interp_core.files.folders import check_replaceable, check_same_settings, replacing_folder
 from interp_core.files.params import FileName, Params
+from interp_core.files.vouching import check_ours, replacing_ours
 from interp_core.measures import scores
 from interp_core.pipeline.import_closure import code_of
 from interp_core.stimuli import prompts as stimuli
@@ -121,6 +122,19 @@ class Places:
     # whether finished trainings are kept, and put back instead of being made again
     kept: bool = False
 
+    def history_of(self, name: str) -> Path:
+        """The file of a training's history."""
+        return self.history / f"{name}.csv"
+
+    def check(self, name: str, *, stage: str) -> None:
+        """InputError where something else is in a training's place, or in its history's.
+
+        The pipeline's own histories are in git, and no record lists them.
+        """
+        check_replaceable(self.models / name, kind=stage, name=name)
+        if not self.kept:
+            check_ours(self.history_of(name))
+
 
 def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = ()) -> None:
     """Train every model of the section, or `only` some, the largest first.
@@ -135,7 +149,7 @@ def train_all(params: ReferenceModels, places: Places, *, only: Sequence[str] = 
     chosen = [name for name in params.models if name in only or not only]
     chosen.sort(key=lambda name: -params.models[name].layers * params.models[name].width ** 2)
     for name in chosen:
-        check_replaceable(places.models / name, kind=STAGE, name=name)
+        places.check(name, stage=STAGE)
     train_several(
         [(train_reference_model, (name, params, places), {}) for name in chosen],
         params.processes,
@@ -201,8 +215,8 @@ def train_into(
     settings and code is put back where the places say so.
     """
     name, settings = training.name, training.settings
-    place, told = places.models / name, places.history / f"{name}.csv"
-    check_replaceable(place, kind=training.stage, name=name)
+    place, told = places.models / name, places.history_of(name)
+    places.check(name, stage=training.stage)
 
     # The pipeline's own follow its profile; in a folder of a user's the first training stays.
     if not places.kept:
@@ -239,7 +253,8 @@ def train_into(
         if held is not None:
             with replacing_folder(place, kind=training.stage, name=name) as part:
                 _write(training.model, history, settings, held, corpus, part)
-            with replacing(told) as written:
+            writing = replacing if places.kept else replacing_ours
+            with writing(told) as written:
                 written.write_text(history_csv(history))
             if places.kept:
                 keep(place, told, **finished)
