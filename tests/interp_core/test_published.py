@@ -3,6 +3,7 @@
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -179,14 +180,37 @@ def test_files_that_a_run_of_all_trainings_keeps_are_published_beside_its_answer
     monkeypatch.setattr(published, "_answers_of", lambda study, root: ("last", "program"))
     monkeypatch.setattr(published, "_check_committed", lambda root: None)
     monkeypatch.setattr(published, "_revision", lambda folder: "a" * 40)
-    monkeypatch.setattr(published, "_run_in_a_copy", lambda name, *_: ran)
+    asked: list[list[str]] = []
+
+    def run_in_a_copy(name: str, root: Path, content: dict[str, Any], stages: list[str]) -> Path:
+        asked.append(stages)
+        return ran
+
+    monkeypatch.setattr(published, "_run_in_a_copy", run_in_a_copy)
+    monkeypatch.setattr(published, "_writer_of", lambda path, root: f"writes {path}")
 
     out = publish("eigen_phase", "long")
+    # A copy of a commit has the laptop's files: without their stages those would be published.
+    assert asked == [["last", *(f"writes data/eigen_phase/{kept}" for kept in repeats.keeps)]]
 
     assert {file.name: file.read_text() for file in out.iterdir() if file.name != "made.json"} == {
         Path(kept).name: kept for kept in (published.ANSWERS, *repeats.keeps)
     }
     assert load_json(out / "made.json")["seeds"] == []
+
+
+def test_every_file_that_a_profile_keeps_has_a_stage_that_writes_it() -> None:
+    repeats = Published.model_validate(LONG["published"]).studies
+    stages = {
+        kept: published._writer_of(f"data/{study}/{kept}", ROOT)
+        for study, one in repeats.items()
+        for kept in one.keeps
+    }
+    assert stages["figures/lags_tiled.png"] == "eigen_figures"
+    assert stages["metrics/transition/transition.json"] == "eigen_transition"
+
+    with pytest.raises(InputError, match="no stage writes data/eigen_phase/notes"):
+        published._writer_of("data/eigen_phase/notes.md", ROOT)
 
 
 @pytest.mark.parametrize("kept", ["../../../thesis.json", "/etc/passwd", "metrics//a.json"])
