@@ -204,13 +204,26 @@ def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
         _run([*DVC, "cache", "dir", "--local", cache], place)
 
     if _revision(place) != revision:
-        _run(["git", "fetch", "--quiet", "origin", revision], place)
-        # Its files are copies of commits and what the pipeline wrote: nothing of a person's.
-        _run(["git", "checkout", "--quiet", "--force", "--detach", revision], place)
+        _move(place, revision)
 
     written = yaml.safe_dump(dict(content), sort_keys=False)
     (place / "profiles" / f"{FOLDER}.yaml").write_text(written)
     (place / "params.yaml").write_text(f"profile: {FOLDER}\n")
+
+
+def _move(place: Path, revision: str) -> None:
+    """Put a copy on another commit of the project, but for what its own runs have written.
+
+    DVC then sees which of its stages that commit changes. With the commit's data/ and dvc.lock all
+    of them would be new.
+    """
+    _run(["git", "fetch", "--quiet", "origin", revision], place)
+
+    # Its files are copies of commits and what the pipeline wrote: nothing of a person's. The commit
+    # is the copy's only when all is there, so that who is killed in between begins again.
+    code = [".", ":(exclude)data", ":(exclude)dvc.lock"]
+    _run(["git", "checkout", "--quiet", "--no-overlay", revision, "--", *code], place)
+    _run(["git", "reset", "--quiet", revision], place)
 
 
 def _revision(folder: Path) -> str:
