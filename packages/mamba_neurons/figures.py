@@ -66,8 +66,8 @@ def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
 
         functions = list(_OF_THE_MAMBA[command])
 
-        # Where every effect is exact no estimate stands for one: nothing rests on how good they
-        # are, and metrics have their agreement.
+        # Where every effect is exact no estimate stands for one. How far they agree is in the
+        # metrics.
         if command == "causal" and not _is_exact(report["whole_model"]):
             functions.append(figures_causal.estimates)
 
