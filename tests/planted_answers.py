@@ -219,6 +219,7 @@ PLANTED: dict[str, Content] = {
                     "lags": {
                         "largest_eigenvalue": _lag(_over_trainings(1.02, 0.9, 1.16), 5),
                         "qk_matching of the best head": _lag(None, 4),
+                        "own_matching of the best head": _lag(_over_trainings(0.65, 0.6, 0.7), 5),
                     },
                 },
             }

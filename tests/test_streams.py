@@ -71,7 +71,7 @@ DRAWN: dict[str, dict[str, tuple[Parts, list[int], int]]] = {
     },
     "interp_core.training": {
         "batch": ((9,), [9], 0x4C43683766499AC4),
-        "watched": ((), [0, 0], 0xDD635FE9E55D34BC),
+        "watched": ((), [0, 1], 0xB29EE3C16713CD74),
     },
     "mamba_induction": {
         "repeated": ((), [*b"repeated"], 0x8976CE759007B5E3),

@@ -14,6 +14,7 @@ from cursive_circuits import (
     figures_page,
 )
 from interp_core.files.artifacts import load_arrays, load_json
+from interp_core.files.params import project_root
 
 Report = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -43,7 +44,14 @@ def draw_all(folder: Path, *, only: str | None = None) -> list[Path]:
     written += draw_heads(found("heads"), out)
     for name, (report, arrays) in found("circuits").items():
         written += draw_circuits(arrays, report, name, out)
-    written += draw_interventions(found("ablate"), found("composition"), out)
+
+    ablations = found("ablate")
+    written += draw_interventions(ablations, found("composition"), out)
+
+    # The page of the run has the pipeline's ink, with and without heads.
+    if not _is_the_pipelines(folder):
+        written += draw_redrawn(ablations, out)
+
     if (folder / "scores" / "draw").is_dir() and only in (None, "draw"):
         written.append(draw_page(folder, out))
     return written
@@ -99,21 +107,13 @@ def draw_interventions(
     compositions: Mapping[str, tuple[Report, Arrays]],
     out: Path,
 ) -> list[Path]:
-    """ablation.png and paths.png of all models; redrawn_ and composition_<name>.png."""
+    """ablation.png and paths.png of all models, and composition_<name>.png."""
     written = []
     if ablations:
         figures_causal.ablation(
             {name: report for name, (report, _) in ablations.items()}, out / "ablation.png"
         )
         written.append(out / "ablation.png")
-    for name, (report, arrays) in ablations.items():
-        draw = (
-            figures_ink.redrawn
-            if any(key.startswith("redrawn/") for key in arrays)
-            else figures_ink.continued
-        )
-        draw(arrays, report, out / f"redrawn_{name}.png")
-        written.append(out / f"redrawn_{name}.png")
     for name, (_, arrays) in compositions.items():
         figures_circuits.composition(arrays, name, path := out / f"composition_{name}.png")
         written.append(path)
@@ -121,6 +121,26 @@ def draw_interventions(
         figures_causal.paths(compositions, out / "paths.png")
         written.append(out / "paths.png")
     return written
+
+
+def draw_redrawn(ablations: Mapping[str, tuple[Report, Arrays]], out: Path) -> list[Path]:
+    """redrawn_<name>.png: the ink of each model with and without heads."""
+    written = []
+
+    for name, (report, arrays) in ablations.items():
+        writes = any(key.startswith("redrawn/") for key in arrays)
+        draw = figures_ink.redrawn if writes else figures_ink.continued
+
+        draw(arrays, report, path := out / f"redrawn_{name}.png")
+        written.append(path)
+
+    return written
+
+
+def _is_the_pipelines(folder: Path) -> bool:
+    """Whether these are the files of the study's stages, not those of an experiment."""
+    home = project_root() / "data" / "cursive_circuits"
+    return folder.resolve() == home.resolve()
 
 
 def draw_ink(folder: Path, out: Path) -> list[Path]:

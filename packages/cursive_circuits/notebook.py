@@ -6,15 +6,19 @@ on.
 
 Symbols and order are the notebook's: x is a row, a head's W_Q, W_K, W_V are [d_model, d_head], its
 W_O is [d_head, d_model]. x is the residual stream centred and scaled (`normalised`); the norm's
-gain is in the matrices. Where this differs from the notebook's cells, the cell was wrong:
+gain is in the matrices. The paths of its cells, `model.transformer.layers[0].self_attn`, have what
+they ask for (`notebook_attention`): `attn_drop`'s hooks see the patterns, `q_proj.weight` and the
+others are the model's raw weights. Where this differs from the notebook's cells, the cell was
+wrong:
 
 - The rows of nn.Linear's weight, not its columns, belong to a head. Of the output weight the
-  columns do.
+  columns do. Slices of raw weights are what they say; `get_QK_matrices` and `get_VO_matrices` are
+  a head's.
 - W_OV W_QK, the cell's product, meets the reader's queries. Induction is composition with its keys:
   W_QK W_OV^T.
 - The model cross-attends to a text. `inputs` holds ids and text together (`Inputs`), so that the
   cell's `inputs, _ = batch` and `model(inputs)` do not ask what comes next after no text.
-- Queries at padding have no pattern.
+- Queries at padding have no pattern. A hook sees theirs too.
 - Residual axes have no order, so a heat map of d_model x d_model says little: give it a `basis` of
   tokens.
 """
@@ -23,7 +27,7 @@ import hashlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -44,6 +48,7 @@ from cursive_circuits.model import CursiveTransformer as StudiedTransformer
 from cursive_circuits.model_checkpoint import open_trained
 from cursive_circuits.model_shape import NO_CHARACTER
 from cursive_circuits.model_watching import observing
+from cursive_circuits.notebook_attention import SelfAttention
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import Trained
 from interp_core.errors import InputError
@@ -90,15 +95,8 @@ class Inputs(NamedTuple):
         return Inputs(*(part.unsqueeze(dim) for part in self))
 
 
-class SelfAttention(NamedTuple):
-    """Sizes of a layer's self-attention, by the notebook's names."""
-
-    num_heads: int
-    head_dim: int
-
-
 class Layer(NamedTuple):
-    """A layer, as the notebook's loops read it."""
+    """A layer, as the notebook's cells read it."""
 
     self_attn: SelfAttention
 
@@ -120,6 +118,8 @@ class CursiveTransformer(StudiedTransformer):
             alphabet=len(trained.alphabet),
             seed=0,
         )
+        for block in self.layers:
+            block.self_attention = SelfAttention(self.shape)
         self.load_state_dict(trained.model.state_dict())
         self.eval()
         self.tokens, self.alphabet, self.params = trained.tokens, trained.alphabet, params
@@ -137,10 +137,8 @@ class CursiveTransformer(StudiedTransformer):
 
     @property
     def transformer(self) -> Layers:
-        """What the notebook's loops count: layers, and heads in each. The weights are in `layers`,
-        packed otherwise than its cells read them.
-        """
-        return Layers([Layer(SelfAttention(self.n_heads, self.d_head))] * self.n_layers)
+        """The paths of the notebook's cells: `transformer.layers[1].self_attn.q_proj.weight`."""
+        return Layers([Layer(cast(SelfAttention, block.self_attention)) for block in self.layers])
 
     @cached_property
     def language(self) -> int:

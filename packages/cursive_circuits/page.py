@@ -69,10 +69,6 @@ WORDS = Words(
             "Scores of query directions against key directions, every head.",
             "White is what changes nothing.",
         ),
-        "redrawn_*.png": Caption(
-            "What is written with and without the top heads, from the same random numbers.",
-            "Random heads taken away instead.",
-        ),
         "samples_*.png": Caption(
             "Held-out words as the model writes them, and whether they are read right.",
             "The same words by a writer of the bank.",

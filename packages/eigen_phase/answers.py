@@ -23,6 +23,7 @@ def answers(metrics: Path) -> list[Answer]:
         headline(_step(free)),
         headline(_peak(free)),
         headline(_lag("eigenvalue_rise_over_step", "largest_eigenvalue", free)),
+        headline(_lag("own_matching_over_step", "own_matching of the best head", free)),
         _lag("matching_over_step", "qk_matching of the best head", free),
         _arm("loss_change_inside", "inside", arms),
         _arm("loss_change_outside", "outside", arms),

@@ -26,7 +26,7 @@ COMMANDS = (
 )
 _OF_THE_MAMBA = {
     "delta": (figures_activity.delta,),
-    "causal": (figures_causal.ranked_effects, figures_causal.estimates),
+    "causal": (figures_causal.ranked_effects,),
     "inter_layer": (figures_causal.inter_layer,),
     "cross_layer": (figures_causal.influence,),
     "attention": (figures_sets.faithfulness,),
@@ -64,7 +64,14 @@ def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
         if command in _OVER_LAYERS and len(report["layers"]) < FEWEST_LAYERS:
             return []
 
-        for function in _OF_THE_MAMBA[command]:
+        functions = list(_OF_THE_MAMBA[command])
+
+        # Where every effect is exact no estimate stands for one. How far they agree is in the
+        # metrics.
+        if command == "causal" and not _is_exact(report["whole_model"]):
+            functions.append(figures_causal.estimates)
+
+        for function in functions:
             paths.append(folder / f"{function.__name__}_{names[0]}.png")
             function(arrays, report, names[0], paths[-1])
 
@@ -86,6 +93,10 @@ def draw(command: str, names: Sequence[str], place: Place) -> list[Path]:
     path = folder / "sparsity.png"
     figures_activity.sparsity(reports, path)
     return [path]
+
+
+def _is_exact(whole: Report) -> bool:
+    return whole["exact_channels"] == whole["channels"]
 
 
 def _read(command: str, name: str, place: Place) -> tuple[Arrays, Report]:

@@ -23,7 +23,9 @@ Place = Callable[[str, str], Path]  # ("scores", "metrics" or "figures", command
 def draw_all(models: Sequence[str], place: Place) -> list[Path]:
     """The figures of the commands that have run, for the named models; returns the files written.
 
-    What is of one model alone, its layer profile and its nulls, is drawn by those commands.
+    What is of one model alone, its layer profile and its nulls, is drawn by those commands. The
+    pipeline has maps of heads and of their composition of its deepest model alone: all heads of
+    every model are on the page, and the numbers of all compositions in their metrics.
 
     `place` gives the folder of a kind of files and a command. A command of which no model has a
     file has not run; otherwise every model's must be there. InputError names what is missing or
@@ -38,8 +40,12 @@ def draw_all(models: Sequence[str], place: Place) -> list[Path]:
     }
     written: list[Path] = []
 
-    for name, profile in profiles.items():
-        written += draw_heatmap(scores[name], profile, name, out)
+    # An experiment has all its files in one folder, and maps of every model.
+    is_experiment = out == place("scores", "profile")
+    mapped = list(models) if is_experiment else [_deepest(profiles)]
+
+    for name in mapped:
+        written += draw_heatmap(scores[name], profiles[name], name, out)
 
     if (compared := place("metrics", "multisize") / "multi_size.json").is_file():
         written += draw_crosssize(load_json(compared), out / "multi_size_overlay.png")
@@ -50,9 +56,11 @@ def draw_all(models: Sequence[str], place: Place) -> list[Path]:
     if causal := _reports(place, "causal", models, stem="causal"):
         written += draw_causal(causal, out)
 
-    for name, report in _reports(place, "composition", models, stem="composition").items():
-        arrays = _arrays(place, "composition", name)
-        written += draw_composition(report, arrays, scores[name], name, out)
+    composed = _reports(place, "composition", models, stem="composition")
+    for name in mapped:
+        if name in composed:
+            arrays = _arrays(place, "composition", name)
+            written += draw_composition(composed[name], arrays, scores[name], name, out)
 
     if emerged := _reports(place, "emergence", models, stem="emergence"):
         both = {
@@ -61,6 +69,11 @@ def draw_all(models: Sequence[str], place: Place) -> list[Path]:
         written += draw_emergence(both, out)
 
     return written
+
+
+def _deepest(profiles: Mapping[str, Report]) -> str:
+    """The model of most layers, the first of them."""
+    return max(profiles, key=lambda name: profiles[name]["n_layers"])
 
 
 def _reports(place: Place, command: str, models: Sequence[str], *, stem: str) -> dict[str, Report]:
@@ -85,9 +98,15 @@ def draw_heatmap(scores: Arrays, profile: Report, name: str, folder: Path) -> li
 
 def draw_profile(scores: Arrays, profile: Report, name: str, folder: Path) -> list[Path]:
     """heatmap_<name>.png and profile_<name>.png, of a model alone."""
+    heatmap = draw_heatmap(scores, profile, name, folder)
+    return [*heatmap, *draw_layer_profile(scores, profile, name, folder)]
+
+
+def draw_layer_profile(scores: Arrays, profile: Report, name: str, folder: Path) -> list[Path]:
+    """profile_<name>.png."""
     path = folder / f"profile_{name}.png"
     figures_depth.layer_profile(scores, profile, name, path)
-    return [*draw_heatmap(scores, profile, name, folder), path]
+    return [path]
 
 
 def draw_crosssize(crosssize: Report, path: Path) -> list[Path]:

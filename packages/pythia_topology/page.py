@@ -84,11 +84,6 @@ WORDS = Words(
             "test.",
             "The control prompt is subtracted: same position, same lag, no earlier occurrence.",
         ),
-        "nulls_*.png": Caption(
-            "Where the strongest heads lie, and every head's prefix matching, against three nulls.",
-            "The strongest heads dealt to layers at random, shuffled antecedents, and the model "
-            "before any training.",
-        ),
         "profile_*.png": Caption(
             "Excess prefix matching over depth: layers, their centre and their peak, with "
             "intervals.",
@@ -177,8 +172,10 @@ def _own_text(subject: "Transformer", text: str | None, params: PythiaTopology) 
     return shown(subject, words, longest=LONGEST, title=title, seed=params.seed)
 
 
-def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -> View:
-    """Sizes, training curve, and when its heads formed."""
+def model_card(
+    name: str, profile: Report, emergence: Report, composition: Report, history: Arrays
+) -> View:
+    """Sizes, training curve, when its heads formed, and what feeds the best of them."""
     steps = history["step"]
     onset = sorted(_onset(emergence).items(), key=lambda item: item[1]["value"])
     formed = [
@@ -209,12 +206,16 @@ def model_card(name: str, profile: Report, emergence: Report, history: Arrays) -
                 ),
             ]),
         ],
-        formed=formed or ["nothing formed within this training"],
+        formed=[*(formed or ["nothing formed within this training"]), composition["verdict"]],
     )  # fmt: skip
 
 
-def pretrained_card(name: str, profile: Report, causal: Report, composition: Report) -> View:
-    """A model that was not trained here: its sizes, and what its stages found, in sentences."""
+def pretrained_card(name: str, found: Mapping[str, Report]) -> View:
+    """A model that was not trained here: its sizes, and what its stages found, in sentences.
+
+    `found` has the report of each command.
+    """
+    profile = found["profile"]
     copied = profile["behaviour"]["repeated_tokens"]["accuracy"]
     centre = profile["centre_of_mass"]
 
@@ -232,10 +233,39 @@ def pretrained_card(name: str, profile: Report, causal: Report, composition: Rep
             f"it copies {_with_ends(copied)} of repeated random tokens",
             f"most induction in layer {profile['peak_layer']}, centre at relative depth "
             f"{_with_ends(centre)}",
-            causal["verdict"],
-            composition["verdict"],
+            *_against_nulls(found["nulls"]),
+            *_over_lags(found["lagbuckets"]),
+            found["causal"]["verdict"],
+            found["composition"]["verdict"],
         ],
     )
+
+
+def _against_nulls(nulls: Report) -> list[str]:
+    """Could its heads be chance, any repeated place, or the architecture? Three nulls, in words."""
+    dealt, shuffled, untrained = (
+        nulls[f"{null}_summary"] for null in ("permute", "shuffled", "untrained")
+    )
+    said = [
+        f"the best {1 - dealt['q']:.0%} of its heads dealt to layers at random: "
+        f"a layer as full with p = {dealt['p_max']:.2g}",
+        f"a head's prefix matching is at most {shuffled['observed_max']:.2f}, and "
+        f"{shuffled['null_max_hi']:.3f} with shuffled antecedents (97.5 % of draws)",
+    ]
+
+    if untrained is not None:
+        said.append(f"before any training no head's excess is above {untrained['max']:.4f}")
+
+    return said
+
+
+def _over_lags(lags: Report) -> list[str]:
+    shift = lags["centre_of_mass_shift"]
+    if shift is None:
+        return []
+
+    moved = f"{shift['value']:+.3f} [{shift['low']:+.3f}, {shift['high']:+.3f}]"
+    return [f"long lags less short ones move the centre by {moved}, p = {shift['p']:.2g}"]
 
 
 def _with_ends(found: Report) -> str:
@@ -249,11 +279,18 @@ def _of_pretrained(own: Own) -> tuple[list[View], View]:
     What is lost without each head would take a forward pass a head: a minute and more.
     """
     run, name = own.run, own.name
-    profile, causal, composition = (
-        load_json(run.file("metrics", command, f"{command}_{name}"))
-        for command in ("profile", "causal", "composition")
-    )
-    card = pretrained_card(name, profile, causal, composition)
+    stems = {
+        "profile": "profile",
+        "nulls": "nulls",
+        "lagbuckets": "lags",
+        "causal": "causal",
+        "composition": "composition",
+    }
+    found = {
+        command: load_json(run.file("metrics", command, f"{stem}_{name}"))
+        for command, stem in stems.items()
+    }
+    profile, card = found["profile"], pretrained_card(name, found)
     scores = run.file("scores", "profile", f"scores_{name}")
 
     if not there([scores]):
@@ -261,8 +298,8 @@ def _of_pretrained(own: Own) -> tuple[list[View], View]:
 
     arrays = load_arrays(scores)
     if not there([own.weights / "config.json"]):
-        found = profile["induction_heads"]
-        plain = views.head_map(name, head_scores(arrays), n=_intervals_over(profile), found=found)
+        heads, n = profile["induction_heads"], _intervals_over(profile)
+        plain = views.head_map(name, head_scores(arrays), n=n, found=heads)
         return [plain], card
 
     subject, seed = load(name, run.known, run.params), run.params.seed
@@ -356,8 +393,10 @@ def of_the_run() -> Part:
     maps, clocks, cards = [], [], []
 
     for model, name in zip(run.params.models, names(run), strict=True):
-        profile = load_json(run.file("metrics", "profile", f"profile_{name}"))
-        emergence = load_json(run.file("metrics", "emergence", f"emergence_{name}"))
+        profile, emergence, composition = (
+            load_json(run.file("metrics", command, f"{command}_{name}"))
+            for command in ("profile", "emergence", "composition")
+        )
 
         scores = run.file("scores", "profile", f"scores_{name}")
         over_training = run.file("scores", "emergence", f"emergence_{name}")
@@ -372,7 +411,7 @@ def of_the_run() -> Part:
             clocks.append(clock(name, emergence, load_arrays(over_training)))
 
         history = read_columns(project_root() / "data" / "training" / f"{name}.csv")
-        cards.append(model_card(name, profile, emergence, history))
+        cards.append(model_card(name, profile, emergence, composition, history))
 
     for own in each():
         found, card = _of_pretrained(own)

@@ -15,13 +15,13 @@ import yaml
 from cursive_circuits import workflow
 from cursive_circuits.data_bank import Item, load_bank, save_bank
 from cursive_circuits.data_script import Script, write_bank
-from cursive_circuits.figures import SEEN
+from cursive_circuits.figures import SEEN, draw_all
 from cursive_circuits.params import CursiveCircuits
 from cursive_circuits.run_directory import open_run
 from cursive_circuits.study import bank, prepare
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_arrays
-from interp_core.files.params import profile_path
+from interp_core.files.params import profile_path, project_root
 from page_parts import Page
 from small_strokes import public_checkpoint
 from small_study import call, write_profile
@@ -149,7 +149,7 @@ def test_the_page_has_ink_and_what_a_word_of_yours_reads(whole: Path, tmp_path: 
 
 
 def test_a_study_starts_at_a_run_directory_and_figures_repeat_byte_for_byte(
-    whole: Path, tmp_path: Path
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in ("metrics", "scores"):  # of one command, so that its figures alone are drawn
         shutil.copytree(whole / "out" / kind / "ablate", tmp_path / kind / "ablate")
@@ -159,6 +159,16 @@ def test_a_study_starts_at_a_run_directory_and_figures_repeat_byte_for_byte(
     assert "ablation.png" in drawn
     for name, content in drawn.items():
         assert content == (whole / "out" / "figures" / name).read_bytes(), name
+
+    # The pipeline's are on the page of the run.
+    home = tmp_path / "data" / "cursive_circuits"
+    for place in ("params.yaml", "profiles"):
+        (tmp_path / place).symlink_to(project_root() / place)
+    for kind in ("metrics", "scores"):
+        shutil.copytree(tmp_path / kind, home / kind)
+    monkeypatch.chdir(tmp_path)
+    of_stage = {path.name for path in draw_all(home)}
+    assert drawn.keys() - of_stage == {"redrawn_handwriting.png", "redrawn_control.png"}
 
     trained = open_run(whole / "out" / "runs" / "handwriting")
     assert trained.writes

@@ -21,6 +21,9 @@ def test_the_free_condition_is_the_one_that_the_controls_are_compared_with(tmp_p
     assert (rise.value, rise.low, rise.high, rise.n) == (1.02, 0.9, 1.16, 5)
     assert (clamped.value, clamped.high, clamped.n) == (0.7, 0.76, 5)
 
+    own = found["own_matching_over_step"]
+    assert (own.value, own.low, own.high, own.n) == (0.65, 0.6, 0.7, 5)
+
 
 def test_a_metric_that_some_training_does_not_date_has_no_number(tmp_path: Path) -> None:
     found = by_name(answers(save(tmp_path, planted("eigen_phase"))))

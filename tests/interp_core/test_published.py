@@ -2,7 +2,9 @@
 
 import re
 import statistics
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -179,14 +181,37 @@ def test_files_that_a_run_of_all_trainings_keeps_are_published_beside_its_answer
     monkeypatch.setattr(published, "_answers_of", lambda study, root: ("last", "program"))
     monkeypatch.setattr(published, "_check_committed", lambda root: None)
     monkeypatch.setattr(published, "_revision", lambda folder: "a" * 40)
-    monkeypatch.setattr(published, "_run_in_a_copy", lambda name, *_: ran)
+    asked: list[list[str]] = []
+
+    def run_in_a_copy(name: str, root: Path, content: dict[str, Any], stages: list[str]) -> Path:
+        asked.append(stages)
+        return ran
+
+    monkeypatch.setattr(published, "_run_in_a_copy", run_in_a_copy)
+    monkeypatch.setattr(published, "_writer_of", lambda path, root: f"writes {path}")
 
     out = publish("eigen_phase", "long")
+    # A copy of a commit has the laptop's files: without their stages those would be published.
+    assert asked == [["last", *(f"writes data/eigen_phase/{kept}" for kept in repeats.keeps)]]
 
     assert {file.name: file.read_text() for file in out.iterdir() if file.name != "made.json"} == {
         Path(kept).name: kept for kept in (published.ANSWERS, *repeats.keeps)
     }
     assert load_json(out / "made.json")["seeds"] == []
+
+
+def test_every_file_that_a_profile_keeps_has_a_stage_that_writes_it() -> None:
+    repeats = Published.model_validate(LONG["published"]).studies
+    stages = {
+        kept: published._writer_of(f"data/{study}/{kept}", ROOT)
+        for study, one in repeats.items()
+        for kept in one.keeps
+    }
+    assert stages["figures/lags_tiled.png"] == "eigen_figures"
+    assert stages["metrics/transition/transition.json"] == "eigen_transition"
+
+    with pytest.raises(InputError, match="no stage writes data/eigen_phase/notes"):
+        published._writer_of("data/eigen_phase/notes.md", ROOT)
 
 
 @pytest.mark.parametrize("kept", ["../../../thesis.json", "/etc/passwd", "metrics//a.json"])
@@ -204,6 +229,43 @@ def test_a_file_that_is_kept_replaces_no_other(keeps: tuple[str, ...]) -> None:
 def test_many_runs_keep_no_file_of_one() -> None:
     with pytest.raises(ValueError, match="its own files"):
         Repeats(seeds=(0, 1), vary=("reference_models.seed",), keeps=("a.json",))
+
+
+def test_a_copy_that_moves_to_another_commit_keeps_what_its_runs_have_measured(
+    tmp_path: Path,
+) -> None:
+    root, place = tmp_path / "project", tmp_path / "copy"
+
+    def git(*words: str, at: Path = root) -> str:
+        told = subprocess.run(["git", *words], cwd=at, capture_output=True, text=True, check=True)
+        return told.stdout.strip()
+
+    def commit(files: dict[str, str | None]) -> str:
+        for name, text in files.items():
+            if text is None:
+                (root / name).unlink()
+            else:
+                (root / name).parent.mkdir(exist_ok=True)
+                (root / name).write_text(text)
+        git("add", "--all")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "one more")
+        return git("rev-parse", "HEAD")
+
+    root.mkdir()
+    git("init", "--quiet")
+    commit({"code.py": "1", "old.py": "1", "data/a.json": "laptop's", "dvc.lock": "laptop's"})
+    git("clone", "--quiet", "--shared", str(root), str(place))
+    for name in ("data/a.json", "data/b.npz", "dvc.lock"):
+        (place / name).write_text("its own")
+    (place / "code.py").write_text("edited")
+
+    moved = commit({"code.py": "2", "old.py": None, "new.py": "2", "data/a.json": "laptop's new"})
+    published._move(place, moved)
+
+    found = {file.name: file.read_text() for file in place.rglob("*.*") if file.is_file()}
+    assert {found[name] for name in ("a.json", "b.npz", "dvc.lock")} == {"its own"}
+    assert (found["code.py"], found["new.py"], "old.py" in found) == ("2", "2", False)
+    assert git("rev-parse", "HEAD", at=place) == moved
 
 
 def test_seeds_that_replace_nothing_are_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from drawn_figures import Drawn, assert_legible, figures_saved
 from interp_core.errors import InputError
-from interp_core.files.artifacts import save_arrays, save_json
+from interp_core.files.artifacts import load_arrays, load_json, save_arrays, save_json
 from mamba_neurons import figures
 from mamba_neurons.figures import Place
 
@@ -42,8 +42,24 @@ def test_every_text_is_on_the_page_legible_at_half_size_and_no_formula(
         for c in figures.COMMANDS
         for path in figures.draw(c, NAMES, in_folders(folder, tmp_path))
     ]
-    assert len(written) == 7
-    assert len(drawn) == 7
+    assert {path.stem for path in written} == set(drawn)
+    assert len(drawn) >= 6
+    for name, seen in drawn.items():
+        assert_legible(name, seen)
+
+
+@pytest.mark.parametrize("estimated", [0, 1])
+def test_estimates_are_drawn_where_they_stand_for_an_effect(
+    folder: Path, drawn: dict[str, Drawn], tmp_path: Path, estimated: int
+) -> None:
+    report = load_json(folder / "causal_tiny-mamba.json")
+    whole = report["whole_model"]
+    whole["exact_channels"] = whole["channels"] - estimated
+    save_json(tmp_path / "causal_tiny-mamba.json", report)
+    save_arrays(tmp_path / "causal_tiny-mamba.npz", load_arrays(folder / "causal_tiny-mamba.npz"))
+
+    figures.draw("causal", NAMES, in_folders(tmp_path, tmp_path))
+    assert ("estimates_tiny-mamba" in drawn) is (estimated > 0)
     for name, seen in drawn.items():
         assert_legible(name, seen)
 

@@ -1,5 +1,6 @@
 """Every figure can be drawn from files, reads well at half size, and says what its numbers say."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,11 @@ FAMILIES = {
 def place_in(folder: Path) -> Callable[[str, str], Path]:
     """Where a stage has its files."""
     return lambda kind, command: folder / kind if kind == "figures" else folder / kind / command
+
+
+def flat_in(folder: Path) -> Callable[[str, str], Path]:
+    """Where an experiment has all of its files."""
+    return lambda _kind, _command: folder
 
 
 def _write(folder: Path, models: dict[str, tuple[int, int]], *, with_heads: bool = True) -> None:
@@ -77,10 +83,8 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
     together = {"causal_delta", "dose", "lag_profiles", "emergence"} | (
         {"multi_size_overlay"} if len(models) > 1 else set()
     )
-    kinds = ("heatmap", "composition")
-    assert {path.stem for path in written} == together | {
-        f"{kind}_{name}" for kind in kinds for name in models
-    }
+    kinds, deepest = ("heatmap", "composition"), list(models)[-1]
+    assert {path.stem for path in written} == together | {f"{kind}_{deepest}" for kind in kinds}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         path.name for path in written
     }
@@ -91,6 +95,20 @@ def test_every_figure_of_every_family_is_drawn_readable_and_repeats_byte_by_byte
         assert {
             path: path.read_bytes() for path in figures.draw_all(list(models), place_in(tmp_path))
         } == first
+
+
+def test_an_experiment_has_maps_of_every_model(tmp_path: Path, drawn: dict[str, Drawn]) -> None:
+    models = FAMILIES["three models"]
+    _write(tmp_path / "stages", models)
+    (tmp_path / "mine").mkdir()
+    for file in (tmp_path / "stages").rglob("*_*.*"):
+        shutil.copy(file, tmp_path / "mine")
+
+    written = figures.draw_all(list(models), flat_in(tmp_path / "mine"))
+    maps = {f"{kind}_{name}" for kind in ("heatmap", "composition") for name in models}
+    assert maps <= {path.stem for path in written}
+    for name in maps:
+        _assert_readable(name, drawn[name])
 
 
 def test_five_models_share_a_figure_and_it_stays_readable(
@@ -157,7 +175,8 @@ def test_commands_that_have_not_run_are_left_out_and_a_missing_file_is_named(
         save_json(
             tmp_path / "metrics" / "profile" / f"profile_{name}.json", planted.profile(arrays)
         )
-    assert len(figures.draw_all(["a", "b"], place_in(tmp_path))) == 2
+    (heatmap,) = figures.draw_all(["a", "b"], place_in(tmp_path))
+    assert heatmap.name == "heatmap_a.png"
     save_json(tmp_path / "metrics" / "lagbuckets" / "lags_b.json", planted.lags(arrays))
     with pytest.raises(InputError, match=r"lags_a\.json is missing"):
         figures.draw_all(["a", "b"], place_in(tmp_path))

@@ -150,12 +150,20 @@ def test_the_page_of_the_run_says_of_a_pretrained_model_what_its_stages_found(
     (own,) = each()
     metrics = tmp_path / "data" / "pythia_topology" / "pretrained" / "metrics"
     found = {
-        command: json.loads((metrics / command / f"{command}_{own.name}.json").read_text())
-        for command in ("profile", "causal", "composition")
+        command: json.loads(file.read_text())
+        for command in ("profile", "nulls", "lagbuckets", "causal", "composition")
+        for file in (metrics / command).glob("*.json")
     }
-    (card,) = [one for one in of_the_run().cards if one["name"] == f"{own.name}, pretrained"]
+    cards = of_the_run().cards
+    (card,) = [one for one in cards if one["name"] == f"{own.name}, pretrained"]
     centre = found["profile"]["centre_of_mass"]
 
     assert card["sizes"]["induction heads"] == found["profile"]["n_induction_heads"]
     assert {found["causal"]["verdict"], found["composition"]["verdict"]} < set(card["formed"])
     assert f"{centre['value']:.2f} [{centre['low']:.2f}, {centre['high']:.2f}]" in card["formed"][1]
+
+    # What no figure of the pipeline shows.
+    said = " | ".join(card["formed"])
+    assert f"p = {found['nulls']['permute_summary']['p_max']:.2g} |" in said
+    assert f"above {found['nulls']['untrained_summary']['max']:.4f} |" in said
+    assert f"by {found['lagbuckets']['centre_of_mass_shift']['value']:+.3f} [" in said

@@ -101,13 +101,14 @@ def publish(study: str, profile: str) -> Path:
 def _publish(study: str, repeats: Repeats, profile: str, root: Path) -> Path:
     content = read_yaml(profile_path(profile))
     stage, program = _answers_of(study, root)
+    stages = [stage, *(_writer_of(f"data/{study}/{kept}", root) for kept in repeats.keeps)]
     _check_committed(root)
 
     out = root / FOLDER / study
     revision = _revision(root)
 
     if not repeats.seeds:
-        ran = _run_in_a_copy(f"{profile}-{study}", root, content, stage)
+        ran = _run_in_a_copy(f"{profile}-{study}", root, content, stages)
         out.mkdir(parents=True, exist_ok=True)
         for kept in (ANSWERS, *repeats.keeps):
             shutil.copyfile(ran / "data" / study / kept, out / Path(kept).name)
@@ -117,7 +118,7 @@ def _publish(study: str, repeats: Repeats, profile: str, root: Path) -> Path:
     folders = []
     for seed in repeats.seeds:
         changed = with_seed(content, repeats.vary, seed)
-        ran = _run_in_a_copy(f"{profile}-{study}-s{seed}", root, changed, stage)
+        ran = _run_in_a_copy(f"{profile}-{study}-s{seed}", root, changed, stages)
         folders.append(ran / "data" / study)
 
     _run([program, "answers", *_each("--trainings", folders), "--out", str(out)], root)
@@ -137,12 +138,12 @@ def record(out: Path, profile: str, repeats: Repeats, revision: str) -> None:
     save_json(out / MADE, made)
 
 
-def _run_in_a_copy(name: str, root: Path, content: Mapping[str, Any], stage: str) -> Path:
-    """Up to a stage, by a profile's content, in the copy of the project that has this name."""
+def _run_in_a_copy(name: str, root: Path, content: Mapping[str, Any], stages: list[str]) -> Path:
+    """Up to these stages, by a profile's content, in the copy of the project that has this name."""
     place = root / ".scratch" / FOLDER / name
     _lay(place, root, content)
     click.echo(f"{name}: {place}")
-    _run([*DVC, "repro", stage], place)
+    _run([*DVC, "repro", *dict.fromkeys(stages)], place)
     return place
 
 
@@ -166,14 +167,22 @@ def with_seed(content: Mapping[str, Any], keys: tuple[str, ...], seed: int) -> d
 
 def _answers_of(study: str, root: Path) -> tuple[str, str]:
     """The stage that writes a study's answers, and the program that it calls."""
+    stage = _writer_of(f"data/{study}/{ANSWERS}", root)
+    return stage, read_yaml(root / "dvc.yaml")["stages"][stage]["cmd"].split()[0]
+
+
+def _writer_of(path: str, root: Path) -> str:
+    """The stage that writes a file of data/, alone or in a folder. InputError where none does: a
+    copy would have the file of its commit, and that is the laptop's.
+    """
     stages = read_yaml(root / "dvc.yaml")["stages"]
-    written = f"data/{study}/{ANSWERS}"
+    places = {path, *(folder.as_posix() for folder in Path(path).parents)}
 
     for name, stage in stages.items():
-        if written in written_by(stage):
-            return name, stage["cmd"].split()[0]
+        if places & {*written_by(stage)}:
+            return name
 
-    raise InputError(f"{root / 'dvc.yaml'}: no stage writes {written}")
+    raise InputError(f"{root / 'dvc.yaml'}: no stage writes {path}")
 
 
 def _check_committed(root: Path) -> None:
@@ -195,13 +204,26 @@ def _lay(place: Path, root: Path, content: Mapping[str, Any]) -> None:
         _run([*DVC, "cache", "dir", "--local", cache], place)
 
     if _revision(place) != revision:
-        _run(["git", "fetch", "--quiet", "origin", revision], place)
-        # Its files are copies of commits and what the pipeline wrote: nothing of a person's.
-        _run(["git", "checkout", "--quiet", "--force", "--detach", revision], place)
+        _move(place, revision)
 
     written = yaml.safe_dump(dict(content), sort_keys=False)
     (place / "profiles" / f"{FOLDER}.yaml").write_text(written)
     (place / "params.yaml").write_text(f"profile: {FOLDER}\n")
+
+
+def _move(place: Path, revision: str) -> None:
+    """Put a copy on another commit of the project, but for what its own runs have written.
+
+    DVC then sees which of its stages that commit changes. With the commit's data/ and dvc.lock all
+    of them would be new.
+    """
+    _run(["git", "fetch", "--quiet", "origin", revision], place)
+
+    # Its files are copies of commits and what the pipeline wrote: nothing of a person's. The commit
+    # is the copy's only when all is there, so that who is killed in between begins again.
+    code = [".", ":(exclude)data", ":(exclude)dvc.lock"]
+    _run(["git", "checkout", "--quiet", "--no-overlay", revision, "--", *code], place)
+    _run(["git", "reset", "--quiet", revision], place)
 
 
 def _revision(folder: Path) -> str:
