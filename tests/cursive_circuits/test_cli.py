@@ -155,7 +155,7 @@ def test_a_study_starts_at_a_run_directory_and_figures_repeat_byte_for_byte(
         shutil.copytree(whole / "out" / kind / "ablate", tmp_path / kind / "ablate")
     done = call("figures", "--profile", str(whole / "mine.yaml"), "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
-    drawn = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    drawn = {path.name: path.read_bytes() for path in (tmp_path / "figures").glob("*.png")}
     assert "ablation.png" in drawn
     for name, content in drawn.items():
         assert content == (whole / "out" / "figures" / name).read_bytes(), name
