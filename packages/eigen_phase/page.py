@@ -25,15 +25,16 @@ WORDS = Words(
     place=4,
     question="What does the Hessian's spectrum do while induction heads form?",
     verdict=(
-        "No early warning shown: the eigenvalue peaks at {peak_over_step:interval} of the "
-        "accuracy's step."
+        "No early warning shown in curvature: it peaks at {published.peak_over_step:interval} of "
+        "the step."
     ),
     not_found=(
         "An eigenvalue that announces the transition: its rise is dated in too few seeds for a "
         "lead or a lag.",
-        "A head whose score leads, tested together with all other metrics.",
+        "A head whose attention leads. Weights that match equal tokens do, but they come too where "
+        "no induction follows.",
         "A step in alignment on the same batch, or in the persistence of the subspace, in any "
-        "training.",
+        "tiled training.",
         "That the previous token is what a clamped head gives: no difference from its control is "
         "shown.",
         "The transition at the literature's scale: profile paper has not been run.",
@@ -55,6 +56,10 @@ WORDS = Words(
         ),
         "lags_*.png": Caption(
             "When each metric turns, as a share of the step at which accuracy does.",
+            "1 is the transition itself; intervals are over trainings.",
+        ),
+        "published_lags_*.png": Caption(
+            "The same over ten trainings of 1,500 steps.",
             "1 is the transition itself; intervals are over trainings.",
         ),
         "matrices.png": Caption(
