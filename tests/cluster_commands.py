@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 Kept = dict[str, tuple[int, int]]  # by a part's folder, which writing of its file it is
@@ -41,6 +42,20 @@ def wait_until(
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def wait_until_alone(project: Path, *, timeout: float = 120) -> None:
+    """Until no process works in the project: the tasks of a killed command end a while after it."""
+
+    def works_there(process: Path) -> bool:
+        with suppress(OSError):
+            return (process / "cwd").resolve() == project.resolve()
+        return False
+
+    deadline = time.monotonic() + timeout
+    while any(map(works_there, Path("/proc").glob("[0-9]*"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def kept_in(scratch: Path, folders: str, file: str) -> Kept:

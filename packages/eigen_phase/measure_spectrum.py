@@ -314,6 +314,13 @@ class Density:
     nodes: Float[np.ndarray, " node"]
     weights: Float[np.ndarray, " node"]
 
+    def on_grid(
+        self, grid: Float[np.ndarray, " point"], *, width: float
+    ) -> Float[np.ndarray, " point"]:
+        """Density per unit of eigenvalue, each mass a Gaussian of standard deviation `width`."""
+        bells = np.exp(-0.5 * ((grid[:, None] - self.nodes) / width) ** 2)
+        return bells @ self.weights / (width * np.sqrt(2 * np.pi))
+
 
 @torch.no_grad()
 def density(operator: Operator, *, probes: int, steps: int, generator: torch.Generator) -> Density:

@@ -246,6 +246,17 @@ def test_density_of_few_distinct_values_is_exact() -> None:
     assert set(found.nodes.round(8)) == {2.0, -1.0}
 
 
+def test_a_density_on_a_grid_is_of_mass_one_and_around_its_values() -> None:
+    operator, _ = symmetric(torch.tensor([2.0] * 50 + [-1.0] * 50))
+    found = density(operator, probes=3, steps=10, generator=generator())
+
+    grid = np.linspace(-3, 4, 7001)
+    values = found.on_grid(grid, width=0.1)
+    assert np.trapezoid(values, grid) == pytest.approx(1.0, abs=1e-6)
+    assert np.trapezoid(values * grid, grid) == pytest.approx(found.weights @ found.nodes)
+    assert values[np.abs(grid - 0.5) < 0.5].max() < 1e-3
+
+
 def test_the_trace_is_exact_for_low_rank_and_unbiased_otherwise() -> None:
     low, _ = symmetric(torch.tensor([5.0, -2.0, 1.0] + [0.0] * 57))
     found = trace(low, products=30, generator=generator())

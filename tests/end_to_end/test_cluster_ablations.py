@@ -15,7 +15,7 @@ import cluster_commands
 import planted_mamba
 import servers
 import small_project
-from cluster_commands import Kept, environment, kept_in, wait_until, writings
+from cluster_commands import Kept, environment, kept_in, wait_until, wait_until_alone, writings
 from servers import tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
@@ -126,7 +126,7 @@ def test_after_a_kill_the_same_command_measures_no_share_twice(
     first.communicate(timeout=60)
 
     # Tasks of a killed command end within seconds, perhaps with one share more.
-    time.sleep(3)
+    wait_until_alone(project)
     before = kept(project)
 
     again = start(project, study, out, "--cluster", "local:2")

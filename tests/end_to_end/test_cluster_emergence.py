@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ pytest.importorskip("distributed", reason="Dask is not installed (make test-serv
 
 import cluster_commands
 import small_project
-from cluster_commands import Kept, kept_in, wait_until, writings
+from cluster_commands import Kept, kept_in, wait_until, wait_until_alone, writings
 from interp_core.files.artifacts import save_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
@@ -76,7 +75,7 @@ def test_after_a_kill_the_same_command_measures_no_checkpoint_twice(
     first.communicate(timeout=60)
 
     # Tasks of a killed command end within seconds, perhaps with one checkpoint more.
-    time.sleep(3)
+    wait_until_alone(project)
     before = kept(project)
     assert 3 <= len(before) < len(STEPS)
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -237,3 +238,21 @@ def test_json_does_not_keep_the_bits_that_differ_between_runs(tmp_path: Path) ->
     for file, value in zip(files, (0.3859672734999868, 0.3859672734999867), strict=True):
         save_json(file, {"nested": [{"value": value}]})
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_a_killed_writer_left_is_gone_with_the_next_one(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, lives, other = (
+        tmp_path / name
+        for name in (
+            f".a.{gone.pid}.part.json",
+            f".a.{os.getppid()}.part.json",
+            f".ab.{gone.pid}.part.json",
+        )
+    )
+    for part in (left, lives, other):
+        part.write_text("half")
+
+    save_json(tmp_path / "a.json", {"n": 1})
+    assert {file.name for file in tmp_path.iterdir()} == {"a.json", lives.name, other.name}

@@ -4,6 +4,7 @@ against bad numbers.
 
 import fcntl
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaFo
 
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_weights
+from interp_core.files.sums import SUMS
 from interp_core.training.batches import IGNORED, Batch, BatchSource
 from interp_core.training.checkpoints import (
     Scratch,
     checkpoint_name,
     checkpoint_steps,
+    clear_scratch,
     fingerprint,
     scratch,
 )
@@ -380,6 +383,41 @@ def test_where_the_project_cannot_be_written_it_goes_on_beside_the_results(
         scratch("other", "mark", beside=beside),
     ):
         pass
+
+
+@pytest.mark.usefixtures("project")
+def test_who_is_killed_while_a_finished_trainings_folder_goes_leaves_none_that_is_refused() -> None:
+    def ending(folder: Path) -> None:
+        (folder / SUMS).unlink()  # any of its files may be the first to go
+        raise KeyboardInterrupt
+
+    tensors = {"a": torch.ones(2)}
+
+    def trained() -> None:
+        with scratch("stage", "mark", beside=Path()) as held:
+            held.save(7, tensors, {})
+            held.save_weights(held.checkpoints / "step-7.safetensors", tensors)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shutil, "rmtree", ending)
+        with pytest.raises(KeyboardInterrupt):
+            trained()
+
+    with scratch("stage", "mark", beside=Path(), patience=0.0) as again:
+        assert again.load() is None
+        again.save_weights(again.checkpoints / "step-7.safetensors", tensors)
+        again.check()
+
+
+def test_what_a_trainer_left_at_its_very_end_is_cleared(project: Path) -> None:
+    place = project / ".scratch" / "stage"
+    (place / "mark").mkdir(parents=True)
+    for name in ("mark.lock", "other.lock"):
+        (place / name).write_text("1")
+
+    clear_scratch("stage", "mark", beside=Path())
+    clear_scratch("stage", "none", beside=Path())
+    assert [file.name for file in place.iterdir()] == ["other.lock"]
 
 
 @pytest.mark.usefixtures("project")

@@ -130,6 +130,10 @@ def test_a_way_to_a_remote_that_is_not_installed_is_named_with_its_extra(
         ("The specified bucket does not exist", "make that folder or bucket"),
         ("Connect call failed ('127.0.0.1', 9)", "start its server"),
         ("Could not connect to the endpoint URL", "start its server"),
+        ('Could not connect to the endpoint URL: "http://127.0.0.1:40327/keys/ab"', "start its"),
+        ("refused: ssh://me@host/keys/files/md5/50/3a1b6f94cb800a6e1f36e172888c50", "start its"),
+        ("50/3401b6f94cb800a6e1f36e172888c5.dir: Connect call failed", "start its server"),
+        ("files/md5/40/3401b6f94cb800a6e1f36e172888c5.dir: (403) Forbidden", "give a key"),
     ],
 )
 def test_each_trouble_has_its_mend(said: str, mend: str, project: Path) -> None:

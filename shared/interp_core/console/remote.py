@@ -28,6 +28,8 @@ _ABSENT = ("no such file", "bucket does not exist")
 _FULL = ("no space left", "quota exceeded", "storagefull")
 # S3 has no word for a full disk: a server that meets one says that it failed.
 _FAILED = ("internal error", "internalerror", "503", "service unavailable")
+# Addresses and hashes are no words: a port or an object may well have 403 or `key` in it.
+_NO_WORDS = re.compile(r"\w+://[^\s\"']+|[0-9a-f]{2}/[0-9a-f]{30}\S*|\b[0-9a-f]{32}\S*")
 _AGAIN = "`make push` where the run was made"
 
 
@@ -137,7 +139,7 @@ class Remote:
 
     def mend(self, said: str) -> str:
         """What to do about what a server, or its client, said."""
-        words = said.lower()
+        words = _NO_WORDS.sub(" ", said.lower())
         other = f"or name another one: {self.modify}"
         if any(word in words for word in _REFUSED):
             key = KEYS.get(self.scheme, "NAME VALUE")

@@ -50,6 +50,8 @@ def replacing(path: Path) -> Iterator[Path]:
     before_replacing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    with suppress(OSError):
+        _remove_parts_of_the_dead(path)
     try:
         yield part
         with part.open("rb") as written:
@@ -65,6 +67,27 @@ def replacing(path: Path) -> Iterator[Path]:
         # Where nothing can be written, nothing can be removed: the block's error is the one to see.
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _remove_parts_of_the_dead(path: Path) -> None:
+    """Delete what writers of this file that were killed left beside it; a living one goes on."""
+    before, after = f".{path.stem}.", f".part{path.suffix}"
+
+    for name in os.listdir(path.parent):
+        owner = name[len(before) : -len(after)]
+        if name == f"{before}{owner}{after}" and owner.isdecimal() and not _lives(int(owner)):
+            path.with_name(name).unlink()
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this number runs here."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def check_writable(folder: Path) -> None:

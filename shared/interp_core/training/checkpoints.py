@@ -131,6 +131,9 @@ class Scratch:
 
     def remove(self) -> None:
         """Delete the folder: the training is finished and its results are in place."""
+        # The state first. Whoever is killed here leaves no state whose other files are gone, or
+        # have lost the record that vouches for them.
+        self._state.unlink(missing_ok=True)
         shutil.rmtree(self.folder)
 
     @property
@@ -181,3 +184,14 @@ def scratch(stage: str, mark: str, *, beside: Path, patience: float = 3.0) -> It
         yield (found := Scratch(folder))
         found.remove()
         lock.unlink()
+
+
+def clear_scratch(stage: str, mark: str, *, beside: Path) -> None:
+    """Delete what a trainer that was killed at its very end left of a training that is finished.
+
+    InputError when another process holds it.
+    """
+    folder = scratch_folder(stage, beside=beside) / mark
+    if folder.exists() or folder.with_name(f"{folder.name}.lock").exists():
+        with scratch(stage, mark, beside=beside):
+            pass

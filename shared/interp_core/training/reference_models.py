@@ -32,7 +32,7 @@ from interp_core.stimuli import prompts as stimuli
 from interp_core.stimuli.corpus import END_OF_TEXT, Corpus
 from interp_core.stimuli.prompts import Prompts, Vocabulary
 from interp_core.training.batches import BatchSource
-from interp_core.training.checkpoints import Scratch, fingerprint, scratch
+from interp_core.training.checkpoints import Scratch, clear_scratch, fingerprint, scratch
 from interp_core.training.curves import by_head
 from interp_core.training.finished import keep, put_back
 from interp_core.training.history import History, history_csv
@@ -225,6 +225,8 @@ def train_into(
     mark = fingerprint(settings, code=code)
     finished = {"stage": training.stage, "name": name, "mark": mark}
     if places.kept and put_back(place, told, **finished):
+        if _is_main():
+            clear_scratch(training.stage, f"{name}-{mark}", beside=places.models)
         click.echo(f"{name}: trained before with these settings and this code, put back")
         return
 
@@ -355,8 +357,11 @@ def _untied(model: "PreTrainedModel") -> dict[str, torch.Tensor]:
 
 def _main_process_scratch(stage: str, mark: str, beside: Path) -> Any:
     """The locked scratch folder on the process of rank 0, nothing on the others."""
-    is_main = environ.get("RANK", "0") == "0"
-    return scratch(stage, mark, beside=beside) if is_main else nullcontext()
+    return scratch(stage, mark, beside=beside) if _is_main() else nullcontext()
+
+
+def _is_main() -> bool:
+    return environ.get("RANK", "0") == "0"
 
 
 def _write(
