@@ -80,7 +80,7 @@ DRAWINGS = {
 }
 BEFORE = [
     ["induction-lab", "corpus"],
-    ["induction-lab", "mamba-models", "--models", "mamba-2l"],
+    ["induction-lab", "mamba-models"],
     ["cursive-circuits", "prepare"],
 ]
 
