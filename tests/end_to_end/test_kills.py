@@ -75,8 +75,8 @@ PROFILE = ["induct", "profile"]
 # What draws, behind what it draws from: figures of a study, of a run into its folder, and a page.
 DRAWINGS = {
     "figures": [MODELS, PROFILE, ["induct", "figures"]],
-    "visualize": [TRAININGS["eigen-phase"], ["eigen-phase", "visualize", "mine/tiled-s3"]],
-    "page": [MODELS, PROFILE, ["induction-lab", "report", "--out", "report"]],
+    "visualize": [TRAININGS["eigen-phase"], ["eigen-phase", "visualize", "mine"]],
+    "page": [MODELS, ["induct", "page", "--model", "neox-2l", "--out", "mine"]],
 }
 BEFORE = [
     ["induction-lab", "corpus"],
