@@ -262,6 +262,17 @@ def test_a_folder_that_is_replaced_whole_lists_its_own_files(tmp_path: Path) -> 
     ]
 
 
+def test_in_a_model_of_ours_a_guarded_folder_lists_what_the_model_does_not(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "model", kind="test", name="model") as folder:
+        save_json(folder / "config.json", {})
+
+    mine = tmp_path / "model" / "scores" / "a.json"
+    for number in range(2):  # its own it writes again
+        with guarding(tmp_path / "model"):
+            save_json(mine, {"n": number})
+    assert listed_in(mine.parent / SUMS).keys() == {"a.json"}
+
+
 def test_who_is_killed_in_a_guarded_folder_writes_its_own_file_again(tmp_path: Path) -> None:
     def killed() -> None:
         with vouching(tmp_path / "a.json"):

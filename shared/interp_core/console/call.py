@@ -171,6 +171,7 @@ class Call(Generic[P]):
         if not self.is_stage:
             check_writable(self.folder)
         hold(self.folder, shared=self.is_stage)
+        self._guard()
         self._check_theirs()
         if self.figures is not None:
             is_elsewhere = not self.figures.is_relative_to(self.folder)
@@ -183,11 +184,8 @@ class Call(Generic[P]):
         # Again: who was in the folder until now may have put something there.
         self.check_names(self._names)
 
-    def _check_theirs(self) -> None:
-        """InputError for a file where a model's record would be, and that none of ours lists.
-
-        All other files of somebody else's are looked at when they would be replaced.
-        """
+    def _guard(self) -> None:
+        """Until the command ends, replace in folders that somebody named only what is ours."""
         # In `outputs` and `data` of the project there are only its own.
         own = [project_root() / name for name in ("data", "outputs")]
         places = [self.folder, *([] if self.figures is None else [self.figures])]
@@ -196,6 +194,11 @@ class Call(Generic[P]):
             if not any(place.resolve().is_relative_to(one.resolve()) for one in own):
                 guard(place)
 
+    def _check_theirs(self) -> None:
+        """InputError for a file where a model's record would be, and that none of ours lists.
+
+        All other files of somebody else's are looked at when they would be replaced.
+        """
         endings = tuple(f"_{name}.{kind}" for name in self._names for kind in ("json", "npz"))
         if self.flat and not self.is_stage and self.folder.is_dir():
             for file in sorted(self.folder.iterdir()):

@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     before_replacing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    part = _part_of(path, os.getpid())
     with suppress(OSError):
         _remove_parts_of_the_dead(path)
     try:
@@ -69,13 +69,19 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def _part_of(path: Path, process: int) -> Path:
+    """Where a process writes what will take the path's place."""
+    return path.with_name(f".{path.stem}.{process}.part{path.suffix}")
+
+
 def _remove_parts_of_the_dead(path: Path) -> None:
     """Delete what writers of this file that were killed left beside it; a living one goes on."""
-    before, after = f".{path.stem}.", f".part{path.suffix}"
-
     for name in os.listdir(path.parent):
-        owner = name[len(before) : -len(after)]
-        if name == f"{before}{owner}{after}" and owner.isdecimal() and not _lives(int(owner)):
+        owner = name.removeprefix(f".{path.stem}.").removesuffix(f".part{path.suffix}")
+        if not owner.isdecimal() or name != _part_of(path, int(owner)).name:
+            continue
+
+        if not _lives(int(owner)):
             path.with_name(name).unlink()
 
 

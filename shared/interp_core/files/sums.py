@@ -58,9 +58,11 @@ def is_listed(path: Path) -> bool:
     return any(name in listed_in(record) for record, name in _records(path))
 
 
-def is_in_replaced_folder(path: Path) -> bool:
-    """Whether it is in a folder that a command replaces whole, which lists its own files."""
-    return any(record.name == RECORD for record, _ in _records(path))
+def is_part_of_a_folder(path: Path) -> bool:
+    """Whether the record of a folder that a command replaces whole lists it."""
+    return any(
+        record.name == RECORD and name in listed_in(record) for record, name in _records(path)
+    )
 
 
 def _records(path: Path) -> Iterator[tuple[Path, str]]:

@@ -13,8 +13,8 @@ from interp_core.files.sums import (
     RECORD,
     SUMS,
     file_sha256,
-    is_in_replaced_folder,
     is_listed,
+    is_part_of_a_folder,
     listed_in,
 )
 
@@ -39,13 +39,8 @@ def before_replacing(file: Path, *, by: Path | None = None) -> None:
     """In a guarded folder, InputError as for `check_ours`; `by`, which takes the file's place next,
     is listed. Elsewhere nothing.
     """
-    if not _is_guarded(file):
-        return
-
-    check_ours(file)
-    # Before it is there: whoever is killed in between finds a file of ours.
-    if by is not None and not is_in_replaced_folder(file):
-        _list(file.parent, {file.name: file_sha256(by)})
+    if _is_guarded(file):
+        _claim(file, by=by)
 
 
 def _is_guarded(file: Path) -> bool:
@@ -90,6 +85,16 @@ def check_ours(file: Path) -> None:
         raise InputError(f"{told}: move it away, or name another folder to write to (--out)")
 
 
+def _claim(file: Path, *, by: Path | None = None) -> None:
+    """InputError as for `check_ours`; `by`, which takes the file's place next, is listed."""
+    check_ours(file)
+
+    # Before it is there: whoever is killed in between finds a file of ours. What `adding_to` has
+    # put into the record of a folder stays there.
+    if by is not None and not is_part_of_a_folder(file):
+        _list(file.parent, {file.name: file_sha256(by)})
+
+
 @contextmanager
 def replacing_ours(file: Path) -> Iterator[Path]:
     """A temporary path that takes the place of `file` when the block ends without an error.
@@ -97,17 +102,12 @@ def replacing_ours(file: Path) -> Iterator[Path]:
     The record of its folder then lists it.
     InputError, before and after the block, as for `check_ours`.
     """
-    check_ours(file)
+    _claim(file)
     with replacing(file) as part:
         yield part
 
         # Again: it took long enough for somebody to have put something there.
-        check_ours(file)
-
-        # Before it is there: whoever is killed in between finds a file of ours. A folder that is
-        # replaced whole has a record of another kind, and `adding_to` has put the file there.
-        if not (file.parent / RECORD).is_file():
-            _list(file.parent, {file.name: file_sha256(part)})
+        _claim(file, by=part)
 
 
 def _list(folder: Path, changes: dict[str, str | None]) -> None:

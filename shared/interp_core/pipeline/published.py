@@ -30,7 +30,7 @@ from interp_core.files.params import (
     read_section,
     read_yaml,
 )
-from interp_core.files.way_out import written_by
+from interp_core.files.way_out import origin_of
 from interp_core.pipeline.reproduce import DVC
 
 FOLDER = "published"
@@ -175,14 +175,9 @@ def _writer_of(path: str, root: Path) -> str:
     """The stage that writes a file of data/, alone or in a folder. InputError where none does: a
     copy would have the file of its commit, and that is the laptop's.
     """
-    stages = read_yaml(root / "dvc.yaml")["stages"]
-    places = {path, *(folder.as_posix() for folder in Path(path).parents)}
-
-    for name, stage in stages.items():
-        if places & {*written_by(stage)}:
-            return name
-
-    raise InputError(f"{root / 'dvc.yaml'}: no stage writes {path}")
+    if (origin := origin_of(root / path)) is None:
+        raise InputError(f"{root / 'dvc.yaml'}: no stage writes {path}")
+    return origin.stage
 
 
 def _check_committed(root: Path) -> None:
