@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +29,7 @@ from eigen_phase.params import Training
 from eigen_phase.run_directory import KIND, write_run
 from eigen_phase.streams import STREAMS
 from interp_core.files.artifacts import load_weights
+from interp_core.files.finished import keep, put_back
 from interp_core.files.folders import check_replaceable
 from interp_core.pipeline.import_closure import code_of
 from interp_core.training.batches import BatchSource
@@ -45,18 +47,32 @@ def train_runs(
     *,
     ceiling_draws: int,
     job_type: str,
+    kept: bool,
     position: int = 0,
 ) -> None:
-    """Several runs one after the other in this process, each into folder/NAME."""
+    """Several runs one after the other in this process, each into folder/NAME.
+
+    `kept`: whether finished runs are kept, and put back instead of being trained again.
+    """
     for name, training in runs.items():
+        place, settings = folder / name, training.model_dump(mode="json")
+        mark = fingerprint(name, settings, ceiling_draws, code=code_of(__name__))
+        finished = {"stage": STAGE, "name": name, "mark": mark}
+
+        if kept and put_back([place], **finished):
+            click.echo(f"{name}: trained before with these settings and this code, put back")
+            continue
+
         train_run(
             name,
             training,
-            folder / name,
+            place,
             ceiling_draws=ceiling_draws,
             job_type=job_type,
             position=position,
         )
+        if kept:
+            keep([place], **finished)
 
 
 def train_run(

@@ -3,17 +3,18 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from eigen_phase.params import Training
+from eigen_phase.params import Controls, Spectrum, Training
 from eigen_phase.run_directory import ARRAYS, CONFIG, KIND, RunDirectory
 from eigen_phase.study import Eigen
-from interp_core.console.call import Report
+from interp_core.console.call import Arrays, Report
 from interp_core.console.holding import hold
 from interp_core.console.made_from import MADE_FROM, Source
 from interp_core.errors import InputError
@@ -21,10 +22,11 @@ from interp_core.files.artifacts import (
     check_writable,
     file_sha256,
     load_arrays,
+    load_json,
     save_arrays,
     save_json,
 )
-from interp_core.files.folders import adding_to, check_replaceable, check_same_settings
+from interp_core.files.folders import RECORD, adding_to, check_replaceable, check_same_settings
 from interp_core.files.vouching import check_ours, vouching
 from interp_core.training.threads import use_threads
 
@@ -93,10 +95,21 @@ def curvature_in(study: Eigen, name: str, *, position: int = 0) -> None:
     del position  # these bars are short
     use_threads(study.params.training.threads)
     run = _run(study, name)
-    arrays, report = _landscape(run, study)
-    made = _made(study, [run])
-    study.save("curvature", f"curvature_{name}", report, arrays, made=made, scores=name)
-    click.echo(f"{name}: {report['verdict']}")
+    settings = study.params.spectrum
+
+    def measure() -> None:
+        arrays, report = _landscape(run, study)
+        made = _made(study, [run])
+        study.save("curvature", f"curvature_{name}", report, arrays, made=made, scores=name)
+
+    files = [
+        study.file("metrics", "curvature", f"curvature_{name}"),
+        study.file("scores", "curvature", name),
+    ]
+    # Which other runs are measured changes nothing of this one.
+    unread, asked = {"runs", "probe_runs", "largest_conditions"}, name in settings.probe_runs
+    _once(study, "eigen_curvature", run, files, measure, settings, unread=unread, asked=asked)
+    click.echo(f"{name}: {load_json(files[0])['verdict']}")
 
 
 def course_in(study: Eigen, name: str, *, position: int = 0) -> None:
@@ -105,8 +118,13 @@ def course_in(study: Eigen, name: str, *, position: int = 0) -> None:
 
     del position
     use_threads(study.params.training.threads)
-    arrays = largest_course(_run(study, name), study.params.spectrum)
-    study.save_arrays(_course_file(study, name), arrays)
+    run, settings, file = _run(study, name), study.params.spectrum, _course_file(study, name)
+
+    def measure() -> None:
+        study.save_arrays(file, largest_course(run, settings))
+
+    unread = {"runs", "probe_runs", "largest_conditions"}
+    _once(study, "eigen_course", run, [file], measure, settings, unread=unread)
 
 
 def _course_file(study: Eigen, name: str) -> Path:
@@ -210,8 +228,8 @@ def arms_in(study: Eigen, name: str, *, position: int = 0) -> None:
     del position
     use_threads(study.params.training.threads)
     run = _run(study, name)
-    found = subspace_arms(run, study.params.controls)
-    _save_control(study, run, f"subspace_{name}", *found)
+    measure = partial(subspace_arms, run, study.params.controls)
+    _control_once(study, run, f"subspace_{name}", measure)
 
 
 def ablations_in(study: Eigen, name: str, *, position: int = 0) -> None:
@@ -221,15 +239,50 @@ def ablations_in(study: Eigen, name: str, *, position: int = 0) -> None:
     del position
     use_threads(study.params.training.threads)
     run = _run(study, name)
-    found = head_ablations(run, study.params.controls)
-    _save_control(study, run, f"ablation_{name}", *found)
+    measure = partial(head_ablations, run, study.params.controls)
+    _control_once(study, run, f"ablation_{name}", measure)
 
 
-def _save_control(
-    study: Eigen, run: RunDirectory, name: str, arrays: dict[str, np.ndarray], report: Report
+def _control_once(
+    study: Eigen, run: RunDirectory, name: str, measure: Callable[[], tuple[Arrays, Report]]
 ) -> None:
-    study.save("controls", name, report, arrays, made=_made(study, [run]))
-    click.echo(f"{name}: {report['verdict']}")
+    """Have a control's metrics and scores of one run."""
+
+    def save() -> None:
+        arrays, report = measure()
+        study.save("controls", name, report, arrays, made=_made(study, [run]))
+
+    files = [study.file(kind, "controls", name) for kind in ("metrics", "scores")]
+    unread = {"conditions", "clamped", "free", "subspace_runs"}
+    _once(study, "eigen_controls", run, files, save, study.params.controls, unread=unread)
+    click.echo(f"{name}: {load_json(files[0])['verdict']}")
+
+
+def _once(
+    study: Eigen,
+    stage: str,
+    run: RunDirectory,
+    files: Sequence[Path],
+    measure: Callable[[], None],
+    settings: Spectrum | Controls,
+    *,
+    unread: Collection[str],
+    asked: Any = None,
+) -> None:
+    """Have files of one run: a stage measures the same run only once."""
+    from interp_core.console.measured import once
+
+    once(
+        study,
+        stage,
+        files[0].stem,
+        files,
+        measure,
+        of=[run.folder / RECORD],
+        settings=settings,
+        unread=unread,
+        asked=[asked, study.params.training.threads],
+    )
 
 
 def _sentences(report: Report) -> str:
@@ -296,6 +349,7 @@ def _train_all(study: Eigen, runs: Mapping[str, Training], folder: Path, *, job_
     longest = sorted(runs, key=lambda name: -runs[name].work)
     shares = [{name: runs[name] for name in longest[i::n]} for i in range(n)]
     asked = {"ceiling_draws": study.params.ceiling_draws, "job_type": job_type}
+    asked |= {"kept": study.is_stage}
     tasks: list[Task] = [(train_runs, (share, folder), asked) for share in shares if share]
     run_in_processes(tasks, processes=n)
 

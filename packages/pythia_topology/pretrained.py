@@ -4,15 +4,16 @@ They are no members of the family. They differ from it in more than depth, and l
 their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from interp_core.errors import InputError
-from interp_core.files.artifacts import save_json
+from interp_core.files.artifacts import load_json, save_json
 from interp_core.files.params import check, profile_path, project_root, read_section
 from interp_core.models.pretrained import Pretrained
 from interp_core.models.spec import ModelSpec
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from interp_core.models.subject import Transformer
     from interp_core.stimuli.prompts import Prompts
     from pythia_topology.intervene_controls import Roles
+
+    Loaded = Callable[[], tuple[Transformer, Prompts]]
 
 AGAIN = "`dvc repro --force pretrained` fetches it again"
 
@@ -89,34 +92,35 @@ def _sizes() -> dict[str, OwnSizes]:
 
 def _measure(own: Own) -> None:
     from interp_core.files.sums import RECORD, check_all
-    from interp_core.statistics.heads import Head
-    from pythia_topology.data import stimuli
-    from pythia_topology.intervene_controls import Roles
-    from pythia_topology.model import load
-    from pythia_topology.workflow import lagbuckets, nulls, profile
+    from pythia_topology.workflow import lagbuckets, measured_once, nulls, profile, roles_of
 
     run, name = own.run, own.name
     check_all(own.weights / RECORD, again=AGAIN)
 
-    arrays, report = profile(run)[name]
-    nulls(run)
-    lagbuckets(run)
+    for command in (profile, nulls, lagbuckets):
+        command(run)
+    roles = roles_of(run, name)
 
-    excess = arrays["excess_prefix_matching"]
-    induction, writers = (
-        [Head.read(head) for head in report[key]]
-        for key in ("induction_heads", "previous_token_heads")
-    )
-    roles = Roles(excess, induction, writers)
+    # Loaded where one of the two measures it, and once for both.
+    loaded = cache(partial(_loaded, own))
+    for command, measure in (("causal", _causal), ("composition", _composition)):
+        at = partial(measure, own, loaded, roles)
+        measured_once(run, command, name, at, asked=own.single_sequences)
 
-    subject = load(name, run.known, run.params)
-    only = run.params.model_copy(update={"task_types": ()})
-    prompts = stimuli(subject, only)["repeated_tokens"]
-    _causal(own, subject, prompts, roles)
-    _composition(own, subject, prompts, roles)
+        found = load_json(run.file("metrics", command, f"{command}_{name}"))
+        click.echo(f"{name}: {found['verdict']}")
 
 
-def _causal(own: Own, subject: "Transformer", prompts: "Prompts", roles: "Roles") -> None:
+def _loaded(own: Own) -> "tuple[Transformer, Prompts]":
+    from pythia_topology.data import stimuli
+    from pythia_topology.model import load
+
+    subject = load(own.name, own.run.known, own.run.params)
+    only = own.run.params.model_copy(update={"task_types": ()})
+    return subject, stimuli(subject, only)["repeated_tokens"]
+
+
+def _causal(own: Own, loaded: "Loaded", roles: "Roles") -> None:
     """As `induct causal` has it, but every head alone on fewer prompts: there are so many."""
     from interp_core.loading import begun_with
     from pythia_topology.data import first_prompts
@@ -124,6 +128,7 @@ def _causal(own: Own, subject: "Transformer", prompts: "Prompts", roles: "Roles"
     from pythia_topology.intervene_controls import say_expected
     from pythia_topology.intervene_heads import every_head
 
+    subject, prompts = loaded()
     params, few = own.run.params, first_prompts(prompts, own.single_sequences)
     say_expected(subject, prompts, params, single=own.single_sequences)
 
@@ -132,10 +137,9 @@ def _causal(own: Own, subject: "Transformer", prompts: "Prompts", roles: "Roles"
     report |= effects | {"single_n": own.single_sequences} | begun_with(subject)
 
     own.run.save("causal", f"causal_{own.name}", report, arrays, made={})
-    click.echo(f"{own.name}: {report['verdict']}")
 
 
-def _composition(own: Own, subject: "Transformer", prompts: "Prompts", roles: "Roles") -> None:
+def _composition(own: Own, loaded: "Loaded", roles: "Roles") -> None:
     """Pairs by z among heads, which is calibrated where random orientations are none.
 
     How far those are from a null is in the report: the share of pairs that they put above 2.
@@ -146,6 +150,7 @@ def _composition(own: Own, subject: "Transformer", prompts: "Prompts", roles: "R
     from interp_core.measures.circuits import k_composition, k_composition_among_heads
     from pythia_topology.intervene_paths import confirmed, share_above
 
+    subject, prompts = loaded()
     params = own.run.params
     distances = params.composition_distances
     among = k_composition_among_heads(subject, distances=distances)
@@ -161,4 +166,3 @@ def _composition(own: Own, subject: "Transformer", prompts: "Prompts", roles: "R
         **begun_with(subject),
     }
     own.run.save("composition", f"composition_{own.name}", report, arrays, made={})
-    click.echo(f"{own.name}: {report['verdict']}")

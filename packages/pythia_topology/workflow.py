@@ -3,8 +3,9 @@
 Each function imports its rooms itself: `make stages` reads from that what a stage depends on.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,13 @@ def profile(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     """
     found = {}
 
-    for model, name in zip(run.params.models, names(run), strict=True):
+    for model, name in _named(run):
         if _is_measured(run, model):
-            found[name] = run.load("profile", f"profile_{name}", scores=f"scores_{name}")
-            click.echo(f"{name}: measured before, {_sentence(found[name][1])}")
+            click.echo(f"{name}: measured before, {_sentence(_profile(run, name))}")
         else:
-            found[name] = _measure(run, model)
+            _measure(run, model)
+
+        found[name] = run.load("profile", f"profile_{name}", scores=f"scores_{name}")
 
     return found
 
@@ -171,40 +173,33 @@ def causal(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     from interp_core.console.unfinished import dealt_out
     from pythia_topology import intervene
 
-    found = {}
-
-    for model, name in zip(run.params.models, names(run), strict=True):
+    def measure(model: str, name: str) -> None:
         subject, prompts = _repeated(run, model)
-        roles = _roles(run, model)
+        roles = roles_of(run, model)
 
         with dealt_out(run, "pythia_causal", model, subject, unread={"models"}):
             report, arrays = intervene.causal(subject, prompts, roles, run.params)
             report |= _begun(run, subject)
 
             run.save("causal", f"causal_{name}", report, arrays, made=_made(run, [model]))
-        click.echo(f"{name}: {report['verdict']}")
-        found[name] = (arrays, report)
 
-    return found
+    return _each_once(run, "causal", measure)
 
 
 def composition(run: Induct) -> dict[str, tuple[Arrays, Report, Arrays]]:
     """K-composition of earlier heads into the best induction heads, confirmed by path patching."""
     from pythia_topology.intervene_paths import composition as compose
 
-    found = {}
-
-    for model, name in zip(run.params.models, names(run), strict=True):
-        scores = _scores(run, model)
+    def measure(model: str, name: str) -> None:
         subject, prompts = _repeated(run, model)
-        report, arrays = compose(subject, prompts, _roles(run, model), run.params)
+        report, arrays = compose(subject, prompts, roles_of(run, model), run.params)
         report |= _begun(run, subject)
 
         run.save("composition", f"composition_{name}", report, arrays, made=_made(run, [model]))
-        click.echo(f"{name}: {report['verdict']}")
-        found[name] = (arrays, report, scores)
 
-    return found
+    found = _each_once(run, "composition", measure)
+    scores = {name: _scores(run, model) for model, name in _named(run)}
+    return {name: (*both, scores[name]) for name, both in found.items()}
 
 
 def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
@@ -216,9 +211,7 @@ def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
     from pythia_topology.measure_emergence import emergence as emerge
     from pythia_topology.model import READ_LATER
 
-    found = {}
-
-    for model, name in zip(run.params.models, names(run), strict=True):
+    def measure(model: str, name: str) -> None:
         subject, prompts = _repeated(run, model)
         used, begun = first_prompts(prompts, run.params.causal_sequences), _begun(run, subject)
         del subject  # whoever measures a checkpoint has it alone in memory
@@ -231,10 +224,8 @@ def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
             report |= begun
 
             run.save("emergence", f"emergence_{name}", report, arrays, made=_made(run, [model]))
-        found[name] = (arrays, report)
-        click.echo(f"{name}: {report['verdict']}")
 
-    return found
+    return _each_once(run, "emergence", measure)
 
 
 def figures(run: Induct) -> None:
@@ -309,8 +300,71 @@ def print_prompts(run: Induct) -> None:
                 click.echo(f"{subject.name} {family}: {text}")
 
 
-def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
+def _named(run: Induct) -> Iterator[tuple[str, str]]:
+    """Each model with its short name, as in file names."""
+    return zip(run.params.models, names(run), strict=True)
+
+
+def _each_once(
+    run: Induct, command: str, measure: Callable[[str, str], None]
+) -> dict[str, tuple[Arrays, Report]]:
+    """What a command has found of each model, measured where a stage has not done so before."""
+    found = {}
+
+    for model, name in _named(run):
+        measured_once(run, command, model, partial(measure, model, name))
+        found[name] = run.load(command, f"{command}_{name}")
+        click.echo(f"{name}: {found[name][1]['verdict']}")
+
+    return found
+
+
+def measured_once(
+    run: Induct, command: str, model: str, measure: Callable[[], None], *, asked: Any = None
+) -> None:
+    """Have a command's metrics and scores of a model: a stage measures the same only once.
+
+    `asked` is what the settings do not say.
+    """
+    from interp_core.console.measured import contents, once
+    from pythia_topology.model import READ_LATER
+
+    name = short_name(model)
+    profiled = _files(run, "profile", name, scores=f"scores_{name}")
+    is_profile = command == "profile"
+
+    once(
+        run,
+        f"pythia_{command}",
+        name,
+        profiled if is_profile else _files(run, command, name, scores=f"{command}_{name}"),
+        measure,
+        of=[*contents(run, model), *_read(), *([] if is_profile else profiled)],
+        settings=run.params,
+        unread={"models", *READ_LATER} if is_profile else {"models"},
+        asked=asked,
+    )
+
+
+def _files(run: Induct, command: str, name: str, *, scores: str) -> list[Path]:
+    metrics = run.file("metrics", command, f"{command}_{name}")
+    return [metrics, run.file("scores", command, scores)]
+
+
+def _read() -> list[Path]:
+    """Files of the corpus that prompts are made from; none where there is no corpus."""
+    corpus = corpus_folder()
+    return [] if corpus is None else [corpus / "tokenizer.json", corpus / "tokens.npz"]
+
+
+def _measure(run: Induct, model: str) -> None:
     """Score one model and write its scores and profile."""
+    measured_once(run, "profile", model, partial(_score, run, model))
+    name = short_name(model)
+    click.echo(f"{name}: {_sentence(_profile(run, name))}")
+
+
+def _score(run: Induct, model: str) -> None:
     from pythia_topology.data import prompts_sha256, stimuli
     from pythia_topology.measure_heads import behaviour, score_arrays
     from pythia_topology.measure_layer_profile import (
@@ -357,8 +411,6 @@ def _measure(run: Induct, model: str) -> tuple[Arrays, Report]:
         made=_made_scores(run, model),
         scores=f"scores_{name}",
     )
-    click.echo(f"{name}: {_sentence(report)}")
-    return arrays, report
 
 
 def _place_for_absent(run: Induct) -> dict[str, str] | None:
@@ -378,9 +430,7 @@ def _say_absent(absent: dict[str, str] | None) -> None:
 
 def _made(run: Induct, models: Iterable[str], unread: Collection[str] = ()) -> Report:
     """What a record of these models is made from: their files, the corpus, and settings."""
-    corpus = corpus_folder()
-    read = [] if corpus is None else [corpus / "tokenizer.json", corpus / "tokens.npz"]
-    return run.made_from(run.sources(models), unread={"models", *unread}, read=read)
+    return run.made_from(run.sources(models), unread={"models", *unread}, read=_read())
 
 
 def _made_scores(run: Induct, model: str) -> Report:
@@ -416,7 +466,7 @@ def _profile(run: Induct, name: str) -> Report:
     return load_json(run.file("metrics", "profile", f"profile_{name}"))
 
 
-def _roles(run: Induct, model: str) -> "Roles":
+def roles_of(run: Induct, model: str) -> "Roles":
     """What the profile says that each head of a model does."""
     from interp_core.statistics.heads import Head
     from pythia_topology.intervene_controls import Roles

@@ -9,8 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 from interp_core.cli import main
+from interp_core.files.finished import KEPT
 from interp_core.files.params import project_root
-from interp_core.training.finished import KEPT
 
 PUT_BACK = "{}: trained before with these settings and this code, put back"
 

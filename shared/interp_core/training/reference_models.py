@@ -23,6 +23,7 @@ from interp_core.files.artifacts import (
     save_json,
     save_weights,
 )
+from interp_core.files.finished import keep, put_back
 from interp_core.files.folders import check_replaceable, check_same_settings, replacing_folder
 from interp_core.files.params import FileName, Params
 from interp_core.files.vouching import check_ours, replacing_ours
@@ -34,7 +35,6 @@ from interp_core.stimuli.prompts import Prompts, Vocabulary
 from interp_core.training.batches import BatchSource
 from interp_core.training.checkpoints import Scratch, clear_scratch, fingerprint, scratch
 from interp_core.training.curves import by_head
-from interp_core.training.finished import keep, put_back
 from interp_core.training.history import History, history_csv
 from interp_core.training.loop import Evaluation, Moment, train
 from interp_core.training.recipe import Recipe
@@ -224,7 +224,7 @@ def train_into(
 
     mark = fingerprint(settings, code=code)
     finished = {"stage": training.stage, "name": name, "mark": mark}
-    if places.kept and put_back(place, told, **finished):
+    if places.kept and put_back([place, told], **finished):
         if _is_main():
             clear_scratch(training.stage, f"{name}-{mark}", beside=places.models)
         click.echo(f"{name}: trained before with these settings and this code, put back")
@@ -259,7 +259,7 @@ def train_into(
             with writing(told) as written:
                 written.write_text(history_csv(history))
             if places.kept:
-                keep(place, told, **finished)
+                keep([place, told], **finished)
 
 
 def new_model(
