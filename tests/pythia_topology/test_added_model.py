@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 import small_project
 from interp_core.console import measured
 from interp_core.files import finished
-from interp_core.files.artifacts import load_arrays, save_arrays
-from interp_core.files.vouching import vouching
+from interp_core.stimuli.corpus import CorpusParams, PackagedText, build
 from small_project import induct
 
 COMMANDS = ("profile", "causal", "composition")
@@ -84,9 +82,9 @@ def other_weights(copy: Path, patch: pytest.MonkeyPatch) -> None:
 
 def other_text(copy: Path, patch: pytest.MonkeyPatch) -> None:
     del patch
-    tokens = copy / "data" / "corpus" / "tokens.npz"
-    with vouching(tokens):
-        save_arrays(tokens, {**load_arrays(tokens), "more": np.zeros(1)})
+    text = PackagedText(distributions=("click",), min_characters=80)
+    again = CorpusParams(packaged=text, vocabulary=512, validation_every=5)
+    build(again, copy / "data" / "corpus")
 
 
 def other_code(copy: Path, patch: pytest.MonkeyPatch) -> None:
