@@ -6,6 +6,8 @@ from one that was believed.
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,8 @@ from eigen_phase.run_directory import RunDirectory
 from eigen_phase.train import train_run
 from interp_core.console import call
 from interp_core.errors import InputError
-from interp_core.files.artifacts import load_weights, save_weights
+from interp_core.files.artifacts import load_weights, save_arrays, save_json, save_weights
+from interp_core.files.finished import keep, put_back
 from interp_core.files.params import Params, check, read_section
 from interp_core.files.vouching import vouching
 from interp_core.loading import load_model
@@ -43,6 +46,9 @@ from interp_core.training.reference_models import Places, ReferenceModels, train
 from mamba_project import random_mamba
 from small_project import corpus_tokenizer, save_model
 from small_strokes import ALPHABET, public_checkpoint, random_model
+
+# What is kept at its place, in the working directory; each process has its own.
+FINISHED = Path(".scratch/finished/torture")
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def build_all(home: Path) -> list[Place]:
         Place("eigen_phase run", _eigen_run(home), read_eigen, ours=True, share=2),
         Place("cursive run", _cursive_run(home), read_cursive, ours=True),
         Place("unfinished training", _scratch(home), read_scratch, ours=True, share=2),
+        Place("kept by a stage", _kept(home), read_kept, ours=True),
         Place("bank written here", _bank(home, vouched=True), read_bank, ours=True),
         Place("a bank", _bank(home, vouched=False), read_bank, ours=False),
         Place("a bank, plain", _plain_bank(home), read_plain_bank, ours=False),
@@ -168,6 +175,22 @@ def read_cursive(folder: Path) -> str:
     weights = found.model.state_dict().values()
     described = [found.name, found.alphabet, found.tokens.model_dump(), repr(found.model.shape)]
     return str(Digest().add(*weights, described))
+
+
+def read_kept(folder: Path) -> str:
+    """What a stage has made before, as it is put back."""
+    mark = f"{os.getpid():016d}"
+    shutil.rmtree(FINISHED / f"a-{mark}", ignore_errors=True)
+    shutil.copytree(folder, FINISHED / f"a-{mark}", symlinks=True)
+
+    with TemporaryDirectory() as name:
+        places = [Path(name) / one for one in ("a.json", "a.npz", "tiny")]
+        if not put_back(places, stage="torture", name="a", mark=mark):
+            raise InputError("what was kept is not whole: it is made anew")
+
+        files = [file for file in sorted(Path(name).rglob("*")) if file.is_file()]
+        contents = [file.read_bytes().hex() for file in files]
+        return str(Digest().add([str(file.relative_to(name)) for file in files], contents))
 
 
 def read_scratch(folder: Path) -> str:
@@ -276,6 +299,15 @@ def _scratch(home: Path) -> Path:
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     held.save(2, tensors, {"history": [{"step": 2, "loss": 0.5}], "losses": [0.25]})
     return held.folder
+
+
+def _kept(home: Path) -> Path:
+    """Two files and a model: `_trained` has been called."""
+    places = [home / "a.json", home / "a.npz", home / "models" / "tiny"]
+    save_json(places[0], {"best": 0.5})
+    save_arrays(places[1], {"excess": np.arange(8.0)})
+    keep(places, stage="torture", name="a", mark="0" * 16)
+    return (FINISHED / f"a-{'0' * 16}").rename(home / "kept")
 
 
 def _bank(home: Path, *, vouched: bool) -> Path:
