@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import known_circuits as known
 import small_models as small
 from interp_core.files.artifacts import save_arrays
+from interp_core.files.folders import replacing_folder
 from interp_core.stimuli.corpus import CorpusParams, PackagedText, build
 from pythia_topology.cli import main
 from pythia_topology.params import PythiaTopology
@@ -186,3 +187,37 @@ def induct(*arguments: object) -> Said:
         main, [str(argument) for argument in arguments], catch_exceptions=False
     )
     return Said(result.exit_code, result.stdout, result.stderr)
+
+
+_PRETRAINED_SIZES = {
+    "n_sequences": 16,
+    "causal_draws": 20,
+    "dose_k": [1],
+    "dose_draws": 2,
+    "path_pairs": 1,
+}
+
+
+def build_pretrained_project(folder: Path) -> Path:
+    """A project whose pretrained model is the hand-built circuit."""
+    build_planted_project(folder)
+    place = folder / "data" / "pretrained" / "planted"
+    place.parent.mkdir()
+    with replacing_folder(place, kind="pretrained model", name="planted") as made:
+        for file in (folder / "models" / "induction").iterdir():
+            (made / file.name).write_bytes(file.read_bytes())
+
+    choose_pretrained(folder)
+    return folder
+
+
+def choose_pretrained(folder: Path, *, included: bool = True, **settings: Any) -> None:
+    """Put both sections into the project's profile."""
+    path = folder / "profiles" / "tests.yaml"
+    wheel = {"distribution": "none", "version": "1", "sha256": "0" * 64, "gguf": "a", "licence": ""}
+    own = {"single_sequences": 3, "settings": _PRETRAINED_SIZES | settings}
+    content = yaml.safe_load(path.read_text()) | {
+        "pretrained": {"included": included, "models": {"planted": wheel}},
+        "pythia_pretrained": {"models": {"planted": own}},
+    }
+    path.write_text(yaml.safe_dump(content))

@@ -197,6 +197,7 @@ def all_figures(run: Any) -> None:
 
 
 @main.command()
+@cluster_option
 def pretrained() -> None:
     """The stage of the profile's pretrained models; of one of yours, `profile`, `causal` ..."""
     from pythia_topology.pretrained import pretrained as measure

@@ -122,6 +122,7 @@ def _loaded(own: Own) -> "tuple[Transformer, Prompts]":
 
 def _causal(own: Own, loaded: "Loaded", roles: "Roles") -> None:
     """As `induct causal` has it, but every head alone on fewer prompts: there are so many."""
+    from interp_core.console.unfinished import dealt_out
     from interp_core.loading import begun_with
     from pythia_topology.data import first_prompts
     from pythia_topology.intervene import against_controls
@@ -132,11 +133,12 @@ def _causal(own: Own, loaded: "Loaded", roles: "Roles") -> None:
     params, few = own.run.params, first_prompts(prompts, own.single_sequences)
     say_expected(subject, prompts, params, single=own.single_sequences)
 
-    report = against_controls(subject, prompts, roles, params)
-    effects, arrays = every_head(subject, few, params)
-    report |= effects | {"single_n": own.single_sequences} | begun_with(subject)
+    with dealt_out(own.run, "pythia_pretrained", own.name, subject, unread={"models"}):
+        report = against_controls(subject, prompts, roles, params)
+        effects, arrays = every_head(subject, few, params)
+        report |= effects | {"single_n": own.single_sequences} | begun_with(subject)
 
-    own.run.save("causal", f"causal_{own.name}", report, arrays, made={})
+        own.run.save("causal", f"causal_{own.name}", report, arrays, made={})
 
 
 def _composition(own: Own, loaded: "Loaded", roles: "Roles") -> None:

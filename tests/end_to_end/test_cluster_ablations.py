@@ -1,6 +1,7 @@
 """Ablations on a cluster: `causal` of heads and of channels writes the bytes of one process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -136,3 +137,25 @@ def test_after_a_kill_the_same_command_measures_no_share_twice(
     assert len(before) < len(seen)
     assert all(len(identities) == 1 for identities in seen.values())
     assert files(project / out) == untouched
+
+
+def test_heads_of_a_pretrained_model_are_dealt_too(tmp_path: Path) -> None:
+    project = small_project.build_pretrained_project(tmp_path)
+    code = START.format(study="pythia_topology").replace("_: 2", "_: 1")
+    written = project / "data" / "pythia_topology" / "pretrained"
+
+    finish(cluster_commands.start(project, code, "pretrained"))
+    alone = files(written)
+
+    # What DVC deletes, and what would be put back.
+    shutil.rmtree(written)
+    shutil.rmtree(project / ".scratch" / "finished")
+    running = cluster_commands.start(project, code, "pretrained", "--cluster", "local:2")
+    seen = set[int]()
+    while running.poll() is None:
+        seen |= {task.pid for task in tasks(project)}
+        time.sleep(0.05)
+    finish(running)
+
+    assert len(seen) > 2
+    assert files(written) == alone

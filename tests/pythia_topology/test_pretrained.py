@@ -2,19 +2,16 @@
 code."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
 import small_project
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json
-from interp_core.files.folders import replacing_folder
 from interp_core.files.params import profile_path, read_section
 from interp_core.loading import load_model
 from interp_core.measures.scores import attention_scores
@@ -30,33 +27,13 @@ from pythia_topology.intervene_paths import path_patching
 NAME = "smollm2-135m"
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path("data") / "pythia_topology" / "pretrained"
-SIZES = {"n_sequences": 16, "causal_draws": 20, "dose_k": [1], "dose_draws": 2, "path_pairs": 1}
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose pretrained model is the hand-built circuit."""
-    small_project.build_planted_project(tmp_path)
-    place = tmp_path / "data" / "pretrained" / "planted"
-    place.parent.mkdir()
-    with replacing_folder(place, kind="pretrained model", name="planted") as made:
-        for file in (tmp_path / "models" / "induction").iterdir():
-            (made / file.name).write_bytes(file.read_bytes())
-    choose(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(small_project.build_pretrained_project(tmp_path))
     return tmp_path
-
-
-def choose(folder: Path, *, included: bool = True, **settings: Any) -> None:
-    """Put both sections into the project's profile."""
-    path = folder / "profiles" / "tests.yaml"
-    wheel = {"distribution": "none", "version": "1", "sha256": "0" * 64, "gguf": "a", "licence": ""}
-    own = {"single_sequences": 3, "settings": SIZES | settings}
-    content = yaml.safe_load(path.read_text()) | {
-        "pretrained": {"included": included, "models": {"planted": wheel}},
-        "pythia_pretrained": {"models": {"planted": own}},
-    }
-    path.write_text(yaml.safe_dump(content))
 
 
 def run(*arguments: str) -> str:
@@ -101,7 +78,7 @@ def test_a_pretrained_model_is_measured_drawn_and_answered_for(folder: Path) -> 
 
 
 def test_left_out_the_stages_run_and_say_that_there_are_none(folder: Path) -> None:
-    choose(folder, included=False)
+    small_project.choose_pretrained(folder, included=False)
     assert run("pretrained").startswith("no pretrained models: left out in ")
     run("figures-pretrained")
     for kind in ("scores", "metrics", "figures"):
@@ -121,7 +98,7 @@ def test_a_damaged_model_is_refused_before_it_is_measured(folder: Path) -> None:
 
 
 def test_a_misspelt_size_is_named(folder: Path) -> None:
-    choose(folder, n_sequenzes=9)
+    small_project.choose_pretrained(folder, n_sequenzes=9)
     result = CliRunner().invoke(main, ["pretrained"])
     assert result.exit_code == 2
     assert "pythia_pretrained.models.planted.settings: unknown key `n_sequenzes`" in result.output
