@@ -46,7 +46,7 @@ class _Called(threading.local):
 _called = _Called()
 
 
-def _stand_in(function: FunctionType) -> FunctionType:
+def _stand_in(function: FunctionType) -> Any:
     """Looks like the function, and calls the one that was called."""
 
     @wraps(function)

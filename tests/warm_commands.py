@@ -132,7 +132,7 @@ def _run(name: str, arguments: list[str], folder: str, environment: dict[str, st
             raise
         status = end.code or 0
 
-    threading._shutdown()
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
