@@ -5,12 +5,15 @@ first on PATH, hand it what they were called with. The project's own code is imp
 by the command, as always.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +30,11 @@ LIBRARIES = (
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "transformers.models.mamba.modeling_mamba",
     "numba",
+    "pydantic.main",
+    "click",
+    "einops",
+    "jaxtyping",
+    "PIL.PngImagePlugin",
 )
 
 CLIENT = """#!{python} -IS
@@ -72,6 +80,8 @@ def serve(place: str) -> None:
     settle()
     for library in LIBRARIES:
         importlib.import_module(library)
+    # A fork that looks for garbage would copy every page of theirs.
+    gc.freeze()
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(place)
@@ -102,7 +112,10 @@ def _answer(caller: socket.socket) -> None:
 
 
 def _run(name: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """As the installed program does it: its function called, then an exit of the whole process."""
+    """As the installed program does it: its function called, then an exit of the whole process.
+
+    That exit without what tears libraries down: it takes longer than most stages.
+    """
     os.chdir(folder)
     os.environ.update(environment)
     sys.argv = [name, *arguments]
@@ -112,7 +125,18 @@ def _run(name: str, arguments: list[str], folder: str, environment: dict[str, st
         importlib.reload(sys.modules["sitecustomize"])
 
     module, _, function = commands()[name].partition(":")
-    sys.exit(getattr(importlib.import_module(module), function)())
+    try:
+        sys.exit(getattr(importlib.import_module(module), function)())
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        status = end.code or 0
+
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -330,6 +330,7 @@ def test_dvc_alone_is_killed_and_its_child_is_left(
     while not any(project.home.glob(REACHED[moment])):
         assert first.poll() is None, (tmp_path / "said").read_text()
         assert time.monotonic() < deadline
+        time.sleep(0.01)
     first.kill()
     first.wait()
 

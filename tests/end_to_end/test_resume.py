@@ -84,6 +84,7 @@ def wait_for_step(project: Path, running: subprocess.Popen[str], step: int) -> N
         kept = list((project / ".scratch").glob(f"*/*/checkpoints/step-{step:06d}.safetensors"))
         if kept and all((file.parents[1] / "state.safetensors").exists() for file in kept):
             return
+        time.sleep(0.01)  # the training has the processor, not who waits for it
     raise AssertionError(f"no step {step} in two minutes")
 
 

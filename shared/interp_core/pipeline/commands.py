@@ -65,7 +65,8 @@ class Project:
         """What all profiles hold."""
         kept = sorted((self.root / "profiles").glob("*.yaml"))
         plain = [read_yaml(file) for file in kept if file.stem not in self.profiles]
-        return [*plain, *(yaml.safe_load(text) for text in self.profiles.values())]
+        made = [yaml.load(text, yaml.CSafeLoader) for text in self.profiles.values()]
+        return [*plain, *made]
 
 
 @dataclass(frozen=True)
@@ -184,31 +185,21 @@ def schemas_of(sources: Sources, module: str) -> list[tuple[str, str]]:
 
 def _read_sections(pieces: Iterable[Piece]) -> list[tuple[str, str]]:
     """Sections and schemas, from the calls of read_section."""
-    calls = [
-        node
-        for piece in pieces
-        for root in piece.nodes
-        for node in ast.walk(root)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "read_section"
-    ]
+    calls = [node for piece in pieces for called, node in piece.calls if called == "read_section"]
     return [(ast.literal_eval(call.args[0]), ast.unparse(call.args[1])) for call in calls]
 
 
 def _reads(piece: Piece, fields: list[str], schema: str, sources: Sources) -> set[str]:
     """Fields of a section that a piece of code reads."""
-    nodes = [node for root in piece.nodes for node in ast.walk(root)]
-    found = set[str]()
+    found = {
+        name
+        for holder, name in piece.reads
+        if holder.endswith("params") or (holder == "self" and piece.owner == schema)
+    }
+    found &= set(fields)
 
-    for node in nodes:
-        if not isinstance(node, ast.Attribute) or node.attr not in fields:
-            continue
-
-        holder = ast.unparse(node.value)
-        if holder.endswith("params") or (holder == "self" and piece.owner == schema):
-            found.add(node.attr)
-
-    for call in nodes:
-        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("params.model_dump"):
+    for called, call in piece.calls:
+        if called.endswith("params.model_dump"):
             found |= set(fields) - _excluded(call, piece.module, sources)
     return found
 

@@ -8,7 +8,7 @@ import ast
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 # Modules that no stage and no fingerprint depends on, each with the reason that it changes no byte
@@ -60,6 +60,7 @@ class Piece:
     function: str | None  # None: runs when the module is imported
     by_name: bool  # runs only where code that is reached names it
     nodes: tuple[ast.AST, ...]
+    inside: tuple[ast.AST, ...]  # those nodes and all below them
     attributes: frozenset[str]  # that it names
     functions: frozenset[tuple[str, str]]  # (module, name) that it names, of its own module too
     modules: frozenset[str]  # of ours that it imports
@@ -74,12 +75,25 @@ class Piece:
             for node in self.nodes
         )
 
+    @cached_property
+    def reads(self) -> frozenset[tuple[str, str]]:
+        """What it reads of what: `("params", "period")` for `params.period`."""
+        found = (node for node in self.inside if isinstance(node, ast.Attribute))
+        return frozenset((ast.unparse(node.value), node.attr) for node in found)
+
+    @cached_property
+    def calls(self) -> tuple[tuple[str, ast.Call], ...]:
+        """Its calls, each with what is called."""
+        found = (node for node in self.inside if isinstance(node, ast.Call))
+        return tuple((ast.unparse(node.func), node) for node in found)
+
 
 @dataclass(frozen=True)
 class Sources:
     """Our packages: everything else is a library."""
 
     packages: Mapping[str, Path]  # folder of each, by name
+    _files: dict[str, Path | None] = field(default_factory=dict, repr=False)
     _trees: dict[str, ast.Module] = field(default_factory=dict, repr=False)
     _pieces: dict[str, list[Piece]] = field(default_factory=dict, repr=False)
 
@@ -102,9 +116,11 @@ class Sources:
         if package not in self.packages:
             return None
 
-        base = self.packages[package].joinpath(*rest)
-        candidates = (base / "__init__.py", base.with_name(f"{base.name}.py") if rest else base)
-        return next((file for file in candidates if file.is_file()), None)
+        if module not in self._files:
+            base = self.packages[package].joinpath(*rest)
+            candidates = (base / "__init__.py", base.with_name(f"{base.name}.py") if rest else base)
+            self._files[module] = next((file for file in candidates if file.is_file()), None)
+        return self._files[module]
 
     def tree(self, module: str) -> ast.Module:
         """A module of ours, parsed."""
@@ -190,8 +206,10 @@ def imports(node: ast.AST, sources: Sources) -> Iterator[tuple[str, str | None]]
             if sources.file_of(node.module):
                 yield node.module, alias.name
 
+    # Statements stand in statements alone: no expression is looked into.
     for child in ast.iter_child_nodes(node):
-        yield from imports(child, sources)
+        if not isinstance(child, ast.expr):
+            yield from imports(child, sources)
 
 
 @dataclass
@@ -265,7 +283,7 @@ def _piece(
     first = nodes[0] if len(nodes) == 1 else None
     function = first if isinstance(first, ast.FunctionDef) else None
 
-    inside = [found for node in nodes for found in ast.walk(node)]
+    inside = tuple(found for node in nodes for found in _all_in(node))
     arguments = {found.arg for found in inside if isinstance(found, ast.arg)}
     names = {found.id for found in inside if isinstance(found, ast.Name)} - arguments
     taken = [pair for node in nodes for pair in imports(node, sources)]
@@ -276,12 +294,27 @@ def _piece(
         function.name if function else None,
         by_name,
         nodes,
+        inside,
         attributes=frozenset(found.attr for found in inside if isinstance(found, ast.Attribute)),
         functions=frozenset((module, name) for name in names)
         | {(one, name) for one, name in taken if name is not None},
         modules=frozenset(one for one, _ in taken),
         whole_modules=frozenset(one for one, name in taken if name is None),
     )
+
+
+def _all_in(node: ast.AST) -> list[ast.AST]:
+    """A node and all below it, in the order of `ast.walk`, which takes three times as long."""
+    found = [node]
+
+    for one in found:  # which grows meanwhile
+        for name in one._fields:
+            below = getattr(one, name, None)
+            if isinstance(below, ast.AST):
+                found.append(below)
+            elif isinstance(below, list):
+                found += [item for item in below if isinstance(item, ast.AST)]
+    return found
 
 
 def _names_of_ours(node: ast.AST, sources: Sources) -> Sequence[str]:
