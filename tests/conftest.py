@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import quick_checks  # noqa: F401 - before what it checks
 from interp_core import processor
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
