@@ -6,12 +6,17 @@ Models are small_models.py (random) and known_circuits.py (built by hand).
 import builtins
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from interp_core import processor
+
+# A shell that starts the tests in the background has SIGINT ignored, here and in the commands that
+# the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["WANDB_MODE"] = "disabled"  # a test that tracks says so
