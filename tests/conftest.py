@@ -14,10 +14,6 @@ from typing import Any
 
 from interp_core import processor
 
-# A shell that starts the tests in the background has SIGINT ignored, here and in the commands that
-# the tests interrupt.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["WANDB_MODE"] = "disabled"  # a test that tracks says so
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -34,6 +30,10 @@ from hypothesis import settings
 import known_circuits as known
 from interp_core.loading import subject_of
 from interp_core.models.subject import Subject
+
+# A shell that starts the tests in the background has SIGINT ignored, here and in the commands that
+# the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 OURS = {

@@ -89,7 +89,7 @@ def other_text(copy: Path, patch: pytest.MonkeyPatch) -> None:
 
 def other_code(copy: Path, patch: pytest.MonkeyPatch) -> None:
     del copy
-    patch.setattr(measured, "_code", lambda study: f"another {study}")
+    patch.setattr(measured, "_code", lambda study: [f"another {study}"])
 
 
 def other_library(copy: Path, patch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def mark(
         "models": {name: vars(source) for name, source in sorted(sources.items())},
         "read": sha256_of([_digest(one) for one in read]),
         "settings": sha256_of(settings),
-        "code": _code_sha256(study),
+        "code": code_sha256(study),
         **({} if chosen == "avx2" else {"instructions": chosen}),
     }
 
@@ -86,6 +86,13 @@ def files_sha256(spec: ModelSpec) -> str:
     return loading.files_sha256(spec)
 
 
+def code_sha256(study: str) -> str:
+    """A hash of all code that the study's commands run."""
+    from interp_core.pipeline.import_closure import code_of
+
+    return sha256_of([file_sha256(file) for file in code_of(f"{study}.workflow")])
+
+
 def sha256_of(content: Any) -> str:
     """Hex SHA-256 of what JSON can say."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -95,10 +102,3 @@ def _digest(one: Path | str) -> str:
     if isinstance(one, str):
         return one
     return file_sha256(one) if one.is_file() else ""
-
-
-def _code_sha256(study: str) -> str:
-    """A hash of all code that the study's commands run."""
-    from interp_core.pipeline.import_closure import code_of
-
-    return sha256_of([file_sha256(file) for file in code_of(f"{study}.workflow")])

@@ -1,12 +1,11 @@
 """A stage measures a model once: what this checkout has measured of the same is put back.
 
 So a model that is added to a profile is measured alone. The mark holds all that a number comes
-from: the models, what else is read, settings, all code of the study and of the core, and versions
-of the libraries that compute.
+from: the models, what else is read, settings, the code of the study's commands, and versions of the
+libraries that compute.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ import click
 
 from interp_core import processor
 from interp_core.console.call import Call
-from interp_core.console.made_from import sha256_of
+from interp_core.console.made_from import code_sha256, sha256_of
 from interp_core.files.artifacts import file_sha256
 from interp_core.files.finished import keep, put_back
 from interp_core.files.params import Params, project_root
@@ -82,9 +81,10 @@ def _beside(folder: Path) -> str:
     return sha256_of([[file.name, about.st_size, about.st_mtime_ns] for file, about in found])
 
 
-@cache
-def _code(study: str) -> str:
-    """A hash of the study's and the core's files, whichever of them run: whoever adds a model
-    changes none."""
-    folders = [Path(str(resources.files(package))) for package in (study, "interp_core")]
-    return sha256_of([file_sha256(file) for one in folders for file in sorted(one.rglob("*.py"))])
+def _code(study: str) -> list[str]:
+    """Hashes of the code that the study's commands run, and of the bridge.
+
+    No stage depends on the bridge: whoever has it measure anew by force must not get the old.
+    """
+    bridge = Path(str(resources.files("interp_core.models") / "lens.py"))
+    return [code_sha256(study), file_sha256(bridge)]
