@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from interp_core.console import call
 from interp_core.errors import InputError
 from interp_core.files.artifacts import load_json, save_json
 from interp_core.files.params import check, profile_path, project_root, read_section
@@ -19,7 +20,8 @@ from interp_core.models.pretrained import Pretrained
 from interp_core.models.spec import ModelSpec
 from pythia_topology.params import PythiaTopology
 from pythia_topology.params_pretrained import OwnSizes, PythiaPretrained
-from pythia_topology.study import Induct, prepare
+from pythia_topology.streams import STREAMS
+from pythia_topology.study import Induct
 
 if TYPE_CHECKING:
     from interp_core.models.subject import Transformer
@@ -68,21 +70,23 @@ def each() -> Iterator[Own]:
     if not params.included:
         return
 
-    base = prepare(None, None)
+    # The family's models are none of theirs: one that is added there measures none of these anew.
+    family = read_section("pythia_topology", PythiaTopology)
+    ours = family.model_dump(exclude={"models"})
 
     for name, sizes in _sizes().items():
         if name not in params.models:
-            known = ", ".join(params.models) or "none"
-            raise InputError(f"pythia_pretrained: `pretrained` has no model {name}, only {known}")
+            there = ", ".join(params.models) or "none"
+            raise InputError(f"pythia_pretrained: `pretrained` has no model {name}, only {there}")
 
-        settings = base.params.model_dump() | sizes.settings | {"models": (name,)}
+        settings = ours | sizes.settings | {"models": (name,)}
         where = f"{profile_path()}: pythia_pretrained.models.{name}.settings"
         own = check(PythiaTopology, settings, where=where)
 
         weights = project_root() / "data" / "pretrained" / name
-        spec = ModelSpec(source="local", path=weights)
-        run = replace(base, params=own, known={name: spec}, folder=home(), home=home())
-        yield Own(run, name, weights, sizes.single_sequences)
+        known = {name: ModelSpec(source="local", path=weights)}
+        run = call.start("pythia_topology", own, known=known, streams=STREAMS)
+        yield Own(replace(run, folder=home(), home=home()), name, weights, sizes.single_sequences)
 
 
 def _sizes() -> dict[str, OwnSizes]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
@@ -95,6 +96,22 @@ def test_a_damaged_model_is_refused_before_it_is_measured(folder: Path) -> None:
     assert result.exit_code == 2
     assert "config.json is damaged" in result.output
     assert "dvc repro --force pretrained" in result.output
+
+
+def test_a_model_that_is_added_to_the_family_measures_none_anew(folder: Path) -> None:
+    run("pretrained")
+    before = {file: file.read_bytes() for file in HOME.rglob("*") if file.is_file()}
+
+    # DVC may run this stage before the one that trains the new member.
+    path = folder / "profiles" / "tests.yaml"
+    profile = yaml.safe_load(path.read_text())
+    profile["pythia_topology"]["models"] += ["data/models/not-trained-yet"]
+    path.write_text(yaml.safe_dump(profile))
+    said = run("pretrained")
+
+    put_back = "planted: measured before with these settings and this code, put back"
+    assert said.splitlines().count(put_back) == len(("profile", "causal", "composition"))
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_a_misspelt_size_is_named(folder: Path) -> None:
