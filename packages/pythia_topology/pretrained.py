@@ -104,12 +104,14 @@ def _measure(own: Own) -> None:
     for command in (profile, nulls, lagbuckets):
         command(run)
     roles = roles_of(run, name)
+    read = [run.file("metrics", "profile", f"profile_{name}")]
+    read += [run.file("scores", "profile", f"scores_{name}")]
 
     # Loaded where one of the two measures it, and once for both.
     loaded = cache(partial(_loaded, own))
     for command, measure in (("causal", _causal), ("composition", _composition)):
         at = partial(measure, own, loaded, roles)
-        measured_once(run, command, name, at, asked=own.single_sequences)
+        measured_once(run, command, name, at, read=read, asked=own.single_sequences)
 
         found = load_json(run.file("metrics", command, f"{command}_{name}"))
         click.echo(f"{name}: {found['verdict']}")

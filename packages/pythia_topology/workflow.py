@@ -225,7 +225,7 @@ def emergence(run: Induct) -> dict[str, tuple[Arrays, Report]]:
 
             run.save("emergence", f"emergence_{name}", report, arrays, made=_made(run, [model]))
 
-    return _each_once(run, "emergence", measure)
+    return _each_once(run, "emergence", measure, reads_profile=False)
 
 
 def figures(run: Induct) -> None:
@@ -306,13 +306,14 @@ def _named(run: Induct) -> Iterator[tuple[str, str]]:
 
 
 def _each_once(
-    run: Induct, command: str, measure: Callable[[str, str], None]
+    run: Induct, command: str, measure: Callable[[str, str], None], *, reads_profile: bool = True
 ) -> dict[str, tuple[Arrays, Report]]:
     """What a command has found of each model, measured where a stage has not done so before."""
     found = {}
 
     for model, name in _named(run):
-        measured_once(run, command, model, partial(measure, model, name))
+        read = _files(run, "profile", name, scores=f"scores_{name}") if reads_profile else []
+        measured_once(run, command, model, partial(measure, model, name), read=read)
         found[name] = run.load(command, f"{command}_{name}")
         click.echo(f"{name}: {found[name][1]['verdict']}")
 
@@ -320,26 +321,29 @@ def _each_once(
 
 
 def measured_once(
-    run: Induct, command: str, model: str, measure: Callable[[], None], *, asked: Any = None
+    run: Induct,
+    command: str,
+    model: str,
+    measure: Callable[[], None],
+    *,
+    read: Sequence[Path] = (),
+    asked: Any = None,
 ) -> None:
     """Have a command's metrics and scores of a model: a stage measures the same only once.
 
-    `asked` is what the settings do not say.
+    `read` are files of earlier commands, and `asked` is what the settings do not say.
     """
     from interp_core.console.measured import contents, once
     from pythia_topology.model import READ_LATER
 
-    name = short_name(model)
-    profiled = _files(run, "profile", name, scores=f"scores_{name}")
-    is_profile = command == "profile"
-
+    name, is_profile = short_name(model), command == "profile"
     once(
         run,
         f"pythia_{command}",
         name,
-        profiled if is_profile else _files(run, command, name, scores=f"{command}_{name}"),
+        _files(run, command, name, scores=f"{'scores' if is_profile else command}_{name}"),
         measure,
-        of=[*contents(run, model), *_read(), *([] if is_profile else profiled)],
+        of=[*contents(run, model), *_read(), *read],
         settings=run.params,
         unread={"models", *READ_LATER} if is_profile else {"models"},
         asked=asked,

@@ -20,7 +20,7 @@ from warm_commands import warm_commands
 ROOT = Path(__file__).parents[2]
 
 # Python runs this first in every process: in those of a stage it notes at the end what was
-# imported.
+# imported, and at once which data was opened.
 WATCH = """
 import os
 import sys
@@ -35,6 +35,21 @@ if "DVC_STAGE" in os.environ:
             out.writelines(file + chr(10) for file in files if file)
 
     atexit.register(tell)
+
+    data = os.path.join(os.path.realpath(os.environ["DVC_ROOT"]), "data") + os.sep
+    note = os.path.join(os.environ["DVC_ROOT"], "opened", os.environ["DVC_STAGE"])
+    opened = set()
+
+    def watch(event, arguments):
+        if event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+            path = os.path.realpath(os.fspath(arguments[0]))
+            if path.startswith(data) and path not in opened:
+                opened.add(path)
+                file = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+                os.write(file, (path + chr(10)).encode())
+                os.close(file)
+
+    sys.addaudithook(watch)
 """
 
 
@@ -106,7 +121,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     (folder / "params.yaml").write_text("profile: smoke\n")
     (folder / "dvc.lock").unlink(missing_ok=True)
-    for name in ("imported", "watch"):
+    for name in ("imported", "opened", "watch"):
         (folder / name).mkdir()
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     run(folder, "git", "init", "--quiet")
@@ -179,6 +194,26 @@ def test_no_stage_imports_a_file_of_ours_that_it_does_not_depend_on(clone: Path)
 
         assert ours & listed, name
         assert not ours - listed - silent, name
+
+
+def test_no_stage_opens_data_that_it_does_not_depend_on(clone: Path) -> None:
+    stages = yaml.safe_load((clone / "dvc.yaml").read_text())["stages"]
+
+    for name, stage in stages.items():
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+        outs += [next(iter(out)) if isinstance(out, dict) else out for out in plots_of(stage)]
+        known = [(clone / place).resolve() for place in (*stage["deps"], *outs)]
+
+        noted = (clone / "opened" / name).read_text().splitlines()
+        # A folder is opened to be locked.
+        files = [Path(file) for file in noted if not Path(file).is_dir()]
+        assert files, name
+        strange = [one for one in files if not any(one.is_relative_to(place) for place in known)]
+        assert strange == [], name
+
+
+def plots_of(stage: dict[str, list[str | dict[str, object]]]) -> list[str | dict[str, object]]:
+    return [*stage.get("plots", []), *stage.get("metrics", [])]
 
 
 def test_cached_artifacts_travel_to_a_fresh_clone_that_runs_no_stage(
