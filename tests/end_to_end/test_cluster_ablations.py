@@ -43,6 +43,17 @@ def finish(running: subprocess.Popen[str]) -> None:
     cluster_commands.finish(running, timeout=600)
 
 
+def tasks_until_end(project: Path, running: subprocess.Popen[str]) -> set[int]:
+    """Processes of all tasks that a command has had, when it has ended without an error."""
+    seen = set[int]()
+    while running.poll() is None:
+        seen |= {task.pid for task in tasks(project)}
+        time.sleep(0.05)
+
+    finish(running)
+    return seen
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         file.relative_to(folder).as_posix(): file.read_bytes()
@@ -89,13 +100,7 @@ def test_two_workers_write_the_bytes_of_one_process(
     project: Path, study: str, untouched: dict[str, bytes]
 ) -> None:
     running = start(project, study, f"{study}-two", "--cluster", "local:2")
-    seen = set[int]()
-    while running.poll() is None:
-        seen |= {task.pid for task in tasks(project)}
-        time.sleep(0.05)
-    finish(running)
-
-    assert len(seen) > 2
+    assert len(tasks_until_end(project, running)) > 2
     assert files(project / f"{study}-two") == untouched
     assert not kept(project)
 
@@ -151,11 +156,5 @@ def test_heads_of_a_pretrained_model_are_dealt_too(tmp_path: Path) -> None:
     shutil.rmtree(written)
     shutil.rmtree(project / ".scratch" / "finished")
     running = cluster_commands.start(project, code, "pretrained", "--cluster", "local:2")
-    seen = set[int]()
-    while running.poll() is None:
-        seen |= {task.pid for task in tasks(project)}
-        time.sleep(0.05)
-    finish(running)
-
-    assert len(seen) > 2
+    assert len(tasks_until_end(project, running)) > 2
     assert files(written) == alone

@@ -65,7 +65,7 @@ class Project:
         """What all profiles hold."""
         kept = sorted((self.root / "profiles").glob("*.yaml"))
         plain = [read_yaml(file) for file in kept if file.stem not in self.profiles]
-        made = [yaml.load(text, yaml.CSafeLoader) for text in self.profiles.values()]
+        made = [yaml.safe_load(text) for text in self.profiles.values()]
         return [*plain, *made]
 
 

@@ -283,7 +283,7 @@ def _piece(
     first = nodes[0] if len(nodes) == 1 else None
     function = first if isinstance(first, ast.FunctionDef) else None
 
-    inside = tuple(found for node in nodes for found in _all_in(node))
+    inside = tuple(found for node in nodes for found in ast.walk(node))
     arguments = {found.arg for found in inside if isinstance(found, ast.arg)}
     names = {found.id for found in inside if isinstance(found, ast.Name)} - arguments
     taken = [pair for node in nodes for pair in imports(node, sources)]
@@ -301,20 +301,6 @@ def _piece(
         modules=frozenset(one for one, _ in taken),
         whole_modules=frozenset(one for one, name in taken if name is None),
     )
-
-
-def _all_in(node: ast.AST) -> list[ast.AST]:
-    """A node and all below it, in the order of `ast.walk`, which takes three times as long."""
-    found = [node]
-
-    for one in found:  # which grows meanwhile
-        for name in one._fields:
-            below = getattr(one, name, None)
-            if isinstance(below, ast.AST):
-                found.append(below)
-            elif isinstance(below, list):
-                found += [item for item in below if isinstance(item, ast.AST)]
-    return found
 
 
 def _names_of_ours(node: ast.AST, sources: Sources) -> Sequence[str]:

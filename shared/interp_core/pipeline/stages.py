@@ -52,7 +52,7 @@ def check(root: Path) -> None:
 
 def dvc_yaml(project: Project, text: str) -> str:
     """dvc.yaml with the files and the parameters of every stage written anew."""
-    stages = yaml.load(text, yaml.CSafeLoader)["stages"]
+    stages = yaml.safe_load(text)["stages"]
 
     # A stage's lines: from its name to the next line that is not indented deeper, or a blank one.
     blocks = re.split(r"(?m)^(?=  \w[\w-]*:$)", text)
